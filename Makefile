@@ -1,0 +1,97 @@
+# make serve   the service, on sample data
+# make test    everything: lint, types, protos, generated code, tests
+# make help    the rest
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+TOOLS  := .build/bin
+DB     ?= interactions.db
+SERVE  ?=
+PYTEST ?=
+
+GRPCURL_VERSION := v1.9.4
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test test-clients lint types protos generate check-generated pytest format clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
+
+serve: $(VENV)/.runtime $(DB) ## the service, on sample data; DB=file, SERVE='further flags'
+	$(BIN)/interaction-svc serve --store sqlite:///$(DB) --examples $(SERVE)
+
+$(DB): | $(VENV)/.runtime
+	$(BIN)/interaction-svc import --store sqlite:///$(DB) samples/*.json samples/*.jsonl
+
+test: lint types protos check-generated pytest ## everything: lint, types, protos, generated code, tests
+
+lint: $(VENV)/.dev ## style and likely faults
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(VENV)/.dev ## strict type checking of src and tests
+	$(BIN)/mypy
+
+# The branch that the protos must stay compatible with; in a clone it is the remote's.
+MAIN = $(shell git rev-parse --verify --quiet origin/main || git rev-parse --verify --quiet main)
+
+protos: $(VENV)/.dev ## lint, format and compatibility of protos/, offline
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code
+	@if [ -n "$(MAIN)" ]; then set -x; $(BIN)/buf breaking --against '.git#ref=$(MAIN)'; \
+	else echo "LEFT OUT: buf breaking, for there is no branch main to compare with"; fi
+
+PROTO_V1       := $(wildcard protos/interaction_svc/v1/*.proto)
+PROTO_INTERNAL := $(wildcard protos/interaction_svc/internal/v1/*.proto)
+PROTOC          = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos
+OUT            ?= src
+
+generate: $(VENV)/.dev ## the Python stubs from protos/
+	rm -f $(OUT)/interaction_svc/v1/*_pb2* $(OUT)/interaction_svc/internal/v1/*_pb2*
+	$(PROTOC) --python_out=$(OUT) --mypy_out=quiet:$(OUT) $(PROTO_V1) $(PROTO_INTERNAL)
+	$(PROTOC) --grpc_python_out=$(OUT) --mypy_grpc_out=quiet:$(OUT) $(filter %_service.proto,$(PROTO_V1))
+
+check-generated: $(VENV)/.dev ## whether the committed stubs are those of protos/
+	@rm -rf .build/generated && mkdir -p .build/generated
+	@$(MAKE) --no-print-directory --silent generate OUT=.build/generated
+	@cd .build/generated && find . -type f | sort > ../generated.list
+	@cd src && find . -type f -name '*_pb2*' -not -path '*/__pycache__/*' | sort | diff - ../.build/generated.list
+	@while read -r file; do diff -u "src/$$file" ".build/generated/$$file" || exit 1; done < .build/generated.list \
+	  || { echo "The stubs are not those of protos/: run make generate, and commit them."; exit 1; }
+
+pytest: $(VENV)/.dev $(TOOLS)/grpcurl tests/node/node_modules/.stamp ## the tests alone; PYTEST='-k paging'
+	PATH="$(CURDIR)/$(TOOLS):$$PATH" $(BIN)/python -m pytest -n 2 $(PYTEST)
+	@command -v go >/dev/null || echo "LEFT OUT: the tests with grpcurl, which need Go"
+	@command -v node >/dev/null || echo "LEFT OUT: the tests with Twilio's Node SDK, which need Node.js"
+
+$(TOOLS)/grpcurl:
+	@mkdir -p $(TOOLS)
+	@if command -v go >/dev/null; then set -x; \
+	  GOBIN="$(CURDIR)/$(TOOLS)" go install github.com/fullstorydev/grpcurl/cmd/grpcurl@$(GRPCURL_VERSION); fi
+
+tests/node/node_modules/.stamp: tests/node/package.json tests/node/package-lock.json
+	@if command -v npm >/dev/null; then set -x; cd tests/node && npm ci --silent --no-audit --no-fund && touch node_modules/.stamp; fi
+
+format: $(VENV)/.dev ## put the code into shape
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/buf format -w
+
+clean: ## remove what was built; not the database
+	rm -rf .venv .build .mypy_cache .pytest_cache .ruff_cache .hypothesis tests/node/node_modules clients/node/node_modules clients/node/gen clients/go/gen
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "interaction-svc needs Python 3.11 or newer; name one with PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+$(VENV)/.runtime: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e '.[dev]'
+	@touch $(VENV)/.runtime $@

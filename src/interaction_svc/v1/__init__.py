@@ -1,0 +1,1 @@
+"""Stubs of the public API, generated from protos/ by `make generate`."""
