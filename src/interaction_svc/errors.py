@@ -1,0 +1,197 @@
+"""Every error that a caller can get, in one registry.
+
+ServiceError
+├── InvalidField            a field is missing or bad
+│   ├── InvalidPageToken    the token is damaged
+│   └── PageTokenMismatch   the token is of a list with other arguments
+├── MalformedRequest        not a message of this API
+├── InteractionNotFound     not there, or not the caller's
+├── UnknownPath             nothing is served there (HTTP only)
+├── OwnerMismatch           stored under another account or Service
+├── Unauthenticated         credentials missing or not of the right form
+├── PermissionDenied        credentials without the right
+├── MethodNotAllowed        the resource has no such operation (HTTP only)
+├── Overloaded              more is waiting than the service takes on
+├── Unavailable             the store can't be used, or the service is stopping
+└── Internal                a fault of the service, masked
+
+Each class names its reason (the enum in protos/), its gRPC code, its HTTP status and the code in
+the body of an HTTP error. The transports put them on the wire; nothing else knows these numbers.
+"""
+
+import secrets
+from typing import ClassVar
+
+import grpc
+
+from interaction_svc.v1 import error_reason_pb2 as reasons
+
+DOMAIN = "interaction-svc"
+
+
+class ServiceError(Exception):
+    """An error that the caller is told about; its text is written for them.
+
+    `metadata` goes into the ErrorInfo. Texts hold no internals and no data of an Interaction.
+    """
+
+    reason: ClassVar[reasons.ErrorReason.ValueType]
+    grpc_code: ClassVar[grpc.StatusCode]
+    http_status: ClassVar[int]
+    contract_code: ClassVar[int]
+    retry_after_seconds: ClassVar[int | None] = None
+    """After which time the same call may succeed; None: it won't, or it isn't known."""
+
+    def __init__(self, message: str, **metadata: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.metadata = metadata
+
+
+class InvalidField(ServiceError):
+    """A field is missing, or has a value that can't be used."""
+
+    reason = reasons.ERROR_REASON_INVALID_FIELD
+    grpc_code = grpc.StatusCode.INVALID_ARGUMENT
+    http_status = 400
+    contract_code = 20001
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}", field=field)
+        self.field = field
+        self.problem = problem
+
+
+class InvalidPageToken(InvalidField):
+    """The page token is cut, changed, or not one of this service's."""
+
+    reason = reasons.ERROR_REASON_INVALID_PAGE_TOKEN
+
+    def __init__(self) -> None:
+        super().__init__(
+            "page_token", "is damaged; pass a token of an earlier page unchanged, or leave it out"
+        )
+
+
+class PageTokenMismatch(InvalidField):
+    """The page token belongs to a list with another value in the named field."""
+
+    reason = reasons.ERROR_REASON_PAGE_TOKEN_MISMATCH
+
+    def __init__(self, field: str) -> None:
+        super().__init__(
+            field, "differs from that of the page token; keep it, or start without a token"
+        )
+
+
+class MalformedRequest(ServiceError):
+    """The bytes of a request are not the message that the call takes."""
+
+    reason = reasons.ERROR_REASON_MALFORMED_REQUEST
+    grpc_code = grpc.StatusCode.INVALID_ARGUMENT
+    http_status = 400
+    contract_code = 20001
+
+
+class InteractionNotFound(ServiceError):
+    """There is no such Interaction in the Session, or it isn't the caller's to see."""
+
+    reason = reasons.ERROR_REASON_INTERACTION_NOT_FOUND
+    grpc_code = grpc.StatusCode.NOT_FOUND
+    http_status = 404
+    contract_code = 20404
+
+    def __init__(self, sid: str) -> None:
+        super().__init__(f"Interaction {sid} was not found in this Session", sid=sid)
+        self.sid = sid
+
+
+class UnknownPath(ServiceError):
+    """Nothing is served under the path of an HTTP request."""
+
+    reason = reasons.ERROR_REASON_INTERACTION_NOT_FOUND
+    grpc_code = grpc.StatusCode.NOT_FOUND
+    http_status = 404
+    contract_code = 20404
+
+
+class OwnerMismatch(ServiceError):
+    """The Interaction is stored under another account or Service, which never change."""
+
+    reason = reasons.ERROR_REASON_OWNER_MISMATCH
+    grpc_code = grpc.StatusCode.FAILED_PRECONDITION
+    http_status = 409
+    contract_code = 20409
+
+    def __init__(self, sid: str) -> None:
+        super().__init__(
+            f"Interaction {sid} is stored under another account or Service; they never change",
+            sid=sid,
+        )
+
+
+class Unauthenticated(ServiceError):
+    """The credentials are missing or not of the right form."""
+
+    reason = reasons.ERROR_REASON_UNAUTHENTICATED
+    grpc_code = grpc.StatusCode.UNAUTHENTICATED
+    http_status = 401
+    contract_code = 20003
+
+    def __init__(self) -> None:
+        super().__init__("Authenticate")
+
+
+class PermissionDenied(ServiceError):
+    """The credentials don't give the right to do this."""
+
+    reason = reasons.ERROR_REASON_PERMISSION_DENIED
+    grpc_code = grpc.StatusCode.PERMISSION_DENIED
+    http_status = 403
+    contract_code = 20403
+
+
+class MethodNotAllowed(ServiceError):
+    """The resource has no such operation."""
+
+    reason = reasons.ERROR_REASON_METHOD_NOT_ALLOWED
+    grpc_code = grpc.StatusCode.UNIMPLEMENTED
+    http_status = 405
+    contract_code = 20004
+
+
+class Overloaded(ServiceError):
+    """More is waiting to be written than the service takes on; nothing was done."""
+
+    reason = reasons.ERROR_REASON_OVERLOADED
+    grpc_code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    http_status = 429
+    contract_code = 20429
+    retry_after_seconds = 1
+
+    def __init__(self) -> None:
+        super().__init__("Too many requests: more writes are waiting than the service takes on")
+
+
+class Unavailable(ServiceError):
+    """The store can't be used at the moment, or the service is shutting down."""
+
+    reason = reasons.ERROR_REASON_UNAVAILABLE
+    grpc_code = grpc.StatusCode.UNAVAILABLE
+    http_status = 503
+    contract_code = 20503
+    retry_after_seconds = 1
+
+
+class Internal(ServiceError):
+    """A fault of the service: the caller gets a reference, the log has the cause under it."""
+
+    reason = reasons.ERROR_REASON_INTERNAL
+    grpc_code = grpc.StatusCode.INTERNAL
+    http_status = 500
+    contract_code = 20500
+
+    def __init__(self) -> None:
+        reference = secrets.token_hex(6)
+        super().__init__(f"Internal error, reference {reference}", reference=reference)
+        self.reference = reference

@@ -1,0 +1,218 @@
+"""The application: what both transports and the command line call.
+
+It checks arguments, applies the rules, and turns the store's errors into those of callers.
+Interactions go in as messages and come out as frames (see interaction_svc.store.rows).
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from interaction_svc import paging
+from interaction_svc.credentials import Caller
+from interaction_svc.errors import (
+    InteractionNotFound,
+    InvalidField,
+    Overloaded,
+    OwnerMismatch,
+    PermissionDenied,
+    ServiceError,
+    Unavailable,
+)
+from interaction_svc.paging import ListIdentity
+from interaction_svc.records import check_enum, check_sid, check_time, normalized
+from interaction_svc.sids import Sid
+from interaction_svc.store import (
+    Filter,
+    Key,
+    Outcome,
+    PageQuery,
+    Recorded,
+    Scope,
+    Store,
+    StoreBusyError,
+    StoreClosedError,
+    StoreUnavailableError,
+    row_of,
+)
+from interaction_svc.v1 import interaction_pb2 as pb
+from interaction_svc.v1.interaction_service_pb2 import ListInteractionsRequest
+
+MAX_PAGE_BYTES = 4 * 1024 * 1024 - 64 * 1024
+"""What gRPC clients accept by default, less room for tokens and framing."""
+MAX_BATCH = 1000
+
+
+class Page(NamedTuple):
+    """A page of Interactions, as frames; an empty token says that there is no page that way."""
+
+    frames: list[bytes]
+    next_page_token: str
+    previous_page_token: str
+
+
+class Interactions:
+    """The operations on Interactions.
+
+    Every one may raise Unavailable, and the ones that write Overloaded.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def get(self, caller: Caller, key: Key) -> bytes:
+        """Give the frame of an Interaction. Raises InvalidField, InteractionNotFound."""
+        _check_key(key)
+        with _store_errors():
+            frame = await self._store.get(Scope(caller.account_sid), key)
+        if frame is None:
+            raise InteractionNotFound(key.sid)
+        return frame
+
+    async def page(self, caller: Caller, request: ListInteractionsRequest) -> Page:
+        """Give a page of a Session's Interactions. Raises InvalidField and its kinds."""
+        check_sid(Sid.SERVICE, "service_sid", request.service_sid)
+        check_sid(Sid.SESSION, "session_sid", request.session_sid)
+        limit = paging.clamp_page_size(request.page_size)
+        order = request.order or ListInteractionsRequest.ORDER_CREATED_ASC
+        if order not in ListInteractionsRequest.Order.values():
+            raise InvalidField("order", f"{order} is not a value of Order")
+        wanted = _filter_of(request.filter)
+        identity = ListIdentity(
+            request.service_sid, request.session_sid, order, repr(wanted).encode()
+        )
+        edge, backward = None, False
+        if request.page_token:
+            edge, backward = identity.read(request.page_token)
+        query = PageQuery(
+            service_sid=request.service_sid,
+            session_sid=request.session_sid,
+            limit=limit,
+            max_bytes=MAX_PAGE_BYTES,
+            filter=wanted,
+            descending=order == ListInteractionsRequest.ORDER_CREATED_DESC,
+            backward=backward,
+            edge=edge,
+        )
+        with _store_errors():
+            page = await self._store.page(Scope(caller.account_sid), query)
+        # In the direction that was read it is known whether there is more; the other way lies the
+        # page that the caller came from. An empty page goes nowhere: one of the vendor's SDKs stops
+        # at an empty page, whatever its next link says.
+        following = page.last if backward or page.more else None
+        preceding = page.first if (page.more if backward else edge) else None
+        return Page(
+            page.frames,
+            identity.token(following, backward=False) if following else "",
+            identity.token(preceding, backward=True) if preceding else "",
+        )
+
+    async def delete(self, caller: Caller, key: Key, *, allow_missing: bool = False) -> None:
+        """Delete an Interaction for good. Raises InvalidField, InteractionNotFound."""
+        _check_key(key)
+        with _store_errors():
+            found = await self._store.delete(Scope(caller.account_sid), key, _now_us())
+        if not found and not allow_missing:
+            raise InteractionNotFound(key.sid)
+
+    async def record(self, caller: Caller, interaction: pb.Interaction) -> Recorded:
+        """Record one Interaction. Raises InvalidField, OwnerMismatch, PermissionDenied.
+
+        The outcome is never OWNER_MISMATCH.
+        """
+        try:
+            record = normalized(interaction, now_us=_now_us(), make_sid=True)
+        except InvalidField as error:
+            raise InvalidField(f"interaction.{error.field}", error.problem) from error
+        _check_owner(caller, record)
+        with _store_errors():
+            (recorded,) = await self._store.record([row_of(record)])
+        if recorded.outcome is Outcome.OWNER_MISMATCH:
+            raise OwnerMismatch(record.sid)
+        return recorded
+
+    async def record_many(
+        self, caller: Caller, interactions: Sequence[pb.Interaction]
+    ) -> list[Outcome | ServiceError]:
+        """Record up to MAX_BATCH Interactions in one transaction; say what became of each.
+
+        A bad one gets its error in the result, and the others are recorded all the same. Raises
+        InvalidField if there are too many.
+        """
+        if len(interactions) > MAX_BATCH:
+            raise InvalidField("interactions", f"must be at most {MAX_BATCH:,} in one request")
+        now_us = _now_us()
+        results: list[Outcome | ServiceError] = []
+        rows = []
+        places = []
+        for place, interaction in enumerate(interactions):
+            try:
+                record = normalized(interaction, now_us=now_us)
+                _check_owner(caller, record)
+            except ServiceError as error:
+                results.append(error)
+            else:
+                results.append(Outcome.UNCHANGED)  # until the store has spoken
+                rows.append(row_of(record))
+                places.append(place)
+        if rows:
+            with _store_errors():
+                recorded = await self._store.record(rows)
+            for place, row, (outcome, _) in zip(places, rows, recorded, strict=True):
+                mismatch = outcome is Outcome.OWNER_MISMATCH
+                results[place] = OwnerMismatch(row.sid) if mismatch else outcome
+        return results
+
+
+def _check_key(key: Key) -> None:
+    check_sid(Sid.SERVICE, "service_sid", key.service_sid)
+    check_sid(Sid.SESSION, "session_sid", key.session_sid)
+    check_sid(Sid.INTERACTION, "sid", key.sid)
+
+
+def _check_owner(caller: Caller, record: pb.Interaction) -> None:
+    if caller.account_sid not in (None, record.account_sid):
+        raise PermissionDenied("The credentials are of another account than the Interaction")
+
+
+def _filter_of(given: ListInteractionsRequest.Filter) -> Filter:
+    check_enum(pb.InteractionType, "filter.type", given.type)
+    check_enum(pb.ResourceStatus, "filter.resource_status", given.resource_status)
+    if given.participant_sid:
+        check_sid(Sid.PARTICIPANT, "filter.participant_sid", given.participant_sid)
+    if given.resource_sid:
+        check_sid(Sid.RESOURCE, "filter.resource_sid", given.resource_sid)
+    created_from_us = created_before_us = None
+    if given.HasField("created_after"):
+        created_from_us = check_time("filter.created_after", given.created_after)
+        if given.created_after.nanos % 1000:
+            created_from_us += 1  # rows hold whole microseconds: the next one is the first after
+    if given.HasField("created_before"):
+        created_before_us = check_time("filter.created_before", given.created_before)
+        if given.created_before.nanos % 1000:
+            created_before_us += 1
+    return Filter(
+        type=given.type or None,
+        created_from_us=created_from_us,
+        created_before_us=created_before_us,
+        participant_sid=given.participant_sid or None,
+        resource_sid=given.resource_sid or None,
+        resource_status=given.resource_status or None,
+    )
+
+
+@contextmanager
+def _store_errors() -> Iterator[None]:
+    try:
+        yield
+    except StoreBusyError as error:
+        raise Overloaded from error
+    except StoreClosedError as error:
+        raise Unavailable("The service is shutting down") from error
+    except StoreUnavailableError as error:
+        raise Unavailable("The store can't be used at the moment") from error
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000

@@ -1,0 +1,102 @@
+"""Records: what an Interaction must be like to be stored, and how it is spelt there.
+
+The limits stand in protos/interaction_svc/v1/interaction.proto, where callers read them.
+"""
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from interaction_svc import timestamps
+from interaction_svc.errors import InvalidField
+from interaction_svc.sids import Sid, new_interaction_sid
+from interaction_svc.v1 import interaction_pb2 as pb
+
+MAX_DATA_BYTES = 262_144
+MAX_RESOURCE_TYPE_LENGTH = 64
+MAX_RESOURCE_URL_LENGTH = 2048
+
+RESOURCE_TYPES = {"message": "Message", "call": "Call"}
+"""The documented spellings by their lower case; real payloads come in any case."""
+
+
+def normalized(given: pb.Interaction, *, now_us: int, make_sid: bool = False) -> pb.Interaction:
+    """Give a copy as it is stored; the argument stays as it is.
+
+    Times are cut to microseconds, a missing update_time becomes the create_time, an empty leg is
+    dropped, unknown fields too. With `make_sid`, a missing sid is made, and a missing create_time
+    then becomes `now_us`. Raises InvalidField.
+    """
+    record = pb.Interaction()
+    record.CopyFrom(given)
+    record.DiscardUnknownFields()
+    if make_sid and not record.sid:
+        record.sid = new_interaction_sid(now_us)
+        if not record.HasField("create_time"):
+            timestamps.set_us(record.create_time, now_us)
+    check_sid(Sid.INTERACTION, "sid", record.sid)
+    check_sid(Sid.ACCOUNT, "account_sid", record.account_sid)
+    check_sid(Sid.SERVICE, "service_sid", record.service_sid)
+    check_sid(Sid.SESSION, "session_sid", record.session_sid)
+    if record.type == pb.INTERACTION_TYPE_UNSPECIFIED:
+        raise InvalidField("type", "is required; INTERACTION_TYPE_UNKNOWN if it isn't known")
+    check_enum(pb.InteractionType, "type", record.type)
+    if len(record.data.encode()) > MAX_DATA_BYTES:
+        raise InvalidField("data", f"must be at most {MAX_DATA_BYTES:,} bytes of UTF-8")
+    for name in ("inbound", "outbound"):
+        if record.HasField(name):
+            leg: pb.Leg = getattr(record, name)
+            _normalize_leg(name, leg)
+            if not leg.ByteSize():
+                record.ClearField(name)
+    if not record.HasField("create_time"):
+        raise InvalidField("create_time", "is required with a sid")
+    _normalize_time("create_time", record)
+    if record.HasField("update_time"):
+        _normalize_time("update_time", record)
+    else:
+        record.update_time.CopyFrom(record.create_time)
+    return record
+
+
+def _normalize_leg(name: str, leg: pb.Leg) -> None:
+    if leg.participant_sid:
+        check_sid(Sid.PARTICIPANT, f"{name}.participant_sid", leg.participant_sid)
+    if leg.resource_sid:
+        check_sid(Sid.RESOURCE, f"{name}.resource_sid", leg.resource_sid)
+    check_enum(pb.ResourceStatus, f"{name}.resource_status", leg.resource_status)
+    if leg.resource_type:
+        if len(leg.resource_type) > MAX_RESOURCE_TYPE_LENGTH:
+            problem = f"must be at most {MAX_RESOURCE_TYPE_LENGTH} characters"
+            raise InvalidField(f"{name}.resource_type", problem)
+        leg.resource_type = RESOURCE_TYPES.get(leg.resource_type.lower(), leg.resource_type)
+    if len(leg.resource_url) > MAX_RESOURCE_URL_LENGTH:
+        problem = f"must be at most {MAX_RESOURCE_URL_LENGTH:,} characters"
+        raise InvalidField(f"{name}.resource_url", problem)
+
+
+def _normalize_time(name: str, record: pb.Interaction) -> None:
+    time = getattr(record, name)
+    timestamps.set_us(time, check_time(name, time))
+
+
+def check_sid(kind: Sid, field: str, value: str) -> None:
+    """Raise InvalidField unless the value is a SID of this kind."""
+    if not value:
+        raise InvalidField(field, f"is required; it must match {kind.pattern}")
+    if not kind.matches(value):
+        raise InvalidField(field, f"must match {kind.pattern}")
+
+
+def check_enum(
+    enum: type[pb.InteractionType] | type[pb.ResourceStatus], field: str, value: int
+) -> None:
+    """Raise InvalidField unless the enum has the value; protobuf itself lets any number through."""
+    if value not in enum.values():
+        raise InvalidField(field, f"{value} is not a value of {enum.DESCRIPTOR.name}")
+
+
+def check_time(field: str, time: Timestamp) -> int:
+    """Give a Timestamp in microseconds; raise InvalidField if it is out of bounds."""
+    try:
+        return timestamps.to_us(time)
+    except ValueError as error:
+        raise InvalidField(field, str(error)) from error

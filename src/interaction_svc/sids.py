@@ -1,0 +1,37 @@
+"""String identifiers: which forms they have, and how new ones are made.
+
+A SID is a prefix of two letters and 32 hexadecimal digits of either case (CONTRACT: the public
+description of Proxy v1). SIDs compare byte for byte: `KIab…` and `KIAB…` are two.
+"""
+
+import re
+import secrets
+from enum import Enum
+
+
+class Sid(Enum):
+    """The kinds of SID, each with the pattern that it must match as a whole."""
+
+    ACCOUNT = "AC[0-9a-fA-F]{32}"
+    SERVICE = "KS[0-9a-fA-F]{32}"
+    SESSION = "KC[0-9a-fA-F]{32}"
+    INTERACTION = "KI[0-9a-fA-F]{32}"
+    PARTICIPANT = "KP[0-9a-fA-F]{32}"
+    API_KEY = "SK[0-9a-fA-F]{32}"
+    RESOURCE = "[a-zA-Z]{2}[0-9a-fA-F]{32}"
+
+    def __init__(self, pattern: str) -> None:
+        self.pattern = f"^{pattern}$"
+        self._fullmatch = re.compile(pattern).fullmatch
+
+    def matches(self, text: str) -> bool:
+        """Say whether the text is a SID of this kind."""
+        return self._fullmatch(text) is not None
+
+
+def new_interaction_sid(now_us: int) -> str:
+    """Make the SID of a new Interaction: `KI`, 12 digits of milliseconds, 20 random ones.
+
+    The milliseconds come first so that SIDs made one after the other are neighbours in an index.
+    """
+    return f"KI{now_us // 1000:012x}{secrets.token_hex(10)}"

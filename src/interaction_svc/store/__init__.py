@@ -1,0 +1,52 @@
+"""Where Interactions are kept: the Store interface, its errors, and what opens one by its URL."""
+
+from interaction_svc.store.errors import (
+    NotAStoreError,
+    SchemaTooNewError,
+    StoreBusyError,
+    StoreClosedError,
+    StoreError,
+    StoreUnavailableError,
+    StoreURLError,
+)
+from interaction_svc.store.interface import (
+    Filter,
+    Key,
+    Outcome,
+    PageQuery,
+    Recorded,
+    ScanPosition,
+    Scope,
+    Store,
+    StoredPage,
+    StoreReport,
+)
+from interaction_svc.store.opening import DEFAULT_URL, check_store, check_url, open_store
+from interaction_svc.store.rows import Row, decode, row_of
+
+__all__ = [
+    "DEFAULT_URL",
+    "Filter",
+    "Key",
+    "NotAStoreError",
+    "Outcome",
+    "PageQuery",
+    "Recorded",
+    "Row",
+    "ScanPosition",
+    "SchemaTooNewError",
+    "Scope",
+    "Store",
+    "StoreBusyError",
+    "StoreClosedError",
+    "StoreError",
+    "StoreReport",
+    "StoreURLError",
+    "StoreUnavailableError",
+    "StoredPage",
+    "check_store",
+    "check_url",
+    "decode",
+    "open_store",
+    "row_of",
+]

@@ -1,0 +1,38 @@
+"""What a store can fail with.
+
+StoreError
+├── StoreURLError           the URL names no store that this program knows
+├── NotAStoreError          the file or database is something else
+├── SchemaTooNewError       a later version of this program has been there
+├── StoreUnavailableError   it can't be used at the moment: locked, full, unreadable
+├── StoreBusyError          too many rows wait to be written; nothing was done
+└── StoreClosedError        it was closed
+"""
+
+
+class StoreError(Exception):
+    """The base of all errors of a store. The texts are for operators, not for callers."""
+
+
+class StoreURLError(StoreError):
+    """The URL names no store that this program knows."""
+
+
+class NotAStoreError(StoreError):
+    """What the URL names is there, but is not a store of this program."""
+
+
+class SchemaTooNewError(StoreError):
+    """The schema is of a later version than this program knows; it must not be touched."""
+
+
+class StoreUnavailableError(StoreError):
+    """The store can't be used at the moment; the same call may succeed later."""
+
+
+class StoreBusyError(StoreError):
+    """Too many rows are waiting to be written; nothing was done."""
+
+
+class StoreClosedError(StoreError):
+    """The store has been closed."""

@@ -1,0 +1,170 @@
+"""The Store interface: what the application asks of a backend.
+
+One suite of tests (tests/store/) runs on every backend.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple
+
+from interaction_svc.paging import Position
+from interaction_svc.store.rows import Row
+
+
+class Scope(NamedTuple):
+    """Whose Interactions a call may touch: one account's, or with None every account's."""
+
+    account_sid: str | None
+
+
+class Key(NamedTuple):
+    """An Interaction with the parents that it must be under."""
+
+    service_sid: str
+    session_sid: str
+    sid: str
+
+
+class ScanPosition(NamedTuple):
+    """A place in the order of a whole store."""
+
+    session_sid: str
+    created_us: int
+    sid: str
+
+
+class Outcome(IntEnum):
+    """What became of a record; but for the last the numbers are those of RecordOutcome."""
+
+    CREATED = 1
+    UPDATED = 2
+    UNCHANGED = 3
+    STALE = 4
+    DELETED = 5
+    OWNER_MISMATCH = 6
+
+
+class Recorded(NamedTuple):
+    """What became of a record, and the frame that is now stored (None: there is none to show)."""
+
+    outcome: Outcome
+    frame: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which rows of a Session: those that meet all that is not None.
+
+    A participant, resource or status may stand on either leg.
+    """
+
+    type: int | None = None
+    created_from_us: int | None = None
+    created_before_us: int | None = None
+    participant_sid: str | None = None
+    resource_sid: str | None = None
+    resource_status: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PageQuery:
+    """One page of a Session's rows.
+
+    Without an edge the page begins where the order begins. With one it lies after that row in the
+    order, or before it if `backward`; the row itself need not be there any more.
+    """
+
+    service_sid: str
+    session_sid: str
+    limit: int
+    max_bytes: int
+    filter: Filter = Filter()
+    descending: bool = False
+    backward: bool = False
+    edge: Position | None = None
+
+
+class StoredPage(NamedTuple):
+    """A page in the order of its list; `more`: there are rows beyond it in its direction.
+
+    It holds at most `limit` rows, and less where their frames would exceed `max_bytes`, but at
+    least one if there is one.
+    """
+
+    frames: list[bytes]
+    first: Position | None
+    last: Position | None
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StoreReport:
+    """What a check of a store found."""
+
+    schema_version: int
+    known_version: int
+    rows: int = 0
+    bad_rows: int = 0
+    """Rows whose columns are not those of their frame."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is left to be done or mended."""
+        return self.schema_version == self.known_version and not self.bad_rows
+
+
+class Store(ABC):
+    """Where Interactions are kept. Made by open_store.
+
+    All methods raise StoreUnavailableError and StoreClosedError, and may be called at once from
+    many tasks. A call that is cancelled is either done or not, never in part, and leaves the
+    store usable.
+    """
+
+    @abstractmethod
+    async def get(self, scope: Scope, key: Key) -> bytes | None:
+        """Give an Interaction's frame; None if it isn't there, in this scope, under its parents."""
+
+    @abstractmethod
+    async def page(self, scope: Scope, query: PageQuery) -> StoredPage:
+        """Give one page of a Session's Interactions."""
+
+    @abstractmethod
+    async def record(self, rows: Sequence[Row]) -> list[Recorded]:
+        """Upsert rows, all in one transaction; give what became of each, in their order.
+
+        When it returns, it is on disk. A row keeps the account, the Service and the creation time
+        of its first record. Raises StoreBusyError.
+        """
+
+    @abstractmethod
+    async def delete(self, scope: Scope, key: Key, now_us: int) -> bool:
+        """Delete an Interaction for good, and say whether it was there. Raises StoreBusyError.
+
+        When it returns, it is on disk. A tombstone keeps later records from bringing it back.
+        """
+
+    @abstractmethod
+    async def scan(
+        self,
+        *,
+        after: ScanPosition | None,
+        limit: int,
+        max_bytes: int,
+        service_sid: str | None = None,
+        session_sid: str | None = None,
+    ) -> tuple[list[bytes], ScanPosition | None]:
+        """Give the next rows of the whole store, ordered by (session_sid, created, sid).
+
+        Returns their frames, and where to go on; None at the end.
+        """
+
+    @abstractmethod
+    async def check(self) -> StoreReport:
+        """Compare each row's columns with its frame."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Write what is waiting, and close. Doing it again does nothing."""

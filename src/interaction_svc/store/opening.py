@@ -1,0 +1,46 @@
+"""Stores by their URLs."""
+
+from pathlib import Path
+
+from interaction_svc.store.errors import StoreURLError
+from interaction_svc.store.interface import Store, StoreReport
+from interaction_svc.store.sqlite.migrations import inspect
+from interaction_svc.store.sqlite.store import SqliteStore
+
+DEFAULT_URL = "sqlite:///interactions.db"
+
+_FORM = "write sqlite:///relative/path.db or sqlite:////absolute/path.db"
+
+
+def check_url(url: str) -> Path:
+    """Give the file of a store's URL. Raises StoreURLError, whose text says what would be right."""
+    scheme, found, path = url.partition(":///")
+    if scheme != "sqlite" or not found:
+        raise StoreURLError(f"{url!r} is not the URL of a store; {_FORM}")
+    if not path or path.endswith("/") or path == ":memory:" or "?" in path:
+        raise StoreURLError(f"{url!r} names no file; {_FORM}")
+    return Path(path)
+
+
+async def open_store(url: str, *, migrate: bool = True) -> Store:
+    """Open the store, make it if it isn't there, and bring its schema up to date.
+
+    With `migrate=False` a store that isn't there or isn't up to date is an error. Raises
+    StoreURLError, NotAStoreError, SchemaTooNewError, StoreUnavailableError.
+    """
+    return await SqliteStore.open(check_url(url), migrate=migrate)
+
+
+async def check_store(url: str) -> StoreReport:
+    """Report on a store without changing it: its schema, and each row's columns.
+
+    Rows are checked only if the schema is up to date. Raises what open_store raises.
+    """
+    versions = inspect(check_url(url))
+    if versions.schema_version != versions.known_version:
+        return versions
+    store = await open_store(url, migrate=False)
+    try:
+        return await store.check()
+    finally:
+        await store.close()

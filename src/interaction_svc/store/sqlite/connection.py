@@ -1,0 +1,133 @@
+"""Connections to the file: their settings, their errors, and one thread hop for a unit of work."""
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
+
+import aiosqlite
+
+from interaction_svc.store.errors import (
+    NotAStoreError,
+    StoreClosedError,
+    StoreError,
+    StoreUnavailableError,
+)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+MIB = 1024 * 1024
+BUSY_TIMEOUT_SECONDS = 5.0
+CACHE_BYTES = 16 * MIB
+JOURNAL_LIMIT_BYTES = 64 * MIB
+OLDEST_SQLITE = (3, 37, 0)  # the first with STRICT tables
+
+# aiosqlite writes the parameters of every call, and so message bodies, to its debug log.
+logging.getLogger("aiosqlite").setLevel(logging.WARNING)
+
+
+class Connection(aiosqlite.Connection):
+    """An aiosqlite connection on whose thread a whole function can run.
+
+    A transaction that runs as one function has no await inside, so that no cancelled caller can
+    leave it open; and it costs one thread hop instead of one a statement.
+    """
+
+    @classmethod
+    async def open(
+        cls, path: Path, *, create: bool = False, read_only: bool = False
+    ) -> "Connection":
+        """Open the file. Raises StoreUnavailableError, NotAStoreError."""
+        opening = asyncio.create_task(cls._open(path, create=create, read_only=read_only))
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # A connect() that is cancelled leaks its thread and its file: let it end, then close.
+            await asyncio.wait([opening])
+            if not opening.cancelled() and opening.exception() is None:
+                await opening.result().close()
+            raise
+
+    @classmethod
+    async def _open(cls, path: Path, *, create: bool, read_only: bool) -> "Connection":
+        connector = partial(connect, path, create=create, read_only=read_only)
+        connection = cls(connector, iter_chunk_size=64)
+        try:
+            await connection
+        except sqlite3.Error as error:
+            raise translated(error) from error
+        return connection
+
+    async def run(
+        self,
+        work: Callable[Concatenate[sqlite3.Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run a function with the sqlite3 connection on this connection's thread.
+
+        Raises StoreClosedError, StoreUnavailableError. A cancelled caller doesn't stop the work.
+        """
+        if not self._running or self._connection is None:
+            raise StoreClosedError("the store has been closed")
+        try:
+            return await self._execute(work, self._conn, *args, **kwargs)  # type: ignore[no-any-return, no-untyped-call]
+        except sqlite3.Error as error:
+            raise translated(error) from error
+
+
+def connect(path: Path, *, create: bool = False, read_only: bool = False) -> sqlite3.Connection:
+    """Connect with the settings that this store relies on. Raises sqlite3.Error, StoreError."""
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        wanted = ".".join(map(str, OLDEST_SQLITE))
+        raise NotAStoreError(f"SQLite {wanted} is needed; this is {sqlite3.sqlite_version}")
+    if not path.absolute().parent.is_dir():
+        raise StoreUnavailableError(f"its directory {path.parent} doesn't exist")
+    mode = "rwc" if create else "rw"
+    db = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={mode}",
+        uri=True,
+        timeout=BUSY_TIMEOUT_SECONDS,
+        isolation_level=None,  # transactions begin where they say BEGIN
+        check_same_thread=False,  # aiosqlite may close it from another thread
+        cached_statements=256,
+    )
+    try:
+        db.execute("PRAGMA foreign_keys = ON")
+        db.execute("PRAGMA synchronous = FULL")  # an answered write survives a power cut
+        db.execute("PRAGMA secure_delete = ON")  # deleted bodies are overwritten
+        db.execute(f"PRAGMA cache_size = {-(CACHE_BYTES // 1024)}")
+        db.execute(f"PRAGMA journal_size_limit = {JOURNAL_LIMIT_BYTES}")
+        if read_only:
+            db.execute("PRAGMA query_only = ON")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+_PASSING = {
+    sqlite3.SQLITE_BUSY: "it is locked by another process",
+    sqlite3.SQLITE_LOCKED: "it is locked by another process",
+    sqlite3.SQLITE_CANTOPEN: "the file can't be opened: is it there, is its directory?",
+    sqlite3.SQLITE_READONLY: "it can't be written to: is the file or its directory read-only?",
+    sqlite3.SQLITE_PERM: "access to it is not permitted",
+    sqlite3.SQLITE_FULL: "its disk is full",
+    sqlite3.SQLITE_IOERR: "its disk fails",
+    sqlite3.SQLITE_CORRUPT: "it is damaged",
+    sqlite3.SQLITE_INTERRUPT: "it was interrupted",
+}
+
+
+def translated(error: sqlite3.Error) -> StoreError:
+    """Give a store's error for one of SQLite's, without its text, which may quote SQL."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest of an extended code is detail
+    if code == sqlite3.SQLITE_NOTADB:
+        return NotAStoreError("the file is not an SQLite database")
+    if code in _PASSING:
+        return StoreUnavailableError(_PASSING[code])
+    return StoreError(f"SQLite failed with {getattr(error, 'sqlite_errorname', 'an error')}")

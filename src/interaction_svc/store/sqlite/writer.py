@@ -1,0 +1,135 @@
+"""The one writer: what waits together is committed together.
+
+A commit costs a flush of the disk, whatever it holds. While one is under way, further operations
+queue up, and the next commit takes all of them.
+"""
+
+import asyncio
+import sqlite3
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+from interaction_svc.store.errors import StoreBusyError, StoreClosedError
+from interaction_svc.store.sqlite.connection import Connection, translated
+
+MAX_WAITING_ROWS = 10_000
+"""Beyond this many rows in the queue, operations are refused."""
+MAX_ROWS_A_COMMIT = 4_000
+"""So that nobody waits longer than for a commit of this size and their own."""
+
+T = TypeVar("T")
+Work = Callable[[sqlite3.Connection], T]
+
+
+class _Operation(NamedTuple):
+    work: Work[object]
+    rows: int
+    done: asyncio.Future[object]
+
+
+class Writer:
+    """Runs operations on the write connection, each whole or not at all, several in one commit."""
+
+    def __init__(self, connection: Connection, *, max_waiting_rows: int = MAX_WAITING_ROWS) -> None:
+        self._connection = connection
+        self._max_waiting_rows = max_waiting_rows
+        self._queue: deque[_Operation] = deque()
+        self._waiting_rows = 0
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def submit(self, work: Work[T], rows: int) -> T:
+        """Run an operation that writes this many rows; return when it is on disk.
+
+        A caller that is cancelled while it waits in the queue takes the operation with it; later
+        it is done all the same. Raises StoreBusyError, StoreClosedError, StoreUnavailableError.
+        """
+        if self._closed:
+            raise StoreClosedError("the store has been closed")
+        if self._queue and self._waiting_rows + rows > self._max_waiting_rows:
+            raise StoreBusyError(f"{self._waiting_rows} rows are waiting to be written")
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._queue.append(_Operation(work, rows, done))  # type: ignore[arg-type]
+        self._waiting_rows += rows
+        if self._task is None:
+            self._task = asyncio.create_task(self._write())
+        return await done
+
+    async def close(self) -> None:
+        """Take no more, and wait until everything that was taken is written."""
+        self._closed = True
+        if self._task is not None:
+            await asyncio.shield(self._task)
+
+    async def _write(self) -> None:
+        try:
+            while self._queue:
+                await self._commit(self._take())
+        finally:
+            self._task = None
+
+    def _take(self) -> list[_Operation]:
+        taken: list[_Operation] = []
+        rows = 0
+        while self._queue and (not taken or rows + self._queue[0].rows <= MAX_ROWS_A_COMMIT):
+            operation = self._queue.popleft()
+            self._waiting_rows -= operation.rows
+            if not operation.done.cancelled():
+                taken.append(operation)
+                rows += operation.rows
+        return taken
+
+    async def _commit(self, operations: list[_Operation]) -> None:
+        try:
+            results = await self._connection.run(
+                _run_together, [operation.work for operation in operations]
+            )
+        except Exception as error:  # whatever it is, those who wait must hear of it
+            results = [error] * len(operations)
+        for operation, result in zip(operations, results, strict=True):
+            if operation.done.done():
+                continue
+            if isinstance(result, Exception):
+                operation.done.set_exception(result)
+            else:
+                operation.done.set_result(result)
+
+
+def _run_together(db: sqlite3.Connection, works: list[Work[object]]) -> list[object]:
+    """Run all in one transaction; if one of them fails, each in its own, so that only it fails."""
+    try:
+        return _run_in_transaction(db, works)
+    except Exception as error:
+        if len(works) == 1 or not _is_fault_of_one(error):
+            return [_as_store_error(error)] * len(works)
+    results: list[object] = []
+    for work in works:
+        try:
+            results += _run_in_transaction(db, [work])
+        except Exception as error:
+            results.append(_as_store_error(error))
+    return results
+
+
+def _run_in_transaction(db: sqlite3.Connection, works: list[Work[object]]) -> list[object]:
+    # IMMEDIATE: a transaction that turns from reading to writing fails at once when another
+    # process has written in between, whatever the timeout.
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        results = [work(db) for work in works]
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:  # some failures have rolled back already
+            db.execute("ROLLBACK")
+        raise
+    return results
+
+
+def _is_fault_of_one(error: Exception) -> bool:
+    """Whether trying the operations one by one may save some: not if nobody gets the lock."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY
+
+
+def _as_store_error(error: Exception) -> Exception:
+    return translated(error) if isinstance(error, sqlite3.Error) else error

@@ -1,0 +1,60 @@
+"""Times: microseconds since 1970 in the store, Timestamps in gRPC, ISO 8601 text in JSON."""
+
+import re
+from datetime import UTC, datetime, timedelta
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_FIRST_SECOND = -62_135_596_800  # 0001-01-01T00:00:00Z, the first that a Timestamp may hold
+_LAST_SECOND = 253_402_300_799  # 9999-12-31T23:59:59Z, the last
+_TEXT = re.compile(
+    r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)", re.ASCII
+).fullmatch
+
+FORM = "YYYY-MM-DDTHH:MM:SSZ, with fractional seconds and an offset instead of Z if you like"
+
+
+def to_us(time: Timestamp) -> int:
+    """Turn a Timestamp into microseconds; what is finer is cut off.
+
+    Raises ValueError, whose text says what would be right, outside the years 1 to 9999.
+    """
+    if not (_FIRST_SECOND <= time.seconds <= _LAST_SECOND and 0 <= time.nanos < 1_000_000_000):
+        raise ValueError("must lie in the years 1 to 9999, with nanos from 0 to 999,999,999")
+    return time.seconds * 1_000_000 + time.nanos // 1000
+
+
+def set_us(time: Timestamp, us: int) -> None:
+    """Set a Timestamp from microseconds."""
+    seconds, micros = divmod(us, 1_000_000)
+    time.seconds = seconds
+    time.nanos = micros * 1000
+
+
+def parse(text: str) -> int:
+    """Read ISO 8601 with any offset and up to nine fractional digits; give microseconds.
+
+    Raises ValueError, whose text says what would be right.
+    """
+    match = _TEXT(text)
+    if match is None:
+        raise ValueError(f"is not a time; write {FORM}")
+    seconds, fraction, offset = match.groups()
+    try:
+        moment = datetime.fromisoformat(seconds + ("+00:00" if offset == "Z" else offset))
+        since_epoch = moment - _EPOCH
+    except ValueError as error:
+        raise ValueError(f"is not a time that exists; write {FORM}") from error
+    us = since_epoch // _MICROSECOND + int((fraction or "").ljust(6, "0")[:6])
+    if not _FIRST_SECOND <= us // 1_000_000 <= _LAST_SECOND:
+        raise ValueError("must lie in the years 1 to 9999 in GMT")
+    return us
+
+
+def text(us: int, *, fraction: bool = False) -> str:
+    """Write `YYYY-MM-DDTHH:MM:SSZ`; with `fraction` also the microseconds, if there are any."""
+    seconds, micros = divmod(us, 1_000_000)
+    moment = (_EPOCH + timedelta(seconds=seconds)).replace(tzinfo=None).isoformat()
+    return f"{moment}.{micros:06d}Z" if fraction and micros else f"{moment}Z"
