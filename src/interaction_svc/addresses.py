@@ -1,0 +1,32 @@
+"""Addresses to listen on."""
+
+from typing import NamedTuple, Self
+
+_WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 recognized, not bound
+
+
+class Address(NamedTuple):
+    """A host and a port; port 0 is any free one."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `host:port` or `[ipv6]:port`. Raises ValueError, which says what would be right."""
+        host, _, port = text.rpartition(":")
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        elif ":" in host:
+            raise ValueError(f"{text!r}: write an IPv6 address in brackets, as in [::1]:8080")
+        if not (host and port.isascii() and port.isdigit() and int(port[:6]) <= 65535):
+            raise ValueError(f"{text!r} is not an address; write host:port, as in 127.0.0.1:8080")
+        return cls(host, int(port))
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    def url(self) -> str:
+        """Give the HTTP address under which a client on this machine reaches it."""
+        return f"http://{self._replace(host='localhost') if self.host in _WILDCARDS else self}"

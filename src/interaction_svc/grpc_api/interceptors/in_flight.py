@@ -1,0 +1,35 @@
+"""InFlight: knows which calls are being worked on, so that a drain can wait for them.
+
+grpc.aio's own `stop` can return while a handler still runs, and would wait for streams such as
+health's Watch that never end.
+"""
+
+import asyncio
+from typing import Any
+
+from interaction_svc.grpc_api.interceptors.base import Behavior, Context, Interceptor
+
+
+class InFlight(Interceptor):
+    """Counts the calls that are being worked on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._count = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def call(self, behavior: Behavior, request: Any, context: Context) -> bytes:
+        """Make the call."""
+        self._count += 1
+        self._idle.clear()
+        try:
+            return await behavior(request, context)
+        finally:
+            self._count -= 1
+            if not self._count:
+                self._idle.set()
+
+    async def idle(self) -> None:
+        """Return when no call is being worked on."""
+        await self._idle.wait()
