@@ -1,0 +1,125 @@
+"""The query parameters of a list over HTTP.
+
+`PageSize`, `PageToken` and `Page` are the vendor's; `Order` and the filters are this service's
+own. The SDKs send `PageSize` unclamped, so too much is clamped and not refused.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from interaction_svc import timestamps
+from interaction_svc.errors import InvalidField
+from interaction_svc.paging import MAX_PAGE_SIZE, clamp_page_size
+from interaction_svc.rest.adapter import number_of, status_number, type_number
+from interaction_svc.v1.interaction_pb2 import InteractionType, ResourceStatus
+from interaction_svc.v1.interaction_service_pb2 import ListInteractionsRequest
+
+MAX_PAGE = 2**31 - 1
+
+_ORDERS = {
+    "asc": ListInteractionsRequest.ORDER_CREATED_ASC,
+    "desc": ListInteractionsRequest.ORDER_CREATED_DESC,
+}
+_FIELDS = {
+    "page_size": "PageSize",
+    "page_token": "PageToken",
+    "order": "Order",
+    "filter.type": "Type",
+    "filter.created_after": "DateCreatedAfter",
+    "filter.created_before": "DateCreatedBefore",
+    "filter.participant_sid": "ParticipantSid",
+    "filter.resource_sid": "ResourceSid",
+    "filter.resource_status": "ResourceStatus",
+}
+PAGING = ("PageSize", "Page", "PageToken")
+CARRIED = ("Order", *(name for field, name in _FIELDS.items() if field.startswith("filter.")))
+"""What must stay the same from page to page, and so stands in every link."""
+
+
+class ListParameters(NamedTuple):
+    """The parameters of a list, read: what to ask for, and what the links repeat."""
+
+    request: ListInteractionsRequest
+    page: int
+    carried: list[tuple[str, str]]
+
+
+def read_parameters(
+    service_sid: str, session_sid: str, query: Iterable[tuple[str, str]]
+) -> ListParameters:
+    """Read a query string's pairs. Raises InvalidField, naming the parameter."""
+    given: dict[str, str] = {}
+    for name, value in query:
+        if name not in PAGING and name not in CARRIED:
+            known = ", ".join((*PAGING, *CARRIED))
+            raise InvalidField(name[:64], f"is not a parameter of this list; there are {known}")
+        if name in given:
+            raise InvalidField(name, "must not be given twice")
+        given[name] = value
+    request = ListInteractionsRequest(
+        service_sid=service_sid,
+        session_sid=session_sid,
+        page_size=_page_size(given.get("PageSize")),
+        page_token=given.get("PageToken", ""),
+    )
+    page = _whole_number("Page", given.get("Page", "0"))
+    if page > MAX_PAGE:
+        raise InvalidField("Page", f"must be at most {MAX_PAGE}")
+    if page > 0 and not request.page_token:
+        raise InvalidField("Page", "above 0 needs a PageToken; follow the links of the first page")
+    _set_conditions(request, given)
+    carried = [(name, given[name]) for name in CARRIED if name in given]
+    return ListParameters(request, page, carried)
+
+
+def _set_conditions(request: ListInteractionsRequest, given: dict[str, str]) -> None:
+    if "Order" in given:
+        request.order = ListInteractionsRequest.Order.ValueType(
+            number_of(given["Order"], "Order", _ORDERS)
+        )
+    if "Type" in given:
+        request.filter.type = InteractionType.ValueType(type_number(given["Type"], "Type"))
+    if "ResourceStatus" in given:
+        request.filter.resource_status = ResourceStatus.ValueType(
+            status_number(given["ResourceStatus"], "ResourceStatus")
+        )
+    for name, sid in (("ParticipantSid", "participant_sid"), ("ResourceSid", "resource_sid")):
+        if name in given:
+            if not given[name]:
+                raise InvalidField(name, "must not be empty; leave it out for any")
+            setattr(request.filter, sid, given[name])
+    for name, field in (
+        ("DateCreatedAfter", "created_after"),
+        ("DateCreatedBefore", "created_before"),
+    ):
+        if name in given:
+            try:
+                us = timestamps.parse(given[name])
+            except ValueError as error:
+                raise InvalidField(name, str(error)) from error
+            timestamps.set_us(getattr(request.filter, field), us)
+
+
+def parameter_of(field: str) -> str:
+    """Give the query parameter of a field of ListInteractionsRequest."""
+    if field == "filter":  # a token of another filter
+        return " and ".join(", ".join(CARRIED[1:]).rsplit(", ", 1))
+    return _FIELDS.get(field, field)
+
+
+def _page_size(text: str | None) -> int:
+    if text is None:
+        return clamp_page_size(0)
+    size = _whole_number("PageSize", text)
+    if size == 0:
+        raise InvalidField(
+            "PageSize", f"must be 1 or more; above {MAX_PAGE_SIZE} it is {MAX_PAGE_SIZE}"
+        )
+    return clamp_page_size(size)
+
+
+def _whole_number(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise InvalidField(name, "must be a whole number, not negative")
+    # Python refuses to read thousands of digits; the number is out of all bounds with eleven.
+    return int(text.lstrip("0")[:11] or "0")

@@ -1,0 +1,42 @@
+"""JSON responses, errors among them."""
+
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+
+from interaction_svc.errors import InteractionNotFound, ServiceError, Unauthenticated, UnknownPath
+
+_MORE_INFO = "https://www.twilio.com/docs/errors/"
+_VERSION_PREFIX = "/v1"
+
+
+def json_response(content: Any, status: int = 200) -> Response:
+    """Give a response with a JSON body."""
+    return Response(orjson.dumps(content), status, media_type="application/json")
+
+
+def error_response(error: ServiceError, path: str, allow: str | None = None) -> Response:
+    """Give an error in the vendor's shape: code, message, more_info and status.
+
+    Never also `type` and `title`: the Python SDK then raises another class.
+    """
+    message = error.message
+    if isinstance(error, InteractionNotFound | UnknownPath):
+        message = f"The requested resource {path.removeprefix(_VERSION_PREFIX)} was not found"
+    response = json_response(
+        {
+            "code": error.contract_code,
+            "message": message,
+            "more_info": f"{_MORE_INFO}{error.contract_code}",
+            "status": error.http_status,
+        },
+        error.http_status,
+    )
+    if isinstance(error, Unauthenticated):
+        response.headers["WWW-Authenticate"] = 'Basic realm="Twilio API"'
+    if error.retry_after_seconds is not None:
+        response.headers["Retry-After"] = str(error.retry_after_seconds)
+    if allow is not None:
+        response.headers["Allow"] = allow
+    return response
