@@ -1,0 +1,58 @@
+"""The command line, `interaction-svc`: one module a command or a group of them."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from interaction_svc import __version__
+from interaction_svc.cli import calls, migrating, serving, transferring
+from interaction_svc.errors import ServiceError
+from interaction_svc.settings import SettingsError
+from interaction_svc.store import StoreError
+
+app = typer.Typer(
+    name="interaction-svc",
+    help="The log of Twilio Proxy Interactions, on your own machine: gRPC, and the vendor's REST"
+    " shape.\n\nEvery setting can be given as a flag, as INTERACTION_SVC_ and its name in the"
+    " environment, or in a TOML file (--config FILE, INTERACTION_SVC_CONFIG, or"
+    " interaction-svc.toml in the working directory); the first of these that has it counts.",
+    epilog="Begin with: interaction-svc import FILE, then interaction-svc serve",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for module in (serving, transferring, calls, migrating):
+    module.add_to(app)
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"interaction-svc {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line: exit status 1 is a failure, 2 a wrong use of it."""
+    try:
+        app()
+    except SettingsError as error:
+        _fail(str(error), 2)
+    except StoreError as error:
+        _fail(f"the store can't be used: {error}", 1)
+    except ServiceError as error:
+        _fail(error.message, 1)
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        sys.stderr.close()
+        sys.exit(1)
+    except OSError as error:
+        _fail(str(error), 1)
+
+
+def _fail(message: str, status: int) -> None:
+    typer.echo(f"interaction-svc: {message}", err=True)
+    sys.exit(status)

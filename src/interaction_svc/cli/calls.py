@@ -1,0 +1,210 @@
+"""`get`, `list` and `delete`: calls to a running server over gRPC."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import grpc
+import orjson
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from interaction_svc.cli.options import ConfigOption, ServerOption
+from interaction_svc.errors import InvalidField
+from interaction_svc.paging import MAX_PAGE_SIZE
+from interaction_svc.rest.adapter import Resource, to_json
+from interaction_svc.rest.parameters import read_parameters
+from interaction_svc.settings import load_settings
+from interaction_svc.v1.interaction_pb2 import Interaction
+from interaction_svc.v1.interaction_service_pb2 import (
+    DeleteInteractionRequest,
+    GetInteractionRequest,
+    ListInteractionsRequest,
+)
+from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
+
+_DEADLINE_SECONDS = 30
+
+ServiceArgument = Annotated[str, typer.Argument(metavar="KS...", help="The Service.")]
+SessionArgument = Annotated[str, typer.Argument(metavar="KC...", help="The Session.")]
+InteractionArgument = Annotated[str, typer.Argument(metavar="KI...", help="The Interaction.")]
+
+
+def get(
+    service: ServiceArgument,
+    session: SessionArgument,
+    sid: InteractionArgument,
+    server: ServerOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Print one Interaction as JSON."""
+    with _calling(load_settings(config, server=server).server) as stub:
+        request = GetInteractionRequest(service_sid=service, session_sid=session, sid=sid)
+        response = stub.GetInteraction(request, timeout=_DEADLINE_SECONDS)
+    typer.echo(orjson.dumps(_resource(response.interaction), option=orjson.OPT_INDENT_2).decode())
+
+
+def list_(
+    service: ServiceArgument,
+    session: SessionArgument,
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="End after this many. [default: all]")
+    ] = None,
+    order: Annotated[
+        str | None,
+        typer.Option(metavar="asc|desc", help="Oldest first, or newest first. [default: asc]"),
+    ] = None,
+    type_: Annotated[
+        str | None, typer.Option("--type", metavar="TYPE", help="message, voice or unknown.")
+    ] = None,
+    created_after: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="Created at this time or later, as in 2026-01-31T12:00:00Z."
+        ),
+    ] = None,
+    created_before: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Created before this time.")
+    ] = None,
+    participant: Annotated[
+        str | None, typer.Option(metavar="KP...", help="In which this participant took part.")
+    ] = None,
+    resource: Annotated[
+        str | None, typer.Option(metavar="SID", help="With this Message or Call.")
+    ] = None,
+    status: Annotated[
+        str | None,
+        typer.Option(metavar="STATUS", help="With this status on either leg, such as delivered."),
+    ] = None,
+    json: Annotated[
+        bool | None,
+        typer.Option(
+            "--json/--table",
+            help="JSON lines, or a table. [default: a table on a terminal, else JSON lines]",
+            show_default=False,
+        ),
+    ] = None,
+    server: ServerOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Print a Session's Interactions, oldest first, following its pages."""
+    conditions = {
+        "Order": ("--order", order),
+        "Type": ("--type", type_),
+        "DateCreatedAfter": ("--created-after", created_after),
+        "DateCreatedBefore": ("--created-before", created_before),
+        "ParticipantSid": ("--participant", participant),
+        "ResourceSid": ("--resource", resource),
+        "ResourceStatus": ("--status", status),
+    }
+    given = [(name, value) for name, (_, value) in conditions.items() if value is not None]
+    try:
+        request = read_parameters(service, session, given).request
+    except InvalidField as error:
+        raise typer.BadParameter(error.problem, param_hint=conditions[error.field][0]) from error
+    as_json = json if json is not None else not sys.stdout.isatty()
+    with _calling(load_settings(config, server=server).server) as stub:
+        pages = _pages(stub, request, limit)
+        if as_json:
+            for page in pages:
+                for resource_ in page:
+                    sys.stdout.buffer.write(orjson.dumps(resource_) + b"\n")
+            sys.stdout.buffer.flush()
+        else:
+            _print_tables(pages)
+
+
+def delete(
+    service: ServiceArgument,
+    session: SessionArgument,
+    sid: InteractionArgument,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Succeed if there is no such Interaction.")
+    ] = False,
+    server: ServerOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Delete one Interaction for good; a later record of it doesn't bring it back."""
+    with _calling(load_settings(config, server=server).server) as stub:
+        request = DeleteInteractionRequest(
+            service_sid=service, session_sid=session, sid=sid, allow_missing=allow_missing
+        )
+        stub.DeleteInteraction(request, timeout=_DEADLINE_SECONDS)
+
+
+@contextmanager
+def _calling(server: str) -> Iterator[InteractionServiceStub]:
+    """Give a stub; a failed call ends the command with its code and text."""
+    try:
+        with grpc.insecure_channel(server) as channel:
+            yield InteractionServiceStub(channel)
+    except grpc.RpcError as error:
+        call: grpc.Call = error  # type: ignore[assignment] # every error of a channel is one
+        typer.echo(f"interaction-svc: {server}: {call.code().name}: {call.details()}", err=True)
+        raise typer.Exit(1) from error
+
+
+def _pages(
+    stub: InteractionServiceStub, request: ListInteractionsRequest, limit: int | None
+) -> Iterator[list[Resource]]:
+    left = limit
+    while left is None or left > 0:
+        request.page_size = MAX_PAGE_SIZE if left is None else min(left, MAX_PAGE_SIZE)
+        page = stub.ListInteractions(request, timeout=_DEADLINE_SECONDS)
+        yield [_resource(interaction) for interaction in page.interactions]
+        if not page.next_page_token:
+            return
+        request.page_token = page.next_page_token
+        left = None if left is None else left - len(page.interactions)
+
+
+def _resource(interaction: Interaction) -> Resource:
+    """Give the vendor's JSON object, but for `url`: gRPC doesn't know where REST is served."""
+    resource = to_json(interaction, "", fraction=True)
+    del resource["url"]
+    return resource
+
+
+def _print_tables(pages: Iterable[list[Resource]]) -> None:
+    """Print a page when it comes, the heading above the first only."""
+    console = Console()
+    for number, page in enumerate(pages):
+        table = Table(box=None, show_header=number == 0, pad_edge=False, expand=True)
+        table.add_column("sid", width=34, no_wrap=True)
+        table.add_column("created", width=20, no_wrap=True)
+        table.add_column("type", width=7, no_wrap=True)
+        table.add_column("inbound", width=11, no_wrap=True)
+        table.add_column("outbound", width=11, no_wrap=True)
+        table.add_column("data", ratio=1, no_wrap=True, overflow="ellipsis")
+        for resource in page:
+            table.add_row(
+                *(
+                    Text(_printable(resource[key] or "-"))
+                    for key in (
+                        "sid",
+                        "date_created",
+                        "type",
+                        "inbound_resource_status",
+                        "outbound_resource_status",
+                        "data",
+                    )
+                )
+            )
+        console.print(table)
+
+
+def _printable(text: str) -> str:
+    """Hide what could command a terminal: the texts are other people's."""
+    return "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
+    )
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command()(get)
+    app.command("list")(list_)
+    app.command()(delete)

@@ -1,0 +1,47 @@
+"""Calls to paste into a shell, for a Session that is really in the store."""
+
+from collections import Counter
+
+import typer
+
+from interaction_svc.rest.adapter import list_url
+from interaction_svc.server import Server
+from interaction_svc.store import decode
+
+_LOOKED_AT = 1000
+
+
+async def print_examples(server: Server) -> None:
+    """Print grpcurl, curl and Twilio SDK calls for the fullest of the store's first Sessions."""
+    frames, _ = await server.store.scan(after=None, limit=_LOOKED_AT, max_bytes=2**22)
+    if not frames:
+        typer.echo("The store is empty; fill it with: interaction-svc import FILE")
+        return
+    interactions = [decode(frame) for frame in frames]
+    fullest, count = Counter(i.session_sid for i in interactions).most_common(1)[0]
+    some = next(i for i in interactions if i.session_sid == fullest)
+    account_sid, service_sid = some.account_sid, some.service_sid
+    typer.echo(f"\nSession {fullest} has {count} Interactions. Page through it, 10 at a time:")
+    if server.grpc_address is not None:
+        typer.echo(
+            "\n# gRPC (pass next_page_token back as page_token)\n"
+            f'grpcurl -plaintext -d \'{{"service_sid": "{service_sid}", '
+            f'"session_sid": "{fullest}", "page_size": 10}}\' {server.grpc_address} '
+            "interaction_svc.v1.InteractionService/ListInteractions"
+        )
+    if server.base_url is not None:
+        url = list_url(server.base_url, service_sid, fullest)
+        typer.echo(
+            "\n# REST (follow meta.next_page_url)\n"
+            f"curl -u {account_sid}:secret '{url}?PageSize=10'\n"
+            "\n# Twilio's own Python SDK (pip install twilio)\n"
+            "python3 - <<'EOF'\n"
+            "from twilio.rest import Client\n"
+            f'client = Client("{account_sid}", "secret")\n'
+            f'client.proxy.base_url = "{server.base_url}"\n'
+            f'session = client.proxy.v1.services("{service_sid}").sessions("{fullest}")\n'
+            "for interaction in session.interactions.stream(page_size=10):\n"
+            "    print(interaction.date_created, interaction.type, interaction.data)\n"
+            "EOF"
+        )
+    typer.echo("\nCtrl-C ends it.")

@@ -1,0 +1,47 @@
+"""`migrate`."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from interaction_svc.cli.options import ConfigOption, StoreOption
+from interaction_svc.settings import load_settings
+from interaction_svc.store import check_store, open_store
+
+
+def migrate(
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Change nothing: say whether the schema is up to date and every row's key columns"
+            " are those of its Interaction; exit status 1 if not.",
+        ),
+    ] = False,
+    store: StoreOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Bring the store's schema up to date; serve and import do so by themselves.
+
+    A schema of a later version than this program's is refused and left alone.
+    """
+    settings = load_settings(config, store=store)
+    if not check:
+        asyncio.run(_migrate(settings.store))
+    report = asyncio.run(check_store(settings.store))
+    typer.echo(f"schema {report.schema_version} of {report.known_version}")
+    if report.schema_version == report.known_version:
+        typer.echo(f"{report.rows:,} rows checked, {report.bad_rows:,} bad")
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+async def _migrate(url: str) -> None:
+    store = await open_store(url)
+    await store.close()
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command()(migrate)

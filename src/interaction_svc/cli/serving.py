@@ -1,0 +1,64 @@
+"""`serve`."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from interaction_svc.cli.examples import print_examples
+from interaction_svc.cli.options import ConfigOption, StoreOption, setting
+from interaction_svc.logs import configure_logs
+from interaction_svc.server import Server, log_settings, wait_for_signal
+from interaction_svc.settings import Settings, load_settings
+
+
+def serve(
+    store: StoreOption = None,
+    grpc_address: Annotated[str | None, setting("grpc_address", metavar="HOST:PORT")] = None,
+    http_address: Annotated[str | None, setting("http_address", metavar="HOST:PORT")] = None,
+    public_url: Annotated[str | None, setting("public_url", metavar="URL")] = None,
+    grpc: Annotated[bool | None, setting("grpc", "--grpc/--no-grpc")] = None,
+    http: Annotated[bool | None, setting("http", "--http/--no-http")] = None,
+    drain_seconds: Annotated[float | None, setting("drain_seconds", metavar="SECONDS")] = None,
+    examples: Annotated[
+        bool,
+        typer.Option("--examples", help="Print calls to paste, for a Session that is there."),
+    ] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Serve gRPC and REST until SIGTERM or Ctrl-C; then let running calls finish.
+
+    This version checks no secrets: keep it on a loopback address, or behind what does.
+
+    The addresses with their real ports are printed on standard output, logs on standard error.
+    """
+    settings = load_settings(
+        config,
+        store=store,
+        grpc_address=grpc_address,
+        http_address=http_address,
+        public_url=public_url,
+        grpc=grpc,
+        http=http,
+        drain_seconds=drain_seconds,
+    )
+    configure_logs()
+    log_settings(settings)
+    asyncio.run(_serve(settings, examples=examples))
+
+
+async def _serve(settings: Settings, *, examples: bool) -> None:
+    told = asyncio.create_task(wait_for_signal())
+    async with Server(settings) as server:
+        if server.grpc_address is not None:
+            typer.echo(f"gRPC on {server.grpc_address}")
+        if server.base_url is not None:
+            typer.echo(f"REST on {server.base_url}")
+        if examples:
+            await print_examples(server)
+        await told
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command()(serve)

@@ -1,0 +1,155 @@
+"""`import` and `export`."""
+
+import asyncio
+import sys
+from contextlib import AbstractContextManager, AsyncExitStack
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from interaction_svc.addresses import Address
+from interaction_svc.cli.options import ConfigOption, StoreOption
+from interaction_svc.errors import InvalidField
+from interaction_svc.interactions import Interactions
+from interaction_svc.records import check_sid
+from interaction_svc.settings import Settings, load_settings
+from interaction_svc.sids import Sid
+from interaction_svc.store import Outcome, open_store
+from interaction_svc.transfer import ImportReport, Problem, export_lines, import_stream
+
+_STDIN = "-"
+
+
+def import_(
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE...", help="Files to read; - is standard input."),
+    ],
+    store: StoreOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the files, and leave the store alone.")
+    ] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Record Interactions from files of Twilio's JSON.
+
+    A file may hold one resource, a list of them, list pages with their envelope, or JSON lines;
+    which it is, is told by its content. Importing the same file again changes nothing.
+
+    A bad record is reported with its place, property and reason; the good ones are kept. The exit
+    status is 1 if there was a bad one. May run beside a server on the same store.
+    """
+    report = asyncio.run(_import(files, load_settings(config, store=store), dry_run=dry_run))
+    if dry_run:
+        counts = [f"{report.checked:,} good"]
+    else:
+        counts = [
+            f"{report.outcomes[outcome]:,} {outcome.name.lower()}"
+            for outcome in Outcome
+            if outcome is not Outcome.OWNER_MISMATCH
+        ]
+    typer.echo(", ".join([*counts, f"{report.rejected:,} rejected"]))
+    if report.rejected:
+        raise typer.Exit(1)
+
+
+async def _import(files: list[str], settings: Settings, *, dry_run: bool) -> ImportReport:
+    report = ImportReport()
+    console = Console(stderr=True)
+    async with AsyncExitStack() as cleanups:
+        interactions = None
+        if not dry_run:
+            opened = await open_store(settings.store)
+            cleanups.push_async_callback(opened.close)
+            interactions = Interactions(opened)
+        for name in files:
+
+            def report_problem(problem: Problem, name: str = name) -> None:
+                console.print(f"{name}: {problem}", markup=False, highlight=False, soft_wrap=True)
+
+            with _opened(name, console) as stream:
+                await import_stream(stream, interactions, report, report_problem)
+    return report
+
+
+def _opened(name: str, console: Console) -> AbstractContextManager[BinaryIO]:
+    """Open a file; on a terminal, reading it moves a progress bar."""
+    if name == _STDIN:
+        return open(sys.stdin.fileno(), "rb", closefd=False)
+    path = Path(name)
+    if not console.is_terminal:
+        return path.open("rb")
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    )
+    return _Watched(progress, path)
+
+
+class _Watched:
+    """A file whose reading moves a progress bar, which is shown while the file is open."""
+
+    def __init__(self, progress: Progress, path: Path) -> None:
+        self._progress = progress
+        self._path = path
+
+    def __enter__(self) -> BinaryIO:
+        self._progress.start()
+        self._file = self._progress.open(self._path, "rb", description=self._path.name)
+        return self._file
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._progress.stop()
+
+
+def export(
+    service: Annotated[
+        str | None, typer.Option(metavar="KS...", help="Only this Service's Interactions.")
+    ] = None,
+    session: Annotated[
+        str | None, typer.Option(metavar="KC...", help="Only this Session's; needs --service.")
+    ] = None,
+    store: StoreOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Write Interactions to standard output as JSON lines, ordered by Session and creation.
+
+    Importing them gives an equal store: times keep their microseconds, which REST cuts off.
+    """
+    if session is not None and service is None:
+        raise typer.BadParameter("needs --service", param_hint="--session")
+    for kind, option, value in (
+        (Sid.SERVICE, "service", service),
+        (Sid.SESSION, "session", session),
+    ):
+        if value is not None:
+            try:
+                check_sid(kind, option, value)
+            except InvalidField as error:
+                raise typer.BadParameter(error.problem, param_hint=f"--{option}") from error
+    asyncio.run(_export(load_settings(config, store=store), service, session))
+
+
+async def _export(settings: Settings, service: str | None, session: str | None) -> None:
+    base_url = settings.public_url or Address.parse(settings.http_address).url()
+    opened = await open_store(settings.store, migrate=False)
+    try:
+        lines = export_lines(opened, base_url, service_sid=service, session_sid=session)
+        async for line in lines:
+            sys.stdout.buffer.write(line)
+        sys.stdout.buffer.flush()
+    finally:
+        await opened.close()
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command("import")(import_)
+    app.command()(export)

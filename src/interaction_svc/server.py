@@ -1,0 +1,95 @@
+"""The composition root: builds the service, starts it, and drains it."""
+
+import asyncio
+import os
+import signal
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from interaction_svc.addresses import Address
+from interaction_svc.grpc_api import GrpcServer
+from interaction_svc.interactions import Interactions
+from interaction_svc.rest.server import HttpServer
+from interaction_svc.settings import ENV_PREFIX, Settings
+from interaction_svc.store import Store, open_store
+
+log = structlog.get_logger()
+
+
+class Server:
+    """The running service.
+
+    Use it as an async context manager: entering starts it, leaving drains it. Entering raises
+    StoreError if the store can't be opened, OSError if an address can't be listened on.
+    """
+
+    grpc_address: str | None = None
+    """The address that gRPC listens on, with its real port; None: it isn't served."""
+    base_url: str | None = None
+    """What links in the REST API begin with; None: it isn't served."""
+    store: Store
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._listening: list[GrpcServer | HttpServer] = []
+        self._cleanups = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        settings = self._settings
+        async with AsyncExitStack() as cleanups:
+            self.store = await open_store(settings.store)
+            cleanups.push_async_callback(self.store.close)
+            cleanups.push_async_callback(self._drain)
+            interactions = Interactions(self.store)
+            if settings.grpc:
+                grpc = GrpcServer(interactions, Address.parse(settings.grpc_address))
+                self.grpc_address = str(await grpc.start())
+                self._listening.append(grpc)
+            if settings.http:
+                http = HttpServer(
+                    interactions,
+                    Address.parse(settings.http_address),
+                    settings.public_url,
+                    drain_seconds=settings.drain_seconds,
+                )
+                self.base_url = await http.start()
+                self._listening.append(http)
+            self._cleanups = cleanups.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._cleanups.aclose()
+
+    async def _drain(self) -> None:
+        """Drain both transports at once; the store is closed when no call is left."""
+        seconds = self._settings.drain_seconds
+        await asyncio.gather(*(server.drain(seconds) for server in self._listening))
+
+
+async def wait_for_signal() -> None:
+    """Return at SIGTERM or SIGINT. The next one ends the process at once."""
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    for number in signals:
+        loop.add_signal_handler(number, told.set)
+    await told.wait()
+    for number in signals:
+        loop.remove_signal_handler(number)
+
+
+def log_settings(settings: Settings) -> None:
+    """Log the settings in force, and what the environment has that is none of them."""
+    log.info("settings", **settings.redacted())
+    known = {f"{ENV_PREFIX}{name.upper()}" for name in (*Settings.model_fields, "config")}
+    for name in sorted(os.environ):
+        if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
+            log.warning("unknown setting in the environment", name=name)

@@ -1,0 +1,89 @@
+"""Importing: what a stream holds is checked and recorded, batch by batch."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import BinaryIO, NamedTuple
+
+from interaction_svc.credentials import ANYONE
+from interaction_svc.errors import InvalidField, ServiceError
+from interaction_svc.interactions import MAX_BATCH, Interactions
+from interaction_svc.records import normalized
+from interaction_svc.rest.adapter import from_json, property_of
+from interaction_svc.store import Outcome
+from interaction_svc.transfer.reading import read_items
+from interaction_svc.v1.interaction_pb2 import Interaction
+
+_BATCH_BYTES = 4 * 1024 * 1024
+
+
+class Problem(NamedTuple):
+    """Why one record was not taken: where it stands, which property, and what is wrong."""
+
+    place: str
+    property: str
+    reason: str
+
+    def __str__(self) -> str:
+        what = f"{self.property}: {self.reason}" if self.property else self.reason
+        return f"{self.place}: {what}"
+
+
+@dataclass
+class ImportReport:
+    """What an import did. In a dry run `checked` counts what would have been recorded."""
+
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    rejected: int = 0
+    checked: int = 0
+
+
+async def import_stream(
+    stream: BinaryIO,
+    interactions: Interactions | None,
+    report: ImportReport,
+    on_problem: Callable[[Problem], None],
+) -> None:
+    """Record all good Interactions of a stream, and count into the report.
+
+    With None for `interactions` it is a dry run: all is checked, nothing is recorded. Memory is
+    bounded by a batch, whatever the stream holds. Raises Unavailable.
+    """
+    batch: list[tuple[str, Interaction]] = []
+    size = 0
+
+    def reject(place: str, error: ServiceError) -> None:
+        report.rejected += 1
+        if isinstance(error, InvalidField):
+            on_problem(Problem(place, property_of(error.field), error.problem))
+        else:
+            on_problem(Problem(place, "", error.message))
+
+    async def flush() -> None:
+        if interactions is None:
+            return
+        results = await interactions.record_many(ANYONE, [record for _, record in batch])
+        for (place, _), result in zip(batch, results, strict=True):
+            if isinstance(result, Outcome):
+                report.outcomes[result] += 1
+            else:
+                reject(place, result)
+
+    for item in read_items(stream):
+        if item.problem:
+            report.rejected += 1
+            on_problem(Problem(item.place, "", item.problem))
+            continue
+        try:
+            record = normalized(from_json(item.resource), now_us=0)
+        except InvalidField as error:
+            reject(item.place, error)
+            continue
+        report.checked += 1
+        batch.append((item.place, record))
+        size += record.ByteSize()
+        if len(batch) == MAX_BATCH or size > _BATCH_BYTES:
+            await flush()
+            batch.clear()
+            size = 0
+    await flush()

@@ -1,0 +1,159 @@
+"""Reading the vendor's JSON from a stream, in bounded memory.
+
+What a file is, is told by its content: one resource, a list of them, list pages with their
+envelope, or any of these one after the other; or JSON lines, each line any of these. Where lines
+can be told apart, a broken one costs no other.
+"""
+
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import BinaryIO, NamedTuple
+
+import ijson
+import orjson
+
+from interaction_svc.rest.adapter import LIST_KEY
+
+MAX_LINE_BYTES = 16 * 1024 * 1024
+_HEAD_BYTES = 64 * 1024
+_MAX_DEPTH = 100
+_BOM = b"\xef\xbb\xbf"
+
+
+class Item(NamedTuple):
+    """A JSON value that should be a resource, or the problem that there is none.
+
+    `place` is where it stands: `line 3` in JSON lines, counted from 1, `index 2` otherwise, counted
+    from 0 over the whole file.
+    """
+
+    place: str
+    resource: object = None
+    problem: str = ""
+
+
+_NESTED = object()
+"""Stands for a list or an object where a resource has a text or null."""
+
+
+@dataclass(slots=True)
+class _Object:
+    """An object being read: a resource, or an envelope, whose own properties don't count."""
+
+    properties: dict[str, object] = field(default_factory=dict)
+    is_envelope: bool = False
+
+
+def read_items(stream: BinaryIO) -> Iterator[Item]:
+    """Yield what should be resources."""
+    head = stream.read(_HEAD_BYTES).removeprefix(_BOM)
+    whole = io.BufferedReader(_Chained(head, stream), _HEAD_BYTES)
+    return _read_lines(whole) if _is_lines(head) else _read_document(whole)
+
+
+def _is_lines(head: bytes) -> bool:
+    """Tell JSON lines: the first two lines that aren't empty both begin an object.
+
+    In a document over several lines, an object can follow on a line of its own only after a line
+    that ends in `[`, `,` or `:`. Values that follow each other without such lines are read right
+    as a document too; only a broken one then can't be passed over.
+    """
+    lines = [line for line in (part.strip() for part in head.split(b"\n")) if line]
+    if len(lines) < 2:
+        return False
+    first, second = lines[:2]
+    return (
+        first.startswith(b"{")
+        and second.startswith(b"{")
+        and not first.endswith((b"[", b",", b":"))
+    )
+
+
+def _read_lines(stream: BinaryIO) -> Iterator[Item]:
+    number = 0
+    while line := stream.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        place = f"line {number}"
+        if len(line) > MAX_LINE_BYTES:
+            while line and not line.endswith(b"\n"):
+                line = stream.readline(MAX_LINE_BYTES)
+            yield Item(place, problem=f"is longer than {MAX_LINE_BYTES:,} bytes")
+        elif line.strip():
+            try:
+                value = orjson.loads(line)
+            except orjson.JSONDecodeError as error:
+                yield Item(place, problem=f"is not valid JSON: {error.msg}")
+            else:
+                yield from (Item(place, resource) for resource in _resources(value))
+
+
+def _resources(value: object) -> Iterator[object]:
+    """Yield the resources of a value that was read whole."""
+    if isinstance(value, Mapping) and isinstance(value.get(LIST_KEY), list):
+        value = value[LIST_KEY]
+    if isinstance(value, list):
+        for element in value:
+            yield from _resources(element)
+    else:
+        yield value
+
+
+def _read_document(stream: BinaryIO) -> Iterator[Item]:
+    """Yield the resources of one or more values, without ever holding more than one of them.
+
+    The stack holds what is open: lists (None) and objects. Everything deeper than a resource's own
+    properties is passed over.
+    """
+    stack: list[_Object | None] = []
+    key = ""
+    skipped = 0  # how deep inside something that is passed over
+    index = 0
+    try:
+        for event, value in ijson.basic_parse(stream, multiple_values=True, use_float=True):
+            if skipped:
+                skipped += event.startswith("start_") - event.startswith("end_")
+                continue
+            inside = stack[-1] if stack else None
+            if event == "map_key":
+                key = value
+            elif event in ("end_array", "end_map"):
+                stack.pop()
+                if inside is not None and not inside.is_envelope:
+                    yield Item(f"index {index}", inside.properties)
+                    index += 1
+            elif inside is not None and not (event == "start_array" and key == LIST_KEY):
+                inside.properties[key] = _NESTED if event.startswith("start_") else value
+                skipped = int(event.startswith("start_"))
+            elif event.startswith("start_"):
+                if inside is not None:
+                    inside.is_envelope = True
+                if len(stack) == _MAX_DEPTH:
+                    yield Item(
+                        f"index {index}", problem="lies too deep in lists; nothing after it is read"
+                    )
+                    return
+                stack.append(_Object() if event == "start_map" else None)
+            else:
+                yield Item(f"index {index}", value)
+                index += 1
+    except ijson.JSONError:
+        problem = "is not valid JSON; nothing after it is read"
+        yield Item(f"index {index}", problem=problem)
+
+
+class _Chained(io.RawIOBase):
+    """Bytes that have been read already, and then the rest of their stream."""
+
+    def __init__(self, head: bytes, rest: BinaryIO) -> None:
+        self._head = head
+        self._rest = rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "memoryview[int]") -> int:  # type: ignore[override]
+        data = self._head[: len(buffer)] or self._rest.read(len(buffer))
+        self._head = self._head[len(buffer) :]
+        buffer[: len(data)] = data
+        return len(data)
