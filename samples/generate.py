@@ -10,6 +10,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 BASE_URL = "http://127.0.0.1:8080"
+Resource = dict[str, str | None]
 random_ = random.Random(20260214)
 
 MESSAGE_STATUSES = [
@@ -70,7 +71,7 @@ class Session:
         self.now = datetime.fromisoformat(begin).replace(tzinfo=UTC)
         self.talk = talk
 
-    def interactions(self, count: int, *, calls: float, one_sided: float) -> list[dict]:
+    def interactions(self, count: int, *, calls: float, one_sided: float) -> list[Resource]:
         made = []
         for number in range(count):
             self.now += timedelta(seconds=random_.choice((0, 7, 41, 185, 1260, 86_400)))
@@ -84,13 +85,15 @@ class Session:
             )
         return made
 
-    def interaction(self, sides: tuple[str, str], text: str, call: bool, one_sided: bool) -> dict:
+    def interaction(
+        self, sides: tuple[str, str], text: str, call: bool, one_sided: bool
+    ) -> Resource:
         sid_ = sid("KI")
         path = f"/v1/Services/{self.service}/Sessions/{self.sid}/Interactions/{sid_}"
         duration = random_.choice((0, 4, 11, 38, 97, 341, 1204))
         data = {"duration": str(duration)} if call else {"body": text}
         updated = self.now + timedelta(seconds=duration if call else random_.choice((0, 1, 2, 5)))
-        resource = {
+        resource: Resource = {
             "sid": sid_,
             "session_sid": self.sid,
             "service_sid": self.service,
@@ -123,7 +126,7 @@ class Session:
         return resource
 
 
-def envelope(session: Session, interactions: list[dict]) -> dict:
+def envelope(session: Session, interactions: list[Resource]) -> dict[str, object]:
     url = f"{BASE_URL}/v1/Services/{session.service}/Sessions/{session.sid}/Interactions"
     link = f"{url}?PageSize=1000&Page=0"
     return {

@@ -106,11 +106,15 @@ def check_is_store(db: sqlite3.Connection) -> None:
 
     An empty file is ours to be. Raises NotAStoreError, SchemaTooNewError.
     """
-    application_id = db.execute("PRAGMA application_id").fetchone()[0]
-    empty = db.execute("SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)").fetchone()[0]
+    db.execute("BEGIN")  # all at one moment: another process may be making the file
+    try:
+        application_id = db.execute("PRAGMA application_id").fetchone()[0]
+        empty = db.execute("SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)").fetchone()[0]
+        version = schema_version(db)
+    finally:
+        db.execute("COMMIT")
     if application_id != APPLICATION_ID and not (application_id == 0 and empty):
         raise NotAStoreError("the file is an SQLite database, but not one of interaction-svc")
-    version = schema_version(db)
     if version > LATEST:
         raise SchemaTooNewError(
             f"its schema is version {version}, and this program knows only up to {LATEST}; "

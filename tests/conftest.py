@@ -1,0 +1,60 @@
+"""Fixtures: one running service for the tests of a process; each test has parents of its own."""
+
+import base64
+import os
+from collections.abc import AsyncIterator, Iterator
+
+import grpc
+import httpx
+import hypothesis
+import pytest
+
+from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
+from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
+from tests.build import Parents, new_parents
+from tests.serving import Served, served
+
+# A shared machine is no place for deadlines; CI repeats what it did before.
+hypothesis.settings.register_profile("here", deadline=None, max_examples=60)
+hypothesis.settings.register_profile("ci", deadline=None, max_examples=60, derandomize=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "here")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with served(tmp_path_factory.mktemp("served")) as running:
+        yield running
+
+
+@pytest.fixture
+async def channel(server: Served) -> AsyncIterator[grpc.aio.Channel]:
+    async with grpc.aio.insecure_channel(server.grpc_address) as opened:
+        yield opened
+
+
+@pytest.fixture
+def reading(channel: grpc.aio.Channel) -> "InteractionServiceStub":
+    return InteractionServiceStub(channel)
+
+
+@pytest.fixture
+def ingest(channel: grpc.aio.Channel) -> "IngestServiceStub":
+    return IngestServiceStub(channel)
+
+
+@pytest.fixture
+def parents() -> Parents:
+    return new_parents()
+
+
+@pytest.fixture
+async def http(server: Served, parents: Parents) -> AsyncIterator[httpx.AsyncClient]:
+    """A client with the credentials of the test's account."""
+    async with httpx.AsyncClient(
+        base_url=server.base_url, auth=(parents.account_sid, "secret"), trust_env=False
+    ) as client:
+        yield client
+
+
+def basic(user: str, secret: str = "secret") -> str:
+    return "Basic " + base64.b64encode(f"{user}:{secret}".encode()).decode()

@@ -1,0 +1,86 @@
+"""Runs the service as a user does: a process of its own, on free ports, on a file of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+COMMAND = [sys.executable, "-m", "interaction_svc"]
+EXIT_SECONDS = 60
+
+
+@dataclass
+class Served:
+    process: subprocess.Popen[str]
+    store: Path
+    log: Path
+    grpc_address: str = ""
+    base_url: str = ""
+
+    def terminate(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+    def exit_status(self) -> int:
+        return self.process.wait(EXIT_SECONDS)
+
+
+@contextmanager
+def served(folder: Path, *flags: str, env: dict[str, str] | None = None) -> Iterator[Served]:
+    """Serve until the end of the block; fail unless it then ends by itself, with status 0."""
+    store, log = folder / "interactions.db", folder / "log.jsonl"
+    command = [
+        *COMMAND, "serve", "--store", f"sqlite:///{store}",
+        "--grpc-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0", *flags,
+    ]  # fmt: skip
+    with (
+        log.open("w") as stderr,
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            cwd=folder,
+            env={**os.environ, **(env or {})},
+        ) as process,
+    ):
+        server = Served(process, store, log)
+        try:
+            _read_addresses(server, 2 - ("--no-grpc" in flags) - ("--no-http" in flags))
+            yield server
+            if process.poll() is None:
+                server.terminate()
+            assert server.exit_status() == 0, log.read_text()
+        finally:
+            process.kill()
+
+
+def _read_addresses(server: Served, count: int) -> None:
+    assert server.process.stdout is not None
+    for _ in range(count):
+        line = server.process.stdout.readline()
+        what, _, address = line.strip().partition(" on ")
+        assert what in ("gRPC", "REST"), f"{line!r}\n{server.log.read_text()}"
+        if what == "gRPC":
+            server.grpc_address = address
+        else:
+            server.base_url = address
+
+
+def run(
+    *arguments: str, stdin: bytes | None = None, cwd: Path | None = None, **env: str
+) -> subprocess.CompletedProcess[bytes]:
+    """Run the command line to its end."""
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        input=stdin,
+        stdin=subprocess.DEVNULL if stdin is None else None,
+        capture_output=True,
+        timeout=120,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, **env},
+    )

@@ -1,0 +1,1 @@
+"""What every store must do, and what a backend adds to it."""
