@@ -13,10 +13,10 @@ PYTEST ?=
 GRPCURL_VERSION := v1.9.4
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-clients lint types protos generate check-generated pytest format clean
+.PHONY: help serve test lint types protos generate check-generated pytest format clean
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|'
+	@cat $(MAKEFILE_LIST) | sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' | column -t -s '|'
 
 serve: $(VENV)/.runtime $(DB) ## the service, on sample data; DB=file, SERVE='further flags'
 	$(BIN)/interaction-svc serve --store sqlite:///$(DB) --examples $(SERVE)
@@ -71,7 +71,7 @@ $(TOOLS)/grpcurl:
 	  GOBIN="$(CURDIR)/$(TOOLS)" go install github.com/fullstorydev/grpcurl/cmd/grpcurl@$(GRPCURL_VERSION); fi
 
 tests/node/node_modules/.stamp: tests/node/package.json tests/node/package-lock.json
-	@if command -v npm >/dev/null; then set -x; cd tests/node && npm ci --silent --no-audit --no-fund && touch node_modules/.stamp; fi
+	@if command -v npm >/dev/null; then set -x; cd tests/node && npm ci --loglevel=error --no-audit --no-fund && touch node_modules/.stamp; fi
 
 format: $(VENV)/.dev ## put the code into shape
 	$(BIN)/ruff check --fix
@@ -95,3 +95,5 @@ $(VENV)/.runtime: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) -e '.[dev]'
 	@touch $(VENV)/.runtime $@
+
+include clients/clients.mk

@@ -13,6 +13,7 @@ from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
 from tests.build import Parents, new_parents
 from tests.serving import Served, served
+from tests.stubs import Ingest, Reading
 
 # A shared machine is no place for deadlines; CI repeats what it did before.
 hypothesis.settings.register_profile("here", deadline=None, max_examples=60)
@@ -33,12 +34,12 @@ async def channel(server: Served) -> AsyncIterator[grpc.aio.Channel]:
 
 
 @pytest.fixture
-def reading(channel: grpc.aio.Channel) -> "InteractionServiceStub":
+def reading(channel: grpc.aio.Channel) -> Reading:
     return InteractionServiceStub(channel)
 
 
 @pytest.fixture
-def ingest(channel: grpc.aio.Channel) -> "IngestServiceStub":
+def ingest(channel: grpc.aio.Channel) -> Ingest:
     return IngestServiceStub(channel)
 
 

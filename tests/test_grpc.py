@@ -1,0 +1,476 @@
+"""The gRPC API, through a real client against a served process."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+
+from interaction_svc import timestamps
+from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
+from interaction_svc.v1 import interaction_pb2 as pb
+from interaction_svc.v1.error_reason_pb2 import (
+    ERROR_REASON_INVALID_FIELD,
+    ERROR_REASON_OWNER_MISMATCH,
+)
+from interaction_svc.v1.interaction_service_pb2 import (
+    DeleteInteractionRequest,
+    GetInteractionRequest,
+    ListInteractionsRequest,
+    ListInteractionsResponse,
+)
+from tests.build import (
+    NOON_US,
+    SECOND_US,
+    Parents,
+    new_interaction,
+    new_leg,
+    new_session,
+    new_sid,
+)
+from tests.conftest import basic
+from tests.stubs import Ingest, Reading
+
+Order = ListInteractionsRequest.Order
+Code = grpc.StatusCode
+
+
+def get_request(interaction: pb.Interaction) -> GetInteractionRequest:
+    return GetInteractionRequest(
+        service_sid=interaction.service_sid,
+        session_sid=interaction.session_sid,
+        sid=interaction.sid,
+    )
+
+
+def list_request(parents: Parents, **given: Any) -> ListInteractionsRequest:
+    return ListInteractionsRequest(
+        service_sid=parents.service_sid, session_sid=parents.session_sid, **given
+    )
+
+
+async def record(ingest: Ingest, *interactions: pb.Interaction) -> None:
+    async def requests() -> AsyncIterator[ingest_pb.RecordInteractionsRequest]:
+        for start in range(0, len(interactions), 1000):
+            batch = interactions[start : start + 1000]
+            yield ingest_pb.RecordInteractionsRequest(interactions=batch)
+
+    response = await ingest.RecordInteractions(requests())
+    assert response.created == len(interactions)
+
+
+async def failure(call: Awaitable[Any]) -> tuple[grpc.StatusCode, str, dict[str, Message]]:
+    """Give the code, the text and the details, by their names, of a call that must fail."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    error = caught.value
+    status = rpc_status.from_call(error)
+    assert status is not None, f"{error.code()} without details"
+    assert (status.code, status.message) == (error.code().value[0], error.details())
+    details: dict[str, Message] = {}
+    for packed in status.details:
+        name = packed.TypeName().rpartition(".")[2]
+        details[name] = getattr(error_details_pb2, name)()
+        assert packed.Unpack(details[name])
+    info: Any = details["ErrorInfo"]
+    assert info.domain == "interaction-svc"
+    return error.code(), info.reason, details
+
+
+async def test_get_returns_what_was_recorded(
+    reading: Reading, ingest: Ingest, parents: Parents
+) -> None:
+    interaction = new_interaction(parents, NOON_US + 123_456)
+    recorded = await ingest.RecordInteraction(
+        ingest_pb.RecordInteractionRequest(interaction=interaction)
+    )
+    assert recorded.outcome == ingest_pb.RECORD_OUTCOME_CREATED
+    assert recorded.interaction == interaction
+    response = await reading.GetInteraction(get_request(interaction))
+    assert response.interaction == interaction
+    assert response.interaction.create_time.nanos == 123_456_000
+
+
+async def test_one_sided_and_empty_come_back_as_they_are(
+    reading: Reading, ingest: Ingest, parents: Parents
+) -> None:
+    interaction = new_interaction(parents, inbound=None, data=None)
+    await record(ingest, interaction)
+    stored = (await reading.GetInteraction(get_request(interaction))).interaction
+    assert not stored.HasField("inbound")
+    assert stored.HasField("outbound")
+    assert not stored.HasField("data")
+
+
+async def test_unknown_and_foreign_interactions_are_not_found_alike(
+    reading: Reading, ingest: Ingest, parents: Parents
+) -> None:
+    interaction = new_interaction(parents)
+    await record(ingest, interaction)
+    strangers = {"service_sid": "KS", "session_sid": "KC", "sid": "KI"}
+    texts = set()
+    for field, prefix in strangers.items():
+        request = get_request(interaction)
+        setattr(request, field, new_sid(prefix))
+        code, reason, details = await failure(reading.GetInteraction(request))
+        assert (code, reason) == (Code.NOT_FOUND, "ERROR_REASON_INTERACTION_NOT_FOUND")
+        resource: Any = details["ResourceInfo"]
+        assert resource.resource_type == "interaction_svc.v1.Interaction"
+        assert resource.resource_name == request.sid
+    foreign = reading.GetInteraction(
+        get_request(interaction), metadata=[("authorization", basic(new_sid("AC")))]
+    )
+    code, reason, _ = await failure(foreign)
+    texts.add((code, reason))
+    assert texts == {(Code.NOT_FOUND, "ERROR_REASON_INTERACTION_NOT_FOUND")}
+    own = [("authorization", basic(parents.account_sid))]
+    assert await reading.GetInteraction(get_request(interaction), metadata=own)
+    key = [("authorization", basic(new_sid("SK")))]
+    assert await reading.GetInteraction(get_request(interaction), metadata=key)
+
+
+@pytest.mark.parametrize("field", ["service_sid", "session_sid", "sid"])
+@pytest.mark.parametrize("value", ["", "KI1", "ki" + "0" * 32, "é" * 34])
+async def test_malformed_sids_are_named_with_their_pattern(
+    reading: Reading, parents: Parents, field: str, value: str
+) -> None:
+    interaction = new_interaction(parents)
+    prefix = {"service_sid": "KS", "session_sid": "KC", "sid": "KI"}[field]
+    calls: list[Awaitable[Any]] = []
+    get, delete = get_request(interaction), DeleteInteractionRequest(allow_missing=True)
+    delete.MergeFromString(get.SerializeToString())
+    setattr(get, field, value)
+    setattr(delete, field, value)
+    calls += [reading.GetInteraction(get), reading.DeleteInteraction(delete)]
+    if field != "sid":
+        listing = list_request(parents)
+        setattr(listing, field, value)
+        calls.append(reading.ListInteractions(listing))
+    for call in calls:
+        code, reason, details = await failure(call)
+        assert (code, reason) == (Code.INVALID_ARGUMENT, "ERROR_REASON_INVALID_FIELD")
+        bad: Any = details["BadRequest"]
+        (violation,) = bad.field_violations
+        assert violation.field == field
+        assert f"^{prefix}[0-9a-fA-F]{{32}}$" in violation.description
+
+
+async def test_list_pages_through_a_session_both_ways(
+    reading: Reading, ingest: Ingest, parents: Parents
+) -> None:
+    interactions = new_session(parents, 25)
+    await record(ingest, *interactions)
+    for order, expected in (
+        (Order.ORDER_UNSPECIFIED, interactions),
+        (Order.ORDER_CREATED_ASC, interactions),
+        (Order.ORDER_CREATED_DESC, interactions[::-1]),
+    ):
+        request = list_request(parents, order=order, page_size=10)
+        pages: list[ListInteractionsResponse] = []
+        while not pages or request.page_token:
+            pages.append(await reading.ListInteractions(request))
+            request.page_token = pages[-1].next_page_token
+        assert [len(page.interactions) for page in pages] == [10, 10, 5]
+        assert [row for page in pages for row in page.interactions] == expected
+        assert pages[0].previous_page_token == ""
+        request.page_token = pages[2].previous_page_token
+        assert list((await reading.ListInteractions(request)).interactions) == expected[10:20]
+        request.page_token, request.page_size = pages[1].next_page_token, 2
+        assert list((await reading.ListInteractions(request)).interactions) == expected[20:22]
+
+
+async def test_a_session_that_is_not_there_is_empty(reading: Reading, parents: Parents) -> None:
+    response = await reading.ListInteractions(list_request(parents))
+    assert response == ListInteractionsResponse()
+
+
+async def test_page_sizes(reading: Reading, ingest: Ingest, parents: Parents) -> None:
+    await record(ingest, *new_session(parents, 1010))
+    for size, expected in ((0, 50), (1, 1), (1000, 1000), (1001, 1000), (2**31 - 1, 1000)):
+        response = await reading.ListInteractions(list_request(parents, page_size=size))
+        assert len(response.interactions) == expected
+    code, _, details = await failure(reading.ListInteractions(list_request(parents, page_size=-1)))
+    assert code is Code.INVALID_ARGUMENT
+    bad: Any = details["BadRequest"]
+    assert bad.field_violations[0].field == "page_size"
+
+
+async def test_filters(reading: Reading, ingest: Ingest, parents: Parents) -> None:
+    leg = new_leg(pb.RESOURCE_STATUS_BUSY)
+    voice = new_interaction(
+        parents, NOON_US, type=pb.INTERACTION_TYPE_VOICE, inbound=leg, outbound=None
+    )
+    message = new_interaction(parents, NOON_US + SECOND_US, outbound=leg)
+    other = new_interaction(parents, NOON_US + 2 * SECOND_US)
+    await record(ingest, voice, message, other)
+    middle = message.create_time
+    cases: list[tuple[dict[str, Any], list[pb.Interaction]]] = [
+        ({}, [voice, message, other]),
+        ({"type": pb.INTERACTION_TYPE_VOICE}, [voice]),
+        ({"participant_sid": leg.participant_sid}, [voice, message]),
+        ({"resource_sid": leg.resource_sid}, [voice, message]),
+        ({"resource_status": pb.RESOURCE_STATUS_BUSY}, [voice, message]),
+        ({"created_after": middle}, [message, other]),
+        ({"created_before": middle}, [voice]),
+        ({"resource_sid": leg.resource_sid, "created_after": middle}, [message]),
+        ({"resource_sid": new_sid("SM")}, []),
+    ]
+    for conditions, expected in cases:
+        wanted = ListInteractionsRequest.Filter(**conditions)
+        response = await reading.ListInteractions(list_request(parents, filter=wanted))
+        assert list(response.interactions) == expected, conditions
+    finer = ListInteractionsRequest.Filter(created_after=middle, created_before=middle)
+    finer.created_after.nanos, finer.created_before.nanos = 0, 1
+    response = await reading.ListInteractions(list_request(parents, filter=finer))
+    assert list(response.interactions) == [message]
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"order": 9}, "order"),
+        ({"filter": {"type": 9}}, "filter.type"),
+        ({"filter": {"resource_status": 99}}, "filter.resource_status"),
+        ({"filter": {"participant_sid": "KP1"}}, "filter.participant_sid"),
+        ({"filter": {"resource_sid": "1"}}, "filter.resource_sid"),
+        ({"filter": {"created_after": {"nanos": -1}}}, "filter.created_after"),
+        ({"filter": {"created_before": {"seconds": 2**60}}}, "filter.created_before"),
+        ({"page_token": "nonsense"}, "page_token"),
+        ({"page_token": "x" * 10_000}, "page_token"),
+    ],
+)
+async def test_bad_list_arguments_are_named(
+    reading: Reading, parents: Parents, given: dict[str, Any], field: str
+) -> None:
+    code, _, details = await failure(reading.ListInteractions(list_request(parents, **given)))
+    assert code is Code.INVALID_ARGUMENT
+    bad: Any = details["BadRequest"]
+    assert [violation.field for violation in bad.field_violations] == [field]
+
+
+async def test_a_token_of_another_list_names_the_argument_that_differs(
+    reading: Reading, ingest: Ingest, parents: Parents
+) -> None:
+    await record(ingest, *new_session(parents, 3))
+    first = await reading.ListInteractions(list_request(parents, page_size=1))
+    token = first.next_page_token
+    voice = ListInteractionsRequest.Filter(type=pb.INTERACTION_TYPE_VOICE)
+    cases = [
+        (list_request(parents._replace(service_sid=new_sid("KS"))), "service_sid"),
+        (list_request(parents._replace(session_sid=new_sid("KC"))), "session_sid"),
+        (list_request(parents, order=Order.ORDER_CREATED_DESC), "order"),
+        (list_request(parents, filter=voice), "filter"),
+    ]
+    for request, field in cases:
+        request.page_token = token
+        code, reason, details = await failure(reading.ListInteractions(request))
+        assert (code, reason) == (Code.INVALID_ARGUMENT, "ERROR_REASON_PAGE_TOKEN_MISMATCH")
+        bad: Any = details["BadRequest"]
+        assert bad.field_violations[0].field == field
+    same = list_request(parents, order=Order.ORDER_CREATED_ASC, page_token=token)
+    assert len((await reading.ListInteractions(same)).interactions) == 2
+
+
+async def test_delete_is_final_and_says_so(
+    reading: Reading, ingest: Ingest, parents: Parents
+) -> None:
+    interaction = new_interaction(parents)
+    await record(ingest, interaction)
+    request = DeleteInteractionRequest()
+    request.MergeFromString(get_request(interaction).SerializeToString())
+    await reading.DeleteInteraction(request)
+    for call in (
+        reading.DeleteInteraction(request),
+        reading.GetInteraction(get_request(interaction)),
+    ):
+        code, reason, _ = await failure(call)
+        assert (code, reason) == (Code.NOT_FOUND, "ERROR_REASON_INTERACTION_NOT_FOUND")
+    request.allow_missing = True
+    await reading.DeleteInteraction(request)
+    again = await ingest.RecordInteraction(
+        ingest_pb.RecordInteractionRequest(interaction=interaction)
+    )
+    assert again == ingest_pb.RecordInteractionResponse(outcome=ingest_pb.RECORD_OUTCOME_DELETED)
+
+
+async def test_record_tells_its_outcome_and_what_is_stored(
+    ingest: Ingest, parents: Parents
+) -> None:
+    first = new_interaction(parents, updated_us=NOON_US + SECOND_US)
+    newer = new_interaction(parents, sid=first.sid, updated_us=NOON_US + 2 * SECOND_US)
+    for given, outcome, stored in (
+        (first, "CREATED", first),
+        (first, "UNCHANGED", first),
+        (newer, "UPDATED", newer),
+        (first, "STALE", newer),
+    ):
+        response = await ingest.RecordInteraction(
+            ingest_pb.RecordInteractionRequest(interaction=given)
+        )
+        name = ingest_pb.RecordOutcome.Name(response.outcome)
+        assert name == f"RECORD_OUTCOME_{outcome}"
+        assert response.interaction == stored
+
+
+async def test_record_makes_a_missing_sid(
+    reading: Reading, ingest: Ingest, parents: Parents
+) -> None:
+    interaction = new_interaction(parents, sid="")
+    interaction.ClearField("create_time")
+    interaction.ClearField("update_time")
+    request = ingest_pb.RecordInteractionRequest(interaction=interaction)
+    made = (await ingest.RecordInteraction(request)).interaction
+    assert made.sid.startswith("KI")
+    assert timestamps.to_us(made.create_time) > NOON_US
+    assert (await reading.GetInteraction(get_request(made))).interaction == made
+
+
+async def test_bad_records_are_refused_and_named(ingest: Ingest, parents: Parents) -> None:
+    bad = new_interaction(parents, inbound=new_leg(participant_sid="KP1"))
+    call = ingest.RecordInteraction(ingest_pb.RecordInteractionRequest(interaction=bad))
+    code, _, details = await failure(call)
+    assert code is Code.INVALID_ARGUMENT
+    violations: Any = details["BadRequest"]
+    assert violations.field_violations[0].field == "interaction.inbound.participant_sid"
+    _, _, details = await failure(ingest.RecordInteraction(ingest_pb.RecordInteractionRequest()))
+    violations = details["BadRequest"]
+    assert violations.field_violations[0].field == "interaction"
+
+
+async def test_owners_never_change(ingest: Ingest, parents: Parents) -> None:
+    interaction = new_interaction(parents)
+    await record(ingest, interaction)
+    thief = new_interaction(parents._replace(account_sid=new_sid("AC")), sid=interaction.sid)
+    request = ingest_pb.RecordInteractionRequest(interaction=thief)
+    code, reason, _ = await failure(ingest.RecordInteraction(request))
+    assert (code, reason) == (Code.FAILED_PRECONDITION, "ERROR_REASON_OWNER_MISMATCH")
+
+
+async def test_an_account_writes_for_itself_only(ingest: Ingest, parents: Parents) -> None:
+    request = ingest_pb.RecordInteractionRequest(interaction=new_interaction(parents))
+    other = [("authorization", basic(new_sid("AC")))]
+    code, reason, _ = await failure(ingest.RecordInteraction(request, metadata=other))
+    assert (code, reason) == (Code.PERMISSION_DENIED, "ERROR_REASON_PERMISSION_DENIED")
+    own = [("authorization", basic(parents.account_sid))]
+    await ingest.RecordInteraction(request, metadata=own)
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    ["", "Basic", "Basic !!!", "Bearer x", basic("AC1"), basic("AC" + "0" * 32, ""), "Basic QUM="],
+)
+async def test_credentials_of_bad_shape_are_refused(
+    reading: Reading, parents: Parents, authorization: str
+) -> None:
+    call = reading.ListInteractions(
+        list_request(parents), metadata=[("authorization", authorization)]
+    )
+    code, reason, _ = await failure(call)
+    assert (code, reason) == (Code.UNAUTHENTICATED, "ERROR_REASON_UNAUTHENTICATED")
+
+
+async def test_a_stream_records_the_good_and_reports_the_bad(
+    reading: Reading, ingest: Ingest, parents: Parents
+) -> None:
+    there = new_interaction(parents, updated_us=NOON_US + SECOND_US)
+    gone = new_interaction(parents)
+    await record(ingest, there, gone)
+    deleting = DeleteInteractionRequest()
+    deleting.MergeFromString(get_request(gone).SerializeToString())
+    await reading.DeleteInteraction(deleting)
+    newer = new_interaction(parents, sid=there.sid, updated_us=NOON_US + 2 * SECOND_US)
+    thief = new_interaction(parents._replace(service_sid=new_sid("KS")), sid=there.sid)
+    fresh = new_interaction(parents)
+    batches = [
+        [fresh, new_interaction(parents, sid=""), there],
+        [],
+        [newer, there, gone, thief],
+    ]
+
+    async def requests() -> AsyncIterator[ingest_pb.RecordInteractionsRequest]:
+        for batch in batches:
+            yield ingest_pb.RecordInteractionsRequest(interactions=batch)
+
+    response = await ingest.RecordInteractions(requests())
+    first, second = response.failures
+    assert (first.index, first.reason, first.field) == (1, ERROR_REASON_INVALID_FIELD, "sid")
+    assert (second.index, second.reason) == (6, ERROR_REASON_OWNER_MISMATCH)
+    assert second.field == ""
+    del response.failures[:]
+    assert response == ingest_pb.RecordInteractionsResponse(
+        created=1, unchanged=1, updated=1, stale=1, deleted=1, failed=2
+    )
+
+
+async def test_a_stream_describes_the_first_100_of_its_failures(ingest: Ingest) -> None:
+    async def requests() -> AsyncIterator[ingest_pb.RecordInteractionsRequest]:
+        yield ingest_pb.RecordInteractionsRequest(interactions=[pb.Interaction()] * 250)
+
+    response = await ingest.RecordInteractions(requests())
+    assert response.failed == 250
+    assert [failure.index for failure in response.failures] == list(range(100))
+
+
+async def test_a_request_of_a_stream_may_not_hold_too_many(
+    ingest: Ingest, parents: Parents
+) -> None:
+    async def requests() -> AsyncIterator[ingest_pb.RecordInteractionsRequest]:
+        yield ingest_pb.RecordInteractionsRequest(interactions=[pb.Interaction()] * 1001)
+
+    code, _, details = await failure(ingest.RecordInteractions(requests()))
+    assert code is Code.INVALID_ARGUMENT
+    bad: Any = details["BadRequest"]
+    assert bad.field_violations[0].field == "interactions"
+
+
+async def test_bytes_that_are_no_message_are_the_callers_fault(channel: grpc.aio.Channel) -> None:
+    for method in (
+        "InteractionService/GetInteraction",
+        "InteractionService/ListInteractions",
+        "InteractionService/DeleteInteraction",
+        "IngestService/RecordInteraction",
+    ):
+        for garbage in (b"\xff", b"\x0a\xff\xff", b"\x0a\x02\xff\xfe", b"\x0a\x01"):
+            raw: Any = channel.unary_unary(f"/interaction_svc.v1.{method}")
+            call: Awaitable[Any] = raw(garbage)
+            code, reason, _ = await failure(call)
+            assert (code, reason) == (Code.INVALID_ARGUMENT, "ERROR_REASON_MALFORMED_REQUEST")
+
+
+async def test_an_unknown_method_is_unimplemented(channel: grpc.aio.Channel) -> None:
+    raw: Any = channel.unary_unary("/interaction_svc.v1.InteractionService/Nothing")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await raw(b"")
+    assert caught.value.code() is Code.UNIMPLEMENTED
+
+
+async def test_health_serves(channel: grpc.aio.Channel) -> None:
+    health = health_pb2_grpc.HealthStub(channel)
+    for service in (
+        "",
+        "interaction_svc.v1.InteractionService",
+        "interaction_svc.v1.IngestService",
+    ):
+        response = await health.Check(health_pb2.HealthCheckRequest(service=service))
+        assert response.status == health_pb2.HealthCheckResponse.SERVING
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await health.Check(health_pb2.HealthCheckRequest(service="none"))
+    assert caught.value.code() is Code.NOT_FOUND
+
+
+async def test_concurrent_calls_all_succeed(
+    reading: Reading, ingest: Ingest, parents: Parents
+) -> None:
+    async def record_and_get(number: int) -> None:
+        interaction = new_interaction(parents, NOON_US + number)
+        await ingest.RecordInteraction(ingest_pb.RecordInteractionRequest(interaction=interaction))
+        assert (await reading.GetInteraction(get_request(interaction))).interaction == interaction
+
+    await asyncio.gather(*(record_and_get(number) for number in range(100)))
+    page = await reading.ListInteractions(list_request(parents, page_size=1000))
+    assert len(page.interactions) == 100
