@@ -26,10 +26,10 @@ class Server:
     StoreError if the store can't be opened, OSError if an address can't be listened on.
     """
 
-    grpc_address: str | None = None
+    grpc_address: Address | None = None
     """The address that gRPC listens on, with its real port; None: it isn't served."""
-    base_url: str | None = None
-    """What links in the REST API begin with; None: it isn't served."""
+    http_address: Address | None = None
+    """The address that HTTP listens on, with its real port; None: it isn't served."""
     store: Store
 
     def __init__(self, settings: Settings) -> None:
@@ -46,7 +46,7 @@ class Server:
             interactions = Interactions(self.store)
             if settings.grpc:
                 grpc = GrpcServer(interactions, Address.parse(settings.grpc_address))
-                self.grpc_address = str(await grpc.start())
+                self.grpc_address = await grpc.start()
                 self._listening.append(grpc)
             if settings.http:
                 http = HttpServer(
@@ -55,7 +55,7 @@ class Server:
                     settings.public_url,
                     drain_seconds=settings.drain_seconds,
                 )
-                self.base_url = await http.start()
+                self.http_address = await http.start()
                 self._listening.append(http)
             self._cleanups = cleanups.pop_all()
         return self

@@ -29,8 +29,9 @@ async def print_examples(server: Server) -> None:
             f'"session_sid": "{fullest}", "page_size": 10}}\' {server.grpc_address} '
             "interaction_svc.v1.InteractionService/ListInteractions"
         )
-    if server.base_url is not None:
-        url = list_url(server.base_url, service_sid, fullest)
+    if server.http_address is not None:
+        base_url = server.http_address.url()
+        url = list_url(base_url, service_sid, fullest)
         typer.echo(
             "\n# REST (follow meta.next_page_url)\n"
             f"curl -u {account_sid}:secret '{url}?PageSize=10'\n"
@@ -38,7 +39,7 @@ async def print_examples(server: Server) -> None:
             "python3 - <<'EOF'\n"
             "from twilio.rest import Client\n"
             f'client = Client("{account_sid}", "secret")\n'
-            f'client.proxy.base_url = "{server.base_url}"\n'
+            f'client.proxy.base_url = "{base_url}"\n'
             f'session = client.proxy.v1.services("{service_sid}").sessions("{fullest}")\n'
             "for interaction in session.interactions.stream(page_size=10):\n"
             "    print(interaction.date_created, interaction.type, interaction.data)\n"

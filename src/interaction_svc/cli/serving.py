@@ -52,8 +52,8 @@ async def _serve(settings: Settings, *, examples: bool) -> None:
     async with Server(settings) as server:
         if server.grpc_address is not None:
             typer.echo(f"gRPC on {server.grpc_address}")
-        if server.base_url is not None:
-            typer.echo(f"REST on {server.base_url}")
+        if server.http_address is not None:
+            typer.echo(f"REST on {server.http_address.url()}")
         if examples:
             await print_examples(server)
         await told

@@ -46,8 +46,8 @@ class InteractionRoutes:
         """GET a page of a Session's Interactions."""
         service_sid, session_sid = _sids(request)
         query = request.query_params.multi_items()
+        wanted, page, carried = read_parameters(service_sid, session_sid, query)
         try:
-            wanted, page, carried = read_parameters(service_sid, session_sid, query)
             found = await self._interactions.page(_caller(request), wanted)
         except InvalidField as error:
             raise InvalidField(parameter_of(error.field), error.problem) from error

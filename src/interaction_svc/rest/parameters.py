@@ -21,6 +21,8 @@ _ORDERS = {
     "desc": ListInteractionsRequest.ORDER_CREATED_DESC,
 }
 _FIELDS = {
+    "service_sid": "ServiceSid",
+    "session_sid": "SessionSid",
     "page_size": "PageSize",
     "page_token": "PageToken",
     "order": "Order",
@@ -101,7 +103,7 @@ def _set_conditions(request: ListInteractionsRequest, given: dict[str, str]) -> 
 
 
 def parameter_of(field: str) -> str:
-    """Give the query parameter of a field of ListInteractionsRequest."""
+    """Give the parameter, of the query or the path, of a field of ListInteractionsRequest."""
     if field == "filter":  # a token of another filter
         return " and ".join(", ".join(CARRIED[1:]).rsplit(", ", 1))
     return _FIELDS.get(field, field)

@@ -32,10 +32,10 @@ class HttpServer:
         self._server: uvicorn.Server | None = None
         self._serving: asyncio.Task[None] | None = None
 
-    async def start(self) -> str:
-        """Listen, and give the base URL of links. Raises OSError if that can't be."""
+    async def start(self) -> Address:
+        """Listen, and give the address with its real port. Raises OSError if that can't be."""
         listener = _listen(self._address)
-        address = Address(self._address.host, listener.getsockname()[1])
+        address = self._address._replace(port=listener.getsockname()[1])
         base_url = self._base_url or address.url()
         app = create_app(self._interactions, base_url, is_draining=self._is_draining)
         self._server = _Server(
@@ -53,7 +53,7 @@ class HttpServer:
             )
         )
         self._serving = asyncio.create_task(self._server.serve(sockets=[listener]))
-        return base_url
+        return address
 
     async def drain(self, seconds: float) -> None:
         """Refuse new requests, let those under way finish, and cut them off after their time."""
