@@ -475,6 +475,9 @@ async def test_health_serves(channel: grpc.aio.Channel) -> None:
     ):
         response = await health.Check(health_pb2.HealthCheckRequest(service=service))
         assert response.status == health_pb2.HealthCheckResponse.SERVING
+    listed = await health.List(health_pb2.HealthListRequest())
+    assert len(listed.statuses) == 3
+    assert all(s.status == health_pb2.HealthCheckResponse.SERVING for s in listed.statuses.values())
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await health.Check(health_pb2.HealthCheckRequest(service="none"))
     assert caught.value.code() is Code.NOT_FOUND

@@ -200,13 +200,13 @@ async def test_a_token_of_another_list_is_refused(
     page = (await http.get(f"{parents.path}?PageSize=1")).json()
     link = httpx.URL(page["meta"]["next_page_url"])
     for changed, message in (
-        ({"Order": "desc"}, "Order: differs from that of the page token.*"),
-        ({"Type": "voice"}, "Type, .* and ResourceStatus: differs from that of the page token.*"),
+        ({"Order": "desc"}, "Order: changed since the page token was made.*"),
+        ({"Type": "voice"}, "Type, .* and ResourceStatus: changed since.*"),
     ):
         assert_error(await http.get(link.copy_merge_params(changed)), 400, 20001, message)
     elsewhere = parents._replace(session_sid=new_sid("KC"))
     response = await http.get(elsewhere.path, params=dict(link.params))
-    assert_error(response, 400, 20001, "SessionSid: differs.*")
+    assert_error(response, 400, 20001, "SessionSid: changed since.*")
 
 
 async def test_delete(http: httpx.AsyncClient, ingest: Ingest, parents: Parents) -> None:

@@ -95,7 +95,7 @@ class TestPythonSdk:
         stranger.proxy.base_url = server.base_url
         listing = stranger.proxy.v1.services(parents.service_sid).sessions(parents.session_sid)
         with pytest.raises(TwilioRestException) as caught:
-            listing.interactions.list()
+            listing.interactions(interactions[0].sid).fetch()
         assert (caught.value.status, caught.value.code) == (401, 20003)
         # The SDK has no method for what the resource can't do, so this goes below it.
         response = client.request("POST", f"{server.base_url}{parents.path}")

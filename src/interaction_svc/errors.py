@@ -80,7 +80,7 @@ class PageTokenMismatch(InvalidField):
 
     def __init__(self, field: str) -> None:
         super().__init__(
-            field, "differs from that of the page token; keep it, or start without a token"
+            field, "changed since the page token was made; keep it, or start without a token"
         )
 
 

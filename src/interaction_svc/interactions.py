@@ -20,7 +20,7 @@ from interaction_svc.errors import (
     ServiceError,
     Unavailable,
 )
-from interaction_svc.paging import ListIdentity
+from interaction_svc.paging import Edge, ListIdentity
 from interaction_svc.records import check_enum, check_sid, check_time, normalized
 from interaction_svc.sids import Sid
 from interaction_svc.store import (
@@ -33,6 +33,7 @@ from interaction_svc.store import (
     Store,
     StoreBusyError,
     StoreClosedError,
+    StoredPage,
     StoreUnavailableError,
     row_of,
 )
@@ -80,11 +81,13 @@ class Interactions:
             raise InvalidField("order", f"{order} is not a value of Order")
         wanted = _filter_of(request.filter)
         identity = ListIdentity(
-            request.service_sid, request.session_sid, order, repr(wanted).encode()
+            request.service_sid,
+            request.session_sid,
+            order,
+            # As bytes of the API, which stay the same from version to version.
+            request.filter.SerializeToString(deterministic=True),
         )
-        edge, backward = None, False
-        if request.page_token:
-            edge, backward = identity.read(request.page_token)
+        edge = identity.read(request.page_token) if request.page_token else None
         query = PageQuery(
             service_sid=request.service_sid,
             session_sid=request.session_sid,
@@ -92,20 +95,15 @@ class Interactions:
             max_bytes=MAX_PAGE_BYTES,
             filter=wanted,
             descending=order == ListInteractionsRequest.ORDER_CREATED_DESC,
-            backward=backward,
             edge=edge,
         )
         with _store_errors():
             page = await self._store.page(Scope(caller.account_sid), query)
-        # In the direction that was read it is known whether there is more; the other way lies the
-        # page that the caller came from. An empty page goes nowhere: one of the vendor's SDKs stops
-        # at an empty page, whatever its next link says.
-        following = page.last if backward or page.more else None
-        preceding = page.first if (page.more if backward else edge) else None
+        following, preceding = _neighbours(page, edge)
         return Page(
             page.frames,
-            identity.token(following, backward=False) if following else "",
-            identity.token(preceding, backward=True) if preceding else "",
+            identity.token(following) if following else "",
+            identity.token(preceding) if preceding else "",
         )
 
     async def delete(self, caller: Caller, key: Key, *, allow_missing: bool = False) -> None:
@@ -163,6 +161,22 @@ class Interactions:
                 mismatch = outcome is Outcome.OWNER_MISMATCH
                 results[place] = OwnerMismatch(row.sid) if mismatch else outcome
         return results
+
+
+def _neighbours(page: StoredPage, edge: Edge | None) -> tuple[Edge | None, Edge | None]:
+    """Give where the page after a page begins, and the page before it; None: there is none.
+
+    In the direction that was read it is known whether there is more; the other way lies the page
+    that the caller came from. An empty page leads back only: one of the vendor's SDKs stops at an
+    empty page, whatever its next link says.
+    """
+    backward = edge is not None and edge.backward
+    if page.first is None or page.last is None:
+        came_from = edge if edge is not None and not backward else None
+        return None, came_from and Edge(came_from.position, backward=True, inclusive=True)
+    following = Edge(page.last) if backward or page.more else None
+    preceding = Edge(page.first, backward=True) if (page.more if backward else edge) else None
+    return following, preceding
 
 
 def _check_key(key: Key) -> None:

@@ -33,6 +33,17 @@ class Position(NamedTuple):
     sid: str
 
 
+class Edge(NamedTuple):
+    """Where a page begins: after this row in the order of the list, or before it if `backward`.
+
+    The row itself is not of the page, unless `inclusive`; it need not be there any more.
+    """
+
+    position: Position
+    backward: bool = False
+    inclusive: bool = False
+
+
 class ListIdentity(NamedTuple):
     """What must stay the same from page to page: the arguments of a list but its page size."""
 
@@ -41,13 +52,14 @@ class ListIdentity(NamedTuple):
     order: int
     filter: bytes
 
-    def token(self, edge: Position, *, backward: bool) -> str:
-        """Make the token of the page that lies after the edge row, or before it."""
+    def token(self, edge: Edge) -> str:
+        """Make the token of the page that begins at this edge."""
         body = PageToken(
             version=_VERSION,
-            created_us=edge.created_us,
-            sid=edge.sid,
-            backward=backward,
+            created_us=edge.position.created_us,
+            sid=edge.position.sid,
+            backward=edge.backward,
+            inclusive=edge.inclusive,
             order=self.order,
             service_digest=_digest(self.service_sid.encode()),
             session_digest=_digest(self.session_sid.encode()),
@@ -55,8 +67,8 @@ class ListIdentity(NamedTuple):
         ).SerializeToString()
         return urlsafe_b64encode(_checksum(body) + body).rstrip(b"=").decode()
 
-    def read(self, token: str) -> tuple[Position, bool]:
-        """Give a token's edge row, and whether its page lies before that row.
+    def read(self, token: str) -> Edge:
+        """Give the edge that a token was made of.
 
         Raises InvalidPageToken if the token is damaged, PageTokenMismatch if it is another list's.
         """
@@ -69,7 +81,7 @@ class ListIdentity(NamedTuple):
             raise PageTokenMismatch("order")
         if found.filter_digest != _digest(self.filter):
             raise PageTokenMismatch("filter")
-        return Position(found.created_us, found.sid), found.backward
+        return Edge(Position(found.created_us, found.sid), found.backward, found.inclusive)
 
 
 def clamp_page_size(size: int) -> int:

@@ -53,7 +53,9 @@ AddressText = Annotated[str, AfterValidator(_address)]
 class Settings(BaseSettings):
     """All settings, checked."""
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True
+    )
 
     store: Annotated[str, AfterValidator(_store)] = Field(
         DEFAULT_URL, description="Where Interactions are kept: sqlite:///path/of/file.db"

@@ -1,7 +1,7 @@
 """String identifiers: which forms they have, and how new ones are made.
 
-A SID is a prefix of two letters and 32 hexadecimal digits of either case (CONTRACT: the public
-description of Proxy v1). SIDs compare byte for byte: `KIab…` and `KIAB…` are two.
+A SID is a prefix of two letters and 32 hexadecimal digits of either case, as the vendor's public
+description of Proxy v1 has it. SIDs compare byte for byte: `KIab…` and `KIAB…` are two.
 """
 
 import re

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from interaction_svc.paging import Position
+from interaction_svc.paging import Edge, Position
 from interaction_svc.store import (
     Filter,
     Outcome,
@@ -246,15 +246,16 @@ class StoreSuite:
         listed = rows[::-1] if descending else rows
         edge = listed[6]
         await store.delete(EVERYONE, parents.key(edge.sid), NOW_US)
-        asked = query(
-            parents, limit=4, descending=descending, backward=backward, edge=position(edge)
-        )
+        asked = query(parents, limit=4, descending=descending, edge=Edge(position(edge), backward))
         page = await store.page(EVERYONE, asked)
         expected = listed[2:6] if backward else listed[7:11]
         assert page.frames == [row.frame for row in expected]
         assert page.first == position(expected[0])
         assert page.last == position(expected[-1])
         assert page.more
+        inclusive = Edge(position(expected[-1] if backward else expected[0]), backward, True)
+        asked = query(parents, limit=4, descending=descending, edge=inclusive)
+        assert await store.page(EVERYONE, asked) == page
 
     async def test_more_is_said_only_if_there_is_more(self, store: Store, parents: Parents) -> None:
         rows = sorted(
@@ -263,9 +264,9 @@ class StoreSuite:
         await store.record(rows)
         assert (await store.page(EVERYONE, query(parents, limit=3))).more
         assert not (await store.page(EVERYONE, query(parents, limit=4))).more
-        past = query(parents, edge=position(rows[-1]))
+        past = query(parents, edge=Edge(position(rows[-1])))
         assert await store.page(EVERYONE, past) == ([], None, None, False)
-        before = query(parents, limit=2, edge=position(rows[2]), backward=True)
+        before = query(parents, limit=2, edge=Edge(position(rows[2]), backward=True))
         assert not (await store.page(EVERYONE, before)).more
 
     async def test_a_page_ends_before_its_bytes_do_but_never_empty(
@@ -278,7 +279,7 @@ class StoreSuite:
         assert page.frames == [row.frame for row in rows[:3]]
         assert page.more
         size = sum(len(row.frame) for row in rows[6:9])
-        back = query(parents, max_bytes=size, backward=True, edge=position(rows[9]))
+        back = query(parents, max_bytes=size, edge=Edge(position(rows[9]), backward=True))
         page = await store.page(EVERYONE, back)
         assert page.frames == [row.frame for row in rows[6:9]]
         assert page.more

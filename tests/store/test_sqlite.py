@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from interaction_svc.paging import Position
+from interaction_svc.paging import Edge, Position
 from interaction_svc.store import (
     Filter,
     NotAStoreError,
@@ -81,6 +81,16 @@ def test_urls_that_name_no_store_are_refused_with_what_would_be_right() -> None:
     ):
         with pytest.raises(StoreURLError, match="sqlite:///relative"):
             check_url(bad)
+
+
+async def test_the_files_are_their_owners_only(tmp_path: Path, parents: Parents) -> None:
+    store = await open_store(url(tmp_path))
+    await store.record([row_of(new_interaction(parents))])
+    modes = {name: oct((tmp_path / name).stat().st_mode & 0o777) for name in os.listdir(tmp_path)}
+    await store.close()
+    assert modes == dict.fromkeys(
+        (f"interactions.db{end}" for end in ("", "-wal", "-shm")), "0o600"
+    )
 
 
 async def test_deleted_rows_are_overwritten_and_answers_are_on_disk(store: Store) -> None:
@@ -292,7 +302,9 @@ async def test_the_last_page_costs_what_the_first_costs(
 
         db.set_progress_handler(count, 1)
         conditions = bounds if filtered else Filter()
-        asked = query(parents, limit=50, edge=edge, descending=descending, filter=conditions)
+        asked = query(
+            parents, limit=50, edge=edge and Edge(edge), descending=descending, filter=conditions
+        )
         page = reads.page(db, EVERYONE, asked)
         db.set_progress_handler(None, 0)
         assert len(page.frames) == 50

@@ -27,13 +27,25 @@ for module in (serving, transferring, calls, migrating):
     module.add_to(app)
 
 
-@app.callback()
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
-) -> None:
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"interaction-svc {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_print_version,
+            is_eager=True,  # before a command is asked for
+            help="Print the version and end.",
+        ),
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import grpc
 import orjson
@@ -31,6 +31,24 @@ _DEADLINE_SECONDS = 30
 ServiceArgument = Annotated[str, typer.Argument(metavar="KS...", help="The Service.")]
 SessionArgument = Annotated[str, typer.Argument(metavar="KC...", help="The Session.")]
 InteractionArgument = Annotated[str, typer.Argument(metavar="KI...", help="The Interaction.")]
+
+
+class _Column(NamedTuple):
+    heading: str
+    property: str
+    width: int | None
+    from_width: int = 0
+    """How wide the terminal must be for it, in characters."""
+
+
+_COLUMNS = (
+    _Column("sid", "sid", 34),
+    _Column("created", "date_created", 20),
+    _Column("type", "type", 7),
+    _Column("inbound", "inbound_resource_status", 11, from_width=110),
+    _Column("outbound", "outbound_resource_status", 11, from_width=110),
+    _Column("data", "data", None),
+)
 
 
 def get(
@@ -169,30 +187,22 @@ def _resource(interaction: Interaction) -> Resource:
 
 
 def _print_tables(pages: Iterable[list[Resource]]) -> None:
-    """Print a page when it comes, the heading above the first only."""
+    """Print a page when it comes, the heading above the first only.
+
+    SIDs and times are never cut; where the terminal is too narrow, the statuses are left out.
+    """
     console = Console()
+    columns = [column for column in _COLUMNS if console.width >= column.from_width]
     for number, page in enumerate(pages):
         table = Table(box=None, show_header=number == 0, pad_edge=False, expand=True)
-        table.add_column("sid", width=34, no_wrap=True)
-        table.add_column("created", width=20, no_wrap=True)
-        table.add_column("type", width=7, no_wrap=True)
-        table.add_column("inbound", width=11, no_wrap=True)
-        table.add_column("outbound", width=11, no_wrap=True)
-        table.add_column("data", ratio=1, no_wrap=True, overflow="ellipsis")
-        for resource in page:
-            table.add_row(
-                *(
-                    Text(_printable(resource[key] or "-"))
-                    for key in (
-                        "sid",
-                        "date_created",
-                        "type",
-                        "inbound_resource_status",
-                        "outbound_resource_status",
-                        "data",
-                    )
-                )
+        for column in columns:
+            ratio = None if column.width else 1  # the data has what the others leave
+            table.add_column(
+                column.heading, width=column.width, ratio=ratio, no_wrap=True, overflow="ellipsis"
             )
+        for resource in page:
+            texts = (resource[column.property] or "-" for column in columns)
+            table.add_row(*(Text(_printable(text), overflow="ellipsis") for text in texts))
         console.print(table)
 
 

@@ -42,6 +42,9 @@ def import_(
     A bad record is reported with its place, property and reason; the good ones are kept. The exit
     status is 1 if there was a bad one. May run beside a server on the same store.
     """
+    for name in files:
+        if name != _STDIN and not Path(name).is_file():
+            raise typer.BadParameter(f"{name} is not a file", param_hint="FILE...")
     report = asyncio.run(_import(files, load_settings(config, store=store), dry_run=dry_run))
     if dry_run:
         counts = [f"{report.checked:,} good"]
@@ -121,7 +124,8 @@ def export(
 ) -> None:
     """Write Interactions to standard output as JSON lines, ordered by Session and creation.
 
-    Importing them gives an equal store: times keep their microseconds, which REST cuts off.
+    Importing them gives equal Interactions: times keep their microseconds, which REST cuts off.
+    What has been deleted is not in it, nor that it has been.
     """
     if session is not None and service is None:
         raise typer.BadParameter("needs --service", param_hint="--session")

@@ -10,6 +10,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 
 from interaction_svc.addresses import Address
 from interaction_svc.grpc_api.interceptors import Errors, InFlight
+from interaction_svc.grpc_api.interceptors.base import Context
 from interaction_svc.grpc_api.servicers import IngestServicer, InteractionServicer
 from interaction_svc.interactions import Interactions
 from interaction_svc.v1 import ingest_service_pb2, interaction_service_pb2
@@ -17,6 +18,7 @@ from interaction_svc.v1 import ingest_service_pb2, interaction_service_pb2
 INTERACTION_SERVICE = interaction_service_pb2.DESCRIPTOR.services_by_name["InteractionService"]
 INGEST_SERVICE = ingest_service_pb2.DESCRIPTOR.services_by_name["IngestService"]
 _SERVICES = (INTERACTION_SERVICE.full_name, INGEST_SERVICE.full_name)
+_HEALTH_OF = ("", *_SERVICES)
 _REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 
 _OPTIONS = (
@@ -25,13 +27,24 @@ _OPTIONS = (
 )
 
 
+class _Health(health.aio.HealthServicer):  # type: ignore[misc] # it has no types
+    """The library's servicer, and the List that it lacks."""
+
+    async def List(self, request: Any, context: Context) -> Any:  # noqa: N802 the method's name
+        """Give the status of every service."""
+        asked = health_pb2.HealthCheckRequest
+        return health_pb2.HealthListResponse(
+            statuses={name: await self.Check(asked(service=name), context) for name in _HEALTH_OF}
+        )
+
+
 class GrpcServer:
     """Serves the API, health, and reflection (v1 and v1alpha)."""
 
     def __init__(self, interactions: Interactions, address: Address) -> None:
         self._address = address
         self._in_flight = InFlight()
-        self._health = health.aio.HealthServicer()
+        self._health = _Health()
         self._server = grpc.aio.server(
             interceptors=[self._in_flight, Errors()], options=list(_OPTIONS)
         )
@@ -64,7 +77,7 @@ class GrpcServer:
         await self._in_flight.idle()
 
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
-        for service in ("", *_SERVICES):
+        for service in _HEALTH_OF:
             await self._health.set(service, status)
 
 

@@ -1,6 +1,6 @@
 """The servicers: bytes in, one call on the application, bytes out.
 
-Requests are parsed here and not by grpc, which answers INTERNAL to bytes that are no message.
+Requests are parsed here and not by grpc, which doesn't say that bad bytes are the caller's fault.
 Responses are bytes already: the stored frames, and where a response has further fields, those
 appended, for protobuf reads joined messages as one.
 """

@@ -23,7 +23,8 @@ def error_response(error: ServiceError, path: str, allow: str | None = None) -> 
     """
     message = error.message
     if isinstance(error, InteractionNotFound | UnknownPath):
-        message = f"The requested resource {path.removeprefix(_VERSION_PREFIX)} was not found"
+        resource = path.removeprefix(_VERSION_PREFIX) or path
+        message = f"The requested resource {resource} was not found"
     response = json_response(
         {
             "code": error.contract_code,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
-from interaction_svc.paging import Position
+from interaction_svc.paging import Edge, Position
 from interaction_svc.store.rows import Row
 
 
@@ -72,8 +72,7 @@ class Filter:
 class PageQuery:
     """One page of a Session's rows.
 
-    Without an edge the page begins where the order begins. With one it lies after that row in the
-    order, or before it if `backward`; the row itself need not be there any more.
+    Without an edge the page begins where the order begins.
     """
 
     service_sid: str
@@ -82,8 +81,7 @@ class PageQuery:
     max_bytes: int
     filter: Filter = Filter()
     descending: bool = False
-    backward: bool = False
-    edge: Position | None = None
+    edge: Edge | None = None
 
 
 class StoredPage(NamedTuple):

@@ -1,8 +1,10 @@
 """Stores by their URLs."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from interaction_svc.store.errors import StoreURLError
+from interaction_svc.store.errors import StoreError, StoreUnavailableError, StoreURLError
 from interaction_svc.store.interface import Store, StoreReport
 from interaction_svc.store.sqlite.migrations import inspect
 from interaction_svc.store.sqlite.store import SqliteStore
@@ -22,13 +24,26 @@ def check_url(url: str) -> Path:
     return Path(path)
 
 
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Put the file's name into the errors of what is done with it."""
+    try:
+        yield
+    except StoreError as error:
+        raise type(error)(f"{path}: {error}") from error
+    except OSError as error:
+        raise StoreUnavailableError(f"{path}: {error.strerror}") from error
+
+
 async def open_store(url: str, *, migrate: bool = True) -> Store:
     """Open the store, make it if it isn't there, and bring its schema up to date.
 
     With `migrate=False` a store that isn't there or isn't up to date is an error. Raises
     StoreURLError, NotAStoreError, SchemaTooNewError, StoreUnavailableError.
     """
-    return await SqliteStore.open(check_url(url), migrate=migrate)
+    path = check_url(url)
+    with _naming(path):
+        return await SqliteStore.open(path, migrate=migrate)
 
 
 async def check_store(url: str) -> StoreReport:
@@ -36,7 +51,9 @@ async def check_store(url: str) -> StoreReport:
 
     Rows are checked only if the schema is up to date. Raises what open_store raises.
     """
-    versions = inspect(check_url(url))
+    path = check_url(url)
+    with _naming(path):
+        versions = inspect(path)
     if versions.schema_version != versions.known_version:
         return versions
     store = await open_store(url, migrate=False)

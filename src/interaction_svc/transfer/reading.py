@@ -48,6 +48,8 @@ class _Object:
 def read_items(stream: BinaryIO) -> Iterator[Item]:
     """Yield what should be resources."""
     head = stream.read(_HEAD_BYTES).removeprefix(_BOM)
+    if not head.strip():  # an empty file is no mistake: an export of nothing is one
+        return iter(())
     whole = io.BufferedReader(_Chained(head, stream), _HEAD_BYTES)
     return _read_lines(whole) if _is_lines(head) else _read_document(whole)
 

@@ -211,7 +211,8 @@ class ListInteractionsResponse(_message.Message):
     """
     previous_page_token: _builtins.str
     """What gets the page before this one. Empty: this is the first one. The page before can turn out
-    empty, if all of it has been deleted.
+    empty, if all of it has been deleted; an empty page leads back, if that is where it came from,
+    and never on.
     """
     @_builtins.property
     def interactions(self) -> _containers.RepeatedCompositeFieldContainer[_interaction_pb2.Interaction]:

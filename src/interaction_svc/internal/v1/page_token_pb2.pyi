@@ -28,6 +28,7 @@ class PageToken(_message.Message):
     CREATED_US_FIELD_NUMBER: _builtins.int
     SID_FIELD_NUMBER: _builtins.int
     BACKWARD_FIELD_NUMBER: _builtins.int
+    INCLUSIVE_FIELD_NUMBER: _builtins.int
     ORDER_FIELD_NUMBER: _builtins.int
     SERVICE_DIGEST_FIELD_NUMBER: _builtins.int
     SESSION_DIGEST_FIELD_NUMBER: _builtins.int
@@ -40,6 +41,10 @@ class PageToken(_message.Message):
     """The SID of that row."""
     backward: _builtins.bool
     """Whether the page lies before that row in the order of the list, instead of after it."""
+    inclusive: _builtins.bool
+    """Whether the row itself belongs to the page. So it is on the way back from an empty page, which
+    has no row of its own at its edge.
+    """
     order: _builtins.int
     """The number of the list's order."""
     service_digest: _builtins.int
@@ -55,6 +60,7 @@ class PageToken(_message.Message):
         created_us: _builtins.int = ...,
         sid: _builtins.str = ...,
         backward: _builtins.bool = ...,
+        inclusive: _builtins.bool = ...,
         order: _builtins.int = ...,
         service_digest: _builtins.int = ...,
         session_digest: _builtins.int = ...,
@@ -62,7 +68,7 @@ class PageToken(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backward", b"backward", "created_us", b"created_us", "filter_digest", b"filter_digest", "order", b"order", "service_digest", b"service_digest", "session_digest", b"session_digest", "sid", b"sid", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backward", b"backward", "created_us", b"created_us", "filter_digest", b"filter_digest", "inclusive", b"inclusive", "order", b"order", "service_digest", b"service_digest", "session_digest", b"session_digest", "sid", b"sid", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import os
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
@@ -58,8 +60,13 @@ class Connection(aiosqlite.Connection):
         connection = cls(connector, iter_chunk_size=64)
         try:
             await connection
-        except sqlite3.Error as error:
-            raise translated(error) from error
+        except BaseException as error:
+            # aiosqlite has told its thread to end, but doesn't wait: its last word would come to
+            # an event loop that may be closed by then.
+            await asyncio.to_thread(connection._thread.join)
+            if isinstance(error, sqlite3.Error):
+                raise translated(error) from error
+            raise
         return connection
 
     async def run(
@@ -81,15 +88,20 @@ class Connection(aiosqlite.Connection):
 
 
 def connect(path: Path, *, create: bool = False, read_only: bool = False) -> sqlite3.Connection:
-    """Connect with the settings that this store relies on. Raises sqlite3.Error, StoreError."""
+    """Connect with the settings that this store relies on.
+
+    Raises sqlite3.Error, StoreError, OSError.
+    """
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         wanted = ".".join(map(str, OLDEST_SQLITE))
         raise NotAStoreError(f"SQLite {wanted} is needed; this is {sqlite3.sqlite_version}")
     if not path.absolute().parent.is_dir():
         raise StoreUnavailableError(f"its directory {path.parent} doesn't exist")
-    mode = "rwc" if create else "rw"
+    if create:  # readable by its owner only, whatever the umask: these are people's messages
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     db = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode={mode}",
+        f"{path.absolute().as_uri()}?mode=rw",
         uri=True,
         timeout=BUSY_TIMEOUT_SECONDS,
         isolation_level=None,  # transactions begin where they say BEGIN

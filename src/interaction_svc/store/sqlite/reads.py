@@ -26,12 +26,13 @@ def get(db: sqlite3.Connection, scope: Scope, key: Key) -> bytes | None:
 
 def page(db: sqlite3.Connection, scope: Scope, query: PageQuery) -> StoredPage:
     """See Store.page."""
-    ascending = query.descending == query.backward
+    backward = query.edge is not None and query.edge.backward
+    ascending = query.descending == backward
     statement, values = _page_statement(scope, query, ascending=ascending)
     rows, more = _bounded(
         db.execute(statement, [*values, query.limit + 1]), query.limit, query.max_bytes
     )
-    if query.backward:
+    if backward:
         rows.reverse()
     return StoredPage(
         frames=[row[0] for row in rows],
@@ -54,11 +55,12 @@ def _page_statement(scope: Scope, query: PageQuery, *, ascending: bool) -> tuple
     if scope.account_sid is not None:
         clauses.append("account_sid = ?")
         values.append(scope.account_sid)
+    equal = "=" if query.edge is not None and query.edge.inclusive else ""
     if low is not None:
-        clauses.append("(created_us, sid) > (?, ?)")
+        clauses.append(f"(created_us, sid) >{equal} (?, ?)")
         values += low
     if high is not None:
-        clauses.append("(created_us, sid) < (?, ?)")
+        clauses.append(f"(created_us, sid) <{equal} (?, ?)")
         values += high
     wanted = query.filter
     if wanted.type is not None:
@@ -82,15 +84,19 @@ def _page_statement(scope: Scope, query: PageQuery, *, ascending: bool) -> tuple
 
 
 def _bounds(query: PageQuery, *, ascending: bool) -> tuple[Position | None, Position | None]:
-    """Give the places between which the page's rows lie, both exclusive."""
+    """Give the places between which the page's rows lie.
+
+    No row has the empty SID of a bound in time, so it is all one whether that bound is inclusive.
+    """
     from_us, before_us = query.filter.created_from_us, query.filter.created_before_us
     low = None if from_us is None else Position(from_us, "")
     high = None if before_us is None else Position(before_us, "")
-    edge = query.edge
-    if edge is not None and ascending:
-        low = edge if low is None else max(low, edge)
-    elif edge is not None:
-        high = edge if high is None else min(high, edge)
+    if query.edge is not None:
+        edge = query.edge.position
+        if ascending:
+            low = edge if low is None else max(low, edge)
+        else:
+            high = edge if high is None else min(high, edge)
     return low, high
 
 

@@ -1,0 +1,358 @@
+"""Import and export: every form of file, bad records, the way there and back, and its memory."""
+
+import asyncio
+import io
+import json
+import os
+import sqlite3
+import subprocess
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from interaction_svc import timestamps
+from interaction_svc.credentials import ANYONE
+from interaction_svc.interactions import Interactions
+from interaction_svc.rest import to_envelope, to_json
+from interaction_svc.store import Outcome, open_store
+from interaction_svc.transfer import ImportReport, Problem, export_lines, import_stream
+from interaction_svc.transfer import reading as reading_module
+from interaction_svc.transfer.reading import read_items
+from interaction_svc.v1 import interaction_pb2 as pb
+from tests.build import NOON_US, SECOND_US, new_interaction, new_parents, new_session, new_sid
+from tests.serving import COMMAND, run
+from tests.strategies import interactions
+
+SAMPLES = Path(__file__).parent.parent / "samples"
+BASE_URL = "http://127.0.0.1:8080"
+PARENTS = new_parents()
+FIVE = [to_json(interaction, BASE_URL) for interaction in new_session(PARENTS, 5)]
+URL = f"{BASE_URL}{PARENTS.path}"
+
+
+def envelope(resources: list[Any]) -> dict[str, object]:
+    return to_envelope(
+        resources, URL, page=0, page_size=50, page_token="", next_page_token="",
+        previous_page_token="",
+    )  # fmt: skip
+
+
+def lines(resources: list[Any], end: str = "\n") -> str:
+    return "".join(json.dumps(resource) + end for resource in resources)
+
+
+meta_first = {"meta": envelope([])["meta"], "interactions": FIVE}
+
+FORMS: dict[str, tuple[str, int]] = {
+    "one resource": (json.dumps(FIVE[0]), 1),
+    "one resource over many lines": (json.dumps(FIVE[0], indent=2), 1),
+    "list": (json.dumps(FIVE), 5),
+    "list over many lines": (json.dumps(FIVE, indent=2), 5),
+    "list with a resource a line": ("[\n" + ",\n".join(map(json.dumps, FIVE)) + "\n]", 5),
+    "list page": (json.dumps(envelope(FIVE)), 5),
+    "list page over many lines": (json.dumps(envelope(FIVE), indent=4), 5),
+    "list page with meta first": (json.dumps(meta_first, indent=1), 5),
+    "empty list page": (json.dumps(envelope([])), 0),
+    "list pages one after the other": (json.dumps(envelope(FIVE[:2]), indent=2) * 2, 4),
+    "list of list pages": (json.dumps([envelope(FIVE[:3]), envelope(FIVE[3:])]), 5),
+    "JSON lines": (lines(FIVE), 5),
+    "JSON lines with CRLF and empty lines": (lines(FIVE, "\r\n\r\n"), 5),
+    "JSON lines without a last newline": (lines(FIVE)[:-1], 5),
+    "JSON lines of list pages": (lines([envelope(FIVE[:2]), envelope(FIVE[2:])]), 5),
+    "JSON lines of lists": (lines([{}, FIVE])[3:], 5),
+    "byte order mark": ("\ufeff" + lines(FIVE), 5),
+    "empty": ("", 0),
+    "blank": (" \n\n", 0),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_is_told_by_its_content(form: str) -> None:
+    text, count = FORMS[form]
+    items = list(read_items(io.BytesIO(text.encode())))
+    assert [item.problem for item in items] == [""] * count
+    if count == 5:
+        assert [item.resource for item in items] == FIVE
+
+
+class Case(NamedTuple):
+    text: str
+    good: int
+    problems: list[str]
+
+
+def broken(**changes: Any) -> dict[str, Any]:
+    return {**FIVE[1], **changes}
+
+
+CASES = {
+    "a bad property in JSON lines": Case(
+        lines([FIVE[0], broken(type="fax"), FIVE[2]]), 2, ["line 2: type: must be one of"]
+    ),
+    "a bad property in a list": Case(
+        json.dumps([FIVE[0], broken(sid="KI1"), FIVE[2]]), 2, ["index 1: sid: must match ^KI"]
+    ),
+    "a property that is no text": Case(
+        json.dumps(envelope([broken(data={"body": "x"}), FIVE[2]])), 1, ["index 0: data: must be a"]
+    ),
+    "a missing property": Case(
+        lines([{k: v for k, v in FIVE[0].items() if k != "date_created"}, FIVE[1]]),
+        1,
+        ["line 1: date_created: is required"],
+    ),
+    "a leg's property": Case(
+        json.dumps([broken(inbound_participant_sid="KP")]),
+        0,
+        ["index 0: inbound_participant_sid: must match ^KP"],
+    ),
+    "a broken line": Case(
+        lines(FIVE[:2]) + json.dumps(FIVE[2])[:-20] + "\n" + lines(FIVE[3:]),
+        4,
+        ["line 3: is not valid JSON"],
+    ),
+    "a broken first line": Case(
+        json.dumps(FIVE[0])[:50] + "\n" + lines(FIVE[1:]), 4, ["line 1: is not valid JSON"]
+    ),
+    "bytes that are no UTF-8": Case(
+        lines(FIVE[:1]) + '{"data": "\udcff"}\n' + lines(FIVE[2:]), 4, ["line 2: is not valid JSON"]
+    ),
+    "a list that is cut": Case(
+        json.dumps(FIVE)[:-30], 4, ["index 4: is not valid JSON; nothing after it is read"]
+    ),
+    "a page that is cut": Case(
+        json.dumps(envelope(FIVE), indent=1)[: -len(json.dumps(FIVE[4]))],
+        4,
+        ["index 4: is not valid JSON; nothing after it is read"],
+    ),
+    "no JSON at all": Case("hello", 0, ["index 0: is not valid JSON"]),
+    "values that are no objects": Case(
+        json.dumps([1, FIVE[0], None, "x"]),
+        1,
+        ["index 0: is not a JSON object"] + [f"index {n}: is not a JSON object" for n in (2, 3)],
+    ),
+    "another object": Case('{"hello": {"a": [1]}}', 0, ["index 0: sid: is required"]),
+    "interactions that are no list": Case('{"interactions": {}}', 0, ["index 0: sid: is required"]),
+    "deep": Case("[" * 5000, 0, ["index 0: lies too deep"]),
+    "deep inside": Case('{"x": ' + "[" * 5000 + "]" * 5000 + "," + json.dumps(FIVE[0])[1:], 1, []),
+    "the same twice": Case(lines([FIVE[0], FIVE[0]]), 2, []),
+}
+
+
+def import_text(text: str, app: Interactions | None = None) -> tuple[ImportReport, list[str]]:
+    report, problems = ImportReport(), list[Problem]()
+    stream = io.BytesIO(text.encode("utf-8", "surrogateescape"))
+    asyncio.run(import_stream(stream, app, report, problems.append))
+    assert report.rejected == len(problems)
+    return report, [str(problem) for problem in problems]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bad_records_are_named_and_good_ones_taken(name: str) -> None:
+    text, good, expected = CASES[name]
+    report, problems = import_text(text)
+    assert report.checked == good
+    assert len(problems) == len(expected)
+    for problem, beginning in zip(problems, expected, strict=True):
+        assert problem.startswith(beginning)
+
+
+def test_a_line_without_end_costs_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading_module, "MAX_LINE_BYTES", 2000)
+    text = lines([FIVE[0], broken(data="x" * 9000), FIVE[2]])
+    report, problems = import_text(text)
+    assert report.checked == 2
+    assert problems == ["line 2: is longer than 2,000 bytes"]
+
+
+@given(st.binary(max_size=300) | st.text('[]{},:"\\ \nabinteractions123').map(str.encode))
+def test_whatever_a_file_holds_it_is_read_or_reported(data: bytes) -> None:
+    report, problems = ImportReport(), list[Problem]()
+    asyncio.run(import_stream(io.BytesIO(data), None, report, problems.append))
+    assert report.checked == 0
+
+
+@given(st.lists(interactions(), max_size=8, unique_by=lambda i: (i.session_sid, i.sid)))
+def test_an_export_reads_back_to_an_equal_store(
+    tmp_path_factory: pytest.TempPathFactory, stored: list[pb.Interaction]
+) -> None:
+    folder = tmp_path_factory.mktemp("stores")
+
+    async def there_and_back() -> None:
+        first = await open_store(f"sqlite:///{folder / 'first.db'}")
+        second = await open_store(f"sqlite:///{folder / 'second.db'}")
+        try:
+            await Interactions(first).record_many(ANYONE, stored)
+            exported = b"".join([line async for line in export_lines(first, BASE_URL)])
+            report, problems = ImportReport(), list[Problem]()
+            await import_stream(io.BytesIO(exported), Interactions(second), report, problems.append)
+            assert problems == []
+            assert report.outcomes == Counter({Outcome.CREATED: len(stored)} if stored else {})
+            bounds: dict[str, Any] = {"after": None, "limit": 100, "max_bytes": 2**30}
+            assert await first.scan(**bounds) == await second.scan(**bounds)
+        finally:
+            await first.close()
+            await second.close()
+
+    asyncio.run(there_and_back())
+
+
+def store_flag(folder: Path) -> str:
+    return f"--store=sqlite:///{folder / 'interactions.db'}"
+
+
+def sample_files() -> list[str]:
+    return sorted(str(path) for path in SAMPLES.glob("*.json*"))
+
+
+def test_the_samples_are_imported_once(tmp_path: Path) -> None:
+    first = run("import", *sample_files(), store_flag(tmp_path))
+    assert (first.returncode, first.stderr) == (0, b"")
+    counts = b"300 created, 0 updated, 0 unchanged, 0 stale, 0 deleted, 0 rejected\n"
+    assert first.stdout == counts
+    before = run("export", store_flag(tmp_path)).stdout
+    again = run("import", *sample_files(), store_flag(tmp_path))
+    assert again.stdout == counts.replace(b"300", b"0").replace(b"0 unch", b"300 unch")
+    assert run("export", store_flag(tmp_path)).stdout == before
+    rows = [json.loads(line) for line in before.splitlines()]
+    keys = [(row["session_sid"], row["date_created"], row["sid"]) for row in rows]
+    assert keys == sorted(keys)
+    statuses = {row[f"{side}_resource_status"] for row in rows for side in ("inbound", "outbound")}
+    assert len(statuses - {None}) == 23
+    assert len({row["account_sid"] for row in rows}) == 2
+    assert len({row["session_sid"] for row in rows}) == 6
+    assert {row["type"] for row in rows} == {"message", "voice", "unknown"}
+
+
+def test_an_import_with_a_bad_record_keeps_the_others_and_fails(tmp_path: Path) -> None:
+    file = tmp_path / "some.jsonl"
+    file.write_text(lines([FIVE[0], broken(type="fax"), FIVE[2]]))
+    ran = run("import", str(file), "-", store_flag(tmp_path), stdin=b"nonsense")
+    assert ran.returncode == 1
+    assert ran.stdout.startswith(b"2 created")
+    assert ran.stdout.endswith(b"2 rejected\n")
+    reported = ran.stderr.decode().splitlines()
+    assert reported[0] == f"{file}: line 2: type: must be one of message, unknown, voice"
+    assert reported[1].startswith("-: index 0: is not valid JSON")
+    assert len(run("export", store_flag(tmp_path)).stdout.splitlines()) == 2
+
+
+def test_a_dry_run_leaves_the_store_alone(tmp_path: Path) -> None:
+    ran = run("import", "--dry-run", "-", store_flag(tmp_path), stdin=lines(FIVE).encode())
+    assert (ran.returncode, ran.stdout) == (0, b"5 good, 0 rejected\n")
+    assert not os.listdir(tmp_path)
+
+
+def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
+    ran = run("import", "-", "none.json", store_flag(tmp_path), cwd=tmp_path, stdin=b"")
+    assert ran.returncode == 2
+    assert b"none.json is not a file" in ran.stderr
+    assert not os.listdir(tmp_path)
+
+
+def test_an_import_conflict_is_a_bad_record(tmp_path: Path) -> None:
+    run("import", "-", store_flag(tmp_path), stdin=lines(FIVE).encode())
+    stolen = lines([broken(account_sid=new_sid("AC")), FIVE[2]])
+    ran = run("import", "-", store_flag(tmp_path), stdin=stolen.encode())
+    assert ran.returncode == 1
+    assert b"stored under another account" in ran.stderr
+    assert b"1 unchanged" in ran.stdout
+
+
+def test_export_of_one_service_and_one_session(tmp_path: Path) -> None:
+    other = PARENTS._replace(service_sid=new_sid("KS"), session_sid=new_sid("KC"))
+    third = PARENTS._replace(session_sid=new_sid("KC"))
+    others = [to_json(new_interaction(p), BASE_URL) for p in (other, third)]
+    run("import", "-", store_flag(tmp_path), stdin=lines([*FIVE, *others]).encode())
+
+    def exported(*flags: str) -> set[str]:
+        ran = run("export", *flags, store_flag(tmp_path))
+        assert ran.returncode == 0
+        return {json.loads(line)["sid"] for line in ran.stdout.splitlines()}
+
+    five = {row["sid"] for row in FIVE}
+    assert exported() == five | {row["sid"] for row in others}
+    service = ["--service", PARENTS.service_sid]
+    assert exported(*service) == five | {others[1]["sid"]}
+    assert exported(*service, "--session", PARENTS.session_sid) == five
+    assert exported(*service, "--session", new_sid("KC")) == set()
+    for flags in (["--session", PARENTS.session_sid], ["--service", "KS1"]):
+        assert run("export", *flags, store_flag(tmp_path)).returncode == 2
+
+
+def test_export_keeps_microseconds(tmp_path: Path) -> None:
+    fine = new_interaction(PARENTS, NOON_US + 123_456)
+    text = lines([to_json(fine, BASE_URL, fraction=True)])
+    run("import", "-", store_flag(tmp_path), stdin=text.encode())
+    assert json.loads(run("export", store_flag(tmp_path)).stdout) == json.loads(text)
+
+
+def test_export_from_a_store_that_is_not_there_makes_none(tmp_path: Path) -> None:
+    ran = run("export", store_flag(tmp_path))
+    assert ran.returncode == 1
+    assert b"can't be opened" in ran.stderr
+    assert not os.listdir(tmp_path)
+
+
+def peak_memory(*arguments: str, stdin: Path | None = None, stdout: Path) -> int:
+    """Run the command line; give its peak resident size in KiB."""
+    with stdout.open("wb") as out, open(stdin or os.devnull, "rb") as given:
+        process = subprocess.Popen([*COMMAND, *arguments], stdin=given, stdout=out)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return usage.ru_maxrss
+
+
+def write_many(file: Path, count: int, form: str) -> None:
+    """Write so many Interactions, a thousand a Session, as JSON lines or as one list page."""
+    template, sid = json.dumps(FIVE[0]), str(FIVE[0]["sid"])
+    with file.open("w") as out:
+        out.write('{"interactions": [' if form == "page" else "")
+        for number in range(count):
+            resource = template.replace(sid, f"KI{number:032x}")
+            resource = resource.replace(PARENTS.session_sid, f"KC{number // 1000:032x}")
+            moment = timestamps.text(NOON_US + number * SECOND_US)
+            resource = resource.replace("2026-02-14T12:00:00Z", moment)
+            comma = "," if number < count - 1 else ""
+            out.write(resource + (comma if form == "page" else "") + "\n")
+        out.write("]}" if form == "page" else "")
+
+
+@pytest.mark.parametrize("form", ["lines", "page"])
+def test_100_000_interactions_take_no_more_memory_than_10_000(tmp_path: Path, form: str) -> None:
+    peaks: dict[str, list[int]] = {"import": [], "export": []}
+    for count in (10_000, 100_000):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        file, out = folder / "many.json", folder / "exported.jsonl"
+        write_many(file, count, form)
+        peaks["import"].append(
+            peak_memory("import", "-", store_flag(folder), stdin=file, stdout=folder / "counts")
+        )
+        assert (folder / "counts").read_text().startswith(f"{count:,} created")
+        peaks["export"].append(peak_memory("export", store_flag(folder), stdout=out))
+        with out.open() as exported:
+            sids = {json.loads(line)["sid"] for line in exported}
+        assert len(sids) == count
+    for small, large in peaks.values():
+        # SQLite's caches fill up to 16 MiB a connection; ten times the data adds nothing more.
+        assert large < small + 40 * 1024, peaks
+
+
+def test_two_imports_at_once_lose_nothing(tmp_path: Path) -> None:
+    files = []
+    for name in ("a", "b"):
+        files.append(tmp_path / f"{name}.jsonl")
+        sessions = [new_session(new_parents(), 500) for _ in range(4)]
+        files[-1].write_text(lines([to_json(i, BASE_URL) for made in sessions for i in made]))
+    processes = [
+        subprocess.Popen([*COMMAND, "import", str(file), store_flag(tmp_path)]) for file in files
+    ]
+    assert [process.wait(60) for process in processes] == [0, 0]
+    with sqlite3.connect(tmp_path / "interactions.db") as db:
+        assert db.execute("SELECT count(*) FROM interactions").fetchone() == (4000,)
+    db.close()
