@@ -100,6 +100,28 @@ async def test_calls_finish_and_new_ones_are_refused(tmp_path: Path, parents: Pa
     db.close()
 
 
+async def test_an_http_request_alone_is_waited_for(tmp_path: Path, parents: Parents) -> None:
+    with served(tmp_path) as server:
+        interaction = new_interaction(parents)
+        async with grpc.aio.insecure_channel(server.grpc_address) as channel:
+            await IngestServiceStub(channel).RecordInteraction(
+                ingest_pb.RecordInteractionRequest(interaction=interaction)
+            )
+        async with httpx.AsyncClient(
+            base_url=server.base_url, auth=(parents.account_sid, "x"), trust_env=False
+        ) as http:
+            with write_lock(server):
+                delete = asyncio.create_task(http.delete(f"{parents.path}/{interaction.sid}"))
+                for _ in range(3):
+                    assert (await http.get(parents.path)).status_code == 200
+                server.terminate()
+                with pytest.raises(httpx.ConnectError):
+                    await until_http_is_refused(server, parents)
+                assert not delete.done()
+            assert (await delete).status_code == 204
+        assert await exit_status(server) == 0
+
+
 async def until_waiting(
     channel: grpc.aio.Channel, http: httpx.AsyncClient, parents: Parents
 ) -> None:

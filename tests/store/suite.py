@@ -344,6 +344,28 @@ class StoreSuite:
                 page = await store.page(EVERYONE, asked)
                 assert set(sids(page.frames)) == {made[name].sid for name in names}, wanted
 
+    @pytest.mark.parametrize("descending", [False, True])
+    @pytest.mark.parametrize("backward", [False, True])
+    async def test_an_edge_and_bounds_in_time_both_hold(
+        self, store: Store, parents: Parents, descending: bool, backward: bool
+    ) -> None:
+        rows = [row_of(new_interaction(parents, NOON_US + n)) for n in range(12)]
+        await store.record(rows)
+        wanted = Filter(created_from_us=NOON_US + 2, created_before_us=NOON_US + 10)
+        listed = rows[9:1:-1] if descending else rows[2:10]
+        everything = rows[::-1] if descending else rows
+        for edge in everything:
+            place = everything.index(edge)
+            beyond = everything[:place] if backward else everything[place + 1 :]
+            asked = query(
+                parents,
+                filter=wanted,
+                descending=descending,
+                edge=Edge(position(edge), backward),
+            )
+            page = await store.page(EVERYONE, asked)
+            assert page.frames == [row.frame for row in listed if row in beyond]
+
     async def test_scan_goes_through_everything_in_order_and_resumes(
         self, store: Store, parents: Parents
     ) -> None:

@@ -18,6 +18,7 @@ from interaction_svc.store import (
     SchemaTooNewError,
     Store,
     StoreBusyError,
+    StoreClosedError,
     StoreUnavailableError,
     StoreURLError,
     check_store,
@@ -258,6 +259,15 @@ async def test_more_than_may_wait_is_refused_and_not_done(write: Connection) -> 
     stored = await write.run(lambda db: db.execute("SELECT a FROM t ORDER BY a").fetchall())
     assert stored == [(1,), (3,)]
     await writer.close()
+
+
+async def test_a_connection_that_is_gone_is_told_to_those_who_wait(write: Connection) -> None:
+    writer = Writer(write)
+    await write.close()
+    async with asyncio.timeout(20):
+        with pytest.raises(StoreClosedError):
+            await writer.submit(insert(1), 1)
+        await writer.close()
 
 
 async def test_a_cancelled_operation_that_waits_is_not_done(write: Connection) -> None:
