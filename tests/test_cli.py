@@ -14,9 +14,9 @@ from interaction_svc.settings import Settings, SettingsError, load_settings
 from interaction_svc.store.sqlite.migrations import LATEST
 from interaction_svc.v1 import interaction_pb2 as pb
 from tests.build import Parents, new_session
+from tests.calls import record
 from tests.serving import COMMAND, Served, run, served
 from tests.stubs import Ingest
-from tests.test_grpc import record
 
 DOCS = Path(__file__).parent.parent / "docs"
 

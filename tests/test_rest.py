@@ -22,10 +22,10 @@ from tests.build import (
     new_session,
     new_sid,
 )
+from tests.calls import record
 from tests.conftest import basic
 from tests.serving import Served, served
 from tests.stubs import Ingest
-from tests.test_grpc import record
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 

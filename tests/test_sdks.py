@@ -13,9 +13,9 @@ from twilio.rest import Client
 
 from interaction_svc.v1 import interaction_pb2 as pb
 from tests.build import Parents, new_interaction, new_session, new_sid
+from tests.calls import record
 from tests.serving import Served
 from tests.stubs import Ingest
-from tests.test_grpc import record
 
 NODE = Path(__file__).parent / "node"
 

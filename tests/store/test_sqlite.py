@@ -32,7 +32,8 @@ from interaction_svc.store.sqlite.connection import Connection, connect
 from interaction_svc.store.sqlite.migrations import LATEST, MIGRATIONS, Migration
 from interaction_svc.store.sqlite.writer import Writer
 from tests.build import NOON_US, Parents, new_interaction, new_sid
-from tests.store.suite import EVERYONE, NOW_US, StoreSuite, query
+from tests.store.opened import EVERYONE, NOW_US, query
+from tests.store.suite import StoreSuite
 
 
 def url(folder: Path) -> str:

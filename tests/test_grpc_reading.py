@@ -1,27 +1,18 @@
-"""The gRPC API, through a real client against a served process."""
+"""Reading over gRPC, through a real client against a served process."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import Awaitable
 from typing import Any
 
 import grpc
 import pytest
-from google.protobuf.message import Message
-from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
-from grpc_status import rpc_status
 
-from interaction_svc import timestamps
 from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 from interaction_svc.v1 import interaction_pb2 as pb
-from interaction_svc.v1.error_reason_pb2 import (
-    ERROR_REASON_INVALID_FIELD,
-    ERROR_REASON_OWNER_MISMATCH,
-)
 from interaction_svc.v1.interaction_service_pb2 import (
     DeleteInteractionRequest,
-    GetInteractionRequest,
     ListInteractionsRequest,
     ListInteractionsResponse,
 )
@@ -34,53 +25,13 @@ from tests.build import (
     new_session,
     new_sid,
 )
+from tests.calls import failure, get_request, list_request, record
 from tests.conftest import basic
 from tests.stubs import Ingest, Reading
 
 Order = ListInteractionsRequest.Order
+
 Code = grpc.StatusCode
-
-
-def get_request(interaction: pb.Interaction) -> GetInteractionRequest:
-    return GetInteractionRequest(
-        service_sid=interaction.service_sid,
-        session_sid=interaction.session_sid,
-        sid=interaction.sid,
-    )
-
-
-def list_request(parents: Parents, **given: Any) -> ListInteractionsRequest:
-    return ListInteractionsRequest(
-        service_sid=parents.service_sid, session_sid=parents.session_sid, **given
-    )
-
-
-async def record(ingest: Ingest, *interactions: pb.Interaction) -> None:
-    async def requests() -> AsyncIterator[ingest_pb.RecordInteractionsRequest]:
-        for start in range(0, len(interactions), 1000):
-            batch = interactions[start : start + 1000]
-            yield ingest_pb.RecordInteractionsRequest(interactions=batch)
-
-    response = await ingest.RecordInteractions(requests())
-    assert response.created == len(interactions)
-
-
-async def failure(call: Awaitable[Any]) -> tuple[grpc.StatusCode, str, dict[str, Message]]:
-    """Give the code, the text and the details, by their names, of a call that must fail."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    error = caught.value
-    status = rpc_status.from_call(error)
-    assert status is not None, f"{error.code()} without details"
-    assert (status.code, status.message) == (error.code().value[0], error.details())
-    details: dict[str, Message] = {}
-    for packed in status.details:
-        name = packed.TypeName().rpartition(".")[2]
-        details[name] = getattr(error_details_pb2, name)()
-        assert packed.Unpack(details[name])
-    info: Any = details["ErrorInfo"]
-    assert info.domain == "interaction-svc"
-    return error.code(), info.reason, details
 
 
 async def test_get_returns_what_was_recorded(
@@ -299,68 +250,6 @@ async def test_delete_is_final_and_says_so(
     assert again == ingest_pb.RecordInteractionResponse(outcome=ingest_pb.RECORD_OUTCOME_DELETED)
 
 
-async def test_record_tells_its_outcome_and_what_is_stored(
-    ingest: Ingest, parents: Parents
-) -> None:
-    first = new_interaction(parents, updated_us=NOON_US + SECOND_US)
-    newer = new_interaction(parents, sid=first.sid, updated_us=NOON_US + 2 * SECOND_US)
-    for given, outcome, stored in (
-        (first, "CREATED", first),
-        (first, "UNCHANGED", first),
-        (newer, "UPDATED", newer),
-        (first, "STALE", newer),
-    ):
-        response = await ingest.RecordInteraction(
-            ingest_pb.RecordInteractionRequest(interaction=given)
-        )
-        name = ingest_pb.RecordOutcome.Name(response.outcome)
-        assert name == f"RECORD_OUTCOME_{outcome}"
-        assert response.interaction == stored
-
-
-async def test_record_makes_a_missing_sid(
-    reading: Reading, ingest: Ingest, parents: Parents
-) -> None:
-    interaction = new_interaction(parents, sid="")
-    interaction.ClearField("create_time")
-    interaction.ClearField("update_time")
-    request = ingest_pb.RecordInteractionRequest(interaction=interaction)
-    made = (await ingest.RecordInteraction(request)).interaction
-    assert made.sid.startswith("KI")
-    assert timestamps.to_us(made.create_time) > NOON_US
-    assert (await reading.GetInteraction(get_request(made))).interaction == made
-
-
-async def test_bad_records_are_refused_and_named(ingest: Ingest, parents: Parents) -> None:
-    bad = new_interaction(parents, inbound=new_leg(participant_sid="KP1"))
-    call = ingest.RecordInteraction(ingest_pb.RecordInteractionRequest(interaction=bad))
-    code, _, details = await failure(call)
-    assert code is Code.INVALID_ARGUMENT
-    violations: Any = details["BadRequest"]
-    assert violations.field_violations[0].field == "interaction.inbound.participant_sid"
-    _, _, details = await failure(ingest.RecordInteraction(ingest_pb.RecordInteractionRequest()))
-    violations = details["BadRequest"]
-    assert violations.field_violations[0].field == "interaction"
-
-
-async def test_owners_never_change(ingest: Ingest, parents: Parents) -> None:
-    interaction = new_interaction(parents)
-    await record(ingest, interaction)
-    thief = new_interaction(parents._replace(account_sid=new_sid("AC")), sid=interaction.sid)
-    request = ingest_pb.RecordInteractionRequest(interaction=thief)
-    code, reason, _ = await failure(ingest.RecordInteraction(request))
-    assert (code, reason) == (Code.FAILED_PRECONDITION, "ERROR_REASON_OWNER_MISMATCH")
-
-
-async def test_an_account_writes_for_itself_only(ingest: Ingest, parents: Parents) -> None:
-    request = ingest_pb.RecordInteractionRequest(interaction=new_interaction(parents))
-    other = [("authorization", basic(new_sid("AC")))]
-    code, reason, _ = await failure(ingest.RecordInteraction(request, metadata=other))
-    assert (code, reason) == (Code.PERMISSION_DENIED, "ERROR_REASON_PERMISSION_DENIED")
-    own = [("authorization", basic(parents.account_sid))]
-    await ingest.RecordInteraction(request, metadata=own)
-
-
 @pytest.mark.parametrize(
     "authorization",
     ["", "Basic", "Basic !!!", "Bearer x", basic("AC1"), basic("AC" + "0" * 32, ""), "Basic QUM="],
@@ -373,60 +262,6 @@ async def test_credentials_of_bad_shape_are_refused(
     )
     code, reason, _ = await failure(call)
     assert (code, reason) == (Code.UNAUTHENTICATED, "ERROR_REASON_UNAUTHENTICATED")
-
-
-async def test_a_stream_records_the_good_and_reports_the_bad(
-    reading: Reading, ingest: Ingest, parents: Parents
-) -> None:
-    there = new_interaction(parents, updated_us=NOON_US + SECOND_US)
-    gone = new_interaction(parents)
-    await record(ingest, there, gone)
-    deleting = DeleteInteractionRequest()
-    deleting.MergeFromString(get_request(gone).SerializeToString())
-    await reading.DeleteInteraction(deleting)
-    newer = new_interaction(parents, sid=there.sid, updated_us=NOON_US + 2 * SECOND_US)
-    thief = new_interaction(parents._replace(service_sid=new_sid("KS")), sid=there.sid)
-    fresh = new_interaction(parents)
-    batches = [
-        [fresh, new_interaction(parents, sid=""), there],
-        [],
-        [newer, there, gone, thief],
-    ]
-
-    async def requests() -> AsyncIterator[ingest_pb.RecordInteractionsRequest]:
-        for batch in batches:
-            yield ingest_pb.RecordInteractionsRequest(interactions=batch)
-
-    response = await ingest.RecordInteractions(requests())
-    first, second = response.failures
-    assert (first.index, first.reason, first.field) == (1, ERROR_REASON_INVALID_FIELD, "sid")
-    assert (second.index, second.reason) == (6, ERROR_REASON_OWNER_MISMATCH)
-    assert second.field == ""
-    del response.failures[:]
-    assert response == ingest_pb.RecordInteractionsResponse(
-        created=1, unchanged=1, updated=1, stale=1, deleted=1, failed=2
-    )
-
-
-async def test_a_stream_describes_the_first_100_of_its_failures(ingest: Ingest) -> None:
-    async def requests() -> AsyncIterator[ingest_pb.RecordInteractionsRequest]:
-        yield ingest_pb.RecordInteractionsRequest(interactions=[pb.Interaction()] * 250)
-
-    response = await ingest.RecordInteractions(requests())
-    assert response.failed == 250
-    assert [failure.index for failure in response.failures] == list(range(100))
-
-
-async def test_a_request_of_a_stream_may_not_hold_too_many(
-    ingest: Ingest, parents: Parents
-) -> None:
-    async def requests() -> AsyncIterator[ingest_pb.RecordInteractionsRequest]:
-        yield ingest_pb.RecordInteractionsRequest(interactions=[pb.Interaction()] * 1001)
-
-    code, _, details = await failure(ingest.RecordInteractions(requests()))
-    assert code is Code.INVALID_ARGUMENT
-    bad: Any = details["BadRequest"]
-    assert bad.field_violations[0].field == "interactions"
 
 
 async def test_bytes_that_are_no_message_are_the_callers_fault(channel: grpc.aio.Channel) -> None:

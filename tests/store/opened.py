@@ -1,0 +1,59 @@
+"""What the parts of the suite share."""
+
+from abc import abstractmethod
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from interaction_svc.paging import Position
+from interaction_svc.store import (
+    PageQuery,
+    Row,
+    Scope,
+    Store,
+    decode,
+)
+from tests.build import NOON_US, SECOND_US, Parents
+
+EVERYONE = Scope(None)
+
+
+NOW_US = NOON_US + 3600 * SECOND_US
+
+
+MIB = 1024 * 1024
+
+
+def query(parents: Parents, **given: Any) -> PageQuery:
+    return PageQuery(
+        **{
+            "service_sid": parents.service_sid,
+            "session_sid": parents.session_sid,
+            "limit": 10,
+            "max_bytes": 4 * MIB,
+            **given,
+        }
+    )
+
+
+def position(row: Row) -> Position:
+    return Position(row.created_us, row.sid)
+
+
+def sids(frames: list[bytes]) -> list[str]:
+    return [decode(frame).sid for frame in frames]
+
+
+class StoreTests:
+    """How a backend's store is opened."""
+
+    @abstractmethod
+    def opened(self, folder: Path) -> AbstractAsyncContextManager[Store]:
+        """Open the store that this folder stands for, and close it at the end."""
+
+    @pytest.fixture
+    async def store(self, tmp_path: Path) -> Any:
+        async with self.opened(tmp_path) as store:
+            yield store
