@@ -108,7 +108,7 @@ def list_(
     server: ServerOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Print a Session's Interactions, oldest first, following its pages."""
+    """Print a Session's Interactions, following its pages."""
     conditions = {
         "Order": ("--order", order),
         "Type": ("--type", type_),
@@ -145,7 +145,10 @@ def delete(
     server: ServerOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Delete one Interaction for good; a later record of it doesn't bring it back."""
+    """Delete one Interaction for good.
+
+    A later record of it doesn't bring it back.
+    """
     with _calling(load_settings(config, server=server).server) as stub:
         request = DeleteInteractionRequest(
             service_sid=service, session_sid=session, sid=sid, allow_missing=allow_missing

@@ -22,9 +22,9 @@ def migrate(
     store: StoreOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Bring the store's schema up to date; serve and import do so by themselves.
+    """Bring the store's schema up to date.
 
-    A schema of a later version than this program's is refused and left alone.
+    serve and import do so by themselves. A schema of a later version than this program's is refused and left alone.
     """
     settings = load_settings(config, store=store)
     if not check:

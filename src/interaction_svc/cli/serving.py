@@ -26,7 +26,9 @@ def serve(
     ] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Serve gRPC and REST until SIGTERM or Ctrl-C; then let running calls finish.
+    """Serve gRPC and REST.
+
+    Until SIGTERM or Ctrl-C; then running calls may finish. A second one ends it at once.
 
     This version checks no secrets: keep it on a loopback address, or behind what does.
 

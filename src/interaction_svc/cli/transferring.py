@@ -122,9 +122,9 @@ def export(
     store: StoreOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Write Interactions to standard output as JSON lines, ordered by Session and creation.
+    """Write Interactions to standard output as JSON lines.
 
-    Importing them gives equal Interactions: times keep their microseconds, which REST cuts off.
+    They are ordered by Session, creation and SID. Importing them gives equal Interactions: times keep their microseconds, which REST cuts off.
     What has been deleted is not in it, nor that it has been.
     """
     if session is not None and service is None:
