@@ -24,7 +24,8 @@ def migrate(
 ) -> None:
     """Bring the store's schema up to date.
 
-    serve and import do so by themselves. A schema of a later version than this program's is refused and left alone.
+    serve and import do so by themselves. A schema of a later version than this program's is
+    refused and left alone.
     """
     settings = load_settings(config, store=store)
     if not check:

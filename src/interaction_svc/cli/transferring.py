@@ -124,8 +124,9 @@ def export(
 ) -> None:
     """Write Interactions to standard output as JSON lines.
 
-    They are ordered by Session, creation and SID. Importing them gives equal Interactions: times keep their microseconds, which REST cuts off.
-    What has been deleted is not in it, nor that it has been.
+    They are ordered by Session, creation and SID. Importing them gives equal Interactions: times
+    keep their microseconds, which REST cuts off. What has been deleted is not in it, nor that it
+    has been.
     """
     if session is not None and service is None:
         raise typer.BadParameter("needs --service", param_hint="--session")
