@@ -1,7 +1,6 @@
 """The gRPC server: its services, and how it starts and drains."""
 
 import asyncio
-from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -69,10 +68,7 @@ class GrpcServer:
         await self._health.enter_graceful_shutdown()
         stopping = asyncio.create_task(self._server.stop(seconds))
         await asyncio.sleep(0)  # so that it refuses calls from here on
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._in_flight.idle(), seconds)
-        # What is left are streams that never end, and calls whose time is up.
-        await self._server.stop(None)
+        self._in_flight.end_streams()
         await stopping
         await self._in_flight.idle()
 

@@ -1,21 +1,27 @@
-"""InFlight: knows which calls are being worked on, so that a drain can wait for them.
+"""InFlight: knows which calls are being worked on, so that a drain can wait for the right ones.
 
-grpc.aio's own `stop` can return while a handler still runs, and would wait for streams such as
-health's Watch that never end.
+grpc.aio's own `stop` can return while a handler still runs, and waits for streams that never end,
+such as health's Watch.
 """
 
 import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from inspect import isasyncgenfunction
 from typing import Any
 
-from interaction_svc.grpc_api.interceptors.base import Behavior, Context, Interceptor
+import grpc
+
+from interaction_svc.grpc_api.interceptors.base import Behavior, Context, Handler, Interceptor
 
 
 class InFlight(Interceptor):
-    """Counts the calls that are being worked on."""
+    """Counts the calls with one response, and keeps the tasks of those with a stream of them."""
 
     def __init__(self) -> None:
         super().__init__()
         self._count = 0
+        self._streams: set[asyncio.Task[Any]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -31,5 +37,46 @@ class InFlight(Interceptor):
                 self._idle.set()
 
     async def idle(self) -> None:
-        """Return when no call is being worked on."""
+        """Return when no call with one response is being worked on."""
         await self._idle.wait()
+
+    def end_streams(self) -> None:
+        """Cancel the calls that answer with a stream: they would go on for ever."""
+        for task in self._streams:
+            task.cancel()
+
+    def _wrap(self, handler: Handler) -> Handler:
+        if not handler.response_streaming:
+            return super()._wrap(handler)
+        behavior: Any = handler.stream_stream or handler.unary_stream
+
+        async def pushing(request: Any, context: Context) -> None:  # as health's Watch does
+            with self._stream():
+                await behavior(request, context)
+
+        async def yielding(request: Any, context: Context) -> AsyncIterator[Any]:
+            with self._stream():
+                async for response in behavior(request, context):
+                    yield response
+
+        make: Any = (
+            grpc.stream_stream_rpc_method_handler
+            if handler.request_streaming
+            else grpc.unary_stream_rpc_method_handler
+        )
+        wrapped: Handler = make(
+            yielding if isasyncgenfunction(behavior) else pushing,
+            handler.request_deserializer,
+            handler.response_serializer,
+        )
+        return wrapped
+
+    @contextmanager
+    def _stream(self) -> Iterator[None]:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 grpc.aio runs every call in a task of its own
+        self._streams.add(task)
+        try:
+            yield
+        finally:
+            self._streams.discard(task)
