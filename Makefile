@@ -22,7 +22,9 @@ serve: $(VENV)/.runtime $(DB) ## the service, on sample data; DB=file, SERVE='fu
 	$(BIN)/interaction-svc serve --store sqlite:///$(DB) --examples $(SERVE)
 
 $(DB): | $(VENV)/.runtime
-	$(BIN)/interaction-svc import --store sqlite:///$(DB) samples/*.json samples/*.jsonl
+	@rm -f $(DB).part*
+	$(BIN)/interaction-svc import --store sqlite:///$(DB).part samples/*.json samples/*.jsonl
+	@mv $(DB).part $(DB)
 
 test: lint types protos check-generated pytest ## everything: lint, types, protos, generated code, tests
 

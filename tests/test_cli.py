@@ -138,7 +138,9 @@ def test_delete(server: Served, parents: Parents, interactions: list[pb.Interact
         (["serve", "--public-url", "example.com"], "public_url: 'example.com' is not a base URL"),
         (["serve", "--no-grpc", "--no-http"], "nothing to serve"),
         (["serve", "--drain-seconds", "-1"], "drain_seconds"),
-        (["serve", "--config", "none.toml"], "none.toml is not there"),
+        (["get", "KS1", "KC1", "KI1", "--server", "http://127.0.0.1:1"], "write host:port"),
+        (["serve", "--store", "sqlite:///x.db?mode=ro"], "there are no options"),
+        (["serve", "--config", "none.toml"], "none.toml is not a file"),
     ],
 )
 def test_a_wrong_use_is_explained(tmp_path: Path, arguments: list[str], message: str) -> None:

@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -168,6 +169,25 @@ async def until_recorded(channel: grpc.aio.Channel, parents: Parents) -> None:
     async with asyncio.timeout(20):
         while not (await InteractionServiceStub(channel).ListInteractions(request)).interactions:
             await asyncio.sleep(0.01)
+
+
+async def test_streams_that_never_end_hold_nothing_up(tmp_path: Path) -> None:
+    """Were they waited for, it would take longer than exit_status() waits."""
+    with served(tmp_path, "--drain-seconds", "3600") as server:
+        async with grpc.aio.insecure_channel(server.grpc_address) as channel:
+            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+            raw: Any = channel.stream_stream(
+                "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
+            )
+            reflection = raw()
+            await reflection.write(b"\x3a\x00")  # list_services
+            assert await reflection.read()
+            server.terminate()
+            assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            for stream in (watch, reflection):
+                assert await stream.code() is grpc.StatusCode.UNAVAILABLE
+        assert await exit_status(server) == 0
 
 
 async def test_idle_connections_hold_nothing_up(tmp_path: Path, parents: Parents) -> None:

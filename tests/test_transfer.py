@@ -136,6 +136,9 @@ CASES = {
     ),
     "another object": Case('{"hello": {"a": [1]}}', 0, ["index 0: sid: is required"]),
     "interactions that are no list": Case('{"interactions": {}}', 0, ["index 0: sid: is required"]),
+    "deep in a line": Case(
+        lines(FIVE[:2]) + "[" * 900 + json.dumps(FIVE[2]) + "]" * 900 + "\n", 3, []
+    ),
     "deep": Case("[" * 5000, 0, ["index 0: lies too deep"]),
     "deep inside": Case('{"x": ' + "[" * 5000 + "]" * 5000 + "," + json.dumps(FIVE[0])[1:], 1, []),
     "the same twice": Case(lines([FIVE[0], FIVE[0]]), 2, []),
@@ -166,6 +169,49 @@ def test_a_line_without_end_costs_only_itself(monkeypatch: pytest.MonkeyPatch) -
     report, problems = import_text(text)
     assert report.checked == 2
     assert problems == ["line 2: is longer than 2,000 bytes"]
+
+
+def test_a_text_without_end_ends_the_document(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading_module, "MAX_LINE_BYTES", 200_000)
+    text = json.dumps([FIVE[0], broken(data="x" * 500_000), FIVE[2]])
+    report, problems = import_text(text)
+    assert report.checked == 1
+    assert problems == ["index 1: a text is longer than 200,000 bytes; nothing after it is read"]
+
+
+def test_a_damaged_row_is_said_and_named(tmp_path: Path) -> None:
+    run("import", "-", store_flag(tmp_path), stdin=lines(FIVE).encode())
+    with sqlite3.connect(tmp_path / "interactions.db") as db:
+        db.execute("UPDATE interactions SET frame = x'0a02ffff' WHERE sid = ?", (FIVE[2]["sid"],))
+    db.close()
+    exported = run("export", store_flag(tmp_path))
+    assert exported.returncode == 1
+    assert b"a row is damaged" in exported.stderr
+    assert b"Traceback" not in exported.stderr
+    checked = run("migrate", "--check", store_flag(tmp_path))
+    assert checked.returncode == 1
+    assert f"interaction {FIVE[2]['sid']}" in checked.stdout.decode()
+
+
+def test_an_output_that_takes_no_more_is_said(tmp_path: Path) -> None:
+    run("import", "-", store_flag(tmp_path), stdin=lines(FIVE).encode())
+    with open("/dev/full", "wb") as full:
+        ran = subprocess.run(
+            [*COMMAND, "export", store_flag(tmp_path)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert ran.returncode == 1
+    assert ran.stderr == b"interaction-svc: [Errno 28] No space left on device\n"
+
+
+def test_a_pipe_is_a_file_too(tmp_path: Path) -> None:
+    command = " ".join([*COMMAND, "import", "--dry-run", "<(cat)"])
+    ran = subprocess.run(
+        ["bash", "-c", command], input=lines(FIVE).encode(), capture_output=True, check=False
+    )
+    assert (ran.returncode, ran.stdout) == (0, b"5 good, 0 rejected\n")
 
 
 @given(st.binary(max_size=300) | st.text('[]{},:"\\ \nabinteractions123').map(str.encode))

@@ -15,6 +15,8 @@ class Address(NamedTuple):
     def parse(cls, text: str) -> Self:
         """Read `host:port` or `[ipv6]:port`. Raises ValueError, which says what would be right."""
         host, _, port = text.rpartition(":")
+        if "/" in text:
+            raise ValueError(f"{text!r} is a URL or a path; write host:port, as in 127.0.0.1:8080")
         if host.startswith("[") and host.endswith("]"):
             host = host[1:-1]
         elif ":" in host:

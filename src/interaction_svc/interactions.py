@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import structlog
+
 from interaction_svc import paging
 from interaction_svc.credentials import Caller
 from interaction_svc.errors import (
@@ -39,6 +41,8 @@ from interaction_svc.store import (
 )
 from interaction_svc.v1 import interaction_pb2 as pb
 from interaction_svc.v1.interaction_service_pb2 import ListInteractionsRequest
+
+log = structlog.get_logger()
 
 MAX_PAGE_BYTES = 4 * 1024 * 1024 - 64 * 1024
 """What gRPC clients accept by default, less room for tokens and framing."""
@@ -225,6 +229,7 @@ def _store_errors() -> Iterator[None]:
     except StoreClosedError as error:
         raise Unavailable("The service is shutting down") from error
     except StoreUnavailableError as error:
+        log.warning("the store can't be used", cause=str(error))
         raise Unavailable("The store can't be used at the moment") from error
 
 

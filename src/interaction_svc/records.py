@@ -37,7 +37,7 @@ def normalized(given: pb.Interaction, *, now_us: int, make_sid: bool = False) ->
     check_sid(Sid.SERVICE, "service_sid", record.service_sid)
     check_sid(Sid.SESSION, "session_sid", record.session_sid)
     if record.type == pb.INTERACTION_TYPE_UNSPECIFIED:
-        raise InvalidField("type", "is required; INTERACTION_TYPE_UNKNOWN if it isn't known")
+        raise InvalidField("type", "is required; there is one for unknown, too")
     check_enum(pb.InteractionType, "type", record.type)
     if len(record.data.encode()) > MAX_DATA_BYTES:
         raise InvalidField("data", f"must be at most {MAX_DATA_BYTES:,} bytes of UTF-8")

@@ -113,7 +113,7 @@ def load_settings(file: Path | None = None, **flags: object) -> Settings:
     Without a file, interaction-svc.toml of the working directory is read, if it is there.
     """
     if file is not None and not file.is_file():
-        raise SettingsError(f"the settings file {file} is not there")
+        raise SettingsError(f"the settings file {file} is not a file that is there")
 
     class Loaded(Settings):
         model_config = SettingsConfigDict(toml_file=file or DEFAULT_FILE)

@@ -1,5 +1,6 @@
 """The command line, `interaction-svc`: one module a command or a group of them."""
 
+import os
 import sys
 from typing import Annotated
 
@@ -8,6 +9,7 @@ import typer
 from interaction_svc import __version__
 from interaction_svc.cli import calls, migrating, serving, transferring
 from interaction_svc.errors import ServiceError
+from interaction_svc.logs import configure_logs
 from interaction_svc.settings import SettingsError
 from interaction_svc.store import StoreError
 
@@ -50,8 +52,12 @@ def _root(
 
 def main() -> None:
     """Run the command line: exit status 1 is a failure, 2 a wrong use of it."""
+    configure_logs()
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except SettingsError as error:
         _fail(str(error), 2)
     except StoreError as error:
@@ -59,12 +65,14 @@ def main() -> None:
     except ServiceError as error:
         _fail(error.message, 1)
     except BrokenPipeError:  # the reader of a pipe has seen enough
-        sys.stderr.close()
-        sys.exit(1)
+        _fail(None, 1)
     except OSError as error:
         _fail(str(error), 1)
 
 
-def _fail(message: str, status: int) -> None:
-    typer.echo(f"interaction-svc: {message}", err=True)
+def _fail(message: str | None, status: int) -> None:
+    if message is not None:
+        typer.echo(f"interaction-svc: {message}", err=True)
+    # What standard output still holds can't be written: Python would try again at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)

@@ -1,7 +1,7 @@
 """`get`, `list` and `delete`: calls to a running server over gRPC."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, NamedTuple
 
@@ -128,8 +128,8 @@ def list_(
         pages = _pages(stub, request, limit)
         if as_json:
             for page in pages:
-                for resource_ in page:
-                    sys.stdout.buffer.write(orjson.dumps(resource_) + b"\n")
+                for interaction in page:
+                    sys.stdout.buffer.write(orjson.dumps(_resource(interaction)) + b"\n")
             sys.stdout.buffer.flush()
         else:
             _print_tables(pages)
@@ -170,12 +170,12 @@ def _calling(server: str) -> Iterator[InteractionServiceStub]:
 
 def _pages(
     stub: InteractionServiceStub, request: ListInteractionsRequest, limit: int | None
-) -> Iterator[list[Resource]]:
+) -> Iterator[Sequence[Interaction]]:
     left = limit
     while left is None or left > 0:
         request.page_size = MAX_PAGE_SIZE if left is None else min(left, MAX_PAGE_SIZE)
         page = stub.ListInteractions(request, timeout=_DEADLINE_SECONDS)
-        yield [_resource(interaction) for interaction in page.interactions]
+        yield page.interactions
         if not page.next_page_token:
             return
         request.page_token = page.next_page_token
@@ -189,7 +189,7 @@ def _resource(interaction: Interaction) -> Resource:
     return resource
 
 
-def _print_tables(pages: Iterable[list[Resource]]) -> None:
+def _print_tables(pages: Iterable[Sequence[Interaction]]) -> None:
     """Print a page when it comes, the heading above the first only.
 
     SIDs and times are never cut; where the terminal is too narrow, the statuses are left out.
@@ -203,7 +203,8 @@ def _print_tables(pages: Iterable[list[Resource]]) -> None:
             table.add_column(
                 column.heading, width=column.width, ratio=ratio, no_wrap=True, overflow="ellipsis"
             )
-        for resource in page:
+        for interaction in page:
+            resource = to_json(interaction, "")
             texts = (resource[column.property] or "-" for column in columns)
             table.add_row(*(Text(_printable(text), overflow="ellipsis") for text in texts))
         console.print(table)

@@ -7,7 +7,6 @@ import typer
 
 from interaction_svc.cli.examples import print_examples
 from interaction_svc.cli.options import ConfigOption, StoreOption, setting
-from interaction_svc.logs import configure_logs
 from interaction_svc.server import Server, log_settings, wait_for_signal
 from interaction_svc.settings import Settings, load_settings
 
@@ -44,7 +43,6 @@ def serve(
         http=http,
         drain_seconds=drain_seconds,
     )
-    configure_logs()
     log_settings(settings)
     asyncio.run(_serve(settings, examples=examples))
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from interaction_svc.addresses import Address
-from interaction_svc.cli.options import ConfigOption, StoreOption
+from interaction_svc.cli.options import ConfigOption, StoreOption, setting
 from interaction_svc.errors import InvalidField
 from interaction_svc.interactions import Interactions
 from interaction_svc.records import check_sid
@@ -43,7 +43,7 @@ def import_(
     status is 1 if there was a bad one. May run beside a server on the same store.
     """
     for name in files:
-        if name != _STDIN and not Path(name).is_file():
+        if name != _STDIN and (not Path(name).exists() or Path(name).is_dir()):
             raise typer.BadParameter(f"{name} is not a file", param_hint="FILE...")
     report = asyncio.run(_import(files, load_settings(config, store=store), dry_run=dry_run))
     if dry_run:
@@ -83,7 +83,7 @@ def _opened(name: str, console: Console) -> AbstractContextManager[BinaryIO]:
     if name == _STDIN:
         return open(sys.stdin.fileno(), "rb", closefd=False)
     path = Path(name)
-    if not console.is_terminal:
+    if not (console.is_terminal and path.is_file()):  # of a pipe nobody knows the length
         return path.open("rb")
     progress = Progress(
         TextColumn("{task.description}"),
@@ -120,6 +120,7 @@ def export(
         str | None, typer.Option(metavar="KC...", help="Only this Session's; needs --service.")
     ] = None,
     store: StoreOption = None,
+    public_url: Annotated[str | None, setting("public_url", metavar="URL")] = None,
     config: ConfigOption = None,
 ) -> None:
     """Write Interactions to standard output as JSON lines.
@@ -139,7 +140,8 @@ def export(
                 check_sid(kind, option, value)
             except InvalidField as error:
                 raise typer.BadParameter(error.problem, param_hint=f"--{option}") from error
-    asyncio.run(_export(load_settings(config, store=store), service, session))
+    settings = load_settings(config, store=store, public_url=public_url)
+    asyncio.run(_export(settings, service, session))
 
 
 async def _export(settings: Settings, service: str | None, session: str | None) -> None:

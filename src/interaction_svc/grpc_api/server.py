@@ -58,7 +58,9 @@ class GrpcServer:
         try:
             port = self._server.add_insecure_port(str(self._address))
         except RuntimeError as error:
-            raise OSError(f"can't listen for gRPC on {self._address}: is it in use?") from error
+            raise OSError(
+                f"can't listen for gRPC on {self._address}: is it ours, and free?"
+            ) from error
         await self._server.start()
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         return self._address._replace(port=port)

@@ -6,6 +6,7 @@ StoreError
 ├── SchemaTooNewError       a later version of this program has been there
 ├── StoreUnavailableError   it can't be used at the moment: locked, full, unreadable
 ├── StoreBusyError          too many rows wait to be written; nothing was done
+├── DamagedRowError         a stored Interaction can't be read
 └── StoreClosedError        it was closed
 """
 
@@ -32,6 +33,10 @@ class StoreUnavailableError(StoreError):
 
 class StoreBusyError(StoreError):
     """Too many rows are waiting to be written; nothing was done."""
+
+
+class DamagedRowError(StoreError):
+    """The bytes of a stored Interaction are not an Interaction any more."""
 
 
 class StoreClosedError(StoreError):

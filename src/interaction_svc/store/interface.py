@@ -106,6 +106,8 @@ class StoreReport:
     rows: int = 0
     bad_rows: int = 0
     """Rows whose columns are not those of their frame."""
+    some_bad: tuple[tuple[str, str], ...] = ()
+    """The first of them, by session_sid and sid."""
 
     @property
     def ok(self) -> bool:

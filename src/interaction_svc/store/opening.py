@@ -19,7 +19,9 @@ def check_url(url: str) -> Path:
     scheme, found, path = url.partition(":///")
     if scheme != "sqlite" or not found:
         raise StoreURLError(f"{url!r} is not the URL of a store; {_FORM}")
-    if not path or path.endswith("/") or path == ":memory:" or "?" in path:
+    if "?" in path:
+        raise StoreURLError(f"{url!r} has a ?, but there are no options; {_FORM}")
+    if not path or path.endswith("/") or path == ":memory:":
         raise StoreURLError(f"{url!r} names no file; {_FORM}")
     return Path(path)
 

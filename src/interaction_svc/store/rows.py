@@ -8,7 +8,10 @@ read. Columns and frame are made by one function, `row_of`, and by nothing else.
 
 from typing import NamedTuple
 
+from google.protobuf.message import DecodeError
+
 from interaction_svc import timestamps
+from interaction_svc.store.errors import DamagedRowError
 from interaction_svc.v1.interaction_pb2 import Interaction
 from interaction_svc.v1.interaction_service_pb2 import GetInteractionResponse
 
@@ -57,8 +60,13 @@ def row_of(interaction: Interaction) -> Row:
 
 
 def decode(frame: bytes) -> Interaction:
-    """Read the Interaction out of its frame."""
-    return GetInteractionResponse.FromString(frame).interaction
+    """Read the Interaction out of its frame. Raises DamagedRowError."""
+    try:
+        return GetInteractionResponse.FromString(frame).interaction
+    except DecodeError as error:
+        raise DamagedRowError(
+            "a row is damaged; interaction-svc migrate --check names it"
+        ) from error
 
 
 def with_created(row: Row, created_us: int) -> Row:

@@ -6,6 +6,7 @@ can be told apart, a broken one costs no other.
 """
 
 import io
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import BinaryIO, NamedTuple
@@ -50,8 +51,9 @@ def read_items(stream: BinaryIO) -> Iterator[Item]:
     head = stream.read(_HEAD_BYTES).removeprefix(_BOM)
     if not head.strip():  # an empty file is no mistake: an export of nothing is one
         return iter(())
-    whole = io.BufferedReader(_Chained(head, stream), _HEAD_BYTES)
-    return _read_lines(whole) if _is_lines(head) else _read_document(whole)
+    if _is_lines(head):
+        return _read_lines(io.BufferedReader(_Whole(head, stream), _HEAD_BYTES))
+    return _read_document(_Document(head, stream))
 
 
 def _is_lines(head: bytes) -> bool:
@@ -91,17 +93,19 @@ def _read_lines(stream: BinaryIO) -> Iterator[Item]:
 
 
 def _resources(value: object) -> Iterator[object]:
-    """Yield the resources of a value that was read whole."""
-    if isinstance(value, Mapping) and isinstance(value.get(LIST_KEY), list):
-        value = value[LIST_KEY]
-    if isinstance(value, list):
-        for element in value:
-            yield from _resources(element)
-    else:
-        yield value
+    """Yield the resources of a value that was read whole, however deep in lists they lie."""
+    pending = deque([value])
+    while pending:
+        value = pending.popleft()
+        if isinstance(value, Mapping) and isinstance(value.get(LIST_KEY), list):
+            value = value[LIST_KEY]
+        if isinstance(value, list):
+            pending.extendleft(reversed(value))
+        else:
+            yield value
 
 
-def _read_document(stream: BinaryIO) -> Iterator[Item]:
+def _read_document(stream: "_Document") -> Iterator[Item]:
     """Yield the resources of one or more values, without ever holding more than one of them.
 
     The stack holds what is open: lists (None) and objects. Everything deeper than a resource's own
@@ -112,7 +116,12 @@ def _read_document(stream: BinaryIO) -> Iterator[Item]:
     skipped = 0  # how deep inside something that is passed over
     index = 0
     try:
-        for event, value in ijson.basic_parse(stream, multiple_values=True, use_float=True):
+        # Little at a time, so that a text can be too long before it is in memory.
+        events = ijson.basic_parse(
+            stream, multiple_values=True, use_float=True, buf_size=_HEAD_BYTES
+        )
+        for event, value in events:
+            stream.since_event = 0
             if skipped:
                 skipped += event.startswith("start_") - event.startswith("end_")
                 continue
@@ -139,13 +148,20 @@ def _read_document(stream: BinaryIO) -> Iterator[Item]:
             else:
                 yield Item(f"index {index}", value)
                 index += 1
+    except _TooLongError:
+        problem = f"a text is longer than {MAX_LINE_BYTES:,} bytes; nothing after it is read"
+        yield Item(f"index {index}", problem=problem)
     except ijson.JSONError:
         problem = "is not valid JSON; nothing after it is read"
         yield Item(f"index {index}", problem=problem)
 
 
-class _Chained(io.RawIOBase):
-    """Bytes that have been read already, and then the rest of their stream."""
+class _TooLongError(Exception):
+    """A text goes on for longer than is allowed."""
+
+
+class _Whole(io.RawIOBase):
+    """The bytes that have been read to look at, and then the rest of their stream."""
 
     def __init__(self, head: bytes, rest: BinaryIO) -> None:
         self._head = head
@@ -159,3 +175,17 @@ class _Chained(io.RawIOBase):
         self._head = self._head[len(buffer) :]
         buffer[: len(data)] = data
         return len(data)
+
+
+class _Document(_Whole):
+    """Ends with _TooLongError where nothing comes of too many bytes."""
+
+    since_event = 0
+    """How many bytes have been read since the reader last made something of them."""
+
+    def readinto(self, buffer: "memoryview[int]") -> int:  # type: ignore[override]
+        count = super().readinto(buffer)
+        self.since_event += count
+        if self.since_event > MAX_LINE_BYTES:
+            raise _TooLongError
+        return count

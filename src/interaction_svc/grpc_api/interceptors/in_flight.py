@@ -5,8 +5,8 @@ such as health's Watch.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from inspect import isasyncgenfunction
 from typing import Any
 
@@ -22,6 +22,7 @@ class InFlight(Interceptor):
         super().__init__()
         self._count = 0
         self._streams: set[asyncio.Task[Any]] = set()
+        self._ending = False
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -41,7 +42,8 @@ class InFlight(Interceptor):
         await self._idle.wait()
 
     def end_streams(self) -> None:
-        """Cancel the calls that answer with a stream: they would go on for ever."""
+        """End the calls that answer with a stream, which would go on for ever: UNAVAILABLE."""
+        self._ending = True
         for task in self._streams:
             task.cancel()
 
@@ -51,11 +53,11 @@ class InFlight(Interceptor):
         behavior: Any = handler.stream_stream or handler.unary_stream
 
         async def pushing(request: Any, context: Context) -> None:  # as health's Watch does
-            with self._stream():
+            async with self._stream(context):
                 await behavior(request, context)
 
         async def yielding(request: Any, context: Context) -> AsyncIterator[Any]:
-            with self._stream():
+            async with self._stream(context):
                 async for response in behavior(request, context):
                     yield response
 
@@ -71,12 +73,16 @@ class InFlight(Interceptor):
         )
         return wrapped
 
-    @contextmanager
-    def _stream(self) -> Iterator[None]:
+    @asynccontextmanager
+    async def _stream(self, context: Context) -> AsyncIterator[None]:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 grpc.aio runs every call in a task of its own
         self._streams.add(task)
         try:
             yield
+        except asyncio.CancelledError:
+            if self._ending:  # without a status, grpc.aio would keep the call open until the end
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "The service is shutting down")
+            raise
         finally:
             self._streams.discard(task)

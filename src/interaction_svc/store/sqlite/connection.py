@@ -125,7 +125,7 @@ def connect(path: Path, *, create: bool = False, read_only: bool = False) -> sql
 _PASSING = {
     sqlite3.SQLITE_BUSY: "it is locked by another process",
     sqlite3.SQLITE_LOCKED: "it is locked by another process",
-    sqlite3.SQLITE_CANTOPEN: "the file can't be opened: is it there, is its directory?",
+    sqlite3.SQLITE_CANTOPEN: "it can't be opened: is it there, and may this user write it?",
     sqlite3.SQLITE_READONLY: "it can't be written to: is the file or its directory read-only?",
     sqlite3.SQLITE_PERM: "access to it is not permitted",
     sqlite3.SQLITE_FULL: "its disk is full",

@@ -3,9 +3,8 @@
 import sqlite3
 from typing import Any
 
-from google.protobuf.message import DecodeError
-
 from interaction_svc.paging import Position
+from interaction_svc.store.errors import DamagedRowError
 from interaction_svc.store.interface import Key, PageQuery, ScanPosition, Scope, StoredPage
 from interaction_svc.store.rows import COLUMNS, Row, decode, row_of
 
@@ -134,13 +133,14 @@ _CHECK = (
 )
 
 
-def check_rows(db: sqlite3.Connection, after: int) -> tuple[int, int, int | None]:
+def check_rows(db: sqlite3.Connection, after: int) -> tuple[int, list[tuple[str, str]], int | None]:
     """Compare the columns of the next rows with their frames.
 
-    Returns how many there were, how many are bad, and the rowid to go on after (None: done).
+    Returns how many there were, the keys of the bad ones, and the rowid to go on after (None:
+    done).
     """
     rows = db.execute(_CHECK, (after,)).fetchall()
-    bad = sum(not _agrees(Row._make(row[1:])) for row in rows)
+    bad = [(row[1], row[2]) for row in rows if not _agrees(Row._make(row[1:]))]
     return len(rows), bad, rows[-1][0] if len(rows) == _CHECK_STEP else None
 
 
@@ -148,7 +148,7 @@ def _agrees(row: Row) -> bool:
     try:
         # All but the frame itself, whose bytes another version of protobuf may order differently.
         return row_of(decode(row.frame))[:-1] == row[:-1]
-    except (DecodeError, ValueError):
+    except (DamagedRowError, ValueError):
         return False
 
 

@@ -21,6 +21,8 @@ from interaction_svc.store.sqlite import migrations, reads, writes
 from interaction_svc.store.sqlite.connection import Connection
 from interaction_svc.store.sqlite.writer import Writer
 
+_NAMED_BAD_ROWS = 20
+
 
 class SqliteStore(Store):
     """One file, one connection that reads and one that writes.
@@ -81,11 +83,13 @@ class SqliteStore(Store):
         """See Store."""
         version = await self._read.run(migrations.schema_version)
         rows = bad_rows = 0
+        some_bad: list[tuple[str, str]] = []
         after: int | None = 0
         while after is not None:
             seen, bad, after = await self._read.run(reads.check_rows, after)
-            rows, bad_rows = rows + seen, bad_rows + bad
-        return StoreReport(version, migrations.LATEST, rows, bad_rows)
+            rows, bad_rows = rows + seen, bad_rows + len(bad)
+            some_bad += bad[: _NAMED_BAD_ROWS - len(some_bad)]
+        return StoreReport(version, migrations.LATEST, rows, bad_rows, tuple(some_bad))
 
     async def close(self) -> None:
         """See Store."""
