@@ -35,14 +35,16 @@ lint: $(VENV)/.dev ## style and likely faults
 types: $(VENV)/.dev ## strict type checking of src and tests
 	$(BIN)/mypy
 
-# The branch that the protos must stay compatible with; in a clone it is the remote's.
-MAIN = $(shell git rev-parse --verify --quiet origin/main || git rev-parse --verify --quiet main)
+# What the protos must stay compatible with: main, which in a clone is the remote's; on main itself,
+# the commit before.
+MAIN = $(shell main=$$(git rev-parse --verify --quiet origin/main || git rev-parse --verify --quiet main); \
+  [ "$$main" != "$$(git rev-parse HEAD)" ] && echo $$main || git rev-parse --verify --quiet HEAD~1)
 
 protos: $(VENV)/.dev ## lint, format and compatibility of protos/, offline
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
 	@if [ -n "$(MAIN)" ]; then set -x; $(BIN)/buf breaking --against '.git#ref=$(MAIN)'; \
-	else echo "LEFT OUT: buf breaking, for there is no branch main to compare with"; fi
+	else echo "LEFT OUT: buf breaking, for there is no earlier commit on main to compare with"; fi
 
 PROTO_V1       := $(wildcard protos/interaction_svc/v1/*.proto)
 PROTO_INTERNAL := $(wildcard protos/interaction_svc/internal/v1/*.proto)

@@ -20,17 +20,23 @@ class Served:
     log: Path
     grpc_address: str = ""
     base_url: str = ""
+    told: bool = False
 
     def terminate(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
+        """Tell it to stop, as an operator does: once; a second signal would end it at once."""
+        if not self.told and self.process.poll() is None:
+            self.told = True
+            self.process.send_signal(signal.SIGTERM)
 
     def exit_status(self) -> int:
         return self.process.wait(EXIT_SECONDS)
 
 
 @contextmanager
-def served(folder: Path, *flags: str, env: dict[str, str] | None = None) -> Iterator[Served]:
-    """Serve until the end of the block; fail unless it then ends by itself, with status 0."""
+def served(
+    folder: Path, *flags: str, env: dict[str, str] | None = None, status: int = 0
+) -> Iterator[Served]:
+    """Serve until the end of the block; fail unless it then ends by itself, with this status."""
     store, log = folder / "interactions.db", folder / "log.jsonl"
     command = [
         *COMMAND, "serve", "--store", f"sqlite:///{store}",
@@ -51,9 +57,8 @@ def served(folder: Path, *flags: str, env: dict[str, str] | None = None) -> Iter
         try:
             _read_addresses(server, 2 - ("--no-grpc" in flags) - ("--no-http" in flags))
             yield server
-            if process.poll() is None:
-                server.terminate()
-            assert server.exit_status() == 0, log.read_text()
+            server.terminate()
+            assert server.exit_status() == status, log.read_text()
         finally:
             process.kill()
 

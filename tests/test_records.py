@@ -62,7 +62,7 @@ def test_a_frame_is_a_response_and_frames_joined_are_a_list(interaction: pb.Inte
         ({"outbound": pb.Leg(resource_status=24)}, "outbound.resource_status", "24 is not a"),  # type: ignore[arg-type]
         ({"inbound": new_leg(resource_type="x" * 65)}, "inbound.resource_type", "64 characters"),
         ({"inbound": new_leg(resource_url="x" * 2049)}, "inbound.resource_url", "2,048 char"),
-        ({"create_time": None}, "create_time", "is required with a sid"),
+        ({"create_time": None}, "create_time", "is required"),
         ({"create_time": {"seconds": 253_402_300_800}}, "create_time", "years 1 to 9999"),
         ({"update_time": {"nanos": -1}}, "update_time", "nanos from 0"),
     ],

@@ -1,6 +1,7 @@
 """Stopping: SIGTERM in the middle of calls. They finish, new ones are refused, the status is 0."""
 
 import asyncio
+import signal
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
@@ -188,6 +189,25 @@ async def test_streams_that_never_end_hold_nothing_up(tmp_path: Path) -> None:
             for stream in (watch, reflection):
                 assert await stream.code() is grpc.StatusCode.UNAVAILABLE
         assert await exit_status(server) == 0
+
+
+async def test_a_second_signal_ends_it_at_once(tmp_path: Path, parents: Parents) -> None:
+    status = 128 + signal.SIGINT
+    with served(tmp_path, "--drain-seconds", "3600", status=status) as server:
+        async with grpc.aio.insecure_channel(server.grpc_address) as channel:
+            stream = IngestServiceStub(channel).RecordInteractions()
+            await stream.write(
+                ingest_pb.RecordInteractionsRequest(interactions=[new_interaction(parents)])
+            )
+            await until_recorded(channel, parents)
+            server.terminate()
+            await until_refused(server.grpc_address, parents)
+            server.process.send_signal(signal.SIGINT)
+            assert await exit_status(server) == status
+    with sqlite3.connect(server.store) as db:
+        assert db.execute("SELECT count(*) FROM interactions").fetchone() == (1,)
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    db.close()
 
 
 async def test_idle_connections_hold_nothing_up(tmp_path: Path, parents: Parents) -> None:

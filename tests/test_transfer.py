@@ -58,6 +58,11 @@ FORMS: dict[str, tuple[str, int]] = {
     "list page with meta first": (json.dumps(meta_first, indent=1), 5),
     "empty list page": (json.dumps(envelope([])), 0),
     "list pages one after the other": (json.dumps(envelope(FIVE[:2]), indent=2) * 2, 4),
+    "a compact page, then another over many lines": (
+        json.dumps(envelope(FIVE[:2])) + "\n" + json.dumps(envelope(FIVE[2:]), indent=2),
+        5,
+    ),
+    "much white space first": (" \n" * 70_000 + json.dumps(FIVE), 5),
     "list of list pages": (json.dumps([envelope(FIVE[:3]), envelope(FIVE[3:])]), 5),
     "JSON lines": (lines(FIVE), 5),
     "JSON lines with CRLF and empty lines": (lines(FIVE, "\r\n\r\n"), 5),
@@ -120,6 +125,12 @@ CASES = {
     "bytes that are no UTF-8": Case(
         lines(FIVE[:1]) + '{"data": "\udcff"}\n' + lines(FIVE[2:]), 4, ["line 2: is not valid JSON"]
     ),
+    "a first line broken at a comma": Case(
+        '{"sid": "x",\n' + lines(FIVE[1:]), 4, ["line 1: is not valid JSON"]
+    ),
+    "a bad one in a page in a line": Case(
+        lines([FIVE[0], envelope([FIVE[1], broken(type="fax")])]), 2, ["line 2, index 1: type:"]
+    ),
     "a list that is cut": Case(
         json.dumps(FIVE)[:-30], 4, ["index 4: is not valid JSON; nothing after it is read"]
     ),
@@ -137,7 +148,7 @@ CASES = {
     "another object": Case('{"hello": {"a": [1]}}', 0, ["index 0: sid: is required"]),
     "interactions that are no list": Case('{"interactions": {}}', 0, ["index 0: sid: is required"]),
     "deep in a line": Case(
-        lines(FIVE[:2]) + "[" * 900 + json.dumps(FIVE[2]) + "]" * 900 + "\n", 3, []
+        lines(FIVE[:3]) + "[" * 900 + json.dumps(FIVE[3]) + "]" * 900 + "\n", 4, []
     ),
     "deep": Case("[" * 5000, 0, ["index 0: lies too deep"]),
     "deep inside": Case('{"x": ' + "[" * 5000 + "]" * 5000 + "," + json.dumps(FIVE[0])[1:], 1, []),

@@ -1,8 +1,15 @@
-"""Addresses to listen on."""
+"""Addresses to listen on, and URLs."""
 
+import re
 from typing import NamedTuple, Self
 
 _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 recognized, not bound
+
+
+def without_password(url: str) -> str:
+    """Hide the password of a URL, for logs and errors."""
+    url = re.sub(r"(://[^:@/\s]*):[^@\s]*@", r"\1:***@", url)
+    return re.sub(r"(?i)(password=)[^&\s]*", r"\1***", url)
 
 
 class Address(NamedTuple):

@@ -14,8 +14,7 @@ MAX_DATA_BYTES = 262_144
 MAX_RESOURCE_TYPE_LENGTH = 64
 MAX_RESOURCE_URL_LENGTH = 2048
 
-RESOURCE_TYPES = {"message": "Message", "call": "Call"}
-"""The documented spellings by their lower case; real payloads come in any case."""
+_RESOURCE_TYPES = {"message": "Message", "call": "Call"}
 
 
 def normalized(given: pb.Interaction, *, now_us: int, make_sid: bool = False) -> pb.Interaction:
@@ -48,7 +47,7 @@ def normalized(given: pb.Interaction, *, now_us: int, make_sid: bool = False) ->
             if not leg.ByteSize():
                 record.ClearField(name)
     if not record.HasField("create_time"):
-        raise InvalidField("create_time", "is required with a sid")
+        raise InvalidField("create_time", "is required")
     _normalize_time("create_time", record)
     if record.HasField("update_time"):
         _normalize_time("update_time", record)
@@ -67,10 +66,15 @@ def _normalize_leg(name: str, leg: pb.Leg) -> None:
         if len(leg.resource_type) > MAX_RESOURCE_TYPE_LENGTH:
             problem = f"must be at most {MAX_RESOURCE_TYPE_LENGTH} characters"
             raise InvalidField(f"{name}.resource_type", problem)
-        leg.resource_type = RESOURCE_TYPES.get(leg.resource_type.lower(), leg.resource_type)
+        leg.resource_type = documented_resource_type(leg.resource_type)
     if len(leg.resource_url) > MAX_RESOURCE_URL_LENGTH:
         problem = f"must be at most {MAX_RESOURCE_URL_LENGTH:,} characters"
         raise InvalidField(f"{name}.resource_url", problem)
+
+
+def documented_resource_type(text: str) -> str:
+    """Give a resource type in its documented spelling; real payloads come in any case."""
+    return _RESOURCE_TYPES.get(text.lower(), text)
 
 
 def _normalize_time(name: str, record: pb.Interaction) -> None:

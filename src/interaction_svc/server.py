@@ -31,10 +31,13 @@ class Server:
     http_address: Address | None = None
     """The address that HTTP listens on, with its real port; None: it isn't served."""
     store: Store
+    ended: asyncio.Future[None]
+    """Done when a transport has ended by itself, which it should not."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._listening: list[GrpcServer | HttpServer] = []
+        self.ended = asyncio.get_running_loop().create_future()
         self._cleanups = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -53,8 +56,8 @@ class Server:
                     interactions,
                     Address.parse(settings.http_address),
                     settings.public_url,
-                    drain_seconds=settings.drain_seconds,
                 )
+                self.ended = http.ended
                 self.http_address = await http.start()
                 self._listening.append(http)
             self._cleanups = cleanups.pop_all()
@@ -70,12 +73,18 @@ class Server:
 
     async def _drain(self) -> None:
         """Drain both transports at once; the store is closed when no call is left."""
-        seconds = self._settings.drain_seconds
-        await asyncio.gather(*(server.drain(seconds) for server in self._listening))
+        drains = (server.drain(self._settings.drain_seconds) for server in self._listening)
+        results = await asyncio.gather(*drains, return_exceptions=True)
+        for result in results:  # only now: one's failure must not cut the other's calls off
+            if isinstance(result, BaseException):
+                raise result
 
 
 async def wait_for_signal() -> None:
-    """Return at SIGTERM or SIGINT. The next one ends the process at once."""
+    """Return at SIGTERM or SIGINT. The next one ends the process at once, which loses nothing.
+
+    Python's own handlers would not: the threads of connections that stay open hold it up.
+    """
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     signals = (signal.SIGTERM, signal.SIGINT)
@@ -83,7 +92,7 @@ async def wait_for_signal() -> None:
         loop.add_signal_handler(number, told.set)
     await told.wait()
     for number in signals:
-        loop.remove_signal_handler(number)
+        loop.add_signal_handler(number, os._exit, 128 + number)
 
 
 def log_settings(settings: Settings) -> None:

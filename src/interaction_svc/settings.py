@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -15,7 +15,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from interaction_svc.addresses import Address
+from interaction_svc.addresses import Address, without_password
 from interaction_svc.store import DEFAULT_URL, StoreURLError, check_url
 
 ENV_PREFIX = "INTERACTION_SVC_"
@@ -42,7 +42,8 @@ def _store(url: str) -> str:
 def _public_url(url: str) -> str:
     if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", url):
         raise ValueError(
-            f"{url!r} is not a base URL; write http:// or https://, a host and perhaps a path"
+            f"{without_password(url)!r} is not a base URL;"
+            " write http:// or https://, a host and perhaps a path"
         )
     return url.rstrip("/")
 
@@ -79,12 +80,6 @@ class Settings(BaseSettings):
         "127.0.0.1:50051", description="The gRPC server that get, list and delete call."
     )
 
-    @model_validator(mode="after")
-    def _serves_something(self) -> "Settings":
-        if not (self.grpc or self.http):
-            raise ValueError("with neither gRPC nor HTTP there is nothing to serve")
-        return self
-
     @classmethod
     def settings_customise_sources(
         cls,
@@ -100,9 +95,7 @@ class Settings(BaseSettings):
     def redacted(self) -> dict[str, Any]:
         """Give the settings for a log: a password in a URL is hidden."""
         return {
-            name: re.sub(r"(://[^:@/\s]*):[^@\s]*@", r"\1:***@", value)
-            if isinstance(value, str)
-            else value
+            name: without_password(value) if isinstance(value, str) else value
             for name, value in self.model_dump().items()
         }
 

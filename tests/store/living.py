@@ -125,9 +125,9 @@ class Living(StoreTests):
     async def test_a_call_cancelled_at_any_await_leaves_the_store_usable(
         self, store: Store, parents: Parents
     ) -> None:
-        batch = [row_of(new_interaction(parents, NOON_US + n)) for n in range(3)]
+        batch: list[Row] = []
         doomed = row_of(new_interaction(parents, NOON_US + 9))
-        key = parents.key(batch[0].sid)
+        key = parents.key(doomed.sid)
         calls: list[Callable[[], Awaitable[Any]]] = [
             lambda: store.get(EVERYONE, key),
             lambda: store.page(EVERYONE, query(parents)),
@@ -138,6 +138,8 @@ class Living(StoreTests):
         ]
         for call in calls:
             for suspension in range(100):
+                batch[:] = [row_of(new_interaction(parents, NOON_US + n)) for n in range(3)]
+                doomed = row_of(new_interaction(parents, NOON_US + 9))
                 await store.record([doomed])
                 if not await _is_cancelled(call(), suspension):
                     break

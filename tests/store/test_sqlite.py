@@ -15,6 +15,7 @@ from interaction_svc.store import (
     Filter,
     NotAStoreError,
     Outcome,
+    Row,
     SchemaTooNewError,
     Store,
     StoreBusyError,
@@ -31,7 +32,7 @@ from interaction_svc.store.sqlite import migrations, reads
 from interaction_svc.store.sqlite.connection import Connection, connect
 from interaction_svc.store.sqlite.migrations import LATEST, MIGRATIONS, Migration
 from interaction_svc.store.sqlite.writer import Writer
-from tests.build import NOON_US, Parents, new_interaction, new_sid
+from tests.build import NOON_US, Parents, new_interaction, new_parents, new_sid
 from tests.store.opened import EVERYONE, NOW_US, query
 from tests.store.suite import StoreSuite
 
@@ -262,6 +263,64 @@ async def test_more_than_may_wait_is_refused_and_not_done(write: Connection) -> 
     await writer.close()
 
 
+async def test_a_caller_cancelled_in_the_middle_of_its_commit_stops_nobody(
+    write: Connection,
+) -> None:
+    release = threading.Event()
+    writer = Writer(write)
+
+    def work(db: sqlite3.Connection) -> None:
+        insert(1)(db)
+        release.wait(30)
+
+    cancelled = asyncio.create_task(writer.submit(work, 1))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # its thread is in the middle of the transaction
+    cancelled.cancel()
+    await asyncio.wait([cancelled])
+    after = asyncio.create_task(writer.submit(insert(2), 1))
+    release.set()
+    async with asyncio.timeout(20):
+        assert await after == 1
+        await writer.close()
+    stored = await write.run(lambda db: db.execute("SELECT a FROM t ORDER BY a").fetchall())
+    assert (cancelled.cancelled(), stored) == (True, [(1,), (2,)])
+
+
+async def test_work_that_was_given_up_is_not_begun(write: Connection) -> None:
+    release, begun = threading.Event(), []
+    first = asyncio.create_task(write.run(lambda _: release.wait(30)))
+    given_up = asyncio.create_task(write.run(lambda _: begun.append(1)))
+    await asyncio.sleep(0)
+    given_up.cancel()
+    await asyncio.wait([given_up])
+    release.set()
+    await first
+    await write.run(lambda _: None)
+    assert begun == []
+
+
+async def test_calls_beside_a_close_are_done_or_refused(tmp_path: Path, parents: Parents) -> None:
+    store = await open_store(url(tmp_path))
+    calls = [
+        asyncio.create_task(store.get(EVERYONE, parents.key(new_sid("KI")))) for _ in range(50)
+    ]
+    closing = asyncio.create_task(store.close())
+    for _ in range(50):
+        await asyncio.sleep(0)
+        calls.append(asyncio.create_task(store.get(EVERYONE, parents.key(new_sid("KI")))))
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    await closing
+    assert all(result is None or isinstance(result, StoreClosedError) for result in results)
+
+
+async def test_opening_needs_no_lock_when_nothing_is_to_migrate(tmp_path: Path) -> None:
+    await (await open_store(url(tmp_path))).close()
+    with another_process(tmp_path) as db:
+        db.execute("BEGIN IMMEDIATE")
+        await (await open_store(url(tmp_path))).close()
+
+
 async def test_a_connection_that_is_gone_is_told_to_those_who_wait(write: Connection) -> None:
     writer = Writer(write)
     await write.close()
@@ -287,23 +346,45 @@ async def test_a_cancelled_operation_that_waits_is_not_done(write: Connection) -
     assert await write.run(lambda db: db.execute("SELECT count(*) FROM t").fetchone()) == (0,)
 
 
+ROWS = 100_000
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[bool, list[Row]]]:
+    """A store with two large Sessions; in one of them all rows are of the same moment (True)."""
+    folder = tmp_path_factory.mktemp("large")
+    sessions: dict[bool, list[Row]] = {}
+
+    async def fill() -> None:
+        store = await open_store(url(folder))
+        for tied in (False, True):
+            template = row_of(new_interaction(new_parents()))
+            sessions[tied] = [
+                template._replace(sid=f"KI{n:032x}", created_us=NOON_US + n * (not tied))
+                for n in range(ROWS)
+            ]
+            for start in range(0, ROWS, 1000):
+                await store.record(sessions[tied][start : start + 1000])
+        await store.close()
+
+    asyncio.run(fill())
+    return folder, sessions
+
+
 @pytest.mark.parametrize("descending", [False, True])
 @pytest.mark.parametrize("filtered", [False, True])
 @pytest.mark.parametrize("tied", [False, True])
-async def test_the_last_page_costs_what_the_first_costs(
-    tmp_path: Path, parents: Parents, descending: bool, filtered: bool, tied: bool
+def test_the_last_page_costs_what_the_first_costs(
+    large: tuple[Path, dict[bool, list[Row]]], descending: bool, filtered: bool, tied: bool
 ) -> None:
     """Counted in steps of SQLite's virtual machine, which are the same on every machine."""
-    store = await open_store(url(tmp_path))
-    rows = [row_of(new_interaction(parents, NOON_US + n * (not tied))) for n in range(5000)]
-    for start in range(0, len(rows), 1000):
-        await store.record(rows[start : start + 1000])
-    await store.close()
-    listed = sorted((Position(row.created_us, row.sid) for row in rows), reverse=descending)
-    db = connect(tmp_path / "interactions.db", read_only=True)
+    folder, sessions = large
+    rows = sessions[tied][::-1] if descending else sessions[tied]
+    parents = Parents(rows[0].account_sid, rows[0].service_sid, rows[0].session_sid)
+    db = connect(folder / "interactions.db", read_only=True)
     bounds = Filter(type=1, created_from_us=NOON_US, created_before_us=NOW_US)
 
-    def steps(edge: Position | None) -> int:
+    def steps(after: int | None) -> int:
         counted = 0
 
         def count() -> int:
@@ -313,16 +394,17 @@ async def test_the_last_page_costs_what_the_first_costs(
 
         db.set_progress_handler(count, 1)
         conditions = bounds if filtered else Filter()
-        asked = query(
-            parents, limit=50, edge=edge and Edge(edge), descending=descending, filter=conditions
-        )
+        edge = None if after is None else Edge(Position(rows[after].created_us, rows[after].sid))
+        asked = query(parents, limit=50, edge=edge, descending=descending, filter=conditions)
         page = reads.page(db, EVERYONE, asked)
         db.set_progress_handler(None, 0)
-        assert len(page.frames) == 50
+        begin = 0 if after is None else after + 1
+        expected = rows[begin], rows[begin + 49]
+        assert (page.first, page.last) == tuple(Position(r.created_us, r.sid) for r in expected)
         return counted
 
     try:
-        first, second, last = steps(None), steps(listed[49]), steps(listed[-51])
+        first, second, last = steps(None), steps(49), steps(ROWS - 51)
     finally:
         db.close()
     # Every page but the first also compares each row with its edge.

@@ -63,7 +63,8 @@ def main() -> None:
     except StoreError as error:
         _fail(f"the store can't be used: {error}", 1)
     except ServiceError as error:
-        _fail(error.message, 1)
+        cause = f": {error.__cause__}" if isinstance(error.__cause__, StoreError) else ""
+        _fail(f"{error.message}{cause}", 1)
     except BrokenPipeError:  # the reader of a pipe has seen enough
         _fail(None, 1)
     except OSError as error:

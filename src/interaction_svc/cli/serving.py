@@ -8,7 +8,7 @@ import typer
 from interaction_svc.cli.examples import print_examples
 from interaction_svc.cli.options import ConfigOption, StoreOption, setting
 from interaction_svc.server import Server, log_settings, wait_for_signal
-from interaction_svc.settings import Settings, load_settings
+from interaction_svc.settings import Settings, SettingsError, load_settings
 
 
 def serve(
@@ -43,6 +43,8 @@ def serve(
         http=http,
         drain_seconds=drain_seconds,
     )
+    if not (settings.grpc or settings.http):
+        raise SettingsError("with neither gRPC nor HTTP there is nothing to serve")
     log_settings(settings)
     asyncio.run(_serve(settings, examples=examples))
 
@@ -56,7 +58,9 @@ async def _serve(settings: Settings, *, examples: bool) -> None:
             typer.echo(f"REST on {server.http_address.url()}")
         if examples:
             await print_examples(server)
-        await told
+        await asyncio.wait([told, server.ended], return_when=asyncio.FIRST_COMPLETED)
+    if not told.done():
+        raise OSError("the HTTP server has ended by itself")
 
 
 def add_to(app: typer.Typer) -> None:

@@ -45,7 +45,16 @@ def import_(
     for name in files:
         if name != _STDIN and (not Path(name).exists() or Path(name).is_dir()):
             raise typer.BadParameter(f"{name} is not a file", param_hint="FILE...")
-    report = asyncio.run(_import(files, load_settings(config, store=store), dry_run=dry_run))
+    settings, report = load_settings(config, store=store), ImportReport()
+    try:
+        asyncio.run(_import(files, settings, report, dry_run=dry_run))
+    finally:  # what is recorded is recorded, whatever ends the import
+        _print_counts(report, dry_run=dry_run)
+    if report.rejected:
+        raise typer.Exit(1)
+
+
+def _print_counts(report: ImportReport, *, dry_run: bool) -> None:
     if dry_run:
         counts = [f"{report.checked:,} good"]
     else:
@@ -55,12 +64,11 @@ def import_(
             if outcome is not Outcome.OWNER_MISMATCH
         ]
     typer.echo(", ".join([*counts, f"{report.rejected:,} rejected"]))
-    if report.rejected:
-        raise typer.Exit(1)
 
 
-async def _import(files: list[str], settings: Settings, *, dry_run: bool) -> ImportReport:
-    report = ImportReport()
+async def _import(
+    files: list[str], settings: Settings, report: ImportReport, *, dry_run: bool
+) -> None:
     console = Console(stderr=True)
     async with AsyncExitStack() as cleanups:
         interactions = None
@@ -75,7 +83,6 @@ async def _import(files: list[str], settings: Settings, *, dry_run: bool) -> Imp
 
             with _opened(name, console) as stream:
                 await import_stream(stream, interactions, report, report_problem)
-    return report
 
 
 def _opened(name: str, console: Console) -> AbstractContextManager[BinaryIO]:

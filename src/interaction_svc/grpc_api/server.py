@@ -1,6 +1,7 @@
 """The gRPC server: its services, and how it starts and drains."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -20,10 +21,11 @@ _SERVICES = (INTERACTION_SERVICE.full_name, INGEST_SERVICE.full_name)
 _HEALTH_OF = ("", *_SERVICES)
 _REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 
-_OPTIONS = (
+_OPTIONS = [
     # On by default: a second server would bind the same port without a word, and share its calls.
     ("grpc.so_reuseport", 0),
-)
+]
+_LAST_CALLS_SECONDS = 1.0
 
 
 class _Health(health.aio.HealthServicer):  # type: ignore[misc] # it has no types
@@ -44,9 +46,7 @@ class GrpcServer:
         self._address = address
         self._in_flight = InFlight()
         self._health = _Health()
-        self._server = grpc.aio.server(
-            interceptors=[self._in_flight, Errors()], options=list(_OPTIONS)
-        )
+        self._server = grpc.aio.server(interceptors=[self._in_flight, Errors()], options=_OPTIONS)
         self._server.add_generic_rpc_handlers(_handlers(interactions))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         _add_reflection(self._server)
@@ -59,7 +59,7 @@ class GrpcServer:
             port = self._server.add_insecure_port(str(self._address))
         except RuntimeError as error:
             raise OSError(
-                f"can't listen for gRPC on {self._address}: is it ours, and free?"
+                f"can't listen for gRPC on {self._address}: is it this machine's, and free?"
             ) from error
         await self._server.start()
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
@@ -71,6 +71,11 @@ class GrpcServer:
         stopping = asyncio.create_task(self._server.stop(seconds))
         await asyncio.sleep(0)  # so that it refuses calls from here on
         self._in_flight.end_streams()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._in_flight.idle(), seconds)
+        # Calls that were taken up but had not reached their handlers yet get there now.
+        await asyncio.wait([stopping], timeout=min(seconds, _LAST_CALLS_SECONDS))
+        await self._server.stop(None)
         await stopping
         await self._in_flight.idle()
 

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 from interaction_svc import timestamps
 from interaction_svc.errors import InvalidField
-from interaction_svc.records import RESOURCE_TYPES
+from interaction_svc.records import documented_resource_type
 from interaction_svc.v1 import interaction_pb2 as pb
 
 Resource = dict[str, str | None]
@@ -36,6 +36,16 @@ _STATUS_NUMBERS = {word: number for number, word in STATUSES.items()}
 _TIMES = {"create_time": "date_created", "update_time": "date_updated"}
 _SIDS = ("sid", "account_sid", "service_sid", "session_sid")
 _LEG_TEXTS = ("participant_sid", "resource_sid", "resource_type", "resource_url")
+_LEG_PROPERTIES = (*_LEG_TEXTS, "resource_status")
+
+
+PROPERTIES = frozenset(
+    [
+        *(*_SIDS, "data", "type", *_TIMES.values(), "url"),
+        *(f"{side}_{name}" for side in ("inbound", "outbound") for name in _LEG_PROPERTIES),
+    ]
+)
+"""The 19 properties of the JSON object."""
 
 
 def to_json(interaction: pb.Interaction, base_url: str, *, fraction: bool = False) -> Resource:
@@ -86,7 +96,7 @@ def from_json(resource: object) -> pb.Interaction:
         leg = pb.Leg()
         for name in _LEG_TEXTS:
             _set_text(leg, name, resource, f"{side}_{name}")
-        leg.resource_type = RESOURCE_TYPES.get(leg.resource_type.lower(), leg.resource_type)
+        leg.resource_type = documented_resource_type(leg.resource_type)
         status = _word(resource, f"{side}_resource_status", _STATUS_NUMBERS)
         leg.resource_status = pb.ResourceStatus.ValueType(status)
         if leg.ByteSize():

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from interaction_svc.errors import InteractionNotFound, ServiceError, Unauthenticated, UnknownPath
 
 _MORE_INFO = "https://www.twilio.com/docs/errors/"
-_VERSION_PREFIX = "/v1"
+_VERSION = "/v1"
 
 
 def json_response(content: Any, status: int = 200) -> Response:
@@ -23,7 +23,7 @@ def error_response(error: ServiceError, path: str, allow: str | None = None) -> 
     """
     message = error.message
     if isinstance(error, InteractionNotFound | UnknownPath):
-        resource = path.removeprefix(_VERSION_PREFIX) or path
+        resource = path[len(_VERSION) :] if path.startswith(f"{_VERSION}/") else path
         message = f"The requested resource {resource} was not found"
     response = json_response(
         {

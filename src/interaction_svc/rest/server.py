@@ -22,13 +22,11 @@ class HttpServer:
         interactions: Interactions,
         address: Address,
         base_url: str | None,
-        *,
-        drain_seconds: float,
     ) -> None:
         self._interactions = interactions
         self._address = address
         self._base_url = base_url
-        self._drain_seconds = drain_seconds
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._server: uvicorn.Server | None = None
         self._serving: asyncio.Task[None] | None = None
 
@@ -49,17 +47,22 @@ class HttpServer:
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                timeout_graceful_shutdown=max(1, round(self._drain_seconds)),
             )
         )
         self._serving = asyncio.create_task(self._server.serve(sockets=[listener]))
+        self._serving.add_done_callback(self._end)
         return address
 
     async def drain(self, seconds: float) -> None:
         """Refuse new requests, let those under way finish, and cut them off after their time."""
         if self._server is not None and self._serving is not None:
+            self._server.config.timeout_graceful_shutdown = seconds  # type: ignore[assignment]
             self._server.should_exit = True
             await self._serving
+
+    def _end(self, _: object) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)
 
     def _is_draining(self) -> bool:
         return self._server is not None and self._server.should_exit
@@ -79,6 +82,7 @@ def _listen(address: Address) -> socket.socket:
             (address.host, address.port),
             family=socket.AF_INET6 if ":" in address.host else socket.AF_INET,
             backlog=_BACKLOG,
+            dualstack_ipv6=address.host == "::" and socket.has_dualstack_ipv6(),
         )
     except OSError as error:
         raise OSError(f"can't listen for HTTP on {address}: {error.strerror}") from error

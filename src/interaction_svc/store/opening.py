@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from interaction_svc.addresses import without_password
 from interaction_svc.store.errors import StoreError, StoreUnavailableError, StoreURLError
 from interaction_svc.store.interface import Store, StoreReport
 from interaction_svc.store.sqlite.migrations import inspect
@@ -18,11 +19,11 @@ def check_url(url: str) -> Path:
     """Give the file of a store's URL. Raises StoreURLError, whose text says what would be right."""
     scheme, found, path = url.partition(":///")
     if scheme != "sqlite" or not found:
-        raise StoreURLError(f"{url!r} is not the URL of a store; {_FORM}")
+        raise StoreURLError(f"{without_password(url)!r} is not the URL of a store; {_FORM}")
     if "?" in path:
-        raise StoreURLError(f"{url!r} has a ?, but there are no options; {_FORM}")
+        raise StoreURLError(f"{without_password(url)!r} has a ?, but there are no options; {_FORM}")
     if not path or path.endswith("/") or path == ":memory:":
-        raise StoreURLError(f"{url!r} names no file; {_FORM}")
+        raise StoreURLError(f"{without_password(url)!r} names no file; {_FORM}")
     return Path(path)
 
 

@@ -14,7 +14,7 @@ from typing import BinaryIO, NamedTuple
 import ijson
 import orjson
 
-from interaction_svc.rest.adapter import LIST_KEY
+from interaction_svc.rest.adapter import LIST_KEY, PROPERTIES
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
 _HEAD_BYTES = 64 * 1024
@@ -25,8 +25,8 @@ _BOM = b"\xef\xbb\xbf"
 class Item(NamedTuple):
     """A JSON value that should be a resource, or the problem that there is none.
 
-    `place` is where it stands: `line 3` in JSON lines, counted from 1, `index 2` otherwise, counted
-    from 0 over the whole file.
+    `place` is where it stands: `line 3` in JSON lines, counted from 1, with an index if the line
+    holds a list; `index 2` otherwise, counted from 0 over the whole file.
     """
 
     place: str
@@ -45,11 +45,18 @@ class _Object:
     properties: dict[str, object] = field(default_factory=dict)
     is_envelope: bool = False
 
+    def keep(self, key: str, value: object) -> None:
+        """Keep a resource's property; whatever else there is takes no memory."""
+        if key in PROPERTIES:
+            self.properties[key] = value
+
 
 def read_items(stream: BinaryIO) -> Iterator[Item]:
     """Yield what should be resources."""
     head = stream.read(_HEAD_BYTES).removeprefix(_BOM)
-    if not head.strip():  # an empty file is no mistake: an export of nothing is one
+    if (
+        not head.strip() and len(head) < _HEAD_BYTES
+    ):  # an empty file is no mistake: an export of nothing is one
         return iter(())
     if _is_lines(head):
         return _read_lines(io.BufferedReader(_Whole(head, stream), _HEAD_BYTES))
@@ -57,20 +64,17 @@ def read_items(stream: BinaryIO) -> Iterator[Item]:
 
 
 def _is_lines(head: bytes) -> bool:
-    """Tell JSON lines: the first two lines that aren't empty both begin an object.
+    """Tell JSON lines: the first three lines that aren't empty, or both of two, begin an object.
 
-    In a document over several lines, an object can follow on a line of its own only after a line
-    that ends in `[`, `,` or `:`. Values that follow each other without such lines are read right
-    as a document too; only a broken one then can't be passed over.
+    In a document over several lines that is so only after a first line that ends in `[` or `:`;
+    else what follows its first `{` is a property. What is taken for a document is read right
+    whatever it is, but then nothing can be read after what is not JSON.
     """
-    lines = [line for line in (part.strip() for part in head.split(b"\n")) if line]
-    if len(lines) < 2:
-        return False
-    first, second = lines[:2]
+    lines = [line for line in (part.strip() for part in head.split(b"\n")) if line][:3]
     return (
-        first.startswith(b"{")
-        and second.startswith(b"{")
-        and not first.endswith((b"[", b",", b":"))
+        len(lines) > 1
+        and all(line.startswith(b"{") for line in lines)
+        and not lines[0].endswith((b"[", b":"))
     )
 
 
@@ -89,7 +93,9 @@ def _read_lines(stream: BinaryIO) -> Iterator[Item]:
             except orjson.JSONDecodeError as error:
                 yield Item(place, problem=f"is not valid JSON: {error.msg}")
             else:
-                yield from (Item(place, resource) for resource in _resources(value))
+                for index, resource in enumerate(_resources(value)):
+                    alone = resource is value
+                    yield Item(place if alone else f"{place}, index {index}", resource)
 
 
 def _resources(value: object) -> Iterator[object]:
@@ -134,7 +140,7 @@ def _read_document(stream: "_Document") -> Iterator[Item]:
                     yield Item(f"index {index}", inside.properties)
                     index += 1
             elif inside is not None and not (event == "start_array" and key == LIST_KEY):
-                inside.properties[key] = _NESTED if event.startswith("start_") else value
+                inside.keep(key, _NESTED if event.startswith("start_") else value)
                 skipped = int(event.startswith("start_"))
             elif event.startswith("start_"):
                 if inside is not None:

@@ -72,7 +72,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Example: `{"reason": "ERROR_REASON_PERMISSION_DENIED", "domain": "interaction-svc"}`
     """
     ERROR_REASON_METHOD_NOT_ALLOWED: _ErrorReason.ValueType  # 9
-    """UNIMPLEMENTED: the resource has no such operation.
+    """Over HTTP only (405): the resource has no such operation. gRPC answers UNIMPLEMENTED itself.
 
     Example: `{"reason": "ERROR_REASON_METHOD_NOT_ALLOWED", "domain": "interaction-svc"}`
     """
@@ -98,7 +98,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. The name of the value is the `reason` of the google.rpc.ErrorInfo that every
-    error carries, whose `domain` is `interaction-svc`.
+    error of the service itself carries, whose `domain` is `interaction-svc`.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
@@ -151,7 +151,7 @@ ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 8
 Example: `{"reason": "ERROR_REASON_PERMISSION_DENIED", "domain": "interaction-svc"}`
 """
 ERROR_REASON_METHOD_NOT_ALLOWED: ErrorReason.ValueType  # 9
-"""UNIMPLEMENTED: the resource has no such operation.
+"""Over HTTP only (405): the resource has no such operation. gRPC answers UNIMPLEMENTED itself.
 
 Example: `{"reason": "ERROR_REASON_METHOD_NOT_ALLOWED", "domain": "interaction-svc"}`
 """

@@ -71,8 +71,7 @@ class RecordInteractionRequest(_message.Message):
     @_builtins.property
     def interaction(self) -> _interaction_pb2.Interaction:
         """The Interaction. Required. Without a sid it gets a new one, and without a create_time the
-        current time; with a sid, create_time is required. A record without a sid is a new one each
-        time that it is sent.
+        current time; with a sid, create_time is required.
         """
 
     def __init__(
@@ -125,7 +124,9 @@ class RecordInteractionsRequest(_message.Message):
     INTERACTIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def interactions(self) -> _containers.RepeatedCompositeFieldContainer[_interaction_pb2.Interaction]:
-        """Up to 1,000 Interactions; more are INVALID_ARGUMENT. Each needs its sid and its create_time."""
+        """Up to 1,000 Interactions, more are INVALID_ARGUMENT, and up to 4 MiB in all, which is what gRPC
+        takes. Each needs its sid and its create_time.
+        """
 
     def __init__(
         self,

@@ -58,7 +58,8 @@ class IngestServiceServicer:
     """
 
     def RecordInteraction(self, request, context):
-        """Records one Interaction: a new one, or the newer state of one that is there.
+        """Records one Interaction: a new one, or the newer state of one that is there. It is idempotent
+        if the Interaction brings its sid; without one, every call records another.
 
         INVALID_ARGUMENT: a field of the Interaction is missing or bad. FAILED_PRECONDITION: it is
         stored under another account or Service. PERMISSION_DENIED: the caller may not write for its

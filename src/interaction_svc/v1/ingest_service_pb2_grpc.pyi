@@ -38,7 +38,8 @@ class IngestServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> IngestServiceAsyncStub: ...
     RecordInteraction: _grpc.UnaryUnaryMultiCallable[_ingest_service_pb2.RecordInteractionRequest, _ingest_service_pb2.RecordInteractionResponse]
-    """Records one Interaction: a new one, or the newer state of one that is there.
+    """Records one Interaction: a new one, or the newer state of one that is there. It is idempotent
+    if the Interaction brings its sid; without one, every call records another.
 
     INVALID_ARGUMENT: a field of the Interaction is missing or bad. FAILED_PRECONDITION: it is
     stored under another account or Service. PERMISSION_DENIED: the caller may not write for its
@@ -62,7 +63,8 @@ class IngestServiceAsyncStub(IngestServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RecordInteraction: _aio.UnaryUnaryMultiCallable[_ingest_service_pb2.RecordInteractionRequest, _ingest_service_pb2.RecordInteractionResponse]  # type: ignore[assignment]
-    """Records one Interaction: a new one, or the newer state of one that is there.
+    """Records one Interaction: a new one, or the newer state of one that is there. It is idempotent
+    if the Interaction brings its sid; without one, every call records another.
 
     INVALID_ARGUMENT: a field of the Interaction is missing or bad. FAILED_PRECONDITION: it is
     stored under another account or Service. PERMISSION_DENIED: the caller may not write for its
@@ -89,7 +91,8 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ingest_service_pb2.RecordInteractionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ingest_service_pb2.RecordInteractionResponse, _abc.Awaitable[_ingest_service_pb2.RecordInteractionResponse]]:
-        """Records one Interaction: a new one, or the newer state of one that is there.
+        """Records one Interaction: a new one, or the newer state of one that is there. It is idempotent
+        if the Interaction brings its sid; without one, every call records another.
 
         INVALID_ARGUMENT: a field of the Interaction is missing or bad. FAILED_PRECONDITION: it is
         stored under another account or Service. PERMISSION_DENIED: the caller may not write for its

@@ -31,7 +31,8 @@ class InteractionServiceStub:
     Every call names the Service and the Session that the Interaction is in; an Interaction that is
     there under other parents, or belongs to another account than the caller's, is not found.
 
-    Every error carries a google.rpc.ErrorInfo with the domain `interaction-svc` and a reason of
+    Every error of the service itself (not those of gRPC, such as a deadline that has passed, or a
+    message above 4 MiB) carries a google.rpc.ErrorInfo with the domain `interaction-svc` and a reason of
     ErrorReason; bad arguments also carry a google.rpc.BadRequest that names the field, errors about
     a resource a google.rpc.ResourceInfo, and what is worth trying again a google.rpc.RetryInfo.
     """
@@ -65,7 +66,8 @@ class InteractionServiceServicer:
     Every call names the Service and the Session that the Interaction is in; an Interaction that is
     there under other parents, or belongs to another account than the caller's, is not found.
 
-    Every error carries a google.rpc.ErrorInfo with the domain `interaction-svc` and a reason of
+    Every error of the service itself (not those of gRPC, such as a deadline that has passed, or a
+    message above 4 MiB) carries a google.rpc.ErrorInfo with the domain `interaction-svc` and a reason of
     ErrorReason; bad arguments also carry a google.rpc.BadRequest that names the field, errors about
     a resource a google.rpc.ResourceInfo, and what is worth trying again a google.rpc.RetryInfo.
     """
@@ -136,7 +138,8 @@ class InteractionService:
     Every call names the Service and the Session that the Interaction is in; an Interaction that is
     there under other parents, or belongs to another account than the caller's, is not found.
 
-    Every error carries a google.rpc.ErrorInfo with the domain `interaction-svc` and a reason of
+    Every error of the service itself (not those of gRPC, such as a deadline that has passed, or a
+    message above 4 MiB) carries a google.rpc.ErrorInfo with the domain `interaction-svc` and a reason of
     ErrorReason; bad arguments also carry a google.rpc.BadRequest that names the field, errors about
     a resource a google.rpc.ResourceInfo, and what is worth trying again a google.rpc.RetryInfo.
     """

@@ -79,6 +79,8 @@ class InFlight(Interceptor):
         assert task is not None  # noqa: S101 grpc.aio runs every call in a task of its own
         self._streams.add(task)
         try:
+            if self._ending:
+                raise asyncio.CancelledError
             yield
         except asyncio.CancelledError:
             if self._ending:  # without a status, grpc.aio would keep the call open until the end

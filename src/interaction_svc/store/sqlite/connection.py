@@ -39,6 +39,8 @@ class Connection(aiosqlite.Connection):
     leave it open; and it costs one thread hop instead of one a statement.
     """
 
+    _closing = False
+
     @classmethod
     async def open(
         cls, path: Path, *, create: bool = False, read_only: bool = False
@@ -77,14 +79,28 @@ class Connection(aiosqlite.Connection):
     ) -> T:
         """Run a function with the sqlite3 connection on this connection's thread.
 
-        Raises StoreClosedError, StoreUnavailableError. A cancelled caller doesn't stop the work.
+        Raises StoreClosedError, StoreUnavailableError. Work whose caller has been cancelled is not
+        begun, and work that has begun is done all the same.
         """
-        if not self._running or self._connection is None:
+        if self._closing or self._connection is None:
             raise StoreClosedError("the store has been closed")
+        db, given_up = self._connection, False
+
+        def unless_given_up() -> T | None:
+            return None if given_up else work(db, *args, **kwargs)
+
         try:
-            return await self._execute(work, self._conn, *args, **kwargs)  # type: ignore[no-any-return, no-untyped-call]
+            return await self._execute(unless_given_up)  # type: ignore[no-any-return, no-untyped-call]
+        except asyncio.CancelledError:
+            given_up = True
+            raise
         except sqlite3.Error as error:
             raise translated(error) from error
+
+    async def close(self) -> None:
+        """Do what is waiting, take no more, and close."""
+        self._closing = True
+        await super().close()
 
 
 def connect(path: Path, *, create: bool = False, read_only: bool = False) -> sqlite3.Connection:

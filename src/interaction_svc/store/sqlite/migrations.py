@@ -73,6 +73,8 @@ def migrate(db: sqlite3.Connection) -> list[Migration]:
     check_is_store(db)
     if db.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
         raise NotAStoreError("the file's disk doesn't support SQLite's write-ahead log")
+    if schema_version(db) == MIGRATIONS[-1].version:
+        return []  # without the write lock, which another process may hold for long
     return [step for step in MIGRATIONS if _apply(db, step)]
 
 
@@ -96,7 +98,8 @@ def _apply(db: sqlite3.Connection, step: Migration) -> bool:
             )
         db.execute("COMMIT")
     except BaseException:
-        db.execute("ROLLBACK")
+        if db.in_transaction:  # some failures have rolled back already
+            db.execute("ROLLBACK")
         raise
     return wanted
 
@@ -142,7 +145,7 @@ def schema_version(db: sqlite3.Connection) -> int:
     ).fetchone()
     if there is None:
         return 0
-    return int(db.execute("SELECT max(version) FROM schema_migrations").fetchone()[0])
+    return int(db.execute("SELECT coalesce(max(version), 0) FROM schema_migrations").fetchone()[0])
 
 
 def inspect(path: Path) -> StoreReport:
