@@ -200,10 +200,16 @@ async def test_a_second_signal_ends_it_at_once(tmp_path: Path, parents: Parents)
                 ingest_pb.RecordInteractionsRequest(interactions=[new_interaction(parents)])
             )
             await until_recorded(channel, parents)
-            server.terminate()
-            await until_refused(server.grpc_address, parents)
-            server.process.send_signal(signal.SIGINT)
-            assert await exit_status(server) == status
+            with write_lock(server):
+                request = ingest_pb.RecordInteractionRequest(interaction=new_interaction(parents))
+                given_up = asyncio.ensure_future(
+                    IngestServiceStub(channel).RecordInteraction(request)
+                )
+                server.terminate()
+                await until_refused(server.grpc_address, parents)
+                given_up.cancel()  # its write goes on waiting for the lock
+                server.process.send_signal(signal.SIGINT)
+                assert await exit_status(server) == status
     with sqlite3.connect(server.store) as db:
         assert db.execute("SELECT count(*) FROM interactions").fetchone() == (1,)
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)

@@ -70,10 +70,10 @@ class GrpcServer:
         await self._health.enter_graceful_shutdown()
         stopping = asyncio.create_task(self._server.stop(seconds))
         await asyncio.sleep(0)  # so that it refuses calls from here on
-        self._in_flight.end_streams()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._in_flight.idle(), seconds)
-        # Calls that were taken up but had not reached their handlers yet get there now.
+        # Stopping is over when all calls are, those that were taken up but had not reached their
+        # handlers yet among them; unless there are streams, which would go on for ever.
         await asyncio.wait([stopping], timeout=min(seconds, _LAST_CALLS_SECONDS))
         await self._server.stop(None)
         await stopping
