@@ -40,7 +40,8 @@ async def is_refused(address: str, parents: Parents) -> bool:
             await InteractionServiceStub(channel).ListInteractions(
                 ListInteractionsRequest(
                     service_sid=parents.service_sid, session_sid=parents.session_sid
-                )
+                ),
+                timeout=0.5,  # one that comes at the very moment may hang; the next one tells
             )
         except grpc.aio.AioRpcError as error:
             return error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)

@@ -55,6 +55,15 @@ FORMS: dict[str, tuple[str, int]] = {
     "list with a resource a line": ("[\n" + ",\n".join(map(json.dumps, FIVE)) + "\n]", 5),
     "list page": (json.dumps(envelope(FIVE)), 5),
     "list page over many lines": (json.dumps(envelope(FIVE), indent=4), 5),
+    "list page with a resource a line": (
+        '{"interactions": [' + ",\n".join(map(json.dumps, FIVE)) + "\n]}",
+        5,
+    ),
+    "list page with a resource a line, first and last": (
+        '{"interactions": [\n' + ",\n".join(map(json.dumps, FIVE)) + "]}",
+        5,
+    ),
+    "list page on two lines": (json.dumps(envelope(FIVE[:2])).replace("}, {", "},\n{"), 2),
     "list page with meta first": (json.dumps(meta_first, indent=1), 5),
     "empty list page": (json.dumps(envelope([])), 0),
     "list pages one after the other": (json.dumps(envelope(FIVE[:2]), indent=2) * 2, 4),

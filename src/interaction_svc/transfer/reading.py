@@ -64,18 +64,29 @@ def read_items(stream: BinaryIO) -> Iterator[Item]:
 
 
 def _is_lines(head: bytes) -> bool:
-    """Tell JSON lines: the first three lines that aren't empty, or both of two, begin an object.
+    """Tell JSON lines.
 
-    In a document over several lines that is so only after a first line that ends in `[` or `:`;
-    else what follows its first `{` is a property. What is taken for a document is read right
-    whatever it is, but then nothing can be read after what is not JSON.
+    Of those, the first three lines that aren't empty, or both of two, begin an object, and at
+    least one of them is a whole one.
+
+    In a document over several lines, a line that begins an object follows on one that doesn't end
+    there. What is taken for a document is read right whatever it is, but then nothing can be read
+    after what is not JSON.
     """
     lines = [line for line in (part.strip() for part in head.split(b"\n")) if line][:3]
     return (
         len(lines) > 1
         and all(line.startswith(b"{") for line in lines)
-        and not lines[0].endswith((b"[", b":"))
+        and any(_is_whole(line) for line in lines)
     )
+
+
+def _is_whole(line: bytes) -> bool:
+    try:
+        orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return False
+    return True
 
 
 def _read_lines(stream: BinaryIO) -> Iterator[Item]:
