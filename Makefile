@@ -44,7 +44,7 @@ protos: $(VENV)/.dev ## lint, format and compatibility of protos/, offline
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
 	@if [ -n "$(MAIN)" ]; then set -x; $(BIN)/buf breaking --against '.git#ref=$(MAIN)'; \
-	else echo "LEFT OUT: buf breaking, for there is no earlier commit on main to compare with"; fi
+	else echo "There is no earlier commit on main to compare the protos with."; fi
 
 PROTO_V1       := $(wildcard protos/interaction_svc/v1/*.proto)
 PROTO_INTERNAL := $(wildcard protos/interaction_svc/internal/v1/*.proto)
