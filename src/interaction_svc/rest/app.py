@@ -14,7 +14,6 @@ from interaction_svc.credentials import Caller
 from interaction_svc.errors import (
     InteractionNotFound,
     InvalidField,
-    MalformedRequest,
     MethodNotAllowed,
     UnknownPath,
 )
@@ -102,17 +101,13 @@ def create_app(
 
 
 async def _refused(request: Request, refusal: Exception) -> Response:
-    """Render what the framework itself refuses."""
+    """Render what the framework itself refuses: a path, or a method on one."""
     path = request.url.path
-    status = refusal.status_code if isinstance(refusal, HTTPException) else 500
-    if status == 405:
-        allowed = getattr(refusal, "headers", None) or {}
-        allow = ", ".join(sorted(allowed.get("Allow", "").split(", ")))
+    if isinstance(refusal, HTTPException) and refusal.status_code == 405:
+        allow = ", ".join(sorted((refusal.headers or {})["Allow"].split(", ")))
         error = MethodNotAllowed(f"Method {request.method} is not allowed on this resource")
         return error_response(error, path, allow)
-    if status == 404:
-        return error_response(UnknownPath("Not found"), path)
-    return error_response(MalformedRequest("The request is not valid"), path)
+    return error_response(UnknownPath("Not found"), path)
 
 
 def _sids(request: Request) -> list[str]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from interaction_svc.store.errors import NotAStoreError, SchemaTooNewError, StoreUnavailableError
 from interaction_svc.store.interface import StoreReport
-from interaction_svc.store.sqlite.connection import connect, translated
+from interaction_svc.store.sqlite.connection import connect, transaction, translated
 
 APPLICATION_ID = 0x49584E53  # "IXNS": tells a store of ours from another SQLite file
 
@@ -79,29 +79,23 @@ def migrate(db: sqlite3.Connection) -> list[Migration]:
 
 
 def _apply(db: sqlite3.Connection, step: Migration) -> bool:
-    db.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(db):
         # Looked up under the lock: another process may be migrating the same file.
-        wanted = schema_version(db) < step.version
-        if wanted:
-            if step.version == 1:
-                db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                db.execute(
-                    "CREATE TABLE schema_migrations (version INTEGER PRIMARY KEY,"
-                    " name TEXT NOT NULL, applied_at TEXT NOT NULL) STRICT"
-                )
-            for statement in step.statements:
-                db.execute(statement)
+        if schema_version(db) >= step.version:
+            return False
+        if step.version == 1:
+            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             db.execute(
-                "INSERT INTO schema_migrations VALUES (?, ?, datetime('now'))",
-                (step.version, step.name),
+                "CREATE TABLE schema_migrations (version INTEGER PRIMARY KEY,"
+                " name TEXT NOT NULL, applied_at TEXT NOT NULL) STRICT"
             )
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:  # some failures have rolled back already
-            db.execute("ROLLBACK")
-        raise
-    return wanted
+        for statement in step.statements:
+            db.execute(statement)
+        db.execute(
+            "INSERT INTO schema_migrations VALUES (?, ?, datetime('now'))",
+            (step.version, step.name),
+        )
+    return True
 
 
 def check_is_store(db: sqlite3.Connection) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 from interaction_svc.store.errors import StoreBusyError, StoreClosedError
-from interaction_svc.store.sqlite.connection import Connection, translated
+from interaction_svc.store.sqlite.connection import Connection, transaction, translated
 
 MAX_WAITING_ROWS = 10_000
 """Beyond this many rows in the queue, operations are refused."""
@@ -113,17 +113,8 @@ def _run_together(db: sqlite3.Connection, works: list[Work[object]]) -> list[obj
 
 
 def _run_in_transaction(db: sqlite3.Connection, works: list[Work[object]]) -> list[object]:
-    # IMMEDIATE: a transaction that turns from reading to writing fails at once when another
-    # process has written in between, whatever the timeout.
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        results = [work(db) for work in works]
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:  # some failures have rolled back already
-            db.execute("ROLLBACK")
-        raise
-    return results
+    with transaction(db):
+        return [work(db) for work in works]
 
 
 def _is_fault_of_one(error: Exception) -> bool:

@@ -1,0 +1,19 @@
+"""The file that a test's SQLite store is in."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def url(folder: Path) -> str:
+    return f"sqlite:///{folder / 'interactions.db'}"
+
+
+@contextmanager
+def another_process(folder: Path) -> Iterator[sqlite3.Connection]:
+    db = sqlite3.connect(folder / "interactions.db", isolation_level=None, timeout=0)
+    try:
+        yield db
+    finally:
+        db.close()
