@@ -5,12 +5,18 @@ not. Steps that have been released don't change.
 """
 
 import sqlite3
+import time
 from pathlib import Path
 from typing import NamedTuple
 
 from interaction_svc.store.errors import NotAStoreError, SchemaTooNewError, StoreUnavailableError
 from interaction_svc.store.interface import StoreReport
-from interaction_svc.store.sqlite.connection import connect, transaction, translated
+from interaction_svc.store.sqlite.connection import (
+    BUSY_TIMEOUT_SECONDS,
+    connect,
+    transaction,
+    translated,
+)
 
 APPLICATION_ID = 0x49584E53  # "IXNS": tells a store of ours from another SQLite file
 
@@ -63,6 +69,7 @@ MIGRATIONS = (
     ),
 )
 LATEST = MIGRATIONS[-1].version
+_RETRY_SECONDS = 0.01
 
 
 def migrate(db: sqlite3.Connection) -> list[Migration]:
@@ -71,11 +78,28 @@ def migrate(db: sqlite3.Connection) -> list[Migration]:
     Raises NotAStoreError, SchemaTooNewError, sqlite3.Error; the file is then as it was.
     """
     check_is_store(db)
-    if db.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+    if _journal_mode_after_wal(db) != "wal":
         raise NotAStoreError("the file's disk doesn't support SQLite's write-ahead log")
     if schema_version(db) == MIGRATIONS[-1].version:
         return []  # without the write lock, which another process may hold for long
     return [step for step in MIGRATIONS if _apply(db, step)]
+
+
+def _journal_mode_after_wal(db: sqlite3.Connection) -> str:
+    """Ask for the write-ahead log; give the mode that came of it.
+
+    SQLite doesn't apply its busy timeout to this change, which needs the file for itself for a
+    moment, so that the waiting is done here.
+    """
+    deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
+    while True:
+        try:
+            return str(db.execute("PRAGMA journal_mode = WAL").fetchone()[0])
+        except sqlite3.OperationalError as error:
+            busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            if not busy or time.monotonic() > deadline:
+                raise
+            time.sleep(_RETRY_SECONDS)
 
 
 def _apply(db: sqlite3.Connection, step: Migration) -> bool:
