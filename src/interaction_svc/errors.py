@@ -8,10 +8,13 @@ ServiceError
 ├── InteractionNotFound     not there, or not the caller's
 ├── UnknownPath             nothing is served there (HTTP only)
 ├── OwnerMismatch           stored under another account or Service
-├── Unauthenticated         credentials missing or not of the right form
+├── Unauthenticated         credentials missing or wrong
 ├── PermissionDenied        credentials without the right
 ├── MethodNotAllowed        the resource has no such operation (HTTP only)
-├── Overloaded              more is waiting than the service takes on
+├── Overloaded              more is under way or waiting than the service takes on
+├── RateLimited             the account's calls, or the peer's attempts, are too many
+├── StoreFull               the store's disk is full
+├── DeadlineExceeded        it took longer than the deadline
 ├── Unavailable             the store can't be used, or the service is stopping
 └── Internal                a fault of the service, masked
 
@@ -131,7 +134,7 @@ class OwnerMismatch(ServiceError):
 
 
 class Unauthenticated(ServiceError):
-    """The credentials are missing or not of the right form."""
+    """The credentials are missing or wrong; which of the two, and how, isn't said."""
 
     reason = reasons.ERROR_REASON_UNAUTHENTICATED
     grpc_code = grpc.StatusCode.UNAUTHENTICATED
@@ -161,7 +164,7 @@ class MethodNotAllowed(ServiceError):
 
 
 class Overloaded(ServiceError):
-    """More is waiting to be written than the service takes on; nothing was done."""
+    """More is under way, or waiting to be written, than the service takes on; nothing was done."""
 
     reason = reasons.ERROR_REASON_OVERLOADED
     grpc_code = grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -170,7 +173,42 @@ class Overloaded(ServiceError):
     retry_after_seconds = 1
 
     def __init__(self) -> None:
-        super().__init__("Too many requests: more writes are waiting than the service takes on")
+        super().__init__("Too many requests: the service has as much to do as it takes on")
+
+
+class RateLimited(ServiceError):
+    """The account's calls a second, or a peer's wrong credentials, are too many."""
+
+    reason = reasons.ERROR_REASON_RATE_LIMITED
+    grpc_code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    http_status = 429
+    contract_code = 20429
+    retry_after_seconds = 1
+
+
+class StoreFull(ServiceError):
+    """The disk of the store is full; nothing was done, and reads go on."""
+
+    reason = reasons.ERROR_REASON_STORE_FULL
+    grpc_code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    http_status = 503
+    contract_code = 20503
+    retry_after_seconds = 10
+
+    def __init__(self) -> None:
+        super().__init__("The store has no room left to write; nothing was done")
+
+
+class DeadlineExceeded(ServiceError):
+    """It took longer than the service's own deadline, for callers that set none."""
+
+    reason = reasons.ERROR_REASON_DEADLINE_EXCEEDED
+    grpc_code = grpc.StatusCode.DEADLINE_EXCEEDED
+    http_status = 503
+    contract_code = 20503
+
+    def __init__(self) -> None:
+        super().__init__("It took longer than the service's deadline for calls that set none")
 
 
 class Unavailable(ServiceError):

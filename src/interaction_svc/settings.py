@@ -5,21 +5,31 @@ The environment has them as INTERACTION_SVC_ and their name in capitals; the fil
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
 
 from interaction_svc.addresses import Address, without_password
+from interaction_svc.sids import Sid
 from interaction_svc.store import DEFAULT_URL, StoreURLError, check_url
 
 ENV_PREFIX = "INTERACTION_SVC_"
 DEFAULT_FILE = Path("interaction-svc.toml")
+
+CLIENT_SETTINGS = (
+    "server", "server_tls", "server_ca", "api_key", "client_certificate", "client_key",
+)  # fmt: skip
+"""What only the commands that call a server use."""
+
+KIB = 1024
+MIB = 1024 * KIB
 
 
 class SettingsError(Exception):
@@ -48,11 +58,36 @@ def _public_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def _listed(given: object) -> object:
+    """Split what comes as one text: from the environment, or a flag."""
+    if isinstance(given, str):
+        return [part.strip() for part in given.split(",") if part.strip()]
+    return given
+
+
+def _mapped(given: object) -> object:
+    parts = _listed(given)
+    if not isinstance(parts, list):
+        return given
+    pairs = [str(part).partition("=") for part in parts]
+    if not all(found for _, found, _ in pairs):
+        raise ValueError("write KS…=DAYS, and a comma between several")
+    return {name: days for name, _, days in pairs}
+
+
+def _services(given: dict[str, int]) -> dict[str, int]:
+    for sid in given:
+        if not Sid.SERVICE.matches(sid):
+            raise ValueError(f"{sid!r} is not the SID of a Service, KS and 32 hexadecimal digits")
+    return given
+
+
 AddressText = Annotated[str, AfterValidator(_address)]
+Days = Annotated[int, Field(ge=0, le=36_500)]
 
 
 class Settings(BaseSettings):
-    """All settings, checked."""
+    """All settings, checked each by itself; what must fit together is checked where it is used."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True
@@ -73,12 +108,102 @@ class Settings(BaseSettings):
         None,
         description="What links in the REST API begin with, if it isn't the address it listens on.",
     )
-    drain_seconds: float = Field(
-        30, ge=0, le=3600, description="How long calls may take to finish once it is told to stop."
+    metrics: bool = Field(True, description="Whether to serve metrics for Prometheus.")
+    metrics_address: AddressText = Field(
+        "127.0.0.1:9464",
+        description="The address that metrics are served on, without TLS or keys.",
     )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least that is logged; calls are info, health checks debug."
+    )
+
+    insecure: bool = Field(
+        False,
+        description="Serve on other addresses than loopback even without keys and without TLS.",
+    )
+    tls_certificate: Path | None = Field(
+        None,
+        description="The certificate chain of both listeners, PEM. Changes are noticed.",
+    )
+    tls_key: Path | None = Field(None, description="The certificate's private key, PEM.")
+    tls_client_ca: Path | None = Field(
+        None, description="gRPC wants client certificates, signed by one of these CAs, PEM."
+    )
+    tls_client_names: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = Field(
+        (),
+        description="Which subject names client certificates may have; any, if there are none.",
+    )
+
+    max_message_bytes: int = Field(
+        4 * MIB, ge=64 * KIB, le=64 * MIB, description="The largest gRPC message that is taken."
+    )
+    max_header_bytes: int = Field(
+        16 * KIB, ge=KIB, le=MIB, description="The largest headers of a request that are taken."
+    )
+    max_connections: int = Field(
+        4096, ge=1, le=1_000_000, description="How many connections each listener holds."
+    )
+    max_streams_per_connection: int = Field(
+        256, ge=1, le=1_000_000, description="How many calls a gRPC connection carries at once."
+    )
+    max_concurrent_calls: int = Field(
+        256, ge=1, le=1_000_000, description="How many calls are worked on at once, but for health."
+    )
+    calls_per_second: int = Field(
+        10_000, ge=0, le=1_000_000, description="Calls a second and account; 0 is no limit."
+    )
+    deadline_seconds: float = Field(
+        30, gt=0, le=3600, description="The deadline of a call whose client sets none."
+    )
+    slow_sender_seconds: float = Field(
+        10,
+        gt=0,
+        le=3600,
+        description="How long a TLS handshake, or sending the headers of a request, may take.",
+    )
+    keepalive_seconds: float = Field(
+        60, ge=1, le=86_400, description="After which silence gRPC asks whether its peer is there."
+    )
+    connection_idle_seconds: float = Field(
+        300, ge=1, le=86_400, description="After which time a connection without calls is closed."
+    )
+    connection_age_seconds: float = Field(
+        3600,
+        ge=0,
+        le=86_400,
+        description="After which time a gRPC connection is asked to come anew; 0 is never.",
+    )
+    drain_delay_seconds: float = Field(
+        0,
+        ge=0,
+        le=600,
+        description="How long it goes on serving, unhealthy, once it is told to stop.",
+    )
+    drain_seconds: float = Field(
+        30, ge=0, le=3600, description="How long calls may take to finish once it stops serving."
+    )
+
+    retain_days: Days = Field(
+        0, description="Delete Interactions that were created longer ago; 0 keeps them."
+    )
+    retain_days_by_service: Annotated[
+        dict[str, Days], NoDecode, BeforeValidator(_mapped), AfterValidator(_services)
+    ] = Field({}, description="The same for single Services, whatever holds for the rest.")
+
     server: AddressText = Field(
         "127.0.0.1:50051", description="The gRPC server that get, list and delete call."
     )
+    server_tls: bool = Field(False, description="Whether they call it with TLS.")
+    server_ca: Path | None = Field(
+        None, description="With TLS, the CAs to trust, PEM, instead of gRPC's own."
+    )
+    api_key: SecretStr | None = Field(
+        None, description="The key they call it with: SK…:secret. Not a flag, which others can see."
+    )
+    client_certificate: Path | None = Field(
+        None, description="The certificate that they show to the server, PEM."
+    )
+    client_key: Path | None = Field(None, description="That certificate's private key, PEM.")
 
     @classmethod
     def settings_customise_sources(
@@ -93,10 +218,10 @@ class Settings(BaseSettings):
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
     def redacted(self) -> dict[str, Any]:
-        """Give the settings for a log: a password in a URL is hidden."""
+        """Give the settings for a log: secrets, and a password in a URL, are hidden."""
         return {
             name: without_password(value) if isinstance(value, str) else value
-            for name, value in self.model_dump().items()
+            for name, value in self.model_dump(mode="json").items()
         }
 
 

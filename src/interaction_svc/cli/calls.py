@@ -1,9 +1,11 @@
 """`get`, `list` and `delete`: calls to a running server over gRPC."""
 
 import sys
+from base64 import b64encode
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, NamedTuple
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
 
 import grpc
 import orjson
@@ -12,12 +14,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from interaction_svc.cli.options import ConfigOption, ServerOption
+from interaction_svc.cli.options import takes_settings
 from interaction_svc.errors import InvalidField
 from interaction_svc.paging import MAX_PAGE_SIZE
 from interaction_svc.rest.adapter import Resource, to_json
 from interaction_svc.rest.parameters import read_parameters
-from interaction_svc.settings import load_settings
+from interaction_svc.settings import CLIENT_SETTINGS, Settings, SettingsError
 from interaction_svc.v1.interaction_pb2 import Interaction
 from interaction_svc.v1.interaction_service_pb2 import (
     DeleteInteractionRequest,
@@ -27,6 +29,7 @@ from interaction_svc.v1.interaction_service_pb2 import (
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
 
 _DEADLINE_SECONDS = 30
+_CALLING = [name for name in CLIENT_SETTINGS if name != "api_key"]  # others see a flag's value
 
 ServiceArgument = Annotated[str, typer.Argument(metavar="KS...", help="The Service.")]
 SessionArgument = Annotated[str, typer.Argument(metavar="KC...", help="The Session.")]
@@ -51,21 +54,23 @@ _COLUMNS = (
 )
 
 
+@takes_settings(*_CALLING)
 def get(
+    settings: Settings,
     service: ServiceArgument,
     session: SessionArgument,
     sid: InteractionArgument,
-    server: ServerOption = None,
-    config: ConfigOption = None,
 ) -> None:
     """Print one Interaction as JSON."""
-    with _calling(load_settings(config, server=server).server) as stub:
+    with _calling(settings) as stub:
         request = GetInteractionRequest(service_sid=service, session_sid=session, sid=sid)
         response = stub.GetInteraction(request, timeout=_DEADLINE_SECONDS)
     typer.echo(orjson.dumps(_resource(response.interaction), option=orjson.OPT_INDENT_2).decode())
 
 
+@takes_settings(*_CALLING)
 def list_(
+    settings: Settings,
     service: ServiceArgument,
     session: SessionArgument,
     limit: Annotated[
@@ -105,8 +110,6 @@ def list_(
             show_default=False,
         ),
     ] = None,
-    server: ServerOption = None,
-    config: ConfigOption = None,
 ) -> None:
     """Print a Session's Interactions, following its pages."""
     conditions = {
@@ -124,7 +127,7 @@ def list_(
     except InvalidField as error:
         raise typer.BadParameter(error.problem, param_hint=conditions[error.field][0]) from error
     as_json = json if json is not None else not sys.stdout.isatty()
-    with _calling(load_settings(config, server=server).server) as stub:
+    with _calling(settings) as stub:
         pages = _pages(stub, request, limit)
         if as_json:
             for page in pages:
@@ -135,21 +138,21 @@ def list_(
             _print_tables(pages)
 
 
+@takes_settings(*_CALLING)
 def delete(
+    settings: Settings,
     service: ServiceArgument,
     session: SessionArgument,
     sid: InteractionArgument,
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Succeed if there is no such Interaction.")
     ] = False,
-    server: ServerOption = None,
-    config: ConfigOption = None,
 ) -> None:
     """Delete one Interaction for good.
 
     A later record of it doesn't bring it back.
     """
-    with _calling(load_settings(config, server=server).server) as stub:
+    with _calling(settings) as stub:
         request = DeleteInteractionRequest(
             service_sid=service, session_sid=session, sid=sid, allow_missing=allow_missing
         )
@@ -157,15 +160,54 @@ def delete(
 
 
 @contextmanager
-def _calling(server: str) -> Iterator[InteractionServiceStub]:
+def _calling(settings: Settings) -> Iterator[InteractionServiceStub]:
     """Give a stub; a failed call ends the command with its code and text."""
     try:
-        with grpc.insecure_channel(server) as channel:
+        with _channel(settings) as channel:
             yield InteractionServiceStub(channel)
     except grpc.RpcError as error:
         call: grpc.Call = error  # type: ignore[assignment] # every error of a channel is one
-        typer.echo(f"interaction-svc: {server}: {call.code().name}: {call.details()}", err=True)
+        typer.echo(
+            f"interaction-svc: {settings.server}: {call.code().name}: {call.details()}", err=True
+        )
         raise typer.Exit(1) from error
+
+
+def _channel(settings: Settings) -> grpc.Channel:
+    channel = (
+        grpc.secure_channel(settings.server, _channel_credentials(settings))
+        if settings.server_tls
+        else grpc.insecure_channel(settings.server)
+    )
+    if settings.api_key is None:
+        return channel
+    return grpc.intercept_channel(channel, _Authorization(settings.api_key.get_secret_value()))
+
+
+def _channel_credentials(settings: Settings) -> grpc.ChannelCredentials:
+    if (settings.client_certificate is None) != (settings.client_key is None):
+        raise SettingsError("client_certificate and client_key go together")
+
+    def content(file: Path | None) -> bytes | None:
+        return None if file is None else file.read_bytes()
+
+    return grpc.ssl_channel_credentials(
+        content(settings.server_ca),
+        content(settings.client_key),
+        content(settings.client_certificate),
+    )
+
+
+class _Authorization(grpc.UnaryUnaryClientInterceptor):
+    """Sends the key with every call."""
+
+    def __init__(self, key: str) -> None:
+        self._header = ("authorization", f"Basic {b64encode(key.encode()).decode()}")
+
+    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        """Make the call."""
+        metadata = [*(details.metadata or ()), self._header]
+        return continuation(details._replace(metadata=metadata), request)
 
 
 def _pages(

@@ -5,12 +5,14 @@ from typing import Annotated
 
 import typer
 
-from interaction_svc.cli.options import ConfigOption, StoreOption
-from interaction_svc.settings import load_settings
+from interaction_svc.cli.options import takes_settings
+from interaction_svc.settings import Settings
 from interaction_svc.store import check_store, open_store
 
 
+@takes_settings("store")
 def migrate(
+    settings: Settings,
     check: Annotated[
         bool,
         typer.Option(
@@ -19,15 +21,12 @@ def migrate(
             " are those of its Interaction; exit status 1 if not.",
         ),
     ] = False,
-    store: StoreOption = None,
-    config: ConfigOption = None,
 ) -> None:
     """Bring the store's schema up to date.
 
     serve and import do so by themselves. A schema of a later version than this program's is
     refused and left alone.
     """
-    settings = load_settings(config, store=store)
     if not check:
         asyncio.run(_migrate(settings.store))
     report = asyncio.run(check_store(settings.store))

@@ -1,33 +1,103 @@
-"""Options that several commands share; what they say comes from the settings themselves."""
+"""Options made of the settings, with their descriptions, environment variables and defaults.
 
+The options' own default is None, "not given", so that the environment and the file count.
+"""
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from interaction_svc.settings import ENV_PREFIX, Settings
+from interaction_svc.settings import ENV_PREFIX, Settings, load_settings
+
+_METAVARS = {
+    "store": "URL",
+    "public_url": "URL",
+    "tls_client_names": "NAME,...",
+    "log_level": "LEVEL",
+    "retain_days": "DAYS",
+    "retain_days_by_service": "KS...=DAYS,...",
+}
+_SECONDS = "SECONDS"
 
 
-def setting(name: str, flag: str = "", metavar: str | None = None) -> Any:
-    """Make the option of a setting, with its description, environment variable and default.
+def takes_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of these settings, and `--config`.
 
-    The option's own default is None, "not given", so that the environment and the file count.
+    The command gets the loaded settings as its first argument. Raises SettingsError when called.
     """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = list(inspect.signature(command).parameters.values())[1:]
+        hints = get_type_hints(command, include_extras=True)
+        options = {name: _option(name) for name in names} | {"config": _CONFIG}
+
+        @wraps(command)
+        def with_settings(**given: Any) -> None:
+            flags = {name: given.pop(name) for name in names}
+            command(load_settings(given.pop("config"), **flags), **given)
+
+        made = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint)
+            for name, hint in options.items()
+        ]
+        kept = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+        # What typer reads the options of a command from.
+        with_settings.__signature__ = inspect.Signature([*kept, *made])  # type: ignore[attr-defined]
+        with_settings.__annotations__ = {
+            **{parameter.name: hints[parameter.name] for parameter in own},
+            **options,
+        }
+        return with_settings
+
+    return decorate
+
+
+def _option(name: str) -> Any:
     field = Settings.model_fields[name]
-    default = "" if field.default is None else f"; default: {field.default}"
-    return typer.Option(
-        flag or f"--{name.replace('_', '-')}",
-        metavar=metavar,
-        help=f"{field.description} [env: {ENV_PREFIX}{name.upper()}{default}]",
-        show_default=False,
+    kind = field.annotation
+    flag = f"--{name.replace('_', '-')}"
+    default = "" if field.default in (None, (), {}) else f"; default: {_default(field.default)}"
+    metavar = _METAVARS.get(name)
+    if kind is bool:
+        kind, flag = bool, f"{flag}/--no-{name.replace('_', '-')}"
+    elif name.endswith("_address") or name == "server":
+        kind, metavar = str, "HOST:PORT"
+    elif name.endswith("_seconds"):
+        kind, metavar = float, _SECONDS
+    elif kind is int:
+        metavar = metavar or "N"
+    elif Path in (kind, *get_args(kind)):
+        kind, metavar = Path, "FILE"
+    else:
+        kind = str
+    return Annotated[
+        kind | None,
+        typer.Option(
+            flag,
+            metavar=metavar,
+            help=f"{field.description} [env: {ENV_PREFIX}{name.upper()}{default}]",
+            show_default=False,
+        ),
+    ]
+
+
+def _default(value: object) -> str:
+    return (
+        str(value).lower()
+        if isinstance(value, bool)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
     )
 
 
-ConfigOption = Annotated[
+_CONFIG = Annotated[
     Path | None,
     typer.Option(
         "--config", metavar="FILE", envvar=f"{ENV_PREFIX}CONFIG", help="A TOML file with settings."
     ),
 ]
-StoreOption = Annotated[str | None, setting("store", metavar="URL")]
-ServerOption = Annotated[str | None, setting("server", metavar="HOST:PORT")]

@@ -6,24 +6,18 @@ from typing import Annotated
 import typer
 
 from interaction_svc.cli.examples import print_examples
-from interaction_svc.cli.options import ConfigOption, StoreOption, setting
+from interaction_svc.cli.options import takes_settings
 from interaction_svc.server import Server, log_settings, wait_for_signal
-from interaction_svc.settings import Settings, SettingsError, load_settings
+from interaction_svc.settings import CLIENT_SETTINGS, Settings, SettingsError
 
 
+@takes_settings(*(name for name in Settings.model_fields if name not in CLIENT_SETTINGS))
 def serve(
-    store: StoreOption = None,
-    grpc_address: Annotated[str | None, setting("grpc_address", metavar="HOST:PORT")] = None,
-    http_address: Annotated[str | None, setting("http_address", metavar="HOST:PORT")] = None,
-    public_url: Annotated[str | None, setting("public_url", metavar="URL")] = None,
-    grpc: Annotated[bool | None, setting("grpc", "--grpc/--no-grpc")] = None,
-    http: Annotated[bool | None, setting("http", "--http/--no-http")] = None,
-    drain_seconds: Annotated[float | None, setting("drain_seconds", metavar="SECONDS")] = None,
+    settings: Settings,
     examples: Annotated[
         bool,
         typer.Option("--examples", help="Print calls to paste, for a Session that is there."),
     ] = False,
-    config: ConfigOption = None,
 ) -> None:
     """Serve gRPC and REST.
 
@@ -33,16 +27,6 @@ def serve(
 
     The addresses with their real ports are printed on standard output, logs on standard error.
     """
-    settings = load_settings(
-        config,
-        store=store,
-        grpc_address=grpc_address,
-        http_address=http_address,
-        public_url=public_url,
-        grpc=grpc,
-        http=http,
-        drain_seconds=drain_seconds,
-    )
     if not (settings.grpc or settings.http):
         raise SettingsError("with neither gRPC nor HTTP there is nothing to serve")
     log_settings(settings)

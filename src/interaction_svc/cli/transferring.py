@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from interaction_svc.addresses import Address
-from interaction_svc.cli.options import ConfigOption, StoreOption, setting
+from interaction_svc.cli.options import takes_settings
 from interaction_svc.errors import InvalidField
 from interaction_svc.interactions import Interactions
 from interaction_svc.records import check_sid
-from interaction_svc.settings import Settings, load_settings
+from interaction_svc.settings import Settings
 from interaction_svc.sids import Sid
 from interaction_svc.store import Outcome, open_store
 from interaction_svc.transfer import ImportReport, Problem, export_lines, import_stream
@@ -23,16 +23,16 @@ from interaction_svc.transfer import ImportReport, Problem, export_lines, import
 _STDIN = "-"
 
 
+@takes_settings("store")
 def import_(
+    settings: Settings,
     files: Annotated[
         list[str],
         typer.Argument(metavar="FILE...", help="Files to read; - is standard input."),
     ],
-    store: StoreOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the files, and leave the store alone.")
     ] = False,
-    config: ConfigOption = None,
 ) -> None:
     """Record Interactions from files of Twilio's JSON.
 
@@ -45,7 +45,7 @@ def import_(
     for name in files:
         if name != _STDIN and (not Path(name).exists() or Path(name).is_dir()):
             raise typer.BadParameter(f"{name} is not a file", param_hint="FILE...")
-    settings, report = load_settings(config, store=store), ImportReport()
+    report = ImportReport()
     try:
         asyncio.run(_import(files, settings, report, dry_run=dry_run))
     finally:  # what is recorded is recorded, whatever ends the import
@@ -119,16 +119,15 @@ class _Watched:
         self._progress.stop()
 
 
+@takes_settings("store", "public_url")
 def export(
+    settings: Settings,
     service: Annotated[
         str | None, typer.Option(metavar="KS...", help="Only this Service's Interactions.")
     ] = None,
     session: Annotated[
         str | None, typer.Option(metavar="KC...", help="Only this Session's; needs --service.")
     ] = None,
-    store: StoreOption = None,
-    public_url: Annotated[str | None, setting("public_url", metavar="URL")] = None,
-    config: ConfigOption = None,
 ) -> None:
     """Write Interactions to standard output as JSON lines.
 
@@ -147,7 +146,6 @@ def export(
                 check_sid(kind, option, value)
             except InvalidField as error:
                 raise typer.BadParameter(error.problem, param_hint=f"--{option}") from error
-    settings = load_settings(config, store=store, public_url=public_url)
     asyncio.run(_export(settings, service, session))
 
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%interaction_svc/v1/error_reason.proto\x12\x12interaction_svc.v1*\xc4\x03\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12&\n\"ERROR_REASON_INTERACTION_NOT_FOUND\x10\x01\x12\x1e\n\x1a\x45RROR_REASON_INVALID_FIELD\x10\x02\x12#\n\x1f\x45RROR_REASON_INVALID_PAGE_TOKEN\x10\x03\x12$\n ERROR_REASON_PAGE_TOKEN_MISMATCH\x10\x04\x12\"\n\x1e\x45RROR_REASON_MALFORMED_REQUEST\x10\x05\x12\x1f\n\x1b\x45RROR_REASON_OWNER_MISMATCH\x10\x06\x12 \n\x1c\x45RROR_REASON_UNAUTHENTICATED\x10\x07\x12\"\n\x1e\x45RROR_REASON_PERMISSION_DENIED\x10\x08\x12#\n\x1f\x45RROR_REASON_METHOD_NOT_ALLOWED\x10\t\x12\x1b\n\x17\x45RROR_REASON_OVERLOADED\x10\n\x12\x1c\n\x18\x45RROR_REASON_UNAVAILABLE\x10\x0b\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x0c\x42\xc8\x01\n\x11interactionsvc.v1B\x10\x45rrorReasonProtoP\x01ZBinteraction-svc/clients/go/gen/interaction_svc/v1;interactionsvcv1\xaa\x02\x11InteractionSvc.V1\xca\x02\x11InteractionSvc\\V1\xe2\x02\x1dInteractionSvc\\V1\\GPBMetadata\xea\x02\x12InteractionSvc::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%interaction_svc/v1/error_reason.proto\x12\x12interaction_svc.v1*\xa4\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12&\n\"ERROR_REASON_INTERACTION_NOT_FOUND\x10\x01\x12\x1e\n\x1a\x45RROR_REASON_INVALID_FIELD\x10\x02\x12#\n\x1f\x45RROR_REASON_INVALID_PAGE_TOKEN\x10\x03\x12$\n ERROR_REASON_PAGE_TOKEN_MISMATCH\x10\x04\x12\"\n\x1e\x45RROR_REASON_MALFORMED_REQUEST\x10\x05\x12\x1f\n\x1b\x45RROR_REASON_OWNER_MISMATCH\x10\x06\x12 \n\x1c\x45RROR_REASON_UNAUTHENTICATED\x10\x07\x12\"\n\x1e\x45RROR_REASON_PERMISSION_DENIED\x10\x08\x12#\n\x1f\x45RROR_REASON_METHOD_NOT_ALLOWED\x10\t\x12\x1b\n\x17\x45RROR_REASON_OVERLOADED\x10\n\x12\x1c\n\x18\x45RROR_REASON_UNAVAILABLE\x10\x0b\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x0c\x12\x1d\n\x19\x45RROR_REASON_RATE_LIMITED\x10\r\x12\x1b\n\x17\x45RROR_REASON_STORE_FULL\x10\x0e\x12\"\n\x1e\x45RROR_REASON_DEADLINE_EXCEEDED\x10\x0f\x42\xc8\x01\n\x11interactionsvc.v1B\x10\x45rrorReasonProtoP\x01ZBinteraction-svc/clients/go/gen/interaction_svc/v1;interactionsvcv1\xaa\x02\x11InteractionSvc.V1\xca\x02\x11InteractionSvc\\V1\xe2\x02\x1dInteractionSvc\\V1\\GPBMetadata\xea\x02\x12InteractionSvc::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,5 +33,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\021interactionsvc.v1B\020ErrorReasonProtoP\001ZBinteraction-svc/clients/go/gen/interaction_svc/v1;interactionsvcv1\252\002\021InteractionSvc.V1\312\002\021InteractionSvc\\V1\342\002\035InteractionSvc\\V1\\GPBMetadata\352\002\022InteractionSvc::V1'
   _globals['_ERRORREASON']._serialized_start=62
-  _globals['_ERRORREASON']._serialized_end=514
+  _globals['_ERRORREASON']._serialized_end=610
 # @@protoc_insertion_point(module_scope)

@@ -62,7 +62,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     {"sid": "KI…"}}`
     """
     ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 7
-    """UNAUTHENTICATED: the credentials are missing or not of the right form.
+    """UNAUTHENTICATED: the credentials are missing or wrong.
 
     Example: `{"reason": "ERROR_REASON_UNAUTHENTICATED", "domain": "interaction-svc"}`
     """
@@ -77,8 +77,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Example: `{"reason": "ERROR_REASON_METHOD_NOT_ALLOWED", "domain": "interaction-svc"}`
     """
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 10
-    """RESOURCE_EXHAUSTED: more is waiting to be written than the service takes on; nothing was done.
-    Try again after the delay of the google.rpc.RetryInfo.
+    """RESOURCE_EXHAUSTED: more is under way, or waiting to be written, than the service takes on;
+    nothing was done. Try again after the delay of the google.rpc.RetryInfo.
 
     Example: `{"reason": "ERROR_REASON_OVERLOADED", "domain": "interaction-svc"}`
     """
@@ -94,6 +94,25 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
 
     Example: `{"reason": "ERROR_REASON_INTERNAL", "domain": "interaction-svc", "metadata":
     {"reference": "6f1c0d2e9a4b"}}`
+    """
+    ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 13
+    """RESOURCE_EXHAUSTED: the account makes more calls a second than it may, or its peer has sent too
+    many wrong credentials; nothing was done. Try again after the delay of the google.rpc.RetryInfo.
+
+    Example: `{"reason": "ERROR_REASON_RATE_LIMITED", "domain": "interaction-svc"}`
+    """
+    ERROR_REASON_STORE_FULL: _ErrorReason.ValueType  # 14
+    """RESOURCE_EXHAUSTED: the disk of the store is full. Nothing was done, and what only reads goes
+    on. Try again after the delay of the google.rpc.RetryInfo.
+
+    Example: `{"reason": "ERROR_REASON_STORE_FULL", "domain": "interaction-svc"}`
+    """
+    ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 15
+    """DEADLINE_EXCEEDED: it took longer than the service's own deadline, which holds for calls whose
+    clients set none. At a client's own deadline the code is the same, and there are no details. A
+    write may have been done all the same.
+
+    Example: `{"reason": "ERROR_REASON_DEADLINE_EXCEEDED", "domain": "interaction-svc"}`
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -141,7 +160,7 @@ Example: `{"reason": "ERROR_REASON_OWNER_MISMATCH", "domain": "interaction-svc",
 {"sid": "KI…"}}`
 """
 ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 7
-"""UNAUTHENTICATED: the credentials are missing or not of the right form.
+"""UNAUTHENTICATED: the credentials are missing or wrong.
 
 Example: `{"reason": "ERROR_REASON_UNAUTHENTICATED", "domain": "interaction-svc"}`
 """
@@ -156,8 +175,8 @@ ERROR_REASON_METHOD_NOT_ALLOWED: ErrorReason.ValueType  # 9
 Example: `{"reason": "ERROR_REASON_METHOD_NOT_ALLOWED", "domain": "interaction-svc"}`
 """
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 10
-"""RESOURCE_EXHAUSTED: more is waiting to be written than the service takes on; nothing was done.
-Try again after the delay of the google.rpc.RetryInfo.
+"""RESOURCE_EXHAUSTED: more is under way, or waiting to be written, than the service takes on;
+nothing was done. Try again after the delay of the google.rpc.RetryInfo.
 
 Example: `{"reason": "ERROR_REASON_OVERLOADED", "domain": "interaction-svc"}`
 """
@@ -173,5 +192,24 @@ gives.
 
 Example: `{"reason": "ERROR_REASON_INTERNAL", "domain": "interaction-svc", "metadata":
 {"reference": "6f1c0d2e9a4b"}}`
+"""
+ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 13
+"""RESOURCE_EXHAUSTED: the account makes more calls a second than it may, or its peer has sent too
+many wrong credentials; nothing was done. Try again after the delay of the google.rpc.RetryInfo.
+
+Example: `{"reason": "ERROR_REASON_RATE_LIMITED", "domain": "interaction-svc"}`
+"""
+ERROR_REASON_STORE_FULL: ErrorReason.ValueType  # 14
+"""RESOURCE_EXHAUSTED: the disk of the store is full. Nothing was done, and what only reads goes
+on. Try again after the delay of the google.rpc.RetryInfo.
+
+Example: `{"reason": "ERROR_REASON_STORE_FULL", "domain": "interaction-svc"}`
+"""
+ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 15
+"""DEADLINE_EXCEEDED: it took longer than the service's own deadline, which holds for calls whose
+clients set none. At a client's own deadline the code is the same, and there are no details. A
+write may have been done all the same.
+
+Example: `{"reason": "ERROR_REASON_DEADLINE_EXCEEDED", "domain": "interaction-svc"}`
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

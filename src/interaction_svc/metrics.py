@@ -1,0 +1,69 @@
+"""What Prometheus can ask the service: the metrics of the process, each made once, here.
+
+None has a SID, an address or anything else of callers in its labels, so that their number is
+bounded and they may be read by whoever watches the service. docs/operations.md lists them.
+"""
+
+import platform
+import sqlite3
+
+from prometheus_client import Counter, Gauge, Histogram, Info
+
+from interaction_svc import __version__
+
+_SECONDS = (
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+)  # fmt: skip
+_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 4000)
+
+calls = Counter(
+    "interaction_svc_calls",
+    "Calls that were answered, by transport, method, and gRPC code or HTTP status.",
+    ["transport", "method", "code"],
+)
+call_seconds = Histogram(
+    "interaction_svc_call_duration_seconds",
+    "From the arrival of a call to its end.",
+    ["transport", "method"],
+    buckets=_SECONDS,
+)
+calls_in_flight = Gauge(
+    "interaction_svc_calls_in_flight", "Calls that are being worked on.", ["transport"]
+)
+refused = Counter(
+    "interaction_svc_refused",
+    "Calls that ended in an error, by its reason: a value of ErrorReason.",
+    ["transport", "reason"],
+)
+page_interactions = Histogram(
+    "interaction_svc_page_interactions", "Interactions of a page of a list.", buckets=(0, *_SIZES)
+)
+store_seconds = Histogram(
+    "interaction_svc_store_duration_seconds",
+    "From asking the store to its answer, waiting included.",
+    ["operation"],
+    buckets=_SECONDS,
+)
+commit_operations = Histogram(
+    "interaction_svc_commit_operations", "Operations that shared a commit.", buckets=_SIZES
+)
+commit_rows = Histogram(
+    "interaction_svc_commit_rows", "Rows that were written by a commit.", buckets=_SIZES
+)
+waiting_rows = Gauge("interaction_svc_waiting_rows", "Rows that wait to be written.")
+waiting_bytes = Gauge("interaction_svc_waiting_bytes", "Their size.")
+wal_bytes = Gauge("interaction_svc_wal_bytes", "Size of SQLite's write-ahead log.")
+rows_erased = Counter(
+    "interaction_svc_rows_erased",
+    "Interactions that were deleted for good: by call, by retention, or by erasure.",
+    ["cause"],
+)
+serving = Gauge("interaction_svc_serving", "1 while health says SERVING, else 0.")
+build = Info("interaction_svc_build", "What is running.")
+build.info(
+    {
+        "version": __version__,
+        "python": platform.python_version(),
+        "sqlite": sqlite3.sqlite_version,
+    }
+)
