@@ -104,6 +104,8 @@ class Living(StoreTests):
             store.record([row]),
             store.delete(EVERYONE, parents.key(row.sid), NOW_US),
             store.scan(after=None, limit=1, max_bytes=1),
+            store.keys_of(parents.account_sid),
+            store.revoke_key(new_sid("SK"), NOW_US),
             store.check(),
         ]
         for call in calls:

@@ -3,10 +3,11 @@
 What a backend can't do it declares by overriding that very test.
 """
 
+from tests.store.keeping import Keeping
 from tests.store.living import Living
 from tests.store.reading import Reading
 from tests.store.writing import Writing
 
 
-class StoreSuite(Reading, Writing, Living):
+class StoreSuite(Reading, Writing, Keeping, Living):
     """All tests of a Store."""

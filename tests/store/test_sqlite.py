@@ -125,6 +125,28 @@ async def test_a_migration_that_fails_leaves_no_trace(
         assert versions == list(range(1, LATEST + 1))
 
 
+async def test_a_store_of_the_first_version_gets_what_came_later(
+    tmp_path: Path, parents: Parents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = row_of(new_interaction(parents))
+    with monkeypatch.context() as first_version:
+        first_version.setattr(migrations, "MIGRATIONS", MIGRATIONS[:1])
+        store = await open_store(url(tmp_path))
+        await store.record([row])
+        await store.close()
+    report = await check_store(url(tmp_path))
+    assert (report.schema_version, report.known_version, report.ok) == (1, LATEST, False)
+    with pytest.raises(StoreUnavailableError, match="run interaction-svc migrate"):
+        await open_store(url(tmp_path), migrate=False)
+    store = await open_store(url(tmp_path))
+    try:
+        assert await store.get(EVERYONE, parents.key(row.sid)) == row.frame
+        assert not await store.has_keys()
+    finally:
+        await store.close()
+    assert (await check_store(url(tmp_path))).ok
+
+
 async def test_many_processes_may_migrate_at_once(tmp_path: Path) -> None:
     async def open_and_close() -> None:
         await (await open_store(url(tmp_path))).close()

@@ -5,7 +5,9 @@ from interaction_svc.store.errors import (
     SchemaTooNewError,
     StoreBusyError,
     StoreClosedError,
+    StoreDamagedError,
     StoreError,
+    StoreFullError,
     StoreUnavailableError,
     StoreURLError,
 )
@@ -21,6 +23,7 @@ from interaction_svc.store.interface import (
     StoredPage,
     StoreReport,
 )
+from interaction_svc.store.keys import StoredKey
 from interaction_svc.store.opening import DEFAULT_URL, check_store, check_url, open_store
 from interaction_svc.store.rows import Row, decode, row_of
 
@@ -39,10 +42,13 @@ __all__ = [
     "Store",
     "StoreBusyError",
     "StoreClosedError",
+    "StoreDamagedError",
     "StoreError",
+    "StoreFullError",
     "StoreReport",
     "StoreURLError",
     "StoreUnavailableError",
+    "StoredKey",
     "StoredPage",
     "check_store",
     "check_url",

@@ -4,8 +4,10 @@ StoreError
 ├── StoreURLError           the URL names no store that this program knows
 ├── NotAStoreError          the file or database is something else
 ├── SchemaTooNewError       a later version of this program has been there
-├── StoreUnavailableError   it can't be used at the moment: locked, full, unreadable
-├── StoreBusyError          too many rows wait to be written; nothing was done
+├── StoreUnavailableError   it can't be used at the moment: locked, unreadable, replaced
+│   └── StoreDamagedError   some of it isn't what was written
+├── StoreFullError          its disk has no room; nothing was done
+├── StoreBusyError          too much waits to be written; nothing was done
 ├── DamagedRowError         a stored Interaction can't be read
 └── StoreClosedError        it was closed
 """
@@ -31,8 +33,16 @@ class StoreUnavailableError(StoreError):
     """The store can't be used at the moment; the same call may succeed later."""
 
 
+class StoreDamagedError(StoreUnavailableError):
+    """Some of the store isn't what was written; it may be usable once it has been restored."""
+
+
+class StoreFullError(StoreError):
+    """The store's disk has no room for what was to be written; nothing was done."""
+
+
 class StoreBusyError(StoreError):
-    """Too many rows are waiting to be written; nothing was done."""
+    """Too much is waiting to be written; nothing was done."""
 
 
 class DamagedRowError(StoreError):

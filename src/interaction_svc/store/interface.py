@@ -10,6 +10,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from interaction_svc.paging import Edge, Position
+from interaction_svc.store.keys import StoredKey
 from interaction_svc.store.rows import Row
 
 
@@ -118,9 +119,9 @@ class StoreReport:
 class Store(ABC):
     """Where Interactions are kept. Made by open_store.
 
-    All methods raise StoreUnavailableError and StoreClosedError, and may be called at once from
-    many tasks. A call that is cancelled is either done or not, never in part, and leaves the
-    store usable.
+    All methods raise StoreUnavailableError and StoreClosedError, the ones that write StoreFullError
+    as well, and may be called at once from many tasks. A call that is cancelled is either done or
+    not, never in part, and leaves the store usable.
     """
 
     @abstractmethod
@@ -160,6 +161,29 @@ class Store(ABC):
 
         Returns their frames, and where to go on; None at the end.
         """
+
+    @abstractmethod
+    async def add_key(self, key: StoredKey) -> None:
+        """Store a new key; when it returns, it is on disk. Raises StoreBusyError."""
+
+    @abstractmethod
+    async def revoke_key(self, sid: str, now_us: int) -> StoredKey | None:
+        """Revoke a key, and give it as it now is; None if there is none of this SID.
+
+        One that has been revoked keeps the time of that. Raises StoreBusyError.
+        """
+
+    @abstractmethod
+    async def keys_of(self, user: str) -> list[StoredKey]:
+        """Give the keys whose own SID, or whose account's, is `user`: oldest first, revoked too."""
+
+    @abstractmethod
+    async def keys(self) -> list[StoredKey]:
+        """Give all keys, oldest first, revoked ones included."""
+
+    @abstractmethod
+    async def has_keys(self) -> bool:
+        """Say whether there has ever been a key; a revoked one counts."""
 
     @abstractmethod
     async def check(self) -> StoreReport:

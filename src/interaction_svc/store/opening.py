@@ -42,7 +42,7 @@ async def open_store(url: str, *, migrate: bool = True) -> Store:
     """Open the store, make it if it isn't there, and bring its schema up to date.
 
     With `migrate=False` a store that isn't there or isn't up to date is an error. Raises
-    StoreURLError, NotAStoreError, SchemaTooNewError, StoreUnavailableError.
+    StoreURLError, NotAStoreError, SchemaTooNewError, StoreUnavailableError, StoreFullError.
     """
     path = check_url(url)
     with _naming(path):

@@ -15,7 +15,9 @@ import aiosqlite
 from interaction_svc.store.errors import (
     NotAStoreError,
     StoreClosedError,
+    StoreDamagedError,
     StoreError,
+    StoreFullError,
     StoreUnavailableError,
 )
 
@@ -125,6 +127,7 @@ def connect(path: Path, *, create: bool = False, read_only: bool = False) -> sql
         cached_statements=256,
     )
     try:
+        _read_header(db)
         db.execute("PRAGMA foreign_keys = ON")
         db.execute("PRAGMA synchronous = FULL")  # an answered write survives a power cut
         db.execute("PRAGMA secure_delete = ON")  # deleted bodies are overwritten
@@ -136,6 +139,16 @@ def connect(path: Path, *, create: bool = False, read_only: bool = False) -> sql
         db.close()
         raise
     return db
+
+
+def _read_header(db: sqlite3.Connection) -> None:
+    """Tell a file that was never a database from one that is damaged later on."""
+    try:
+        db.execute("PRAGMA schema_version").fetchone()
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_NOTADB:
+            raise NotAStoreError("the file is not an SQLite database") from error
+        raise
 
 
 @contextmanager
@@ -159,18 +172,19 @@ _PASSING = {
     sqlite3.SQLITE_CANTOPEN: "it can't be opened: is it there, and may this user write it?",
     sqlite3.SQLITE_READONLY: "it can't be written to: is the file or its directory read-only?",
     sqlite3.SQLITE_PERM: "access to it is not permitted",
-    sqlite3.SQLITE_FULL: "its disk is full",
     sqlite3.SQLITE_IOERR: "its disk fails",
-    sqlite3.SQLITE_CORRUPT: "it is damaged",
     sqlite3.SQLITE_INTERRUPT: "it was interrupted",
 }
 
 
 def translated(error: sqlite3.Error) -> StoreError:
     """Give a store's error for one of SQLite's, without its text, which may quote SQL."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest of an extended code is detail
-    if code == sqlite3.SQLITE_NOTADB:
-        return NotAStoreError("the file is not an SQLite database")
+    extended = getattr(error, "sqlite_errorcode", 0)
+    code = extended & 0xFF  # the rest of an extended code is detail
+    if code == sqlite3.SQLITE_FULL or extended == sqlite3.SQLITE_IOERR_SHMSIZE:
+        return StoreFullError("its disk is full")
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return StoreDamagedError("it is damaged: restore it from a backup")
     if code in _PASSING:
         return StoreUnavailableError(_PASSING[code])
     return StoreError(f"SQLite failed with {getattr(error, 'sqlite_errorname', 'an error')}")

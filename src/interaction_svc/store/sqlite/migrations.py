@@ -67,6 +67,23 @@ MIGRATIONS = (
             """,
         ),
     ),
+    Migration(
+        2,
+        "api keys",
+        (
+            """
+            CREATE TABLE api_keys (
+                sid         TEXT PRIMARY KEY NOT NULL,
+                account_sid TEXT,
+                role        TEXT NOT NULL,
+                secret_hash BLOB NOT NULL,
+                created_us  INTEGER NOT NULL,
+                revoked_us  INTEGER
+            ) STRICT
+            """,
+            "CREATE INDEX api_keys_by_account ON api_keys (account_sid)",
+        ),
+    ),
 )
 LATEST = MIGRATIONS[-1].version
 _RETRY_SECONDS = 0.01

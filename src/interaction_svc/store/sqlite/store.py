@@ -16,8 +16,9 @@ from interaction_svc.store.interface import (
     StoredPage,
     StoreReport,
 )
+from interaction_svc.store.keys import StoredKey
 from interaction_svc.store.rows import Row
-from interaction_svc.store.sqlite import migrations, reads, writes
+from interaction_svc.store.sqlite import keys, migrations, reads, writes
 from interaction_svc.store.sqlite.connection import Connection
 from interaction_svc.store.sqlite.writer import Writer
 
@@ -78,6 +79,26 @@ class SqliteStore(Store):
     ) -> tuple[list[bytes], ScanPosition | None]:
         """See Store."""
         return await self._read.run(reads.scan, after, limit, max_bytes, service_sid, session_sid)
+
+    async def add_key(self, key: StoredKey) -> None:
+        """See Store."""
+        await self._writer.submit(partial(keys.add, key=key), 1)
+
+    async def revoke_key(self, sid: str, now_us: int) -> StoredKey | None:
+        """See Store."""
+        return await self._writer.submit(partial(keys.revoke, sid=sid, now_us=now_us), 1)
+
+    async def keys_of(self, user: str) -> list[StoredKey]:
+        """See Store."""
+        return await self._read.run(keys.of_user, user)
+
+    async def keys(self) -> list[StoredKey]:
+        """See Store."""
+        return await self._read.run(keys.every)
+
+    async def has_keys(self) -> bool:
+        """See Store."""
+        return await self._read.run(keys.any_ever)
 
     async def check(self) -> StoreReport:
         """See Store."""

@@ -1,0 +1,15 @@
+"""A key as it is stored: whom it lets in, and a hash to know its secret by."""
+
+from typing import NamedTuple
+
+
+class StoredKey(NamedTuple):
+    """One API key. Times are in microseconds since 1970; the secret itself is stored nowhere."""
+
+    sid: str
+    account_sid: str | None
+    """The account that it is bound to; None: all accounts."""
+    role: str
+    secret_hash: bytes
+    created_us: int
+    revoked_us: int | None
