@@ -36,6 +36,6 @@ class Address(NamedTuple):
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
 
-    def url(self) -> str:
+    def url(self, scheme: str = "http") -> str:
         """Give the HTTP address under which a client on this machine reaches it."""
-        return f"http://{self._replace(host='localhost') if self.host in _WILDCARDS else self}"
+        return f"{scheme}://{self._replace(host='localhost') if self.host in _WILDCARDS else self}"

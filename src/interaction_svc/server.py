@@ -12,6 +12,8 @@ import structlog
 from interaction_svc.addresses import Address
 from interaction_svc.grpc_api import GrpcServer
 from interaction_svc.interactions import Interactions
+from interaction_svc.rest.app import create_app
+from interaction_svc.rest.protocol import HttpLimits
 from interaction_svc.rest.server import HttpServer
 from interaction_svc.settings import ENV_PREFIX, Settings
 from interaction_svc.store import Store, open_store
@@ -53,9 +55,17 @@ class Server:
                 self._listening.append(grpc)
             if settings.http:
                 http = HttpServer(
-                    interactions,
+                    lambda base_url: create_app(
+                        interactions, base_url, is_draining=lambda: http.is_draining
+                    ),
                     Address.parse(settings.http_address),
-                    settings.public_url,
+                    base_url=settings.public_url,
+                    limits=HttpLimits(
+                        max_header_bytes=settings.max_header_bytes,
+                        max_connections=settings.max_connections,
+                        slow_sender_seconds=settings.slow_sender_seconds,
+                        connection_idle_seconds=settings.connection_idle_seconds,
+                    ),
                 )
                 self.ended = http.ended
                 self.http_address = await http.start()
