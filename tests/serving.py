@@ -20,6 +20,7 @@ class Served:
     log: Path
     grpc_address: str = ""
     base_url: str = ""
+    metrics_url: str = ""
     told: bool = False
 
     def terminate(self) -> None:
@@ -40,7 +41,8 @@ def served(
     store, log = folder / "interactions.db", folder / "log.jsonl"
     command = [
         *COMMAND, "serve", "--store", f"sqlite:///{store}",
-        "--grpc-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0", *flags,
+        "--grpc-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0",
+        "--metrics-address", "127.0.0.1:0", *flags,
     ]  # fmt: skip
     with (
         log.open("w") as stderr,
@@ -55,7 +57,10 @@ def served(
     ):
         server = Served(process, store, log)
         try:
-            _read_addresses(server, 2 - ("--no-grpc" in flags) - ("--no-http" in flags))
+            _read_addresses(
+                server,
+                3 - ("--no-grpc" in flags) - ("--no-http" in flags) - ("--no-metrics" in flags),
+            )
             yield server
             server.terminate()
             assert server.exit_status() == status, log.read_text()
@@ -68,11 +73,13 @@ def _read_addresses(server: Served, count: int) -> None:
     for _ in range(count):
         line = server.process.stdout.readline()
         what, _, address = line.strip().partition(" on ")
-        assert what in ("gRPC", "REST"), f"{line!r}\n{server.log.read_text()}"
+        assert what in ("gRPC", "REST", "metrics"), f"{line!r}\n{server.log.read_text()}"
         if what == "gRPC":
             server.grpc_address = address
-        else:
+        elif what == "REST":
             server.base_url = address
+        else:
+            server.metrics_url = address
 
 
 def run(

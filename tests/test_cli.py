@@ -237,7 +237,7 @@ def test_the_settings_are_logged_without_passwords(tmp_path: Path) -> None:
         env={"INTERACTION_SVC_DRAIN_SECONDS": "9", "INTERACTION_SVC_GRCP": "0"},
     ) as running:
         pass
-    first, second = (json.loads(line) for line in running.log.read_text().splitlines())
+    first, second, *_ = (json.loads(line) for line in running.log.read_text().splitlines())
     assert (first["drain_seconds"], first["public_url"]) == (9, "https://log.example.com")
     assert second["name"] == "INTERACTION_SVC_GRCP"
     hidden = Settings.model_construct(store="postgresql://user:pass@word@db/x").redacted()

@@ -9,9 +9,13 @@ import httpx
 import pytest
 
 from interaction_svc.errors import Overloaded, PermissionDenied, Unavailable
+from interaction_svc.guards import Guards
 from interaction_svc.interactions import Interactions
+from interaction_svc.keys import Authenticator
+from interaction_svc.limits import CallRate, Concurrency
 from interaction_svc.rest import to_json
 from interaction_svc.rest.app import create_app
+from interaction_svc.store import open_store
 from interaction_svc.v1 import interaction_pb2 as pb
 from tests.build import (
     NOON_US,
@@ -25,6 +29,7 @@ from tests.build import (
 from tests.calls import record
 from tests.conftest import basic
 from tests.serving import Served, served
+from tests.store import files
 from tests.stubs import Ingest
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -331,11 +336,13 @@ class Failing(Interactions):
 
 
 @pytest.fixture
-async def failing() -> AsyncIterator[Any]:
+async def failing(tmp_path: Path) -> AsyncIterator[Any]:
     clients: list[httpx.AsyncClient] = []
+    store = await open_store(files.url(tmp_path))
+    guards = Guards(Authenticator(store, serves_openly=True), Concurrency(9), CallRate(0), 30)
 
     async def get(error: Exception, *, draining: bool = False) -> httpx.Response:
-        app = create_app(Failing(error), "http://x", is_draining=lambda: draining)
+        app = create_app(Failing(error), "http://x", guards, is_draining=lambda: draining)
         client = httpx.AsyncClient(
             transport=httpx.ASGITransport(app), base_url="http://x", auth=(new_sid("AC"), "x")
         )
@@ -345,6 +352,7 @@ async def failing() -> AsyncIterator[Any]:
     yield get
     for client in clients:
         await client.aclose()
+    await store.close()
 
 
 async def test_what_is_unexpected_is_masked(

@@ -1,5 +1,6 @@
 """Addresses to listen on, and URLs."""
 
+import ipaddress
 import re
 from typing import NamedTuple, Self
 
@@ -35,6 +36,14 @@ class Address(NamedTuple):
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine reaches it."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
 
     def url(self, scheme: str = "http") -> str:
         """Give the HTTP address under which a client on this machine reaches it."""

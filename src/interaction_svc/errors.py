@@ -10,6 +10,7 @@ ServiceError
 ├── OwnerMismatch           stored under another account or Service
 ├── Unauthenticated         credentials missing or wrong
 ├── PermissionDenied        credentials without the right
+├── UnknownMethod           there is no such method (gRPC only)
 ├── MethodNotAllowed        the resource has no such operation (HTTP only)
 ├── Overloaded              more is under way or waiting than the service takes on
 ├── RateLimited             the account's calls, or the peer's attempts, are too many
@@ -42,13 +43,18 @@ class ServiceError(Exception):
     grpc_code: ClassVar[grpc.StatusCode]
     http_status: ClassVar[int]
     contract_code: ClassVar[int]
-    retry_after_seconds: ClassVar[int | None] = None
+    retry_after_seconds: int | None = None
     """After which time the same call may succeed; None: it won't, or it isn't known."""
 
     def __init__(self, message: str, **metadata: str) -> None:
         super().__init__(message)
         self.message = message
         self.metadata = metadata
+
+    @classmethod
+    def reason_name(cls) -> str:
+        """Give the name of its reason, as it stands in the ErrorInfo."""
+        return reasons.ErrorReason.Name(cls.reason)
 
 
 class InvalidField(ServiceError):
@@ -154,6 +160,18 @@ class PermissionDenied(ServiceError):
     contract_code = 20403
 
 
+class UnknownMethod(ServiceError):
+    """There is no such gRPC method."""
+
+    reason = reasons.ERROR_REASON_METHOD_NOT_ALLOWED
+    grpc_code = grpc.StatusCode.UNIMPLEMENTED
+    http_status = 405
+    contract_code = 20004
+
+    def __init__(self) -> None:
+        super().__init__("There is no such method; reflection lists those that there are")
+
+
 class MethodNotAllowed(ServiceError):
     """The resource has no such operation."""
 
@@ -183,7 +201,10 @@ class RateLimited(ServiceError):
     grpc_code = grpc.StatusCode.RESOURCE_EXHAUSTED
     http_status = 429
     contract_code = 20429
-    retry_after_seconds = 1
+
+    def __init__(self, message: str, *, retry_after_seconds: int) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class StoreFull(ServiceError):

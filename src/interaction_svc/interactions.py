@@ -4,24 +4,22 @@ It checks arguments, applies the rules, and turns the store's errors into those 
 Interactions go in as messages and come out as frames (see interaction_svc.store.rows).
 """
 
+import asyncio
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import NamedTuple
 
-import structlog
-
-from interaction_svc import paging
+from interaction_svc import metrics, paging
+from interaction_svc.asking import asking
 from interaction_svc.credentials import Caller
 from interaction_svc.errors import (
     InteractionNotFound,
     InvalidField,
-    Overloaded,
     OwnerMismatch,
     PermissionDenied,
     ServiceError,
-    Unavailable,
 )
+from interaction_svc.logs import audit
 from interaction_svc.paging import Edge, ListIdentity
 from interaction_svc.records import check_enum, check_sid, check_time, normalized
 from interaction_svc.sids import Sid
@@ -33,16 +31,11 @@ from interaction_svc.store import (
     Recorded,
     Scope,
     Store,
-    StoreBusyError,
-    StoreClosedError,
     StoredPage,
-    StoreUnavailableError,
     row_of,
 )
 from interaction_svc.v1 import interaction_pb2 as pb
 from interaction_svc.v1.interaction_service_pb2 import ListInteractionsRequest
-
-log = structlog.get_logger()
 
 MAX_PAGE_BYTES = 4 * 1024 * 1024 - 64 * 1024
 """What gRPC clients accept by default, less room for tokens and framing."""
@@ -60,16 +53,18 @@ class Page(NamedTuple):
 class Interactions:
     """The operations on Interactions.
 
-    Every one may raise Unavailable, and the ones that write Overloaded.
+    Every one may raise Unavailable, and the ones that write Overloaded and StoreFull. Whether the
+    caller has the right is checked by the transports, before they read the request.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._deleting: set[asyncio.Task[bool]] = set()
 
     async def get(self, caller: Caller, key: Key) -> bytes:
         """Give the frame of an Interaction. Raises InvalidField, InteractionNotFound."""
         _check_key(key)
-        with _store_errors():
+        with asking("get"):
             frame = await self._store.get(Scope(caller.account_sid), key)
         if frame is None:
             raise InteractionNotFound(key.sid)
@@ -101,8 +96,9 @@ class Interactions:
             descending=order == ListInteractionsRequest.ORDER_CREATED_DESC,
             edge=edge,
         )
-        with _store_errors():
+        with asking("page"):
             page = await self._store.page(Scope(caller.account_sid), query)
+        metrics.page_interactions.observe(len(page.frames))
         following, preceding = _neighbours(page, edge)
         return Page(
             page.frames,
@@ -113,10 +109,25 @@ class Interactions:
     async def delete(self, caller: Caller, key: Key, *, allow_missing: bool = False) -> None:
         """Delete an Interaction for good. Raises InvalidField, InteractionNotFound."""
         _check_key(key)
-        with _store_errors():
-            found = await self._store.delete(Scope(caller.account_sid), key, _now_us())
-        if not found and not allow_missing:
+        # Shielded, so that what is deleted is audited even if its caller has gone meanwhile.
+        deleting = asyncio.create_task(self._delete(caller, key))
+        self._deleting.add(deleting)
+        deleting.add_done_callback(self._deleted)
+        if not await asyncio.shield(deleting) and not allow_missing:
             raise InteractionNotFound(key.sid)
+
+    async def _delete(self, caller: Caller, key: Key) -> bool:
+        with asking("delete"):
+            found = await self._store.delete(Scope(caller.account_sid), key, _now_us())
+        if found:
+            metrics.rows_erased.labels("call").inc()
+            audit("delete", **key._asdict())
+        return found
+
+    def _deleted(self, deleting: asyncio.Task[bool]) -> None:
+        self._deleting.discard(deleting)
+        if not deleting.cancelled():
+            deleting.exception()  # whoever still waits has it; nobody else needs to
 
     async def record(self, caller: Caller, interaction: pb.Interaction) -> Recorded:
         """Record one Interaction. Raises InvalidField, OwnerMismatch, PermissionDenied.
@@ -128,7 +139,7 @@ class Interactions:
         except InvalidField as error:
             raise InvalidField(f"interaction.{error.field}", error.problem) from error
         _check_owner(caller, record)
-        with _store_errors():
+        with asking("record"):
             (recorded,) = await self._store.record([row_of(record)])
         if recorded.outcome is Outcome.OWNER_MISMATCH:
             raise OwnerMismatch(record.sid)
@@ -158,8 +169,10 @@ class Interactions:
                 results.append(Outcome.UNCHANGED)  # until the store has spoken
                 rows.append(row_of(record))
                 places.append(place)
+        if refused := sum(isinstance(result, PermissionDenied) for result in results):
+            audit("refused", reason=PermissionDenied.reason_name(), count=refused)
         if rows:
-            with _store_errors():
+            with asking("record"):
                 recorded = await self._store.record(rows)
             for place, row, (outcome, _) in zip(places, rows, recorded, strict=True):
                 mismatch = outcome is Outcome.OWNER_MISMATCH
@@ -218,19 +231,6 @@ def _filter_of(given: ListInteractionsRequest.Filter) -> Filter:
         resource_sid=given.resource_sid or None,
         resource_status=given.resource_status or None,
     )
-
-
-@contextmanager
-def _store_errors() -> Iterator[None]:
-    try:
-        yield
-    except StoreBusyError as error:
-        raise Overloaded from error
-    except StoreClosedError as error:
-        raise Unavailable("The service is shutting down") from error
-    except StoreUnavailableError as error:
-        log.warning("the store can't be used", cause=str(error))
-        raise Unavailable("The store can't be used at the moment") from error
 
 
 def _now_us() -> int:

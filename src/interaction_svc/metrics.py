@@ -4,12 +4,15 @@ None has a SID, an address or anything else of callers in its labels, so that th
 bounded and they may be read by whoever watches the service. docs/operations.md lists them.
 """
 
+import asyncio
 import platform
 import sqlite3
+from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import Counter, Gauge, Histogram, Info
+from prometheus_client import Counter, Gauge, Histogram, Info, start_http_server
 
 from interaction_svc import __version__
+from interaction_svc.addresses import Address
 
 _SECONDS = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
@@ -67,3 +70,28 @@ build.info(
         "sqlite": sqlite3.sqlite_version,
     }
 )
+
+
+class MetricsServer:
+    """Serves the metrics under /metrics, from a thread of its own."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._server: WSGIServer | None = None
+
+    def start(self) -> Address:
+        """Listen, and give the address with its real port. Raises OSError if that can't be."""
+        try:
+            self._server, self._thread = start_http_server(self._address.port, self._address.host)
+        except OSError as error:
+            raise OSError(
+                f"can't listen for metrics on {self._address}: {error.strerror}"
+            ) from error
+        return self._address._replace(port=self._server.server_port)
+
+    async def stop(self) -> None:
+        """Listen no more."""
+        if self._server is not None:
+            await asyncio.to_thread(self._server.shutdown)
+            self._server.server_close()
+            await asyncio.to_thread(self._thread.join)

@@ -10,13 +10,20 @@ from typing import Self
 import structlog
 
 from interaction_svc.addresses import Address
+from interaction_svc.exposure import check_exposure
 from interaction_svc.grpc_api import GrpcServer
+from interaction_svc.guards import Guards
+from interaction_svc.health import Health
 from interaction_svc.interactions import Interactions
+from interaction_svc.keys import Authenticator
+from interaction_svc.limits import CallRate, Concurrency
+from interaction_svc.metrics import MetricsServer
 from interaction_svc.rest.app import create_app
 from interaction_svc.rest.protocol import HttpLimits
 from interaction_svc.rest.server import HttpServer
 from interaction_svc.settings import ENV_PREFIX, Settings
 from interaction_svc.store import Store, open_store
+from interaction_svc.tls import Certificates, certificates_of
 
 log = structlog.get_logger()
 
@@ -25,13 +32,16 @@ class Server:
     """The running service.
 
     Use it as an async context manager: entering starts it, leaving drains it. Entering raises
-    StoreError if the store can't be opened, OSError if an address can't be listened on.
+    StoreError if the store can't be opened, OSError if an address can't be listened on,
+    SettingsError and TlsError if the settings don't fit together, or with what there is.
     """
 
     grpc_address: Address | None = None
     """The address that gRPC listens on, with its real port; None: it isn't served."""
     http_address: Address | None = None
     """The address that HTTP listens on, with its real port; None: it isn't served."""
+    metrics_address: Address | None = None
+    """The address of the metrics, with its real port; None: they aren't served."""
     store: Store
     ended: asyncio.Future[None]
     """Done when a transport has ended by itself, which it should not."""
@@ -42,34 +52,41 @@ class Server:
         self.ended = asyncio.get_running_loop().create_future()
         self._cleanups = AsyncExitStack()
 
+    @property
+    def scheme(self) -> str:
+        """`https` if it serves with TLS, else `http`."""
+        return "https" if self._settings.tls_certificate else "http"
+
     async def __aenter__(self) -> Self:
         settings = self._settings
         async with AsyncExitStack() as cleanups:
+            certificates = certificates_of(settings)
+            if certificates is not None:
+                await certificates.start()
+                cleanups.push_async_callback(certificates.stop)
             self.store = await open_store(settings.store)
             cleanups.push_async_callback(self.store.close)
-            cleanups.push_async_callback(self._drain)
+            health = Health(self.store)
+            authenticator = Authenticator(
+                self.store, serves_openly=await check_exposure(settings, self.store)
+            )
+            guards = Guards(
+                authenticator,
+                Concurrency(settings.max_concurrent_calls),
+                CallRate(settings.calls_per_second),
+                settings.deadline_seconds,
+            )
+            if settings.metrics:
+                metrics = MetricsServer(Address.parse(settings.metrics_address))
+                self.metrics_address = metrics.start()
+                cleanups.push_async_callback(metrics.stop)
+            cleanups.push_async_callback(self._drain, health)
             interactions = Interactions(self.store)
             if settings.grpc:
-                grpc = GrpcServer(interactions, Address.parse(settings.grpc_address))
-                self.grpc_address = await grpc.start()
-                self._listening.append(grpc)
+                await self._start_grpc(interactions, guards, health, certificates)
             if settings.http:
-                http = HttpServer(
-                    lambda base_url: create_app(
-                        interactions, base_url, is_draining=lambda: http.is_draining
-                    ),
-                    Address.parse(settings.http_address),
-                    base_url=settings.public_url,
-                    limits=HttpLimits(
-                        max_header_bytes=settings.max_header_bytes,
-                        max_connections=settings.max_connections,
-                        slow_sender_seconds=settings.slow_sender_seconds,
-                        connection_idle_seconds=settings.connection_idle_seconds,
-                    ),
-                )
-                self.ended = http.ended
-                self.http_address = await http.start()
-                self._listening.append(http)
+                await self._start_http(interactions, guards, health, certificates)
+            await health.start()
             self._cleanups = cleanups.pop_all()
         return self
 
@@ -81,8 +98,55 @@ class Server:
     ) -> None:
         await self._cleanups.aclose()
 
-    async def _drain(self) -> None:
-        """Drain both transports at once; the store is closed when no call is left."""
+    async def _start_grpc(
+        self,
+        interactions: Interactions,
+        guards: Guards,
+        health: Health,
+        certificates: Certificates | None,
+    ) -> None:
+        grpc = GrpcServer(interactions, self._settings, guards, certificates)
+        self.grpc_address = await grpc.start()
+        self._listening.append(grpc)
+        await health.listen(grpc.set_serving)
+
+    async def _start_http(
+        self,
+        interactions: Interactions,
+        guards: Guards,
+        health: Health,
+        certificates: Certificates | None,
+    ) -> None:
+        settings = self._settings
+        http = HttpServer(
+            lambda base_url: create_app(
+                interactions,
+                base_url,
+                guards,
+                is_ready=lambda: health.is_serving,
+                is_draining=lambda: http.is_draining,
+            ),
+            Address.parse(settings.http_address),
+            base_url=settings.public_url,
+            limits=HttpLimits(
+                max_header_bytes=settings.max_header_bytes,
+                max_connections=settings.max_connections,
+                slow_sender_seconds=settings.slow_sender_seconds,
+                connection_idle_seconds=settings.connection_idle_seconds,
+            ),
+            ssl_context=None if certificates is None else certificates.ssl_context,
+        )
+        self.ended = http.ended
+        self.http_address = await http.start()
+        self._listening.append(http)
+
+    async def _drain(self, health: Health) -> None:
+        """Drain both transports at once; the store is closed when no call is left.
+
+        Before that it serves on for a while, unhealthy, so that who balances load can turn away.
+        """
+        await health.stop()
+        await asyncio.sleep(self._settings.drain_delay_seconds)
         drains = (server.drain(self._settings.drain_seconds) for server in self._listening)
         results = await asyncio.gather(*drains, return_exceptions=True)
         for result in results:  # only now: one's failure must not cut the other's calls off

@@ -7,11 +7,12 @@ from typing import Annotated
 import typer
 
 from interaction_svc import __version__
-from interaction_svc.cli import calls, migrating, serving, transferring
+from interaction_svc.cli import calls, keys, migrating, serving, transferring
 from interaction_svc.errors import ServiceError
 from interaction_svc.logs import configure_logs
 from interaction_svc.settings import SettingsError
 from interaction_svc.store import StoreError
+from interaction_svc.tls import TlsError
 
 app = typer.Typer(
     name="interaction-svc",
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (serving, transferring, calls, migrating):
+for module in (serving, keys, transferring, calls, migrating):
     module.add_to(app)
 
 
@@ -59,6 +60,8 @@ def main() -> None:
         finally:
             sys.stdout.flush()
     except SettingsError as error:
+        _fail(str(error), 2)
+    except TlsError as error:
         _fail(str(error), 2)
     except StoreError as error:
         _fail(f"the store can't be used: {error}", 1)

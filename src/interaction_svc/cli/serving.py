@@ -7,6 +7,7 @@ import typer
 
 from interaction_svc.cli.examples import print_examples
 from interaction_svc.cli.options import takes_settings
+from interaction_svc.logs import configure_logs
 from interaction_svc.server import Server, log_settings, wait_for_signal
 from interaction_svc.settings import CLIENT_SETTINGS, Settings, SettingsError
 
@@ -23,12 +24,14 @@ def serve(
 
     Until SIGTERM or Ctrl-C; then running calls may finish. A second one ends it at once.
 
-    This version checks no secrets: keep it on a loopback address, or behind what does.
+    On loopback addresses callers need no keys until the first one is made (interaction-svc keys
+    create); on others it wants keys and TLS, or --insecure.
 
     The addresses with their real ports are printed on standard output, logs on standard error.
     """
     if not (settings.grpc or settings.http):
         raise SettingsError("with neither gRPC nor HTTP there is nothing to serve")
+    configure_logs(settings.log_level)
     log_settings(settings)
     asyncio.run(_serve(settings, examples=examples))
 
@@ -39,7 +42,9 @@ async def _serve(settings: Settings, *, examples: bool) -> None:
         if server.grpc_address is not None:
             typer.echo(f"gRPC on {server.grpc_address}")
         if server.http_address is not None:
-            typer.echo(f"REST on {server.http_address.url()}")
+            typer.echo(f"REST on {server.http_address.url(server.scheme)}")
+        if server.metrics_address is not None:
+            typer.echo(f"metrics on {server.metrics_address.url()}/metrics")
         if examples:
             await print_examples(server)
         await asyncio.wait([told, server.ended], return_when=asyncio.FIRST_COMPLETED)

@@ -9,10 +9,21 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from interaction_svc.addresses import Address
-from interaction_svc.grpc_api.interceptors import Errors, InFlight
+from interaction_svc.credentials import Right
+from interaction_svc.grpc_api.interceptors import (
+    Admit,
+    Authenticate,
+    Chain,
+    Errors,
+    InFlight,
+    Observe,
+)
 from interaction_svc.grpc_api.interceptors.base import Context
 from interaction_svc.grpc_api.servicers import IngestServicer, InteractionServicer
+from interaction_svc.guards import Guards
 from interaction_svc.interactions import Interactions
+from interaction_svc.settings import Settings
+from interaction_svc.tls import Certificates, subject_names
 from interaction_svc.v1 import ingest_service_pb2, interaction_service_pb2
 
 INTERACTION_SERVICE = interaction_service_pb2.DESCRIPTOR.services_by_name["InteractionService"]
@@ -20,12 +31,21 @@ INGEST_SERVICE = ingest_service_pb2.DESCRIPTOR.services_by_name["IngestService"]
 _SERVICES = (INTERACTION_SERVICE.full_name, INGEST_SERVICE.full_name)
 _HEALTH_OF = ("", *_SERVICES)
 _REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
+_REFLECTION = frozenset(
+    f"/{service}/ServerReflectionInfo" for service in (_REFLECTION_V1, reflection.SERVICE_NAME)
+)
+_RIGHTS = {
+    f"/{INTERACTION_SERVICE.full_name}/GetInteraction": Right.READ,
+    f"/{INTERACTION_SERVICE.full_name}/ListInteractions": Right.READ,
+    f"/{INTERACTION_SERVICE.full_name}/DeleteInteraction": Right.DELETE,
+    f"/{INGEST_SERVICE.full_name}/RecordInteraction": Right.INGEST,
+    f"/{INGEST_SERVICE.full_name}/RecordInteractions": Right.INGEST,
+}
 
-_OPTIONS = [
-    # On by default: a second server would bind the same port without a word, and share its calls.
-    ("grpc.so_reuseport", 0),
-]
 _LAST_CALLS_SECONDS = 1.0
+_KEEPALIVE_TIMEOUT_SECONDS = 20
+_CLIENT_PING_SECONDS = 10
+_AGE_GRACE_SECONDS = 60
 
 
 class _Health(health.aio.HealthServicer):  # type: ignore[misc] # it has no types
@@ -42,11 +62,30 @@ class _Health(health.aio.HealthServicer):  # type: ignore[misc] # it has no type
 class GrpcServer:
     """Serves the API, health, and reflection (v1 and v1alpha)."""
 
-    def __init__(self, interactions: Interactions, address: Address) -> None:
-        self._address = address
-        self._in_flight = InFlight()
+    def __init__(
+        self,
+        interactions: Interactions,
+        settings: Settings,
+        guards: Guards,
+        certificates: Certificates | None,
+    ) -> None:
+        self._address = Address.parse(settings.grpc_address)
+        self._certificates = certificates
+        self._allowed_names = frozenset(settings.tls_client_names)
+        self._in_flight = InFlight(frozenset(_RIGHTS))
         self._health = _Health()
-        self._server = grpc.aio.server(interceptors=[self._in_flight, Errors()], options=_OPTIONS)
+        admit = Admit(guards.concurrency, guards.deadline_seconds)
+        authenticate = Authenticate(
+            guards.authenticator,
+            guards.call_rate,
+            _RIGHTS,
+            unguarded=_REFLECTION if self._address.is_loopback else frozenset(),
+            is_peer_allowed=self._is_peer_allowed,
+        )
+        chain = Chain(
+            [self._in_flight, Observe(), Errors(), admit, authenticate], refuses=admit.refuses
+        )
+        self._server = grpc.aio.server(interceptors=[chain], options=_options(settings))
         self._server.add_generic_rpc_handlers(_handlers(interactions))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         _add_reflection(self._server)
@@ -54,20 +93,30 @@ class GrpcServer:
     async def start(self) -> Address:
         """Listen, and give the address with its real port. Raises OSError if that can't be."""
         # The servicer is born SERVING.
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self.set_serving(False)
         try:
-            port = self._server.add_insecure_port(str(self._address))
+            if self._certificates is None:
+                port = self._server.add_insecure_port(str(self._address))
+            else:
+                credentials = self._certificates.grpc_credentials
+                port = self._server.add_secure_port(str(self._address), credentials)
         except RuntimeError as error:
             raise OSError(
                 f"can't listen for gRPC on {self._address}: is it this machine's, and free?"
             ) from error
         await self._server.start()
-        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         return self._address._replace(port=port)
+
+    async def set_serving(self, is_serving: bool) -> None:
+        """Let health say whether the services are serving."""
+        statuses = health_pb2.HealthCheckResponse
+        for service in _HEALTH_OF:
+            await self._health.set(
+                service, statuses.SERVING if is_serving else statuses.NOT_SERVING
+            )
 
     async def drain(self, seconds: float) -> None:
         """Refuse new calls, let those under way finish, and cut them off after this time."""
-        await self._health.enter_graceful_shutdown()
         stopping = asyncio.create_task(self._server.stop(seconds))
         await asyncio.sleep(0)  # so that it refuses calls from here on
         with suppress(TimeoutError):
@@ -79,9 +128,40 @@ class GrpcServer:
         await stopping
         await self._in_flight.idle()
 
-    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
-        for service in _HEALTH_OF:
-            await self._health.set(service, status)
+    def _is_peer_allowed(self, context: Context) -> bool:
+        return not self._allowed_names or not self._allowed_names.isdisjoint(
+            subject_names(context.auth_context())
+        )
+
+
+def _options(settings: Settings) -> list[tuple[str, int]]:
+    def ms(seconds: float) -> int:
+        return round(seconds * 1000)
+
+    options = [
+        # On by default: a second server would bind the same port without a word, and share its
+        # calls.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        # The first is from where on requests are refused at random, the second is the limit.
+        ("grpc.max_metadata_size", settings.max_header_bytes),
+        ("grpc.absolute_max_metadata_size", settings.max_header_bytes),
+        ("grpc.max_concurrent_streams", settings.max_streams_per_connection),
+        ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        ("grpc.server_handshake_timeout_ms", ms(settings.slow_sender_seconds)),
+        ("grpc.max_connection_idle_ms", ms(settings.connection_idle_seconds)),
+        ("grpc.keepalive_time_ms", ms(settings.keepalive_seconds)),
+        ("grpc.keepalive_timeout_ms", ms(_KEEPALIVE_TIMEOUT_SECONDS)),
+        # How often clients may ask in turn, whether they have calls or not.
+        ("grpc.http2.min_ping_interval_without_data_ms", ms(_CLIENT_PING_SECONDS)),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]
+    if settings.connection_age_seconds:
+        options += [
+            ("grpc.max_connection_age_ms", ms(settings.connection_age_seconds)),
+            ("grpc.max_connection_age_grace_ms", ms(_AGE_GRACE_SECONDS)),
+        ]
+    return options
 
 
 def _handlers(interactions: Interactions) -> tuple[grpc.GenericRpcHandler, ...]:

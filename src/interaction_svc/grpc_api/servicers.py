@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from interaction_svc.credentials import ANYONE, Caller, caller_of
+from interaction_svc.calls import this_call
 from interaction_svc.errors import InvalidField, MalformedRequest, ServiceError
 from interaction_svc.grpc_api.interceptors.base import Context
 from interaction_svc.interactions import Interactions
@@ -43,27 +43,27 @@ class InteractionServicer:
     def __init__(self, interactions: Interactions) -> None:
         self._interactions = interactions
 
-    async def get_interaction(self, request: bytes, context: Context) -> bytes:
+    async def get_interaction(self, request: bytes, _: Context) -> bytes:
         """GetInteraction: the stored frame is the response."""
         wanted = _parsed(GetInteractionRequest, request)
         key = Key(wanted.service_sid, wanted.session_sid, wanted.sid)
-        return await self._interactions.get(_caller(context), key)
+        return await self._interactions.get(this_call().caller, key)
 
-    async def list_interactions(self, request: bytes, context: Context) -> bytes:
+    async def list_interactions(self, request: bytes, _: Context) -> bytes:
         """ListInteractions: the stored frames, then the tokens."""
         wanted = _parsed(ListInteractionsRequest, request)
-        page = await self._interactions.page(_caller(context), wanted)
+        page = await self._interactions.page(this_call().caller, wanted)
         tokens = ListInteractionsResponse(
             next_page_token=page.next_page_token, previous_page_token=page.previous_page_token
         )
         page.frames.append(tokens.SerializeToString())
         return b"".join(page.frames)
 
-    async def delete_interaction(self, request: bytes, context: Context) -> bytes:
+    async def delete_interaction(self, request: bytes, _: Context) -> bytes:
         """DeleteInteraction: the response is empty."""
         wanted = _parsed(DeleteInteractionRequest, request)
         key = Key(wanted.service_sid, wanted.session_sid, wanted.sid)
-        await self._interactions.delete(_caller(context), key, allow_missing=wanted.allow_missing)
+        await self._interactions.delete(this_call().caller, key, allow_missing=wanted.allow_missing)
         return b""
 
 
@@ -73,18 +73,18 @@ class IngestServicer:
     def __init__(self, interactions: Interactions) -> None:
         self._interactions = interactions
 
-    async def record_interaction(self, request: bytes, context: Context) -> bytes:
+    async def record_interaction(self, request: bytes, _: Context) -> bytes:
         """RecordInteraction: the frame that is stored now, then the outcome."""
         given = _parsed(RecordInteractionRequest, request)
         if not given.HasField("interaction"):
             raise InvalidField("interaction", "is required")
-        outcome, frame = await self._interactions.record(_caller(context), given.interaction)
+        outcome, frame = await self._interactions.record(this_call().caller, given.interaction)
         rest = RecordInteractionResponse(outcome=RecordOutcome.ValueType(outcome))
         return (frame or b"") + rest.SerializeToString()
 
-    async def record_interactions(self, requests: AsyncIterator[bytes], context: Context) -> bytes:
+    async def record_interactions(self, requests: AsyncIterator[bytes], _: Context) -> bytes:
         """RecordInteractions: each request is on disk before the next one is read."""
-        caller = _caller(context)
+        caller = this_call().caller
         counts: Counter[Outcome] = Counter()
         response = RecordInteractionsResponse()
         index = 0
@@ -119,10 +119,3 @@ def _parsed(kind: type[M], request: bytes) -> M:
     except DecodeError as error:
         name = kind.DESCRIPTOR.full_name
         raise MalformedRequest(f"The request is not a valid {name}") from error
-
-
-def _caller(context: Context) -> Caller:
-    for key, value in context.invocation_metadata() or ():
-        if key == "authorization":
-            return caller_of(value if isinstance(value, str) else "")
-    return ANYONE

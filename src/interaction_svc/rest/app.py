@@ -1,7 +1,8 @@
-"""The HTTP application: the vendor's three operations on Interactions."""
+"""The HTTP application: the vendor's three operations on Interactions, and what watches need."""
 
 from collections.abc import Callable
 
+import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -10,20 +11,23 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
-from interaction_svc.credentials import Caller
+from interaction_svc.calls import this_call
+from interaction_svc.credentials import Caller, Right
 from interaction_svc.errors import (
     InteractionNotFound,
     InvalidField,
     MethodNotAllowed,
     UnknownPath,
 )
+from interaction_svc.guards import Guards
 from interaction_svc.interactions import Interactions
 from interaction_svc.rest import adapter
 from interaction_svc.rest.middleware import (
+    Admit,
     Authenticate,
     Errors,
+    Observe,
     RefuseWhileDraining,
-    TwilioHeaders,
 )
 from interaction_svc.rest.parameters import parameter_of, read_parameters
 from interaction_svc.rest.responses import error_response, json_response
@@ -43,11 +47,12 @@ class InteractionRoutes:
 
     async def of_session(self, request: Request) -> Response:
         """GET a page of a Session's Interactions."""
+        caller = _caller_for("list", Right.READ)
         service_sid, session_sid = _sids(request)
         query = request.query_params.multi_items()
         wanted, page, carried = read_parameters(service_sid, session_sid, query)
         try:
-            found = await self._interactions.page(_caller(request), wanted)
+            found = await self._interactions.page(caller, wanted)
         except InvalidField as error:
             raise InvalidField(parameter_of(error.field), error.problem) from error
         return json_response(
@@ -65,34 +70,63 @@ class InteractionRoutes:
 
     async def of_interaction(self, request: Request) -> Response:
         """GET or DELETE one Interaction."""
-        key = Key(*_sids(request))
         if request.method == "DELETE":
-            await self._interactions.delete(_caller(request), key)
+            caller = _caller_for("delete", Right.DELETE)
+            await self._interactions.delete(caller, Key(*_sids(request)))
             return Response(status_code=204)
-        frame = await self._interactions.get(_caller(request), key)
+        caller = _caller_for("fetch", Right.READ)
+        frame = await self._interactions.get(caller, Key(*_sids(request)))
         return json_response(adapter.to_json(decode(frame), self._base_url))
 
 
 def create_app(
-    interactions: Interactions, base_url: str, *, is_draining: Callable[[], bool] = lambda: False
+    interactions: Interactions,
+    base_url: str,
+    guards: Guards,
+    *,
+    is_ready: Callable[[], bool] = lambda: True,
+    is_draining: Callable[[], bool] = lambda: False,
 ) -> ASGIApp:
     """Make the application; `base_url` is what all links begin with, without a slash at its end.
 
     Links are never made from the Host header, which is the caller's to choose.
     """
     routes = InteractionRoutes(interactions, base_url)
+    document = orjson.dumps({})
+
+    async def openapi(_: Request) -> Response:
+        """Describe the API."""
+        this_call().method = "openapi"
+        return Response(document, media_type="application/json")
+
+    async def healthz(_: Request) -> Response:
+        """Say that the process is alive."""
+        _name_quietly("healthz")
+        return json_response({"status": "ok"})
+
+    async def readyz(_: Request) -> Response:
+        """Say whether it can do its work."""
+        _name_quietly("readyz")
+        if is_ready():
+            return json_response({"status": "ok"})
+        return json_response({"status": "unavailable"}, 503)
+
     app = Starlette(
         routes=[
             Route(_LIST_PATH, routes.of_session, methods=["GET"]),
             Route(f"{_LIST_PATH}/{{sid}}", routes.of_interaction, methods=["GET", "DELETE"]),
+            Route("/openapi.json", openapi, methods=["GET"]),
+            Route("/healthz", healthz, methods=["GET"]),
+            Route("/readyz", readyz, methods=["GET"]),
         ],
         exception_handlers={HTTPException: _refused},
         middleware=[
-            # The outermost first: refusals have the headers too, and errors are rendered for all.
-            Middleware(TwilioHeaders),
+            # The outermost first: what is refused is observed too, and errors are rendered for all.
+            Middleware(Observe),
             Middleware(Errors),
             Middleware(RefuseWhileDraining, is_draining=is_draining),
-            Middleware(Authenticate),
+            Middleware(Admit, guards=guards),
+            Middleware(Authenticate, guards=guards),
         ],
     )
     router: Router = app.router
@@ -118,6 +152,17 @@ def _sids(request: Request) -> list[str]:
     return list(given.values())
 
 
-def _caller(request: Request) -> Caller:
-    caller: Caller = request.state.caller
-    return caller
+def _caller_for(method: str, right: Right) -> Caller:
+    """Name the method of this call, and give the caller. Raises PermissionDenied.
+
+    Asked before anything of the request is looked at.
+    """
+    call = this_call()
+    call.method = method
+    call.caller.require(right)
+    return call.caller
+
+
+def _name_quietly(method: str) -> None:
+    call = this_call()
+    call.method, call.is_quiet = method, True

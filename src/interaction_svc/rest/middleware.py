@@ -1,23 +1,42 @@
 """What every HTTP request goes through, from the outside in: see create_app."""
 
-import secrets
+import asyncio
 import time
 from collections.abc import Callable
-from typing import ClassVar
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from interaction_svc.credentials import caller_of
-from interaction_svc.errors import Internal, ServiceError, Unauthenticated, Unavailable
+from interaction_svc.addresses import Address
+from interaction_svc.calls import (
+    REQUEST_ID_HEADER,
+    TWILIO_REQUEST_ID,
+    Call,
+    new_request_id,
+    request_id_of,
+    this_call,
+)
+from interaction_svc.errors import DeadlineExceeded, Internal, ServiceError, Unavailable
+from interaction_svc.guards import Guards
+from interaction_svc.observation import observed
 from interaction_svc.rest.responses import error_response
 
 log = structlog.get_logger()
 
+TRANSPORT = "http"
+API_PREFIX = "/v1/"
+"""What the guards stand before; what else is served says nothing of Interactions."""
 
-class TwilioHeaders:
-    """Puts `Twilio-Request-Id` and `Twilio-Request-Duration` (seconds) on every response."""
+_MAX_LOGGED_PATH = 256
+
+
+class Observe:
+    """Names the request, observes how it ends, and puts its ids and duration on the response.
+
+    `Twilio-Request-Id` is always in the vendor's form; it is the `X-Request-Id` too, unless the
+    caller has sent one.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -25,15 +44,25 @@ class TwilioHeaders:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
         begun = time.perf_counter()
+        given = request_id_of(Headers(scope=scope).get(REQUEST_ID_HEADER))
+        twilio_request_id = given if TWILIO_REQUEST_ID.fullmatch(given) else new_request_id()
+        peer = str(Address(*scope["client"])) if scope["client"] else ""
+        call = Call(TRANSPORT, "other", peer, given, code="CANCELLED")  # until there is a response
+        call.about["path"] = scope["path"][:_MAX_LOGGED_PATH]
+        if twilio_request_id != given:
+            call.about["twilio_request_id"] = twilio_request_id
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
+                call.code = str(message["status"])
                 headers = MutableHeaders(scope=message)
-                headers["Twilio-Request-Id"] = f"RQ{secrets.token_hex(16)}"
+                headers["X-Request-Id"] = given
+                headers["Twilio-Request-Id"] = twilio_request_id
                 headers["Twilio-Request-Duration"] = f"{time.perf_counter() - begun:.3f}"
             await send(message)
 
-        await self._app(scope, receive, send_with_headers)
+        with observed(call):
+            await self._app(scope, receive, send_with_headers)
 
 
 class Errors:
@@ -60,6 +89,7 @@ class Errors:
             log.exception("internal error", reference=error.reference, exc_info=cause)
         else:
             return
+        this_call().error = error
         if begun:  # half a response can't be mended: the server ends the connection
             raise error
         await error_response(error, scope["path"])(scope, receive, send)
@@ -74,27 +104,48 @@ class RefuseWhileDraining:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
-        if self._is_draining():
+        if self._is_draining() and scope["path"].startswith(API_PREFIX):
             raise Unavailable("The service is shutting down")
         await self._app(scope, receive, send)
 
 
-class Authenticate:
-    """Reads who is calling into `scope["state"]["caller"]`.
+class Admit:
+    """Holds a place for each request within the limit, and ends what takes too long."""
 
-    Before anything else is looked at, so that who has no credentials learns nothing.
-    """
-
-    PREFIX: ClassVar = "/v1/"
-
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, guards: Guards) -> None:
         self._app = app
+        self._guards = guards
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
-        if scope["path"].startswith(self.PREFIX):
-            authorization = Headers(scope=scope).get("authorization")
-            if authorization is None:
-                raise Unauthenticated
-            scope.setdefault("state", {})["caller"] = caller_of(authorization)
+        if not scope["path"].startswith(API_PREFIX):
+            await self._app(scope, receive, send)
+            return
+        with self._guards.concurrency.slot():
+            try:
+                async with asyncio.timeout(self._guards.deadline_seconds):
+                    await self._app(scope, receive, send)
+            except TimeoutError as error:
+                raise DeadlineExceeded from error
+
+
+class Authenticate:
+    """Puts the caller into the Call, and counts it against its rate.
+
+    Before anything else is looked at, so that who has no credentials learns nothing. Over HTTP
+    there are always credentials, as the vendor has it, even where no key is needed.
+    """
+
+    def __init__(self, app: ASGIApp, guards: Guards) -> None:
+        self._app = app
+        self._guards = guards
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request."""
+        if scope["path"].startswith(API_PREFIX):
+            call = this_call()
+            # An empty one is of no right form; None would be let in where no key is needed.
+            authorization = Headers(scope=scope).get("authorization", "")
+            call.caller = await self._guards.authenticator.caller(authorization, call.peer)
+            self._guards.call_rate.count(call.caller)
         await self._app(scope, receive, send)

@@ -1,10 +1,17 @@
 """What every call goes through, from the outside in; the order matters.
 
 1. InFlight, so that a drain waits for all of a call, its error handling too;
-2. Errors, so that whatever is raised further in reaches the caller as one of ours.
+2. Observe, so that what is refused further in is logged and counted as well;
+3. Errors, so that whatever is raised further in reaches the caller as one of ours;
+4. Admit, so that checking credentials takes a place too, and a deadline holds for it;
+5. Authenticate, so that who has no right to a call learns nothing by its request.
 """
 
+from interaction_svc.grpc_api.interceptors.admit import Admit
+from interaction_svc.grpc_api.interceptors.authenticate import Authenticate
+from interaction_svc.grpc_api.interceptors.base import Chain
 from interaction_svc.grpc_api.interceptors.errors import Errors
 from interaction_svc.grpc_api.interceptors.in_flight import InFlight
+from interaction_svc.grpc_api.interceptors.observe import Observe
 
-__all__ = ["Errors", "InFlight"]
+__all__ = ["Admit", "Authenticate", "Chain", "Errors", "InFlight", "Observe"]

@@ -1,10 +1,13 @@
-"""What the interceptors share: something to do around each call with one response."""
+"""What the interceptors share, and the chain that puts them around every method."""
 
-from abc import abstractmethod
-from collections.abc import Awaitable, Callable
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
+
+from interaction_svc.errors import Overloaded, UnknownMethod
 
 if TYPE_CHECKING:
     Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -12,52 +15,108 @@ if TYPE_CHECKING:
 else:  # generic in their stubs only
     Context = grpc.aio.ServicerContext
     Handler = grpc.RpcMethodHandler
-Behavior = Callable[[Any, Context], Awaitable[bytes]]
+Behavior = Callable[[Any, Context], Awaitable[Any]]
+
+HEALTH_PREFIX = "/grpc.health.v1.Health/"
+UNKNOWN = "unknown"
+"""Stands for every method that there isn't: their names are their callers' invention."""
 
 
-class Interceptor(grpc.aio.ServerInterceptor):
-    """Does something around each call with one response.
-
-    Calls that answer with a stream are passed on as they are: here these are health's Watch and
-    reflection, which touch no store and last as long as their callers like.
-    """
-
-    def __init__(self) -> None:
-        self._wrapped: dict[str, Handler] = {}
+class Interceptor(ABC):
+    """Does something around calls."""
 
     @abstractmethod
-    async def call(self, behavior: Behavior, request: Any, context: Context) -> bytes:
-        """Make the call; `request` is a message's bytes, or an iterator over them."""
+    def around(self, method: str, behavior: Behavior) -> Behavior:
+        """Give what is done in place of a method's behavior; the behavior itself for nothing.
+
+        It is asked once for each method, so what depends on the method alone is done here. A
+        request is a message (bytes, for the methods of this service) or an iterator over them.
+        What a behavior returns is the response, or None if it has written responses itself.
+        """
+
+
+class Chain(grpc.aio.ServerInterceptor):
+    """Puts interceptors around every method, the outermost first; methods there aren't, too.
+
+    One interceptor for grpc, for whom several would wrap every call anew.
+    """
+
+    def __init__(
+        self,
+        interceptors: Sequence[Interceptor],
+        *,
+        refuses: Callable[[str], bool],
+    ) -> None:
+        """Make it; `refuses` says whether a method is refused before its request is read."""
+        self._interceptors = interceptors
+        self._refuses = refuses
+        self._wrapped: dict[str, Handler] = {}
+        self._unknown = self._raising(UnknownMethod)
+        self._overloaded = self._raising(Overloaded)
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler | None:
-        """Wrap the handler of a method; once, for it is the same for every call."""
+    ) -> Handler:
+        """Give the wrapped handler of a method; it is wrapped once."""
         method = handler_call_details.method
-        wrapped = self._wrapped.get(method)
-        if wrapped is None:
-            handler = await continuation(handler_call_details)
-            if handler is None:  # an unknown method; its name is not worth remembering
-                return None
-            self._wrapped[method] = wrapped = self._wrap(handler)
+        handler = self._wrapped.get(method)
+        if handler is None:
+            found = await continuation(handler_call_details)
+            if found is None:
+                return self._unknown
+            handler = self._wrapped[method] = self._wrap(method, found)
+        return self._overloaded if self._refuses(method) else handler
+
+    def _wrap(self, method: str, handler: Handler) -> Handler:
+        of_handler: Any = handler
+        behavior: Any = next(
+            behavior
+            for behavior in (
+                of_handler.unary_unary,
+                of_handler.unary_stream,
+                of_handler.stream_unary,
+                of_handler.stream_stream,
+            )
+            if behavior is not None
+        )
+        kind = f"{_ARITY[handler.request_streaming]}_{_ARITY[handler.response_streaming]}"
+        make: Any = getattr(grpc, f"{kind}_rpc_method_handler")
+        around = self._around(
+            method, _writing(behavior) if handler.response_streaming else behavior
+        )
+        wrapped: Handler = make(around, handler.request_deserializer, handler.response_serializer)
         return wrapped
 
-    def _wrap(self, handler: Handler) -> Handler:
-        if handler.response_streaming:
-            return handler
-        behavior: Any = handler.stream_unary or handler.unary_unary
+    def _around(self, method: str, behavior: Behavior) -> Behavior:
+        for interceptor in reversed(self._interceptors):
+            behavior = interceptor.around(method, behavior)
+        return behavior
 
-        async def wrapped(request: Any, context: Context) -> bytes:
-            return await self.call(behavior, request, context)
+    def _raising(self, error: Callable[[], Exception]) -> Handler:
+        """Give a handler that fails without reading the request: it takes a stream of them."""
 
-        make: Any = (
-            grpc.stream_unary_rpc_method_handler
-            if handler.request_streaming
-            else grpc.unary_unary_rpc_method_handler
-        )
-        wrapped_handler: Handler = make(
-            wrapped, handler.request_deserializer, handler.response_serializer
-        )
-        return wrapped_handler
+        async def refuse(_: Any, __: Context) -> bytes:
+            raise error()
+
+        make: Any = grpc.stream_unary_rpc_method_handler
+        handler: Handler = make(self._around(UNKNOWN, refuse))
+        return handler
+
+
+_ARITY = {False: "unary", True: "stream"}
+
+
+def _writing(behavior: Any) -> Behavior:
+    """Turn a behavior that may be a generator of responses into one that writes them."""
+
+    async def written(request: Any, context: Context) -> None:
+        responses = behavior(request, context)
+        if inspect.isasyncgen(responses):
+            async for response in responses:
+                await context.write(response)
+        else:
+            await responses
+
+    return written

@@ -9,6 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
+from interaction_svc.calls import REQUEST_ID_HEADER, this_call
 from interaction_svc.errors import (
     DOMAIN,
     InteractionNotFound,
@@ -17,7 +18,7 @@ from interaction_svc.errors import (
     ServiceError,
 )
 from interaction_svc.grpc_api.interceptors.base import Behavior, Context, Interceptor
-from interaction_svc.v1 import error_reason_pb2, interaction_pb2
+from interaction_svc.v1 import interaction_pb2
 
 log = structlog.get_logger()
 
@@ -32,29 +33,38 @@ class Errors(Interceptor):
     and goes into the log. Cancellation is no error and passes through.
     """
 
-    async def call(self, behavior: Behavior, request: Any, context: Context) -> bytes:
-        """Make the call."""
-        try:
-            return await behavior(request, context)
-        except ServiceError as raised:
-            error = raised
-        except grpc.aio.AbortError:
-            raise
-        except Exception as cause:
-            error = Internal()
-            log.exception("internal error", reference=error.reference, exc_info=cause)
-        await context.abort(
-            error.grpc_code,
-            error.message,
-            ((_STATUS_KEY, status_of(error).SerializeToString()),),
-        )
+    def around(self, method: str, behavior: Behavior) -> Behavior:
+        """Render errors."""
+
+        async def rendered(request: Any, context: Context) -> Any:
+            try:
+                return await behavior(request, context)
+            except ServiceError as raised:
+                error = raised
+            except grpc.aio.AbortError:
+                raise
+            except Exception as cause:
+                error = Internal()
+                log.exception("internal error", reference=error.reference, exc_info=cause)
+            call = this_call()
+            call.error = error
+            await context.abort(
+                error.grpc_code,
+                error.message,
+                (
+                    (REQUEST_ID_HEADER, call.request_id),
+                    (_STATUS_KEY, status_of(error).SerializeToString()),
+                ),
+            )
+
+        return rendered
 
 
 def status_of(error: ServiceError) -> status_pb2.Status:
     """Give an error as a google.rpc.Status with its details."""
     details: list[Message] = [
         error_details_pb2.ErrorInfo(
-            reason=error_reason_pb2.ErrorReason.Name(error.reason),
+            reason=error.reason_name(),
             domain=DOMAIN,
             metadata=error.metadata,
         )

@@ -11,24 +11,30 @@ from interaction_svc.grpc_api.interceptors.base import Behavior, Context, Interc
 
 
 class InFlight(Interceptor):
-    """Counts the calls that are being worked on."""
+    """Counts the calls to the methods named by `methods`."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, methods: frozenset[str]) -> None:
+        self._methods = methods
         self._count = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
-    async def call(self, behavior: Behavior, request: Any, context: Context) -> bytes:
-        """Make the call."""
-        self._count += 1
-        self._idle.clear()
-        try:
-            return await behavior(request, context)
-        finally:
-            self._count -= 1
-            if not self._count:
-                self._idle.set()
+    def around(self, method: str, behavior: Behavior) -> Behavior:
+        """Count calls."""
+        if method not in self._methods:
+            return behavior
+
+        async def counted(request: Any, context: Context) -> Any:
+            self._count += 1
+            self._idle.clear()
+            try:
+                return await behavior(request, context)
+            finally:
+                self._count -= 1
+                if not self._count:
+                    self._idle.set()
+
+        return counted
 
     async def idle(self) -> None:
         """Return when no call is being worked on."""

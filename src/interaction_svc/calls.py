@@ -1,0 +1,79 @@
+"""The call that is being worked on, for whoever needs to know on its way: logs, limits, audit."""
+
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from interaction_svc.credentials import ANYONE, Caller
+from interaction_svc.errors import ServiceError
+
+REQUEST_ID_HEADER = "x-request-id"
+MAX_REQUEST_ID = 128
+"""Characters of a request id that a caller gives."""
+TWILIO_REQUEST_ID = re.compile(r"RQ[0-9a-f]{32}")
+"""The form of the vendor's request ids."""
+
+_GOOD_REQUEST_ID = re.compile(rf"[A-Za-z0-9._:/+=@-]{{1,{MAX_REQUEST_ID}}}")
+
+
+@dataclass(slots=True)
+class Call:
+    """One call, or HTTP request: who makes it, and how it ended."""
+
+    transport: str
+    method: str
+    peer: str
+    request_id: str
+    code: str
+    """The gRPC code or HTTP status that it ends with."""
+    caller: Caller = ANYONE
+    error: ServiceError | None = None
+    """What it was refused with, or failed with."""
+    is_quiet: bool = False
+    """Whether it is logged at debug only."""
+    about: dict[str, object] = field(default_factory=dict)
+    """What else its log line says."""
+
+
+_current: ContextVar[Call | None] = ContextVar("call", default=None)
+
+
+@contextmanager
+def working_on(call: Call) -> Iterator[None]:
+    """Make this the current call within the block."""
+    token = _current.set(call)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def current_call() -> Call | None:
+    """Give the current call; None where there is none, as on the command line."""
+    return _current.get()
+
+
+def this_call() -> Call:
+    """Give the current call where there has to be one."""
+    call = _current.get()
+    assert call is not None  # noqa: S101 every transport begins with it
+    return call
+
+
+def new_request_id() -> str:
+    """Make a request id in the vendor's form."""
+    return f"RQ{secrets.token_hex(16)}"
+
+
+def request_id_of(given: str | None) -> str:
+    """Give the request id that a caller sent, or a new one.
+
+    One of another form than 1 to 128 of the characters that ids are made of is not taken over: it
+    goes into logs and headers.
+    """
+    if given is not None and _GOOD_REQUEST_ID.fullmatch(given):
+        return given
+    return new_request_id()

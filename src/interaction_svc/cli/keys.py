@@ -1,0 +1,150 @@
+"""`keys create`, `keys list` and `keys revoke`."""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeVar
+
+import orjson
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from interaction_svc.cli.options import takes_settings
+from interaction_svc.credentials import Role
+from interaction_svc.errors import InvalidField
+from interaction_svc.keys import create_key, revoke_key
+from interaction_svc.settings import Settings
+from interaction_svc.store import Store, StoredKey, open_store
+
+T = TypeVar("T")
+
+keys = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Make, list and revoke the keys that callers show.\n\nThey are kept in the store, hashed."
+    " Running servers on the same store notice changes within seconds. Once there has been a key,"
+    " every caller needs one.",
+)
+
+
+@takes_settings("store")
+def create(
+    settings: Settings,
+    role: Annotated[
+        Role,
+        typer.Option(
+            help="What it gives the right to. read: get and list; operate: also delete; ingest:"
+            " record; admin: everything, in all accounts.",
+        ),
+    ],
+    account: Annotated[
+        str | None,
+        typer.Option(
+            metavar="AC...",
+            help="The account whose Interactions it reaches. An admin key needs none; with one,"
+            " the account's SID may stand in for the key's.",
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+) -> None:
+    """Make a key, and print its SID and its secret.
+
+    The secret is shown this once, and kept nowhere.
+    """
+
+    async def create_in(store: Store) -> Any:
+        return await create_key(store, account, role)
+
+    try:
+        key, secret = _with_store(settings, create_in)
+    except InvalidField as error:
+        raise typer.BadParameter(error.problem, param_hint=f"--{error.field}") from error
+    if json:
+        typer.echo(orjson.dumps({**_shown(key), "secret": secret}).decode())
+    else:
+        typer.echo(f"sid     {key.sid}\nsecret  {secret}")
+
+
+@takes_settings("store")
+def list_(
+    settings: Settings,
+    json: Annotated[
+        bool | None,
+        typer.Option(
+            "--json/--table",
+            help="JSON lines, or a table. [default: a table on a terminal, else JSON lines]",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Print all keys, the oldest first, those that were revoked too."""
+
+    async def keys_of(store: Store) -> list[StoredKey]:
+        return await store.keys()
+
+    found = [_shown(key) for key in _with_store(settings, keys_of)]
+    if json if json is not None else not sys.stdout.isatty():
+        for key in found:
+            typer.echo(orjson.dumps(key).decode())
+        return
+    headings = ("sid", "role", "account_sid", "created", "revoked")
+    table = Table(*headings, box=None, pad_edge=False)
+    for key in found:
+        table.add_row(*(key[heading] or "-" for heading in headings))
+    Console().print(table)
+
+
+@takes_settings("store")
+def revoke(
+    settings: Settings,
+    sid: Annotated[str, typer.Argument(metavar="SK...", help="The key.")],
+) -> None:
+    """Revoke a key for good. Running servers refuse it within seconds."""
+
+    async def revoke_in(store: Store) -> StoredKey | None:
+        return await revoke_key(store, sid)
+
+    try:
+        key = _with_store(settings, revoke_in)
+    except InvalidField as error:
+        raise typer.BadParameter(error.problem, param_hint="SK...") from error
+    if key is None:
+        raise typer.BadParameter(f"there is no key {sid}", param_hint="SK...")
+    typer.echo(f"{key.sid} is revoked")
+
+
+def _with_store(settings: Settings, work: Callable[[Store], Awaitable[T]]) -> T:
+    async def with_store() -> T:
+        store = await open_store(settings.store)
+        try:
+            return await work(store)
+        finally:
+            await store.close()
+
+    return asyncio.run(with_store())
+
+
+def _shown(key: StoredKey) -> dict[str, str | None]:
+    return {
+        "sid": key.sid,
+        "role": key.role,
+        "account_sid": key.account_sid,
+        "created": _time(key.created_us),
+        "revoked": _time(key.revoked_us),
+    }
+
+
+def _time(us: int | None) -> str | None:
+    if us is None:
+        return None
+    return datetime.fromtimestamp(us // 1_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    keys.command()(create)
+    keys.command("list")(list_)
+    keys.command()(revoke)
+    app.add_typer(keys, name="keys")

@@ -1,0 +1,45 @@
+"""Safe by default: what is reached from other machines is served with keys and TLS only."""
+
+import structlog
+
+from interaction_svc.addresses import Address
+from interaction_svc.settings import Settings, SettingsError
+from interaction_svc.store import Store
+
+log = structlog.get_logger()
+
+
+async def check_exposure(settings: Settings, store: Store) -> bool:
+    """Say whether callers may do without keys, as long as the store has never had one.
+
+    On loopback they may, and with `insecure`. Raises SettingsError, which says what to do, where
+    a listener is reached from other machines without keys or TLS.
+    """
+    exposed = [
+        f"{name} {address}"
+        for name, is_served, address in (
+            ("grpc_address", settings.grpc, settings.grpc_address),
+            ("http_address", settings.http, settings.http_address),
+        )
+        if is_served and not Address.parse(address).is_loopback
+    ]
+    has_keys = await store.has_keys()
+    if exposed and not settings.insecure:
+        missing = []
+        if not has_keys:
+            missing.append("make a key (interaction-svc keys create)")
+        if settings.tls_certificate is None:
+            missing.append("set tls_certificate and tls_key")
+        if missing:
+            raise SettingsError(
+                f"{' and '.join(exposed)} can be reached from other machines: "
+                f"{' and '.join(missing)}, or say --insecure to serve without"
+            )
+    if not has_keys:
+        log.warning(
+            "serving openly: there are no keys, so whoever reaches it may do everything;"
+            " to change that: interaction-svc keys create"
+        )
+    if exposed and settings.tls_certificate is None:
+        log.warning("serving without TLS: keys and messages can be read on their way")
+    return not exposed or settings.insecure

@@ -1,0 +1,17 @@
+"""What both transports check calls by; one of each for the whole service."""
+
+from dataclasses import dataclass
+
+from interaction_svc.keys import Authenticator
+from interaction_svc.limits import CallRate, Concurrency
+
+
+@dataclass(frozen=True, slots=True)
+class Guards:
+    """Who gets in, and how much at once."""
+
+    authenticator: Authenticator
+    concurrency: Concurrency
+    call_rate: CallRate
+    deadline_seconds: float
+    """The deadline of calls whose clients set none; over HTTP, of all."""

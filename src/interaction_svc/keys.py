@@ -1,0 +1,149 @@
+"""Checking callers against the keys in the store, and making and revoking keys.
+
+Who has shown a right key stays known for SECONDS_KNOWN; then the store is asked again, so that a
+key that another process revoked is refused within that time.
+"""
+
+import hashlib
+import hmac
+import secrets
+import time
+from contextlib import nullcontext
+from typing import NamedTuple
+
+from interaction_svc.asking import asking
+from interaction_svc.credentials import (
+    ANYONE,
+    Caller,
+    Credentials,
+    Role,
+    credentials_of,
+    hash_of,
+    new_secret,
+)
+from interaction_svc.errors import InvalidField, Unauthenticated
+from interaction_svc.limits import Attempts, Clock
+from interaction_svc.logs import audit
+from interaction_svc.records import check_sid
+from interaction_svc.sids import Sid
+from interaction_svc.store import Store, StoredKey
+
+SECONDS_KNOWN = 2.0
+MAX_KNOWN = 10_000
+
+
+class _Known(NamedTuple):
+    caller: Caller
+    until: float
+
+
+class Authenticator:
+    """Tells who is calling from what they show.
+
+    `serves_openly` says whether callers need no key as long as the store has never had one. Then
+    who shows credentials of the right form is believed, and an account's SID scopes to it.
+    """
+
+    def __init__(self, store: Store, *, serves_openly: bool, clock: Clock = time.monotonic) -> None:
+        self._store = store
+        self._serves_openly = serves_openly
+        self._clock = clock
+        self._attempts = Attempts(clock)
+        # By a keyed hash: to find an entry takes equally long for right and wrong secrets.
+        self._hash_key = secrets.token_bytes(32)
+        self._known: dict[bytes, _Known] = {}
+        self._open_until = 0.0
+
+    async def caller(self, authorization: str | None, peer: str) -> Caller:
+        """Give the caller. Raises Unauthenticated, RateLimited, Unavailable."""
+        digest = hashlib.blake2b((authorization or "").encode(), key=self._hash_key).digest()
+        known = self._known.get(digest)
+        if known is not None and known.until > self._clock():
+            return known.caller
+        if await self.is_open():
+            return _believed(authorization)
+        if authorization is None:
+            raise Unauthenticated
+        credentials = credentials_of(authorization)
+        # Who was right a moment ago is not slowed down by what others try from the same address.
+        with nullcontext() if known else self._attempts.one(peer):
+            caller = await self._checked(credentials, digest)
+        self._remember(digest, caller)
+        return caller
+
+    async def is_open(self) -> bool:
+        """Say whether callers need no key. Once there has been a key they always do."""
+        if not self._serves_openly:
+            return False
+        if self._open_until <= self._clock():
+            with asking("has_keys"):
+                self._serves_openly = not await self._store.has_keys()
+            self._open_until = self._clock() + SECONDS_KNOWN
+        return self._serves_openly
+
+    async def _checked(self, credentials: Credentials, digest: bytes) -> Caller:
+        with asking("keys_of"):
+            keys = await self._store.keys_of(credentials.user)
+        shown = hash_of(credentials.secret)
+        matching = [key for key in keys if hmac.compare_digest(key.secret_hash, shown)]
+        for key in matching:
+            if key.revoked_us is None:
+                role = Role(key.role)
+                account_sid = None if role is Role.ADMIN else key.account_sid
+                return Caller(account_sid, key.sid, role.rights)
+        self._known.pop(digest, None)
+        raise Unauthenticated
+
+    def _remember(self, digest: bytes, caller: Caller) -> None:
+        self._known.pop(digest, None)
+        if len(self._known) >= MAX_KNOWN:
+            del self._known[next(iter(self._known))]  # the one that was checked longest ago
+        self._known[digest] = _Known(caller, self._clock() + SECONDS_KNOWN)
+
+
+def _believed(authorization: str | None) -> Caller:
+    if authorization is None:
+        return ANYONE
+    user, _ = credentials_of(authorization)
+    return Caller(account_sid=user) if Sid.ACCOUNT.matches(user) else ANYONE
+
+
+class NewKey(NamedTuple):
+    """A key that has just been made, with its secret, which is kept nowhere."""
+
+    key: StoredKey
+    secret: str
+
+
+async def create_key(store: Store, account_sid: str | None, role: Role) -> NewKey:
+    """Make a key. Raises InvalidField; Unavailable, Overloaded, StoreFull."""
+    if account_sid is not None:
+        check_sid(Sid.ACCOUNT, "account", account_sid)
+    elif role is not Role.ADMIN:
+        raise InvalidField("account", f"is required for a key with the role {role}")
+    secret = new_secret()
+    key = StoredKey(
+        sid=f"SK{secrets.token_hex(16)}",
+        account_sid=account_sid,
+        role=role.value,
+        secret_hash=hash_of(secret),
+        created_us=time.time_ns() // 1000,
+        revoked_us=None,
+    )
+    with asking("add_key"):
+        await store.add_key(key)
+    audit("key created", key_sid=key.sid, role=key.role, of_account_sid=account_sid)
+    return NewKey(key, secret)
+
+
+async def revoke_key(store: Store, sid: str) -> StoredKey | None:
+    """Revoke a key for good, and give it as it now is; None: there is no such key.
+
+    Raises InvalidField; Unavailable, Overloaded, StoreFull.
+    """
+    check_sid(Sid.API_KEY, "sid", sid)
+    with asking("revoke_key"):
+        key = await store.revoke_key(sid, time.time_ns() // 1000)
+    if key is not None:
+        audit("key revoked", key_sid=key.sid, role=key.role, of_account_sid=key.account_sid)
+    return key

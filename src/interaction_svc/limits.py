@@ -1,0 +1,144 @@
+"""How much the service takes on: calls at once, calls a second, attempts with wrong credentials."""
+
+import ipaddress
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from interaction_svc.credentials import Caller
+from interaction_svc.errors import Overloaded, RateLimited, Unauthenticated
+
+Clock = Callable[[], float]
+
+
+class Concurrency:
+    """How many calls are worked on at once, over both transports."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._count = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether one more would be refused."""
+        return self._count >= self._most
+
+    @contextmanager
+    def slot(self) -> Iterator[None]:
+        """Hold a place while the block runs. Raises Overloaded if there is none."""
+        if self._count >= self._most:
+            raise Overloaded
+        self._count += 1
+        try:
+            yield
+        finally:
+            self._count -= 1
+
+
+class Rate:
+    """A token bucket for each name: `per_second` on average, and up to `burst` at once.
+
+    Kept as one time a name, at which its bucket will be full again (the generic cell rate
+    algorithm). Names whose bucket is full are forgotten when there are many, so memory is bounded
+    by how many names are active at once.
+    """
+
+    MAX_NAMES = 10_000
+
+    def __init__(self, per_second: float, burst: float, clock: Clock = time.monotonic) -> None:
+        self._interval = 1 / per_second
+        self._tolerance = (burst - 1) * self._interval
+        self._clock = clock
+        self._full_at: dict[str, float] = {}
+
+    def take(self, name: str) -> float:
+        """Take a token; give 0, or the seconds to wait until there is one, and then take none."""
+        now = self._clock()
+        full_at = max(self._full_at.get(name, now), now)
+        wait = full_at - self._tolerance - now
+        if wait > 0:
+            return wait
+        if name not in self._full_at and len(self._full_at) >= self.MAX_NAMES:
+            self._forget(now)
+        self._full_at[name] = full_at + self._interval
+        return 0.0
+
+    def give_back(self, name: str) -> None:
+        """Put a token back."""
+        if name in self._full_at:
+            self._full_at[name] -= self._interval
+
+    def _forget(self, now: float) -> None:
+        self._full_at = {name: at for name, at in self._full_at.items() if at > now}
+        while len(self._full_at) >= self.MAX_NAMES:  # the oldest; better than to grow
+            del self._full_at[next(iter(self._full_at))]
+
+
+class CallRate:
+    """How many calls a second each account makes; bursts of a second's worth are taken."""
+
+    def __init__(self, per_second: int, clock: Clock = time.monotonic) -> None:
+        self._per_second = per_second
+        self._rate = Rate(per_second, per_second, clock) if per_second else None
+
+    def count(self, caller: Caller) -> None:
+        """Count a call: against its account, or where it has none against its key.
+
+        Raises RateLimited.
+        """
+        if self._rate is None:
+            return
+        if wait := self._rate.take(caller.account_sid or caller.key_sid or "anyone"):
+            raise RateLimited(
+                f"Too many requests: an account may make {self._per_second:,} calls a second",
+                retry_after_seconds=math.ceil(wait),
+            )
+
+
+class Attempts:
+    """How often a peer may show credentials that turn out wrong: 10 at once, then 1 a second.
+
+    Further ones are refused unseen. A peer is an IPv4 address or the /64 of an IPv6 address, which
+    is what one machine has. Credentials that are right use nothing up.
+    """
+
+    BURST = 10
+    PER_SECOND = 1.0
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        self._rate = Rate(self.PER_SECOND, self.BURST, clock)
+
+    @contextmanager
+    def one(self, peer: str) -> Iterator[None]:
+        """Make an attempt within the block, which raises Unauthenticated if it is wrong.
+
+        Raises RateLimited. It counts as wrong from its beginning, or many at once would get by.
+        """
+        network = _network_of(peer)
+        if wait := self._rate.take(network):
+            raise RateLimited(
+                "Too many wrong credentials from this address", retry_after_seconds=math.ceil(wait)
+            )
+        try:
+            yield
+        except Unauthenticated:
+            raise
+        except BaseException:  # nothing is known of the credentials
+            self._rate.give_back(network)
+            raise
+        self._rate.give_back(network)
+
+
+def _network_of(peer: str) -> str:
+    """Give the part of `host:port` or `[ipv6]:port` that tells machines apart."""
+    host = peer.rpartition(":")[0].strip("[]")
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if address.version == 4:
+        return host
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((address, 64), strict=False))
