@@ -106,6 +106,8 @@ class Living(StoreTests):
             store.scan(after=None, limit=1, max_bytes=1),
             store.keys_of(parents.account_sid),
             store.revoke_key(new_sid("SK"), NOW_US),
+            store.erase_traces(),
+            store.probe(),
             store.check(),
         ]
         for call in calls:
@@ -136,6 +138,8 @@ class Living(StoreTests):
             lambda: store.record(batch),
             lambda: store.delete(EVERYONE, parents.key(doomed.sid), NOW_US),
             lambda: store.scan(after=None, limit=9, max_bytes=MIB),
+            store.probe,
+            store.erase_traces,
             store.check,
         ]
         for call in calls:

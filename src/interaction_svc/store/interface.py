@@ -186,6 +186,22 @@ class Store(ABC):
         """Say whether there has ever been a key; a revoked one counts."""
 
     @abstractmethod
+    async def erase_traces(self) -> bool:
+        """Make sure that what was deleted is in no file of the store any more.
+
+        Where others use the store at the same time that may have to wait for them: False says so,
+        and the call may be made again. A store that stays open does it by itself.
+        """
+
+    @abstractmethod
+    async def probe(self) -> None:
+        """Raise StoreUnavailableError if the store can't be read or written at the moment.
+
+        A full disk is no reason for that: reads go on, and records are refused by themselves.
+        Raises StoreDamagedError from when damage was met until it is mended.
+        """
+
+    @abstractmethod
     async def check(self) -> StoreReport:
         """Compare each row's columns with its frame."""
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -42,12 +43,19 @@ class Connection(aiosqlite.Connection):
     """
 
     _closing = False
+    _interruptible = False
+
+    def __init__(self, connector: Callable[[], sqlite3.Connection], *, interruptible: bool) -> None:
+        super().__init__(connector, iter_chunk_size=64)
+        self._interruptible = interruptible
+        self._working = threading.Lock()  # held to say which work is under way, or to end it
+        self._at_work: object = None
 
     @classmethod
     async def open(
         cls, path: Path, *, create: bool = False, read_only: bool = False
     ) -> "Connection":
-        """Open the file. Raises StoreUnavailableError, NotAStoreError."""
+        """Open the file. Raises StoreUnavailableError, StoreFullError, NotAStoreError."""
         opening = asyncio.create_task(cls._open(path, create=create, read_only=read_only))
         try:
             return await asyncio.shield(opening)
@@ -61,7 +69,7 @@ class Connection(aiosqlite.Connection):
     @classmethod
     async def _open(cls, path: Path, *, create: bool, read_only: bool) -> "Connection":
         connector = partial(connect, path, create=create, read_only=read_only)
-        connection = cls(connector, iter_chunk_size=64)
+        connection = cls(connector, interruptible=read_only)
         try:
             await connection
         except BaseException as error:
@@ -81,20 +89,33 @@ class Connection(aiosqlite.Connection):
     ) -> T:
         """Run a function with the sqlite3 connection on this connection's thread.
 
-        Raises StoreClosedError, StoreUnavailableError. Work whose caller has been cancelled is not
-        begun, and work that has begun is done all the same.
+        Raises StoreClosedError, StoreUnavailableError, StoreFullError. Work whose caller has been
+        cancelled is not begun. What has begun is done all the same on a connection that writes; on
+        one that only reads it is interrupted, so that a caller out of time frees the thread.
         """
         if self._closing or self._connection is None:
             raise StoreClosedError("the store has been closed")
-        db, given_up = self._connection, False
+        db, given_up, this = self._connection, False, object()
 
         def unless_given_up() -> T | None:
-            return None if given_up else work(db, *args, **kwargs)
+            with self._working:
+                if given_up:
+                    return None
+                self._at_work = this
+            try:
+                return work(db, *args, **kwargs)
+            finally:
+                with self._working:
+                    self._at_work = None
 
         try:
             return await self._execute(unless_given_up)  # type: ignore[no-any-return, no-untyped-call]
         except asyncio.CancelledError:
-            given_up = True
+            # Under the lock, so that the interrupt can't hit the work of the next caller.
+            with self._working:
+                given_up = True
+                if self._interruptible and self._at_work is this:
+                    db.interrupt()
             raise
         except sqlite3.Error as error:
             raise translated(error) from error
@@ -131,6 +152,7 @@ def connect(path: Path, *, create: bool = False, read_only: bool = False) -> sql
         db.execute("PRAGMA foreign_keys = ON")
         db.execute("PRAGMA synchronous = FULL")  # an answered write survives a power cut
         db.execute("PRAGMA secure_delete = ON")  # deleted bodies are overwritten
+        db.execute("PRAGMA temp_store = MEMORY")  # or sorting spills bodies into files
         db.execute(f"PRAGMA cache_size = {-(CACHE_BYTES // 1024)}")
         db.execute(f"PRAGMA journal_size_limit = {JOURNAL_LIMIT_BYTES}")
         if read_only:
@@ -139,6 +161,30 @@ def connect(path: Path, *, create: bool = False, read_only: bool = False) -> sql
         db.close()
         raise
     return db
+
+
+def check_writable(db: sqlite3.Connection) -> None:
+    """Raise sqlite3.OperationalError if the file can't be written to.
+
+    That another process is writing at the moment doesn't matter.
+    """
+    try:
+        with waiting_at_most(db, 0), transaction(db):
+            pass
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+            raise
+
+
+@contextmanager
+def waiting_at_most(db: sqlite3.Connection, milliseconds: int) -> Iterator[None]:
+    """Wait for locks no longer than this in the block."""
+    (usual,) = db.execute("PRAGMA busy_timeout").fetchone()
+    db.execute(f"PRAGMA busy_timeout = {milliseconds}")
+    try:
+        yield
+    finally:
+        db.execute(f"PRAGMA busy_timeout = {usual}")
 
 
 def _read_header(db: sqlite3.Connection) -> None:
@@ -183,7 +229,10 @@ def translated(error: sqlite3.Error) -> StoreError:
     code = extended & 0xFF  # the rest of an extended code is detail
     if code == sqlite3.SQLITE_FULL or extended == sqlite3.SQLITE_IOERR_SHMSIZE:
         return StoreFullError("its disk is full")
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+    if (
+        code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+        or extended == sqlite3.SQLITE_IOERR_CORRUPTFS
+    ):
         return StoreDamagedError("it is damaged: restore it from a backup")
     if code in _PASSING:
         return StoreUnavailableError(_PASSING[code])

@@ -1,13 +1,17 @@
 """The SQLite backend behind the Store interface."""
 
 import asyncio
-from collections.abc import Sequence
+import sqlite3
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Concatenate, ParamSpec, Self, TypeVar
 
+from interaction_svc import metrics
+from interaction_svc.store.errors import StoreError
 from interaction_svc.store.interface import (
     Key,
+    Outcome,
     PageQuery,
     Recorded,
     ScanPosition,
@@ -19,8 +23,13 @@ from interaction_svc.store.interface import (
 from interaction_svc.store.keys import StoredKey
 from interaction_svc.store.rows import Row
 from interaction_svc.store.sqlite import keys, migrations, reads, writes
-from interaction_svc.store.sqlite.connection import Connection
-from interaction_svc.store.sqlite.writer import Writer
+from interaction_svc.store.sqlite.connection import Connection, check_writable
+from interaction_svc.store.sqlite.erasing import Eraser
+from interaction_svc.store.sqlite.probing import Probe, read_something, write_nothing
+from interaction_svc.store.sqlite.writer import Work, Writer
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _NAMED_BAD_ROWS = 20
 
@@ -32,10 +41,12 @@ class SqliteStore(Store):
     concurrency than one (measured), and no read lasts longer than a page.
     """
 
-    def __init__(self, read: Connection, write: Connection) -> None:
+    def __init__(self, path: Path, read: Connection, write: Connection) -> None:
         self._read = read
         self._write = write
-        self._writer = Writer(write)
+        self._probe = Probe(path, (read, write))
+        self._eraser = Eraser(write)
+        self._writer = Writer(write, check=self._probe.check_same_file, on_erased=self._eraser.ask)
         self._closing: asyncio.Task[None] | None = None
 
     @classmethod
@@ -44,28 +55,39 @@ class SqliteStore(Store):
         write = await Connection.open(path, create=migrate)
         try:
             await write.run(migrations.migrate if migrate else migrations.check_is_current)
+            if migrate:
+                await write.run(check_writable)
             read = await Connection.open(path, read_only=True)
         except BaseException:
             await asyncio.shield(write.close())
             raise
-        return cls(read, write)
+        store, log = cls(path, read, write), Path(f"{path}-wal")
+        metrics.wal_bytes.set_function(partial(_size, log))
+        if migrate and _size(log):  # of a process that didn't live to erase what it had deleted
+            store._eraser.ask()
+        return store
 
     async def get(self, scope: Scope, key: Key) -> bytes | None:
         """See Store."""
-        return await self._read.run(reads.get, scope, key)
+        return await self._reading(reads.get, scope, key)
 
     async def page(self, scope: Scope, query: PageQuery) -> StoredPage:
         """See Store."""
-        return await self._read.run(reads.page, scope, query)
+        return await self._reading(reads.page, scope, query)
 
     async def record(self, rows: Sequence[Row]) -> list[Recorded]:
         """See Store."""
-        return await self._writer.submit(partial(writes.record, rows=rows), len(rows))
+        return await self._writing(
+            partial(writes.record, rows=rows),
+            len(rows),
+            sum(len(row.frame) for row in rows),
+            erased=_some_replaced,
+        )
 
     async def delete(self, scope: Scope, key: Key, now_us: int) -> bool:
         """See Store."""
-        return await self._writer.submit(
-            partial(writes.delete, scope=scope, key=key, now_us=now_us), 1
+        return await self._writing(
+            partial(writes.delete, scope=scope, key=key, now_us=now_us), 1, erased=bool
         )
 
     async def scan(
@@ -78,39 +100,75 @@ class SqliteStore(Store):
         session_sid: str | None = None,
     ) -> tuple[list[bytes], ScanPosition | None]:
         """See Store."""
-        return await self._read.run(reads.scan, after, limit, max_bytes, service_sid, session_sid)
+        return await self._reading(reads.scan, after, limit, max_bytes, service_sid, session_sid)
 
     async def add_key(self, key: StoredKey) -> None:
         """See Store."""
-        await self._writer.submit(partial(keys.add, key=key), 1)
+        await self._writing(partial(keys.add, key=key), 1)
 
     async def revoke_key(self, sid: str, now_us: int) -> StoredKey | None:
         """See Store."""
-        return await self._writer.submit(partial(keys.revoke, sid=sid, now_us=now_us), 1)
+        return await self._writing(partial(keys.revoke, sid=sid, now_us=now_us), 1)
 
     async def keys_of(self, user: str) -> list[StoredKey]:
         """See Store."""
-        return await self._read.run(keys.of_user, user)
+        return await self._reading(keys.of_user, user)
 
     async def keys(self) -> list[StoredKey]:
         """See Store."""
-        return await self._read.run(keys.every)
+        return await self._reading(keys.every)
 
     async def has_keys(self) -> bool:
         """See Store."""
-        return await self._read.run(keys.any_ever)
+        return await self._reading(keys.any_ever)
+
+    async def erase_traces(self) -> bool:
+        """See Store."""
+        return await self._eraser.erase()
+
+    async def probe(self) -> None:
+        """See Store."""
+        await self._reading(read_something)
+        await self._probe.check_file()
+        await self._writing(write_nothing, 0)
 
     async def check(self) -> StoreReport:
         """See Store."""
-        version = await self._read.run(migrations.schema_version)
+        version = await self._reading(migrations.schema_version)
         rows = bad_rows = 0
         some_bad: list[tuple[str, str]] = []
         after: int | None = 0
         while after is not None:
-            seen, bad, after = await self._read.run(reads.check_rows, after)
+            seen, bad, after = await self._reading(reads.check_rows, after)
             rows, bad_rows = rows + seen, bad_rows + len(bad)
             some_bad += bad[: _NAMED_BAD_ROWS - len(some_bad)]
         return StoreReport(version, migrations.LATEST, rows, bad_rows, tuple(some_bad))
+
+    async def _reading(
+        self,
+        work: Callable[Concatenate[sqlite3.Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        try:
+            return await self._read.run(work, *args, **kwargs)
+        except StoreError as error:
+            self._probe.note(error)
+            raise
+
+    async def _writing(
+        self,
+        work: Work[T],
+        rows: int,
+        size: int = 0,
+        *,
+        erased: Callable[[T], bool] | None = None,
+    ) -> T:
+        try:
+            return await self._writer.submit(work, rows, size, erased=erased)
+        except StoreError as error:
+            self._probe.note(error)
+            raise
 
     async def close(self) -> None:
         """See Store."""
@@ -121,5 +179,18 @@ class SqliteStore(Store):
 
     async def _close(self) -> None:
         await self._writer.close()
+        await self._probe.close()
         await self._read.close()
+        await self._eraser.close()
         await self._write.close()
+
+
+def _some_replaced(recorded: list[Recorded]) -> bool:
+    return any(outcome is Outcome.UPDATED for outcome, _ in recorded)
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0

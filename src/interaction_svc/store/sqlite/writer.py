@@ -10,13 +10,18 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
+from interaction_svc import metrics
 from interaction_svc.store.errors import StoreBusyError, StoreClosedError
-from interaction_svc.store.sqlite.connection import Connection, transaction, translated
+from interaction_svc.store.sqlite.connection import MIB, Connection, transaction, translated
 
 MAX_WAITING_ROWS = 10_000
 """Beyond this many rows in the queue, operations are refused."""
+MAX_WAITING_BYTES = 64 * MIB
+"""The same in bytes of what is to be written, so that the queue's memory is bounded."""
 MAX_ROWS_A_COMMIT = 4_000
 """So that nobody waits longer than for a commit of this size and their own."""
+MAX_BYTES_A_COMMIT = 16 * MIB
+"""The same in bytes."""
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -25,33 +30,64 @@ Work = Callable[[sqlite3.Connection], T]
 class _Operation(NamedTuple):
     work: Work[object]
     rows: int
+    size: int
+    erased: Callable[[object], bool] | None
     done: asyncio.Future[object]
 
 
 class Writer:
     """Runs operations on the write connection, each whole or not at all, several in one commit."""
 
-    def __init__(self, connection: Connection, *, max_waiting_rows: int = MAX_WAITING_ROWS) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        max_waiting_rows: int = MAX_WAITING_ROWS,
+        max_waiting_bytes: int = MAX_WAITING_BYTES,
+        check: Callable[[], None] = lambda: None,
+        on_erased: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Call `check` before each commit, which isn't made if it raises.
+
+        Call `on_erased` after one in which an operation has erased something.
+        """
         self._connection = connection
         self._max_waiting_rows = max_waiting_rows
+        self._max_waiting_bytes = max_waiting_bytes
+        self._check = check
+        self._on_erased = on_erased
         self._queue: deque[_Operation] = deque()
         self._waiting_rows = 0
+        self._waiting_bytes = 0
         self._task: asyncio.Task[None] | None = None
         self._closed = False
 
-    async def submit(self, work: Work[T], rows: int) -> T:
-        """Run an operation that writes this many rows; return when it is on disk.
+    async def submit(
+        self,
+        work: Work[T],
+        rows: int,
+        size: int = 0,
+        *,
+        erased: Callable[[T], bool] | None = None,
+    ) -> T:
+        """Run an operation that writes rows, of this size in bytes; return when it is on disk.
 
-        A caller that is cancelled while it waits in the queue takes the operation with it; later
-        it is done all the same. Raises StoreBusyError, StoreClosedError, StoreUnavailableError.
+        `erased` says of its result whether something that was stored is gone. A caller that is
+        cancelled while it waits in the queue takes the operation with it; later it is done all the
+        same. Raises StoreBusyError, StoreFullError, StoreClosedError, StoreUnavailableError.
         """
         if self._closed:
             raise StoreClosedError("the store has been closed")
-        if self._queue and self._waiting_rows + rows > self._max_waiting_rows:
-            raise StoreBusyError(f"{self._waiting_rows} rows are waiting to be written")
+        if self._queue and (
+            self._waiting_rows + rows > self._max_waiting_rows
+            or self._waiting_bytes + size > self._max_waiting_bytes
+        ):
+            raise StoreBusyError(
+                f"{self._waiting_rows} rows of {self._waiting_bytes} bytes wait to be written"
+            )
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Operation(work, rows, done))  # type: ignore[arg-type]
-        self._waiting_rows += rows
+        self._queue.append(_Operation(work, rows, size, erased, done))  # type: ignore[arg-type]
+        self._count(rows, size)
         if self._task is None:
             self._task = asyncio.create_task(self._write())
         return await done
@@ -71,22 +107,39 @@ class Writer:
 
     def _take(self) -> list[_Operation]:
         taken: list[_Operation] = []
-        rows = 0
-        while self._queue and (not taken or rows + self._queue[0].rows <= MAX_ROWS_A_COMMIT):
+        rows = size = 0
+        while self._queue and (
+            not taken
+            or (
+                rows + self._queue[0].rows <= MAX_ROWS_A_COMMIT
+                and size + self._queue[0].size <= MAX_BYTES_A_COMMIT
+            )
+        ):
             operation = self._queue.popleft()
-            self._waiting_rows -= operation.rows
+            self._count(-operation.rows, -operation.size)
             if not operation.done.cancelled():
                 taken.append(operation)
                 rows += operation.rows
+                size += operation.size
         return taken
 
+    def _count(self, rows: int, size: int) -> None:
+        self._waiting_rows += rows
+        self._waiting_bytes += size
+        metrics.waiting_rows.inc(rows)
+        metrics.waiting_bytes.inc(size)
+
     async def _commit(self, operations: list[_Operation]) -> None:
+        if not operations:  # all were cancelled
+            return
         try:
+            self._check()
             results = await self._connection.run(
                 _run_together, [operation.work for operation in operations]
             )
         except Exception as error:  # whatever it is, those who wait must hear of it
             results = [error] * len(operations)
+        self._note(operations, results)
         for operation, result in zip(operations, results, strict=True):
             if operation.done.done():
                 continue
@@ -94,6 +147,20 @@ class Writer:
                 operation.done.set_exception(result)
             else:
                 operation.done.set_result(result)
+
+    def _note(self, operations: list[_Operation], results: list[object]) -> None:
+        """Tell of what was committed, whether or not its caller still waits."""
+        committed = [
+            (operation, result)
+            for operation, result in zip(operations, results, strict=True)
+            if not isinstance(result, Exception)
+        ]
+        if any(operation.erased and operation.erased(result) for operation, result in committed):
+            self._on_erased()
+        rows = sum(operation.rows for operation, _ in committed)
+        if rows:
+            metrics.commit_operations.observe(len(committed))
+            metrics.commit_rows.observe(rows)
 
 
 def _run_together(db: sqlite3.Connection, works: list[Work[object]]) -> list[object]:

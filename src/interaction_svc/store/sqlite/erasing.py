@@ -1,0 +1,91 @@
+"""Makes what was deleted leave the files: the write-ahead log is truncated soon after.
+
+secure_delete overwrites deleted rows in the pages that are written from then on. The write-ahead
+log still holds the pages as they were, until all of it is copied into the database and cut off.
+"""
+
+import asyncio
+import sqlite3
+
+import structlog
+
+from interaction_svc.store.errors import StoreError
+from interaction_svc.store.sqlite.connection import Connection, waiting_at_most
+
+ERASED_WITHIN_SECONDS = 10.0
+"""After which time nothing is left of what was deleted, unless another process is reading."""
+DELAY_SECONDS = 1.0
+"""Deletions of this time share a truncation, which costs a flush or two."""
+_LONGEST_PAUSE_SECONDS = 2.0
+_BUSY_TIMEOUT_MS = 100  # writes wait meanwhile, so not as long as for the lock
+
+log = structlog.get_logger()
+
+
+class Eraser:
+    """Truncates the log soon after it was asked to, and tries again until it is done."""
+
+    def __init__(self, write: Connection) -> None:
+        self._write = write
+        self._asked = 0
+        self._done = 0
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+
+    def ask(self) -> None:
+        """Have the log truncated soon: something in it has been deleted."""
+        self._asked += 1
+        if self._task is None and not self._closed:
+            self._task = asyncio.create_task(self._erase())
+
+    async def erase(self) -> bool:
+        """Truncate the log now; False: another process is reading what is in it.
+
+        Raises what Connection.run raises.
+        """
+        asked = self._asked
+        if not await self._write.run(_truncate_log):
+            return False
+        self._done = max(self._done, asked)
+        return True
+
+    async def close(self) -> None:
+        """Try a last time if need be, and end. Whoever closes the file last truncates the log."""
+        self._closed = True
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        if self._done < self._asked:
+            await self._tried()
+
+    async def _erase(self) -> None:
+        loop = asyncio.get_running_loop()
+        since, warned, pause = loop.time(), False, DELAY_SECONDS
+        try:
+            while self._done < self._asked:
+                await asyncio.sleep(pause)
+                if await self._tried():
+                    since, pause = loop.time(), DELAY_SECONDS
+                    if warned:
+                        log.info("deleted data has left the files")
+                        warned = False
+                    continue
+                pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+                if not warned and loop.time() - since > ERASED_WITHIN_SECONDS:
+                    log.warning("deleted data is still in the write-ahead log: it is being read")
+                    warned = True
+        finally:
+            self._task = None
+
+    async def _tried(self) -> bool:
+        try:
+            return await self.erase()
+        except StoreError as error:
+            log.warning("the write-ahead log can't be truncated", cause=str(error))
+            return False
+
+
+def _truncate_log(db: sqlite3.Connection) -> bool:
+    with waiting_at_most(db, _BUSY_TIMEOUT_MS):
+        busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    return not busy

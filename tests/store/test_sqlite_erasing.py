@@ -1,0 +1,167 @@
+"""What was deleted is in no file of the store soon after."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+from interaction_svc.store import Row, Store, open_store, row_of
+from interaction_svc.store.sqlite import erasing
+from interaction_svc.store.sqlite.erasing import ERASED_WITHIN_SECONDS
+from tests.build import NOON_US, Parents, new_interaction
+from tests.store.files import another_process, url
+from tests.store.opened import EVERYONE, NOW_US
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    opened = await open_store(url(tmp_path))
+    yield opened
+    await opened.close()
+
+
+def texts_of(row: Row, body: str) -> list[str]:
+    """What of an Interaction must not be left: its text and the SIDs of people and resources."""
+    sids = (
+        row.inbound_participant_sid,
+        row.outbound_participant_sid,
+        row.inbound_resource_sid,
+        row.outbound_resource_sid,
+    )
+    return [body, *(sid for sid in sids if sid is not None)]
+
+
+def found(folder: Path, texts: list[str]) -> dict[str, list[str]]:
+    """Give the files that hold each text.
+
+    By a process of its own: to open and close the file here would release SQLite's locks on it.
+    """
+    return {
+        text: sorted(
+            Path(name).name
+            for name in subprocess.run(
+                ["grep", "-rlaF", "--", text, str(folder)],
+                capture_output=True,
+                text=True,
+                check=False,
+            ).stdout.splitlines()
+        )
+        for text in texts
+    }
+
+
+async def until_gone(folder: Path, texts: list[str]) -> None:
+    async with asyncio.timeout(ERASED_WITHIN_SECONDS + 20):  # the bound, on a busy machine
+        while any(found(folder, texts).values()):
+            await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("length", [20, 1_000, 200_000])
+async def test_nothing_of_a_deleted_interaction_is_left(
+    store: Store, tmp_path: Path, parents: Parents, length: int
+) -> None:
+    kept = row_of(new_interaction(parents, NOON_US, data="kept"))
+    body = "the deleted text " + "x" * length
+    row = row_of(new_interaction(parents, NOON_US + 1, data=body + " and its end"))
+    texts = [*texts_of(row, body[:20]), "and its end"]
+    await store.record([kept, row])
+    assert all(found(tmp_path, texts).values())
+    await store.delete(EVERYONE, parents.key(row.sid), NOW_US)
+    await until_gone(tmp_path, texts)
+    assert all(found(tmp_path, texts_of(kept, "kept")).values())
+    assert await store.get(EVERYONE, parents.key(kept.sid)) == kept.frame
+
+
+async def test_nothing_of_an_earlier_version_is_left(
+    store: Store, tmp_path: Path, parents: Parents
+) -> None:
+    first = new_interaction(parents, data="the earlier text")
+    update = new_interaction(parents, sid=first.sid, updated_us=NOW_US, data="the later")
+    await store.record([row_of(first)])
+    texts = texts_of(row_of(first), "the earlier text")
+    assert all(found(tmp_path, texts).values())
+    await store.record([row_of(update)])
+    await until_gone(tmp_path, texts)
+    assert all(found(tmp_path, texts_of(row_of(update), "the later")).values())
+
+
+async def test_a_reader_of_another_process_delays_it_only(
+    store: Store, tmp_path: Path, parents: Parents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(erasing, "ERASED_WITHIN_SECONDS", 0.0)  # so that it warns at once
+    row = row_of(new_interaction(parents, data="the deleted text"))
+    texts = texts_of(row, "the deleted text")
+    await store.record([row])
+    with structlog.testing.capture_logs() as logged, another_process(tmp_path) as db:
+        db.execute("BEGIN")
+        assert db.execute("SELECT count(*) FROM interactions").fetchone() == (1,)
+        await store.delete(EVERYONE, parents.key(row.sid), NOW_US)
+        assert not await store.erase_traces()
+        async with asyncio.timeout(30):
+            while not logged:
+                await asyncio.sleep(0.05)
+        assert all(found(tmp_path, texts).values())
+        assert (await store.record([row_of(new_interaction(parents))]))[0].frame is not None
+        db.execute("COMMIT")
+        await until_gone(tmp_path, texts)
+        async with asyncio.timeout(30):
+            while len(logged) < 2:
+                await asyncio.sleep(0.05)
+    assert [entry["log_level"] for entry in logged] == ["warning", "info"]
+
+
+async def test_traces_are_erased_at_once_when_asked_for(
+    store: Store, tmp_path: Path, parents: Parents
+) -> None:
+    row = row_of(new_interaction(parents, data="the deleted text"))
+    await store.record([row])
+    await store.delete(EVERYONE, parents.key(row.sid), NOW_US)
+    assert await store.erase_traces()
+    assert not any(found(tmp_path, texts_of(row, "the deleted text")).values())
+
+
+async def test_a_cancelled_caller_s_deletion_leaves_nothing_either(
+    store: Store, tmp_path: Path, parents: Parents
+) -> None:
+    row = row_of(new_interaction(parents, data="the deleted text"))
+    await store.record([row])
+    deleting = asyncio.create_task(store.delete(EVERYONE, parents.key(row.sid), NOW_US))
+    for _ in range(3):  # taken from the queue by then
+        await asyncio.sleep(0)
+    deleting.cancel()
+    await asyncio.wait([deleting])
+    await until_gone(tmp_path, texts_of(row, "the deleted text"))
+
+
+_CRASH = """
+import asyncio, os, sys
+from interaction_svc.store import open_store, row_of, Scope
+from tests.build import new_interaction, new_parents
+
+async def main():
+    store = await open_store(sys.argv[1])
+    parents = new_parents()
+    row = row_of(new_interaction(parents, data="the deleted text"))
+    await store.record([row])
+    await store.delete(Scope(None), parents.key(row.sid), 1)
+    os._exit(0)
+
+asyncio.run(main())
+"""
+
+
+async def test_what_a_killed_process_had_deleted_is_erased_at_the_next_start(
+    tmp_path: Path,
+) -> None:
+    command = [sys.executable, "-c", _CRASH, url(tmp_path)]
+    await asyncio.to_thread(subprocess.run, command, check=True)
+    assert found(tmp_path, ["the deleted text"]) == {"the deleted text": ["interactions.db-wal"]}
+    store = await open_store(url(tmp_path))
+    try:
+        await until_gone(tmp_path, ["the deleted text"])
+    finally:
+        await store.close()
