@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from interaction_svc.store import (
+    Expired,
     Outcome,
     Row,
     Store,
@@ -107,6 +108,7 @@ class Living(StoreTests):
             store.keys_of(parents.account_sid),
             store.revoke_key(new_sid("SK"), NOW_US),
             store.erase_traces(),
+            store.sweep(Expired(NOW_US), after=None, now_us=NOW_US),
             store.probe(),
             store.check(),
         ]
@@ -138,6 +140,7 @@ class Living(StoreTests):
             lambda: store.record(batch),
             lambda: store.delete(EVERYONE, parents.key(doomed.sid), NOW_US),
             lambda: store.scan(after=None, limit=9, max_bytes=MIB),
+            lambda: store.sweep(Expired(NOON_US + 3), after=None, now_us=NOW_US),
             store.probe,
             store.erase_traces,
             store.check,

@@ -26,9 +26,11 @@ from interaction_svc.store.interface import (
 from interaction_svc.store.keys import StoredKey
 from interaction_svc.store.opening import DEFAULT_URL, check_store, check_url, open_store
 from interaction_svc.store.rows import Row, decode, row_of
+from interaction_svc.store.sweeping import Expired, SweepPosition, Swept, TookPart
 
 __all__ = [
     "DEFAULT_URL",
+    "Expired",
     "Filter",
     "Key",
     "NotAStoreError",
@@ -50,6 +52,9 @@ __all__ = [
     "StoreUnavailableError",
     "StoredKey",
     "StoredPage",
+    "SweepPosition",
+    "Swept",
+    "TookPart",
     "check_store",
     "check_url",
     "decode",

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from interaction_svc.paging import Edge, Position
 from interaction_svc.store.keys import StoredKey
 from interaction_svc.store.rows import Row
+from interaction_svc.store.sweeping import Expired, SweepPosition, Swept, TookPart
 
 
 class Scope(NamedTuple):
@@ -160,6 +161,22 @@ class Store(ABC):
         """Give the next rows of the whole store, ordered by (session_sid, created, sid).
 
         Returns their frames, and where to go on; None at the end.
+        """
+
+    @abstractmethod
+    async def sweep(
+        self,
+        what: Expired | TookPart,
+        *,
+        after: SweepPosition | None,
+        now_us: int,
+        dry_run: bool = False,
+    ) -> Swept:
+        """Delete what is meant in the next stretch of the store, for good, and leave tombstones.
+
+        Stretches are short, so that others don't wait; the caller goes on from where one ended.
+        What is recorded meanwhile in a part that is done stays. With `dry_run` nothing is deleted,
+        but counted. Raises StoreBusyError.
         """
 
     @abstractmethod

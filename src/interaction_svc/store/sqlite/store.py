@@ -22,11 +22,12 @@ from interaction_svc.store.interface import (
 )
 from interaction_svc.store.keys import StoredKey
 from interaction_svc.store.rows import Row
-from interaction_svc.store.sqlite import keys, migrations, reads, writes
+from interaction_svc.store.sqlite import keys, migrations, reads, sweeps, writes
 from interaction_svc.store.sqlite.connection import Connection, check_writable
 from interaction_svc.store.sqlite.erasing import Eraser
 from interaction_svc.store.sqlite.probing import Probe, read_something, write_nothing
 from interaction_svc.store.sqlite.writer import Work, Writer
+from interaction_svc.store.sweeping import Expired, SweepPosition, Swept, TookPart
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -101,6 +102,21 @@ class SqliteStore(Store):
     ) -> tuple[list[bytes], ScanPosition | None]:
         """See Store."""
         return await self._reading(reads.scan, after, limit, max_bytes, service_sid, session_sid)
+
+    async def sweep(
+        self,
+        what: Expired | TookPart,
+        *,
+        after: SweepPosition | None,
+        now_us: int,
+        dry_run: bool = False,
+    ) -> Swept:
+        """See Store."""
+        rows, following = await self._reading(sweeps.find, what, after)
+        if dry_run or not rows:
+            return Swept(sweeps.counted(rows), following)
+        work = partial(sweeps.delete, what=what, rows=rows, now_us=now_us)
+        return Swept(await self._writing(work, len(rows), erased=bool), following)
 
     async def add_key(self, key: StoredKey) -> None:
         """See Store."""

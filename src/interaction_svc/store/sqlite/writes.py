@@ -61,5 +61,10 @@ def delete(db: sqlite3.Connection, scope: Scope, key: Key, now_us: int) -> bool:
     service_sid, session_sid, sid = key
     if db.execute(_DELETE, (session_sid, sid, service_sid, scope.account_sid)).rowcount == 0:
         return False
-    db.execute(_BURY, (session_sid, sid, now_us))
+    bury(db, session_sid, sid, now_us)
     return True
+
+
+def bury(db: sqlite3.Connection, session_sid: str, sid: str, now_us: int) -> None:
+    """Leave a tombstone, which keeps a late record from bringing the Interaction back."""
+    db.execute(_BURY, (session_sid, sid, now_us))
