@@ -3,16 +3,23 @@
 import asyncio
 import socket
 import ssl
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
 
+from interaction_svc import metrics
 from interaction_svc.addresses import Address
-from interaction_svc.rest.protocol import HttpLimits
+from interaction_svc.errors import Overloaded
+from interaction_svc.rest.protocol import HttpLimits, RestProtocol
+from interaction_svc.v1.error_reason_pb2 import ErrorReason
 
 _BACKLOG = 2048
+_REASON = ErrorReason.Name(Overloaded.reason)
 
 
 class HttpServer:
@@ -41,13 +48,13 @@ class HttpServer:
 
     async def start(self) -> Address:
         """Listen, and give the address with its real port. Raises OSError if that can't be."""
-        listener = _listen(self._address)
+        listener = _Listener(_listen(self._address), self._limits)
         address = self._address._replace(port=listener.getsockname()[1])
         scheme = "http" if self._ssl_context is None else "https"
         app = self._make_app(self._base_url or address.url(scheme))
         config = uvicorn.Config(
             app,
-            http="httptools",
+            http=partial(RestProtocol, self._limits),  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
             loop="asyncio",
@@ -88,20 +95,27 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, with the times that uvicorn leaves as they are: a minute for a handshake."""
-        seconds = self._limits.slow_sender_seconds if self._ssl_context else None
         loop = asyncio.get_running_loop()
         self.servers = [
             await loop.create_server(
                 self._protocol,
                 sock=listener,
                 backlog=_BACKLOG,
-                ssl=self._ssl_context,
-                ssl_handshake_timeout=seconds,
-                ssl_shutdown_timeout=seconds,
+                **self._tls(),
             )
             for listener in sockets or []
         ]
         self.started = True
+
+    def _tls(self) -> dict[str, Any]:
+        if self._ssl_context is None:
+            return {}
+        return {
+            "ssl": self._ssl_context,
+            "ssl_handshake_timeout": self._limits.slow_sender_seconds,
+            # Its time has to do for what the client has not read yet.
+            "ssl_shutdown_timeout": self._limits.connection_idle_seconds,
+        }
 
     def _protocol(self) -> asyncio.Protocol:
         return self.config.http_protocol_class(  # type: ignore[call-arg]
@@ -113,6 +127,45 @@ class _Server(uvicorn.Server):
         # uvicorn raises SIGTERM again when it has stopped, which would kill the process before
         # gRPC has drained. The composition root has the signals.
         yield
+
+
+class _Listener(socket.socket):
+    """A listening socket that holds so many connections; the rest it closes.
+
+    It counts sockets, not protocols: a connection has none before its TLS handshake is over.
+    """
+
+    def __init__(self, listener: socket.socket, limits: HttpLimits) -> None:
+        super().__init__(listener.family, listener.type, listener.proto, listener.detach())
+        self._limits = limits
+        self.held = 0
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Accept a connection, as soon as there is one that may be held."""
+        while True:
+            accepted, peer = super().accept()
+            if self.held < self._limits.max_connections:
+                break
+            accepted.close()
+            metrics.refused.labels("http", _REASON).inc()
+        if sys.platform == "linux":
+            # The kernel drops a client that takes nothing of what is sent for this time, be the
+            # connection open or already being closed. Others wait for it as TCP has it: for ever.
+            milliseconds = int(self._limits.connection_idle_seconds * 1000)
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+        return _Connection(accepted, self), peer
+
+
+class _Connection(socket.socket):
+    def __init__(self, accepted: socket.socket, listener: _Listener) -> None:
+        super().__init__(accepted.family, accepted.type, accepted.proto, accepted.detach())
+        self._listener = listener
+        listener.held += 1
+
+    def close(self) -> None:
+        if self.fileno() != -1:  # it may be closed again
+            self._listener.held -= 1
+        super().close()
 
 
 def _listen(address: Address) -> socket.socket:
