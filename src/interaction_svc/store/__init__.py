@@ -24,7 +24,13 @@ from interaction_svc.store.interface import (
     StoreReport,
 )
 from interaction_svc.store.keys import StoredKey
-from interaction_svc.store.opening import DEFAULT_URL, check_store, check_url, open_store
+from interaction_svc.store.opening import (
+    DEFAULT_URL,
+    backup_store,
+    check_store,
+    check_url,
+    open_store,
+)
 from interaction_svc.store.rows import Row, decode, row_of
 from interaction_svc.store.sweeping import Expired, SweepPosition, Swept, TookPart
 
@@ -55,6 +61,7 @@ __all__ = [
     "SweepPosition",
     "Swept",
     "TookPart",
+    "backup_store",
     "check_store",
     "check_url",
     "decode",

@@ -1,12 +1,13 @@
 """Stores by their URLs."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from interaction_svc.addresses import without_password
 from interaction_svc.store.errors import StoreError, StoreUnavailableError, StoreURLError
 from interaction_svc.store.interface import Store, StoreReport
+from interaction_svc.store.sqlite import backup
 from interaction_svc.store.sqlite.migrations import inspect
 from interaction_svc.store.sqlite.store import SqliteStore
 
@@ -64,3 +65,16 @@ async def check_store(url: str) -> StoreReport:
         return await store.check()
     finally:
         await store.close()
+
+
+def backup_store(url: str, target: Path, on_progress: Callable[[int, int], None]) -> None:
+    """Copy a store into a file, which may then be served like any other: keys and all.
+
+    The copy is the store at one moment, whatever is written meanwhile. `on_progress` gets how many
+    pages have been copied, and of how many. A file that is there already is not replaced, and a
+    copy that fails leaves none. Raises StoreUnavailableError, StoreFullError, StoreDamagedError,
+    NotAStoreError, SchemaTooNewError.
+    """
+    path = check_url(url)
+    with _naming(path):
+        backup.copy(path, target, on_progress)
