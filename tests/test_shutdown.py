@@ -3,8 +3,8 @@
 import asyncio
 import signal
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +18,8 @@ from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
 from interaction_svc.v1.interaction_service_pb2 import ListInteractionsRequest
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
 from tests.build import Parents, new_interaction
+from tests.locking import write_lock
 from tests.serving import Served, served
-
-
-@contextmanager
-def write_lock(server: Served) -> Iterator[None]:
-    """Hold the store's write lock, so that a write waits in the middle of its call."""
-    db = sqlite3.connect(server.store, isolation_level=None)
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    finally:
-        db.execute("ROLLBACK")
-        db.close()
 
 
 async def is_refused(address: str, parents: Parents) -> bool:

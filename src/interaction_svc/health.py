@@ -57,7 +57,7 @@ class Health:
     async def _probe(self) -> None:
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
-                await self._store.has_keys()
+                await self._store.probe()
         except StoreBusyError:
             return  # it has much to do, and does it
         except TimeoutError:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from interaction_svc.credentials import Caller
 from interaction_svc.errors import Overloaded, RateLimited, Unauthenticated
 
+_ROUNDING = 1e-9
 Clock = Callable[[], float]
 
 
@@ -57,7 +58,7 @@ class Rate:
         now = self._clock()
         full_at = max(self._full_at.get(name, now), now)
         wait = full_at - self._tolerance - now
-        if wait > 0:
+        if wait > _ROUNDING:
             return wait
         if name not in self._full_at and len(self._full_at) >= self.MAX_NAMES:
             self._forget(now)

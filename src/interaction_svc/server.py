@@ -21,6 +21,7 @@ from interaction_svc.metrics import MetricsServer
 from interaction_svc.rest.app import create_app
 from interaction_svc.rest.protocol import HttpLimits
 from interaction_svc.rest.server import HttpServer
+from interaction_svc.retention import Retention
 from interaction_svc.settings import ENV_PREFIX, Settings
 from interaction_svc.store import Store, open_store
 from interaction_svc.tls import Certificates, certificates_of
@@ -76,6 +77,8 @@ class Server:
                 CallRate(settings.calls_per_second),
                 settings.deadline_seconds,
             )
+            retention = Retention(self.store, settings.retain_days, settings.retain_days_by_service)
+            cleanups.push_async_callback(retention.stop)
             if settings.metrics:
                 metrics = MetricsServer(Address.parse(settings.metrics_address))
                 self.metrics_address = metrics.start()
@@ -87,6 +90,7 @@ class Server:
             if settings.http:
                 await self._start_http(interactions, guards, health, certificates)
             await health.start()
+            retention.start()
             self._cleanups = cleanups.pop_all()
         return self
 

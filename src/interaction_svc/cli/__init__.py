@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from interaction_svc import __version__
-from interaction_svc.cli import calls, keys, migrating, serving, transferring
+from interaction_svc.cli import backing_up, calls, erasing, keys, migrating, serving, transferring
 from interaction_svc.errors import ServiceError
 from interaction_svc.logs import configure_logs
 from interaction_svc.settings import SettingsError
@@ -26,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (serving, keys, transferring, calls, migrating):
+for module in (serving, keys, transferring, calls, migrating, backing_up, erasing):
     module.add_to(app)
 
 

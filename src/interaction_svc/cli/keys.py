@@ -91,6 +91,8 @@ def list_(
         return
     headings = ("sid", "role", "account_sid", "created", "revoked")
     table = Table(*headings, box=None, pad_edge=False)
+    for column in table.columns[:1]:
+        column.no_wrap = True
     for key in found:
         table.add_row(*(key[heading] or "-" for heading in headings))
     Console().print(table)

@@ -1,0 +1,312 @@
+"""How much the service takes on: its limits with a time of the test's, and a server at them."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from hypothesis import given
+from hypothesis import strategies as st
+
+from interaction_svc.credentials import Caller
+from interaction_svc.errors import Overloaded, RateLimited, Unauthenticated, Unavailable
+from interaction_svc.limits import Attempts, CallRate, Concurrency, Rate
+from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
+from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
+from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
+from tests.build import Parents, new_interaction, new_sid
+from tests.calls import Code, failure, get_request, list_request
+from tests.locking import write_lock
+from tests.serving import served
+
+
+class Time:
+    """A clock that the test turns."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@given(
+    st.integers(1, 50),
+    st.integers(1, 20),
+    st.lists(st.floats(0, 3, allow_nan=False), max_size=80),
+)
+def test_a_rate_lets_through_its_burst_and_then_its_average(
+    per_second: int, burst: int, pauses: list[float]
+) -> None:
+    time = Time()
+    rate = Rate(per_second, burst, time)
+    taken: list[float] = []
+    for pause in pauses:
+        time.now += pause
+        wait = rate.take("x")
+        if not wait:
+            taken.append(time.now)
+        else:
+            time.now += wait + 1e-6
+            assert rate.take("x") == 0.0
+            taken.append(time.now)
+    for first, last in itertools.combinations(range(len(taken)), 2):
+        count = last - first + 1
+        assert count <= burst + per_second * (taken[last] - taken[first]) + 1e-3
+
+
+def test_a_rate_is_kept_for_each_name_and_names_are_forgotten() -> None:
+    time = Time()
+    rate = Rate(1, 2, time)
+    assert [rate.take("a") for _ in range(2)] == [0, 0]
+    assert rate.take("a") == pytest.approx(1)
+    assert rate.take("b") == 0
+    rate.give_back("a")
+    assert rate.take("a") == 0
+    for number in range(3 * Rate.MAX_NAMES):
+        rate.take(str(number))
+    assert len(rate._full_at) <= Rate.MAX_NAMES
+    time.now += 10
+    assert [rate.take("a") for _ in range(3)] == [0, 0, pytest.approx(1)]
+
+
+def test_wrong_attempts_count_by_the_machine_that_makes_them() -> None:
+    attempts = Attempts(Time())
+
+    def fail(peer: str) -> None:
+        with attempts.one(peer):
+            raise Unauthenticated
+
+    for port in range(10):
+        with pytest.raises(Unauthenticated):
+            fail(f"[2001:db8::{port}]:{port}")
+    with pytest.raises(RateLimited) as caught:
+        fail("[2001:db8::ffff]:1")
+    assert caught.value.retry_after_seconds == 1
+    for other in ("[2001:db8:0:1::1]:1", "192.0.2.1:1", "[::ffff:192.0.2.2]:5", "192.0.2.2:6"):
+        with pytest.raises(Unauthenticated):
+            fail(other)
+
+
+def test_only_wrong_attempts_count() -> None:
+    attempts = Attempts(Time())
+    for _ in range(100):
+        with attempts.one("192.0.2.1:1"):
+            pass
+        with pytest.raises(Unavailable), attempts.one("192.0.2.1:1"):
+            raise Unavailable("nothing is known of them")
+
+
+def test_many_attempts_at_once_don_t_get_by() -> None:
+    attempts = Attempts(Time())
+    with ExitStack() as under_way:
+        for _ in range(10):
+            under_way.enter_context(attempts.one("192.0.2.1:1"))
+        with pytest.raises(RateLimited):
+            under_way.enter_context(attempts.one("192.0.2.1:1"))
+
+
+def test_the_rate_of_calls_is_each_account_s_own() -> None:
+    rate = CallRate(3, Time())
+    one, other = Caller(new_sid("AC")), Caller(new_sid("AC"))
+    for _ in range(3):
+        rate.count(one)
+    with pytest.raises(RateLimited, match="3 calls a second"):
+        rate.count(one)
+    with pytest.raises(RateLimited):
+        rate.count(Caller(one.account_sid, new_sid("SK")))
+    rate.count(other)
+    unlimited = CallRate(0, Time())
+    for _ in range(1000):
+        unlimited.count(one)
+
+
+def test_places_are_given_back() -> None:
+    concurrency = Concurrency(2)
+
+    def fail() -> None:
+        with concurrency.slot():
+            assert concurrency.is_full
+            with pytest.raises(Overloaded), concurrency.slot():
+                pass
+            raise ZeroDivisionError
+
+    for _ in range(3):
+        with concurrency.slot(), pytest.raises(ZeroDivisionError):
+            fail()
+    assert not concurrency.is_full
+
+
+async def test_more_calls_at_once_than_allowed_are_refused_but_not_health(
+    tmp_path: Path, parents: Parents
+) -> None:
+    with served(tmp_path, "--max-concurrent-calls", "3", "--calls-per-second", "0") as server:
+        async with (
+            grpc.aio.insecure_channel(server.grpc_address) as channel,
+            httpx.AsyncClient(
+                base_url=server.base_url, auth=(parents.account_sid, "x"), trust_env=False
+            ) as http,
+        ):
+            ingest, reading = IngestServiceStub(channel), InteractionServiceStub(channel)
+            with write_lock(server):
+                waiting = [
+                    asyncio.ensure_future(
+                        ingest.RecordInteraction(
+                            ingest_pb.RecordInteractionRequest(interaction=new_interaction(parents))
+                        )
+                    )
+                    for _ in range(3)
+                ]
+                in_flight = 'interaction_svc_calls_in_flight{transport="grpc"} 3.0'
+                async with asyncio.timeout(4):  # the store waits for the lock for 5 seconds
+                    while in_flight not in (await http.get(server.metrics_url)).text:
+                        await asyncio.sleep(0.01)
+                response = await http.get(parents.path)
+                assert response.status_code == 429
+                assert response.json()["code"] == 20429
+                assert response.headers["retry-after"] == "1"
+                for _ in range(5):
+                    call = reading.ListInteractions(list_request(parents))
+                    code, reason, details = await failure(call)
+                    assert (code, reason) == (Code.RESOURCE_EXHAUSTED, "ERROR_REASON_OVERLOADED")
+                    assert "RetryInfo" in details
+                checked = await health_pb2_grpc.HealthStub(channel).Check(
+                    health_pb2.HealthCheckRequest()
+                )
+                assert checked.status == health_pb2.HealthCheckResponse.SERVING
+                assert (await http.get("/readyz")).status_code == 200
+            for recording in waiting:
+                assert (await recording).outcome == ingest_pb.RECORD_OUTCOME_CREATED
+            assert (await http.get(parents.path)).status_code == 200
+            await reading.ListInteractions(list_request(parents))
+
+
+async def test_an_account_s_calls_a_second_are_limited(tmp_path: Path, parents: Parents) -> None:
+    with served(tmp_path, "--calls-per-second", "5") as server:
+        async with httpx.AsyncClient(base_url=server.base_url, trust_env=False) as http:
+            mine, other = (parents.account_sid, "x"), (new_sid("AC"), "x")
+            responses = [await http.get(parents.path, auth=mine) for _ in range(50)]
+            statuses = [response.status_code for response in responses]
+            assert statuses[:5] == [200] * 5
+            refused = next(response for response in responses if response.status_code == 429)
+            assert refused.json()["code"] == 20429
+            assert "5 calls a second" in refused.json()["message"]
+            assert refused.headers["retry-after"] == "1"
+            assert (await http.get(parents.path, auth=other)).status_code == 200
+
+
+async def test_a_call_without_a_deadline_gets_one(tmp_path: Path, parents: Parents) -> None:
+    with served(tmp_path, "--deadline-seconds", "0.3") as server:
+        async with grpc.aio.insecure_channel(server.grpc_address) as channel:
+            ingest, reading = IngestServiceStub(channel), InteractionServiceStub(channel)
+            interaction = new_interaction(parents)
+            request = ingest_pb.RecordInteractionRequest(interaction=interaction)
+            with write_lock(server):
+                code, reason, _ = await failure(ingest.RecordInteraction(request))
+                assert (code, reason) == (
+                    Code.DEADLINE_EXCEEDED,
+                    "ERROR_REASON_DEADLINE_EXCEEDED",
+                )
+                async with httpx.AsyncClient(trust_env=False) as http:
+                    url = f"{server.base_url}{parents.path}/{new_sid('KI')}"
+                    response = await http.delete(url, auth=(parents.account_sid, "x"))
+                    assert (response.status_code, response.json()["code"]) == (503, 20503)
+                own = asyncio.ensure_future(ingest.RecordInteraction(request, timeout=20))
+                await asyncio.sleep(0.6)  # twice what it would have without its own
+                assert not own.done()
+            await own
+
+            # A stream has it for each of its requests, not for all of them together.
+            async def slowly(pause: float) -> AsyncIterator[Any]:
+                for _ in range(5):
+                    yield ingest_pb.RecordInteractionsRequest(
+                        interactions=[new_interaction(parents)]
+                    )
+                    await asyncio.sleep(pause)
+
+            assert (await ingest.RecordInteractions(slowly(0.1))).created == 5
+            code, reason, _ = await failure(ingest.RecordInteractions(slowly(3)))
+            assert (code, reason) == (Code.DEADLINE_EXCEEDED, "ERROR_REASON_DEADLINE_EXCEEDED")
+            assert (await reading.GetInteraction(get_request(interaction))).interaction
+
+
+async def test_sizes_are_limited(tmp_path: Path, parents: Parents) -> None:
+    limits = ("--max-message-bytes", "65536", "--max-header-bytes", "2048")
+    with served(tmp_path, *limits) as server:
+        async with grpc.aio.insecure_channel(server.grpc_address) as channel:
+            ingest, reading = IngestServiceStub(channel), InteractionServiceStub(channel)
+            for size, fits in ((60_000, True), (70_000, False)):
+                interaction = new_interaction(parents, data="x" * size)
+                call = ingest.RecordInteraction(
+                    ingest_pb.RecordInteractionRequest(interaction=interaction)
+                )
+                if fits:
+                    await call
+                else:
+                    with pytest.raises(grpc.aio.AioRpcError) as caught:
+                        await call
+                    assert caught.value.code() is Code.RESOURCE_EXHAUSTED
+            for size, fits in ((1000, True), (3000, False)):
+                padding = [("x-padding", "x" * size)]
+                listing = reading.ListInteractions(list_request(parents), metadata=padding)
+                if fits:
+                    await listing
+                else:
+                    with pytest.raises(grpc.aio.AioRpcError) as caught:
+                        await listing
+                    assert caught.value.code() is Code.RESOURCE_EXHAUSTED
+
+
+async def test_grpc_connections_are_limited(tmp_path: Path) -> None:
+    with served(tmp_path, "--max-connections", "2") as server:
+        host, _, port = server.grpc_address.rpartition(":")
+        connections = [await asyncio.open_connection(host, int(port)) for _ in range(6)]
+
+        async def is_served(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+            writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5))
+            try:
+                async with asyncio.timeout(10):
+                    return len(await reader.read(9)) == 9  # the server's settings
+            except ConnectionError:
+                return False
+
+        answers = [await is_served(*connection) for connection in connections]
+        assert answers.count(True) == 2
+        for _, writer in connections:
+            writer.close()
+        async with asyncio.timeout(20):  # there is room again once they are gone
+            while True:
+                async with grpc.aio.insecure_channel(server.grpc_address) as channel:
+                    try:
+                        await health_pb2_grpc.HealthStub(channel).Check(
+                            health_pb2.HealthCheckRequest(), timeout=2
+                        )
+                        break
+                    except grpc.aio.AioRpcError:
+                        await asyncio.sleep(0.1)
+
+
+async def test_idle_and_old_connections_are_closed(tmp_path: Path, parents: Parents) -> None:
+    with served(
+        tmp_path, "--connection-idle-seconds", "1", "--connection-age-seconds", "2"
+    ) as server:
+        host, _, port = server.grpc_address.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5))
+        async with asyncio.timeout(20):
+            assert await reader.read()  # its settings and a farewell, and then the end
+        writer.close()
+        # A client that goes on calling notices nothing.
+        async with grpc.aio.insecure_channel(server.grpc_address) as channel:
+            reading = InteractionServiceStub(channel)
+            loop = asyncio.get_running_loop()
+            end = loop.time() + 4
+            while loop.time() < end:
+                await reading.ListInteractions(list_request(parents), wait_for_ready=True)
+                await asyncio.sleep(0.05)
