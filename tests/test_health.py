@@ -1,0 +1,163 @@
+"""Health follows the store: not serving while it can't be used, and back by itself."""
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import grpc
+import httpx
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
+from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
+from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
+from tests.build import Parents, new_interaction
+from tests.calls import Code, failure, get_request, list_request
+from tests.locking import write_lock
+from tests.logs import logged
+from tests.serving import Served, served
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+SERVICES = ("", "interaction_svc.v1.InteractionService", "interaction_svc.v1.IngestService")
+
+
+class Clients(NamedTuple):
+    server: Served
+    channel: grpc.aio.Channel
+    http: httpx.AsyncClient
+
+    async def is_ready(self) -> bool:
+        """Whether all that tell say yes; they must agree, but for the moment of a change."""
+        async with asyncio.timeout(20):
+            while True:
+                health = health_pb2_grpc.HealthStub(self.channel)
+                checked = {
+                    (await health.Check(health_pb2.HealthCheckRequest(service=name))).status
+                    for name in SERVICES
+                }
+                checked |= {
+                    SERVING if (await self.http.get("/readyz")).status_code == 200 else NOT_SERVING
+                }
+                assert (await self.http.get("/healthz")).status_code == 200
+                if len(checked) == 1:
+                    return checked == {SERVING}
+
+    async def until_ready(self, wanted: bool) -> None:
+        async with asyncio.timeout(40):
+            while await self.is_ready() != wanted:
+                await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def clients(folder: Path, *flags: str) -> AsyncIterator[Clients]:
+    with served(folder, *flags) as server:
+        async with (
+            grpc.aio.insecure_channel(server.grpc_address) as channel,
+            httpx.AsyncClient(base_url=server.base_url, trust_env=False) as http,
+        ):
+            yield Clients(server, channel, http)
+
+
+async def test_a_lock_held_by_another_process(tmp_path: Path, parents: Parents) -> None:
+    async with clients(tmp_path) as using:
+        assert await using.is_ready()
+        watch = health_pb2_grpc.HealthStub(using.channel).Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == SERVING
+        recorded = new_interaction(parents)
+        ingest, reading = IngestServiceStub(using.channel), InteractionServiceStub(using.channel)
+        await ingest.RecordInteraction(ingest_pb.RecordInteractionRequest(interaction=recorded))
+        with write_lock(using.server):
+            call = ingest.RecordInteraction(
+                ingest_pb.RecordInteractionRequest(interaction=new_interaction(parents))
+            )
+            code, reason, details = await failure(call)
+            assert (code, reason) == (Code.UNAVAILABLE, "ERROR_REASON_UNAVAILABLE")
+            assert "RetryInfo" in details
+            assert (await watch.read()).status == NOT_SERVING
+            await using.until_ready(False)
+            assert (await using.http.get("/readyz")).json() == {"status": "unavailable"}
+            assert (await reading.GetInteraction(get_request(recorded))).interaction == recorded
+        assert (await watch.read()).status == SERVING
+        await using.until_ready(True)
+        await ingest.RecordInteraction(
+            ingest_pb.RecordInteractionRequest(interaction=new_interaction(parents))
+        )
+        watch.cancel()
+    (line,) = logged(using.server, "not serving: the store can't be used")
+    assert line["cause"] == "it is locked by another process"
+
+
+async def test_a_file_that_is_taken_away_and_put_back(tmp_path: Path, parents: Parents) -> None:
+    async with clients(tmp_path) as using:
+        ingest = IngestServiceStub(using.channel)
+        away = tmp_path / "away.db"
+        using.server.store.rename(away)
+        await using.until_ready(False)
+        # What were acknowledged now would be lost with the file.
+        call = ingest.RecordInteraction(
+            ingest_pb.RecordInteractionRequest(interaction=new_interaction(parents))
+        )
+        code, _, _ = await failure(call)
+        assert code is Code.UNAVAILABLE
+        away.rename(using.server.store)
+        await using.until_ready(True)
+        await ingest.RecordInteraction(
+            ingest_pb.RecordInteractionRequest(interaction=new_interaction(parents))
+        )
+
+
+async def test_a_damaged_page(tmp_path: Path, parents: Parents) -> None:
+    with served(tmp_path) as server:
+        async with grpc.aio.insecure_channel(server.grpc_address) as channel:
+            interactions = [new_interaction(parents, data="x" * 2000) for _ in range(500)]
+            await IngestServiceStub(channel).RecordInteractions(
+                iter([ingest_pb.RecordInteractionsRequest(interactions=interactions)])
+            )
+    page = root_page_of(server.store, "interactions")
+    write_at(server.store, page, b"\xa5" * 4096)
+    async with clients(tmp_path) as using:  # what is damaged shows when it is read
+        call = InteractionServiceStub(using.channel).ListInteractions(list_request(parents))
+        code, reason, _ = await failure(call)
+        assert (code, reason) == (Code.UNAVAILABLE, "ERROR_REASON_UNAVAILABLE")
+        await using.until_ready(False)
+    assert "damaged" in using.server.log.read_text()
+    assert "internal error" not in using.server.log.read_text()
+
+
+def root_page_of(store: Path, table: str) -> int:
+    with sqlite3.connect(store) as db:
+        root = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (table,))
+        number = int(root.fetchone()[0])
+    db.close()
+    return number
+
+
+def write_at(store: Path, page: int, content: bytes) -> None:
+    file = os.open(store, os.O_WRONLY)
+    try:
+        os.pwrite(file, content, (page - 1) * 4096)
+    finally:
+        os.close(file)
+
+
+async def test_told_to_stop_it_serves_on_unhealthy_for_a_while(
+    tmp_path: Path, parents: Parents
+) -> None:
+    async with clients(tmp_path, "--drain-delay-seconds", "3") as using:
+        watch = health_pb2_grpc.HealthStub(using.channel).Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == SERVING
+        using.server.terminate()
+        assert (await watch.read()).status == NOT_SERVING
+        assert (await using.http.get("/readyz")).status_code == 503
+        # New connections and calls are still taken: whoever balances load has not noticed yet.
+        async with grpc.aio.insecure_channel(using.server.grpc_address) as late:
+            await InteractionServiceStub(late).ListInteractions(list_request(parents))
+            await IngestServiceStub(late).RecordInteraction(
+                ingest_pb.RecordInteractionRequest(interaction=new_interaction(parents))
+            )
+        assert (await using.http.get("/healthz")).status_code == 200

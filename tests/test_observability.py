@@ -1,0 +1,363 @@
+"""What one sees of the service: logs, request ids, metrics, audit; and what one never sees."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grpc
+import httpx
+import pytest
+import structlog
+from google.protobuf.json_format import MessageToJson
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client.parser import text_string_to_metric_families
+
+from interaction_svc.logs import configure_logs
+from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
+from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
+from interaction_svc.v1.interaction_service_pb2 import DeleteInteractionRequest
+from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
+from tests.build import Parents, new_interaction, new_parents
+from tests.calls import Code, failure, get_request, list_request
+from tests.keyring import Key, basic, new_key
+from tests.logs import logged
+from tests.serving import Served, run, served
+
+SERVICE = "interaction_svc.v1.InteractionService"
+
+
+class Seen(NamedTuple):
+    server: Served
+    parents: Parents
+    admin: Key
+    reader: Key
+
+    def shown(self, key: Key | None = None) -> list[tuple[str, str]]:
+        return [("authorization", (key or self.admin).basic)]
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
+    folder = tmp_path_factory.mktemp("seen")
+    parents = new_parents()
+    admin = new_key(folder / "interactions.db", "admin")
+    reader = new_key(folder / "interactions.db", "read", parents.account_sid)
+    with served(folder, "--log-level", "debug") as server:
+        yield Seen(server, parents, admin, reader)
+
+
+@pytest.fixture
+async def channel(seen: Seen) -> AsyncIterator[grpc.aio.Channel]:
+    async with grpc.aio.insecure_channel(seen.server.grpc_address) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def http(seen: Seen) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=seen.server.base_url, trust_env=False) as client:
+        yield client
+
+
+async def until_logged(seen: Seen, event: str, **fields: Any) -> dict[str, Any]:
+    """Give the one line; it is written when the answer is already on its way."""
+    async with asyncio.timeout(20):
+        while True:
+            lines = logged(seen.server, event, **fields)
+            if lines:
+                assert len(lines) == 1
+                return lines[0]
+            await asyncio.sleep(0.01)
+
+
+async def test_a_grpc_call_is_one_line(seen: Seen, channel: grpc.aio.Channel) -> None:
+    call = InteractionServiceStub(channel).ListInteractions(
+        list_request(seen.parents),
+        metadata=[*seen.shown(seen.reader), ("x-request-id", "grpc-line-1")],
+    )
+    await call
+    assert ("x-request-id", "grpc-line-1") in [*(await call.trailing_metadata())]
+    line = await until_logged(seen, "call", request_id="grpc-line-1")
+    assert line["transport"] == "grpc"
+    assert line["method"] == f"{SERVICE}/ListInteractions"
+    assert line["code"] == "OK"
+    assert line["level"] == "info"
+    assert line["ms"] > 0
+    assert re.fullmatch(r"127\.0\.0\.1:\d+", line["peer"])
+    assert line["key_sid"] == seen.reader.sid
+    assert line["account_sid"] == seen.parents.account_sid
+
+
+async def test_an_http_request_is_one_line(seen: Seen, http: httpx.AsyncClient) -> None:
+    path = f"{seen.parents.path}/KI{'0' * 32}"
+    response = await http.get(path, auth=seen.reader, headers={"X-Request-Id": "http-line-1"})
+    assert response.headers["x-request-id"] == "http-line-1"
+    line = await until_logged(seen, "call", request_id="http-line-1")
+    assert (line["transport"], line["method"], line["code"]) == ("http", "fetch", "404")
+    assert line["path"] == path
+    assert line["twilio_request_id"] == response.headers["twilio-request-id"]
+    assert re.fullmatch("RQ[0-9a-f]{32}", line["twilio_request_id"])
+    assert (line["key_sid"], line["account_sid"]) == (seen.reader.sid, seen.parents.account_sid)
+
+
+async def test_request_ids_are_made_and_bad_ones_not_taken_over(
+    seen: Seen, channel: grpc.aio.Channel, http: httpx.AsyncClient
+) -> None:
+    for given in (None, "", "x" * 129, "two words", '{"json": 1}'):
+        metadata = seen.shown() + ([] if given is None else [("x-request-id", given)])
+        call = InteractionServiceStub(channel).ListInteractions(
+            list_request(seen.parents), metadata=metadata
+        )
+        await call
+        trailers = dict([*(await call.trailing_metadata())])
+        assert re.fullmatch("RQ[0-9a-f]{32}", str(trailers["x-request-id"]))
+        headers = {} if given is None else {"X-Request-Id": given}
+        response = await http.get(seen.parents.path, auth=seen.admin, headers=headers)
+        made = response.headers["x-request-id"]
+        assert re.fullmatch("RQ[0-9a-f]{32}", made)
+        assert response.headers["twilio-request-id"] == made
+    twilio_s = "RQ" + "ab" * 16
+    response = await http.get("/nothing", headers={"X-Request-Id": twilio_s})
+    assert response.headers["twilio-request-id"] == twilio_s
+
+
+async def test_a_failed_call_has_its_request_id_too(seen: Seen, channel: grpc.aio.Channel) -> None:
+    raw: Any = channel.unary_unary(f"/{SERVICE}/GetInteraction")
+    for metadata, code in (([], "UNAUTHENTICATED"), (seen.shown(), "INVALID_ARGUMENT")):
+        call = raw(b"\xff", metadata=[*metadata, ("x-request-id", f"failed-{code}")])
+        with pytest.raises(grpc.aio.AioRpcError):
+            await call
+        assert ("x-request-id", f"failed-{code}") in [*(await call.trailing_metadata())]
+        line = await until_logged(seen, "call", request_id=f"failed-{code}")
+        assert line["code"] == code
+
+
+async def test_unknown_methods_are_seen_under_one_name(
+    seen: Seen, channel: grpc.aio.Channel
+) -> None:
+    raw: Any = channel.unary_unary(f"/{SERVICE}/Nothing")
+    code, _, _ = await failure(raw(b"", metadata=[*seen.shown(), ("x-request-id", "unknown-1")]))
+    assert code is Code.UNIMPLEMENTED
+    line = await until_logged(seen, "call", request_id="unknown-1")
+    assert (line["method"], line["code"]) == ("unknown", "UNIMPLEMENTED")
+
+
+async def test_a_call_that_its_client_gives_up_is_a_line(
+    seen: Seen, channel: grpc.aio.Channel
+) -> None:
+    stream = IngestServiceStub(channel).RecordInteractions(
+        metadata=[*seen.shown(), ("x-request-id", "gone-1")]
+    )
+    await stream.write(
+        ingest_pb.RecordInteractionsRequest(interactions=[new_interaction(seen.parents)])
+    )
+    stream.cancel()
+    line = await until_logged(seen, "call", request_id="gone-1")
+    assert line["code"] == "CANCELLED"
+
+
+async def test_health_is_logged_at_debug(
+    seen: Seen, channel: grpc.aio.Channel, http: httpx.AsyncClient
+) -> None:
+    await health_pb2_grpc.HealthStub(channel).Check(
+        health_pb2.HealthCheckRequest(), metadata=[("x-request-id", "health-1")]
+    )
+    assert (await until_logged(seen, "call", request_id="health-1"))["level"] == "debug"
+    for path in ("/healthz", "/readyz"):
+        response = await http.get(path, headers={"X-Request-Id": f"health{path}"})
+        assert response.json() == {"status": "ok"}
+        assert (await until_logged(seen, "call", request_id=f"health{path}"))["level"] == "debug"
+
+
+def test_the_level_of_the_log_is_a_setting(tmp_path: Path) -> None:
+    with served(tmp_path, "--log-level", "error") as server:
+        httpx.get(f"{server.base_url}/nothing", trust_env=False)
+    assert server.log.read_text() == ""
+
+
+async def test_deletes_and_refusals_are_audited_whatever_the_level(tmp_path: Path) -> None:
+    store, parents = tmp_path / "interactions.db", new_parents()
+    made = run(
+        "keys", "create", "--role", "operate", "--account", parents.account_sid, "--store",
+        f"sqlite:///{store}",
+    )  # fmt: skip
+    sid, secret = re.findall(r"(?:sid|secret) +(\S+)", made.stdout.decode())
+    assert '"action": "key created"' in made.stderr.decode()
+    assert secret not in made.stderr.decode()
+    admin = new_key(store, "admin")
+    with served(tmp_path, "--log-level", "error") as server:
+        async with (
+            grpc.aio.insecure_channel(server.grpc_address) as channel,
+            httpx.AsyncClient(base_url=server.base_url, trust_env=False) as http,
+        ):
+            interaction = new_interaction(parents)
+            ingest = IngestServiceStub(channel)
+            for number, authorization in enumerate((basic(sid, secret), basic(sid, "wrong"))):
+                call = ingest.RecordInteraction(
+                    ingest_pb.RecordInteractionRequest(interaction=interaction),
+                    metadata=[
+                        ("authorization", authorization), ("x-request-id", f"refused-{number}")
+                    ],
+                )  # fmt: skip
+                await failure(call)
+            for created_in in (interaction, new_interaction(parents)):
+                await ingest.RecordInteraction(
+                    ingest_pb.RecordInteractionRequest(interaction=created_in),
+                    metadata=[("authorization", admin.basic)],
+                )
+            await InteractionServiceStub(channel).DeleteInteraction(
+                DeleteInteractionRequest(
+                    service_sid=interaction.service_sid,
+                    session_sid=interaction.session_sid,
+                    sid=interaction.sid,
+                ),
+                metadata=[("authorization", basic(sid, secret)), ("x-request-id", "deleted-0")],
+            )
+            path = f"{parents.path}/{created_in.sid}"
+            headers = {"X-Request-Id": "deleted-1"}
+            assert (await http.delete(path, auth=(sid, secret), headers=headers)).status_code == 204
+            assert (await http.delete(path, auth=(sid, secret))).status_code == 404
+    audited = logged(server, "audit")
+    assert [(line["action"], line["request_id"]) for line in audited] == [
+        ("refused", "refused-0"),
+        ("refused", "refused-1"),
+        ("delete", "deleted-0"),
+        ("delete", "deleted-1"),
+    ]
+    denied, unknown, over_grpc, over_http = audited
+    assert denied["reason"] == "ERROR_REASON_PERMISSION_DENIED"
+    assert (denied["key_sid"], denied["account_sid"]) == (sid, parents.account_sid)
+    assert denied["method"] == "interaction_svc.v1.IngestService/RecordInteraction"
+    assert (unknown["reason"], unknown["key_sid"]) == ("ERROR_REASON_UNAUTHENTICATED", None)
+    assert re.fullmatch(r"127\.0\.0\.1:\d+", unknown["peer"])
+    assert (over_grpc["sid"], over_http["sid"]) == (interaction.sid, created_in.sid)
+    assert {over_grpc["key_sid"], over_http["key_sid"]} == {sid}
+    revoked = run("keys", "revoke", sid, "--store", f"sqlite:///{store}")
+    assert '"action": "key revoked"' in revoked.stderr.decode()
+
+
+async def test_no_body_and_no_secret_is_in_the_log(
+    seen: Seen, channel: grpc.aio.Channel, http: httpx.AsyncClient
+) -> None:
+    marker = "MARKER-of-a-body"
+    interaction = new_interaction(seen.parents, data=f'{{"body": "{marker}"}}')
+    ingest, shown = IngestServiceStub(channel), seen.shown()
+    await ingest.RecordInteraction(
+        ingest_pb.RecordInteractionRequest(interaction=interaction), metadata=shown
+    )
+    for bad in (
+        new_interaction(seen.parents, data=marker * 20_000),
+        new_interaction(seen.parents, data=marker, session_sid=marker),
+        new_interaction(seen.parents, data=marker, type=99),
+    ):
+        call = ingest.RecordInteraction(
+            ingest_pb.RecordInteractionRequest(interaction=bad), metadata=shown
+        )
+        await failure(call)
+    raw: Any = channel.unary_unary("/interaction_svc.v1.IngestService/RecordInteraction")
+    await failure(raw(marker.encode(), metadata=shown))
+    await failure(raw(b"", metadata=[("authorization", basic(seen.admin.sid, marker))]))
+    found = await InteractionServiceStub(channel).GetInteraction(
+        get_request(interaction), metadata=shown
+    )
+    assert marker in MessageToJson(found)
+    body = MessageToJson(interaction)
+    await http.request("POST", seen.parents.path, auth=seen.admin, content=body)
+    await http.get(f"{seen.parents.path}?Nothing={marker}", auth=seen.admin)
+    await http.get(seen.parents.path, auth=(seen.admin.sid, marker))
+    log = seen.server.log.read_text()
+    assert marker not in log
+    assert seen.admin.secret not in log
+    assert seen.reader.secret not in log
+    assert seen.admin.basic not in log
+
+
+def test_of_exceptions_only_own_texts_are_logged(capfd: pytest.CaptureFixture[str]) -> None:
+    configure_logs()
+    try:
+        try:
+            raise ValueError("a body that it stumbled over")
+        except ValueError as error:
+            raise FileNotFoundError(2, "No such file or directory") from error
+    except OSError as error:
+        structlog.get_logger().exception("internal error", exc_info=error)
+    logged = capfd.readouterr().err
+    assert "stumbled" not in logged
+    assert "ValueError" in logged
+    assert "No such file or directory" in logged
+    assert "test_observability.py" in logged
+
+
+def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+async def test_metrics_count_what_was_done(tmp_path: Path, parents: Parents) -> None:
+    with served(tmp_path, "--max-message-bytes", "70000") as server:
+        async with (
+            grpc.aio.insecure_channel(server.grpc_address) as channel,
+            httpx.AsyncClient(
+                base_url=server.base_url, auth=(parents.account_sid, "x"), trust_env=False
+            ) as http,
+        ):
+            ingest, reading = IngestServiceStub(channel), InteractionServiceStub(channel)
+            interactions = [new_interaction(parents) for _ in range(3)]
+            await ingest.RecordInteractions(
+                iter([ingest_pb.RecordInteractionsRequest(interactions=interactions)])
+            )
+            await reading.ListInteractions(list_request(parents, page_size=2))
+            await failure(reading.GetInteraction(get_request(new_interaction(parents))))
+            assert (await http.get(parents.path)).status_code == 200
+            path = f"{parents.path}/{interactions[0].sid}"
+            assert (await http.delete(path)).status_code == 204
+            assert (await http.get(path)).status_code == 404
+            text = (await http.get(server.metrics_url)).text
+    found = samples(text)
+
+    def value(name: str, **labels: str) -> float:
+        return found[f"interaction_svc_{name}", tuple(sorted(labels.items()))]
+
+    listed = {"transport": "grpc", "method": f"{SERVICE}/ListInteractions"}
+    assert value("calls_total", **listed, code="OK") == 1
+    assert value("call_duration_seconds_count", **listed) == 1
+    assert value("calls_total", transport="http", method="list", code="200") == 1
+    assert value("calls_total", transport="http", method="delete", code="204") == 1
+    assert value("calls_total", transport="http", method="fetch", code="404") == 1
+    assert value("calls_in_flight", transport="grpc") == 0
+    not_found = "ERROR_REASON_INTERACTION_NOT_FOUND"
+    assert value("refused_total", transport="grpc", reason=not_found) == 1
+    assert value("page_interactions_sum") == 5
+    assert value("page_interactions_count") == 2
+    assert value("store_duration_seconds_count", operation="page") == 2
+    assert value("store_duration_seconds_count", operation="record") == 1
+    assert value("commit_rows_sum") >= 4
+    assert value("commit_operations_count") >= 2
+    assert value("waiting_rows") == 0
+    assert value("waiting_bytes") == 0
+    assert value("wal_bytes") >= 0
+    assert value("rows_erased_total", cause="call") == 1
+    assert value("serving") == 1
+    build = next(labels for name, labels in found if name == "interaction_svc_build_info")
+    assert {name for name, _ in build} == {"version", "python", "sqlite"}
+    for secret in (parents.account_sid, parents.session_sid, interactions[0].sid, "127.0.0.1"):
+        assert secret not in text
+
+
+def test_metrics_may_be_off_and_an_address_in_use_is_said(tmp_path: Path) -> None:
+    with served(tmp_path) as server:
+        address = server.metrics_url.removeprefix("http://").partition("/")[0]
+        answer = run(
+            "serve", "--store", f"sqlite:///{tmp_path}/other.db", "--grpc-address", "127.0.0.1:0",
+            "--http-address", "127.0.0.1:0", "--metrics-address", address,
+        )  # fmt: skip
+        assert answer.returncode == 1
+        assert f"can't listen for metrics on {address}" in answer.stderr.decode()
+        other = tmp_path / "without"
+        other.mkdir()
+        with served(other, "--no-metrics") as without:
+            assert without.metrics_url == ""
