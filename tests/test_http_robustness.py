@@ -346,6 +346,23 @@ def test_a_body_is_not_waited_for(limited: Served, method: str, announced: str) 
         assert answer.headers["connection"] == "close"
 
 
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (POST + b"Content-Length: 20000000\r\n\r\n" + b"x" * 20_000_000, 401),
+        (GET + b"X: " + b"x" * 20_000_000, 431),
+    ],
+    ids=["a body", "headers"],
+)
+def test_who_reads_only_when_all_is_sent_sees_the_answer(
+    limited: Served, sent: bytes, status: int
+) -> None:
+    """To close at once would reset the connection, and take the answer with it."""
+    with unharmed(limited), connected(limited) as opened:
+        opened.sendall(sent)
+        assert [answer.status for answer in answers(read_all(opened))] == [status]
+
+
 def test_a_body_without_an_end_is_not_taken(limited: Served) -> None:
     request = f"POST / HTTP/1.1\r\n{AUTHORIZATION}Transfer-Encoding: chunked\r\n\r\n".encode()
     with unharmed(limited), connected(limited) as opened:

@@ -29,6 +29,7 @@ from interaction_svc.rest.middleware import (
     Observe,
     RefuseWhileDraining,
 )
+from interaction_svc.rest.openapi import openapi_document
 from interaction_svc.rest.parameters import parameter_of, read_parameters
 from interaction_svc.rest.responses import error_response, json_response
 from interaction_svc.sids import Sid
@@ -92,7 +93,7 @@ def create_app(
     Links are never made from the Host header, which is the caller's to choose.
     """
     routes = InteractionRoutes(interactions, base_url)
-    document = orjson.dumps({})
+    document = orjson.dumps(openapi_document(base_url))
 
     async def openapi(_: Request) -> Response:
         """Describe the API."""

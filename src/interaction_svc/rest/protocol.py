@@ -7,7 +7,6 @@ nothing can be fed to it for ever, or be smuggled past a proxy as a second reque
 """
 
 import asyncio
-import secrets
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from interaction_svc import metrics
+from interaction_svc.calls import new_request_id
 from interaction_svc.errors import MalformedRequest
 from interaction_svc.rest.responses import error_response
 from interaction_svc.v1.error_reason_pb2 import ErrorReason
@@ -223,10 +223,12 @@ class RestProtocol(HttpToolsProtocol):
 
     def _send_refusal(self, error: MalformedRequest) -> None:
         response = error_response(error, path="")
+        request_id = new_request_id().encode()
         headers = [
             *self.server_state.default_headers,
             *response.raw_headers,
-            (b"twilio-request-id", f"RQ{secrets.token_hex(16)}".encode()),
+            (b"x-request-id", request_id),
+            (b"twilio-request-id", request_id),
             (b"twilio-request-duration", b"0.000"),
             (b"connection", b"close"),
         ]

@@ -1,0 +1,153 @@
+"""The service's own description: that it is one, that it is whole, and that it is true."""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from subprocess import run
+from typing import Any
+
+import grpc
+import httpx
+import jsonschema_rs
+import schemathesis
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from interaction_svc.rest.app import create_app
+from interaction_svc.rest.openapi import openapi_document
+from interaction_svc.rest.parameters import CARRIED, PAGING
+from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
+from tests.build import Parents, new_parents, new_session
+from tests.calls import record
+from tests.serving import Served, served
+
+LIST = "/v1/Services/{ServiceSid}/Sessions/{SessionSid}/Interactions"
+BASE_URL = "http://127.0.0.1:8080"
+METHODS = ("get", "delete", "post", "put", "patch", "head", "options", "trace")
+
+# Which tokens the service takes, and which pages, can't be said in a schema.
+CONFIGURATION = f"""
+[[operations]]
+include-name = "GET {LIST}"
+checks.positive_data_acceptance.enabled = false
+"""
+
+
+def operations(document: dict[str, Any]) -> set[tuple[str, str]]:
+    return {
+        (method.upper(), path)
+        for path, item in document["paths"].items()
+        for method in item
+        if method in METHODS
+    }
+
+
+async def test_it_is_served_to_everyone(server: Served) -> None:
+    async with httpx.AsyncClient(base_url=server.base_url, trust_env=False) as client:
+        response = await client.get("/openapi.json")
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/json"
+    assert response.json() == openapi_document(server.base_url)
+
+
+def test_it_is_a_valid_document() -> None:
+    document = openapi_document(BASE_URL)
+    schema = schemathesis.openapi.from_dict(document)
+    schema.validate()
+    assert len(list(schema.get_all_operations())) == len(operations(document)) == 6
+    for component in document["components"]["schemas"].values():
+        jsonschema_rs.meta.validate(
+            {"$schema": "https://json-schema.org/draft/2020-12/schema", **component}
+        )
+
+
+def test_it_has_every_route_and_no_others() -> None:
+    named = {"service_sid": "ServiceSid", "session_sid": "SessionSid", "sid": "Sid"}
+    missing: Any = None  # it is not called
+    app: Any = create_app(missing, BASE_URL, missing)
+    while not isinstance(app, Starlette):
+        app = app.app
+    routes = [route for route in app.routes if isinstance(route, Route)]
+    assert len(routes) == len(app.routes)
+    assert operations(openapi_document(BASE_URL)) == {
+        (method, route.path_format.format(**{ours: f"{{{name}}}" for ours, name in named.items()}))
+        for route in routes
+        for method in (route.methods or set()) - {"HEAD"}  # HTTP has it wherever there is a GET
+    }
+
+
+def test_it_has_every_parameter_of_the_list_and_no_others() -> None:
+    parameters = openapi_document(BASE_URL)["paths"][LIST]["get"]["parameters"]
+    assert [parameter["name"] for parameter in parameters] == [*PAGING, *CARRIED]
+
+
+def test_its_operations_on_interactions_need_credentials_and_no_others() -> None:
+    document = openapi_document(BASE_URL)
+    assert document["security"] == [{"basic": []}]
+    for path, item in document["paths"].items():
+        for method in METHODS:
+            if method in item:
+                open_to_all = item[method].get("security") == []
+                assert open_to_all != path.startswith("/v1/")
+                assert open_to_all != ("401" in item[method]["responses"])
+
+
+def test_the_service_is_as_described(tmp_path: Path) -> None:
+    """schemathesis asks what it allows, and what it does not, and checks the answers."""
+    parents = new_parents()
+    with served(tmp_path) as server:
+        sids = asyncio.run(_record_some(server, parents))
+        document = httpx.get(f"{server.base_url}/openapi.json", trust_env=False).json()
+        _give_examples(document, parents, sids)
+        (tmp_path / "openapi.json").write_text(json.dumps(document))
+        (tmp_path / "schemathesis.toml").write_text(CONFIGURATION)
+        found = run(
+            [
+                str(Path(sys.executable).with_name("schemathesis")),
+                *("--config-file", "schemathesis.toml"),
+                *("run", "openapi.json", "--url", server.base_url),
+                *("--auth", f"{parents.account_sid}:secret"),
+                *("--phases", "examples,coverage,fuzzing", "--mode", "all"),
+                *("--max-examples", "30", "--generation-deterministic"),
+                *("--continue-on-failure", "--no-color"),
+            ],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=110,
+            check=False,
+        )
+        assert found.returncode == 0, found.stdout + found.stderr
+        answered = _answered(server)
+    assert "Traceback" not in server.log.read_text()
+    assert answered >= {
+        *(("list", code) for code in ("200", "400", "404")),
+        *(("fetch", code) for code in ("200", "404")),
+        *(("delete", code) for code in ("204", "404")),
+        *(("other", code) for code in ("401", "405")),
+    }
+
+
+async def _record_some(server: Served, parents: Parents) -> list[str]:
+    interactions = new_session(parents, 60)
+    async with grpc.aio.insecure_channel(server.grpc_address) as channel:
+        await record(IngestServiceStub(channel), *interactions)
+    return [interaction.sid for interaction in interactions]
+
+
+def _give_examples(document: dict[str, Any], parents: Parents, sids: list[str]) -> None:
+    """Name what is there, so that not everything is an answer that it isn't."""
+    known = {"ServiceSid": [parents.service_sid], "SessionSid": [parents.session_sid], "Sid": sids}
+    for item in document["paths"].values():
+        for parameter in item.get("parameters", []):
+            parameter["examples"] = {
+                str(number): {"value": value}
+                for number, value in enumerate(known[parameter["name"]][:5])
+            }
+
+
+def _answered(server: Served) -> set[tuple[str, str]]:
+    """Give which codes each method was answered with, from the log."""
+    lines = map(json.loads, server.log.read_text().splitlines())
+    return {(line["method"], line["code"]) for line in lines if line["event"] == "call"}
