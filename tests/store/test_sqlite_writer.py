@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from prometheus_client import REGISTRY
 
 from interaction_svc.store import (
     StoreBusyError,
@@ -14,7 +15,7 @@ from interaction_svc.store import (
     open_store,
 )
 from interaction_svc.store.sqlite.connection import Connection
-from interaction_svc.store.sqlite.writer import Writer
+from interaction_svc.store.sqlite.writer import MAX_BYTES_A_COMMIT, Writer
 from tests.store.files import url
 
 
@@ -29,6 +30,13 @@ async def write(tmp_path: Path) -> AsyncIterator[Connection]:
 
 def insert(value: int) -> Callable[[sqlite3.Connection], int]:
     return lambda db: db.execute("INSERT INTO t VALUES (?)", (value,)).rowcount
+
+
+_OF = ("count", "sum")
+
+
+def sample(name: str) -> float:
+    return REGISTRY.get_sample_value(f"interaction_svc_{name}") or 0.0
 
 
 async def test_what_waits_together_is_committed_together(write: Connection) -> None:
@@ -73,6 +81,60 @@ async def test_more_than_may_wait_is_refused_and_not_done(write: Connection) -> 
     await writer.submit(insert(3), 1)
     stored = await write.run(lambda db: db.execute("SELECT a FROM t ORDER BY a").fetchall())
     assert stored == [(1,), (3,)]
+    await writer.close()
+
+
+async def test_more_bytes_than_may_wait_are_refused(write: Connection) -> None:
+    release = threading.Event()
+    writer = Writer(write, max_waiting_bytes=1000)
+    try:
+        first = asyncio.create_task(writer.submit(lambda _: release.wait(30), 1, 5000))
+        await asyncio.sleep(0)  # queued
+        await asyncio.sleep(0)  # taken: its thread waits
+        second = asyncio.create_task(writer.submit(insert(1), 1, 600))
+        await asyncio.sleep(0)
+        assert sample("waiting_bytes") == 600
+        assert sample("waiting_rows") == 1
+        with pytest.raises(StoreBusyError):
+            await writer.submit(insert(2), 1, 401)
+        third = asyncio.create_task(writer.submit(insert(3), 1, 400))
+        await asyncio.sleep(0)
+    finally:
+        release.set()
+    await asyncio.gather(first, second, third)
+    assert sample("waiting_bytes") == sample("waiting_rows") == 0
+    await writer.close()
+
+
+async def test_a_commit_is_bounded_in_bytes(write: Connection) -> None:
+    release = threading.Event()
+    writer = Writer(write)
+    commits = []
+    await write.run(
+        lambda db: db.set_trace_callback(
+            lambda statement: commits.append(statement) if statement == "COMMIT" else None
+        )
+    )
+    first = asyncio.create_task(writer.submit(lambda _: release.wait(30), 1))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    half = MAX_BYTES_A_COMMIT // 2
+    waiting = [asyncio.create_task(writer.submit(insert(n), 1, half)) for n in range(6)]
+    await asyncio.sleep(0)
+    release.set()
+    await asyncio.gather(first, *waiting)
+    assert len(commits) == 1 + 3
+    await writer.close()
+
+
+async def test_what_a_commit_held_is_measured(write: Connection) -> None:
+    writer = Writer(write)
+    before = [sample(f"commit_{what}_{of}") for what in ("operations", "rows") for of in _OF]
+    await asyncio.gather(writer.submit(insert(1), 2), writer.submit(insert(2), 3))
+    with pytest.raises(Exception, match="SQLite failed"):
+        await writer.submit(insert(1), 7)
+    after = [sample(f"commit_{what}_{of}") for what in ("operations", "rows") for of in _OF]
+    assert [a - b for a, b in zip(after, before, strict=True)] == [1, 2, 1, 5]
     await writer.close()
 
 

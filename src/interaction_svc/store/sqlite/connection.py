@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 import sqlite3
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -29,10 +28,18 @@ MIB = 1024 * 1024
 BUSY_TIMEOUT_SECONDS = 5.0
 CACHE_BYTES = 16 * MIB
 JOURNAL_LIMIT_BYTES = 64 * MIB
+_STEPS_UNTIL_ASKED = 10_000  # of SQLite's virtual machine: well under a millisecond
 OLDEST_SQLITE = (3, 37, 0)  # the first with STRICT tables
 
 # aiosqlite writes the parameters of every call, and so message bodies, to its debug log.
 logging.getLogger("aiosqlite").setLevel(logging.WARNING)
+
+
+class _Turn:
+    """One unit of work on a connection's thread."""
+
+    given_up = False
+    """Whether its caller doesn't wait for it any more."""
 
 
 class Connection(aiosqlite.Connection):
@@ -43,13 +50,12 @@ class Connection(aiosqlite.Connection):
     """
 
     _closing = False
-    _interruptible = False
 
-    def __init__(self, connector: Callable[[], sqlite3.Connection], *, interruptible: bool) -> None:
-        super().__init__(connector, iter_chunk_size=64)
-        self._interruptible = interruptible
-        self._working = threading.Lock()  # held to say which work is under way, or to end it
-        self._at_work: object = None
+    def __init__(self, path: Path, *, create: bool, read_only: bool) -> None:
+        super().__init__(
+            partial(self._connect_on_thread, path, create, read_only), iter_chunk_size=64
+        )
+        self._turn = _Turn()
 
     @classmethod
     async def open(
@@ -68,8 +74,7 @@ class Connection(aiosqlite.Connection):
 
     @classmethod
     async def _open(cls, path: Path, *, create: bool, read_only: bool) -> "Connection":
-        connector = partial(connect, path, create=create, read_only=read_only)
-        connection = cls(connector, interruptible=read_only)
+        connection = cls(path, create=create, read_only=read_only)
         try:
             await connection
         except BaseException as error:
@@ -80,6 +85,14 @@ class Connection(aiosqlite.Connection):
                 raise translated(error) from error
             raise
         return connection
+
+    def _connect_on_thread(self, path: Path, create: bool, read_only: bool) -> sqlite3.Connection:
+        db = connect(path, create=create, read_only=read_only)
+        if read_only:
+            # Not Connection.interrupt, which does nothing between two statements, and may hit the
+            # work of the next caller.
+            db.set_progress_handler(lambda: self._turn.given_up, _STEPS_UNTIL_ASKED)
+        return db
 
     async def run(
         self,
@@ -95,27 +108,16 @@ class Connection(aiosqlite.Connection):
         """
         if self._closing or self._connection is None:
             raise StoreClosedError("the store has been closed")
-        db, given_up, this = self._connection, False, object()
+        db, turn = self._connection, _Turn()
 
         def unless_given_up() -> T | None:
-            with self._working:
-                if given_up:
-                    return None
-                self._at_work = this
-            try:
-                return work(db, *args, **kwargs)
-            finally:
-                with self._working:
-                    self._at_work = None
+            self._turn = turn
+            return None if turn.given_up else work(db, *args, **kwargs)
 
         try:
             return await self._execute(unless_given_up)  # type: ignore[no-any-return, no-untyped-call]
         except asyncio.CancelledError:
-            # Under the lock, so that the interrupt can't hit the work of the next caller.
-            with self._working:
-                given_up = True
-                if self._interruptible and self._at_work is this:
-                    db.interrupt()
+            turn.given_up = True
             raise
         except sqlite3.Error as error:
             raise translated(error) from error
