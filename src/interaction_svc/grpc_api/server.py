@@ -46,6 +46,14 @@ _LAST_CALLS_SECONDS = 1.0
 _KEEPALIVE_TIMEOUT_SECONDS = 20
 _CLIENT_PING_SECONDS = 10
 _AGE_GRACE_SECONDS = 60
+_WAITING_CALLS = 512
+_MOST_WAITING_CALLS = 1024
+"""How many calls wait to be taken up by Python: from the first on they are refused at random.
+
+To take a call up and refuse it costs as much as to serve it, so that under overload only grpc's own
+queue can refuse cheaply; it says CANCELLED. By default it is three times as long, and those served
+would wait for seconds in it (docs/overload.md). Health has a queue of its own.
+"""
 
 
 class _Health(health.aio.HealthServicer):  # type: ignore[misc] # it has no types
@@ -148,6 +156,8 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.absolute_max_metadata_size", settings.max_header_bytes),
         ("grpc.max_concurrent_streams", settings.max_streams_per_connection),
         ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        ("grpc.server.max_pending_requests", _WAITING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", _MOST_WAITING_CALLS),
         ("grpc.server_handshake_timeout_ms", ms(settings.slow_sender_seconds)),
         ("grpc.max_connection_idle_ms", ms(settings.connection_idle_seconds)),
         ("grpc.keepalive_time_ms", ms(settings.keepalive_seconds)),
