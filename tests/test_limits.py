@@ -10,7 +10,9 @@ from typing import Any
 import grpc
 import httpx
 import pytest
+from google.rpc.error_details_pb2 import RetryInfo
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,6 +24,7 @@ from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
 from tests.build import Parents, new_interaction, new_sid
 from tests.calls import Code, failure, get_request, list_request
+from tests.keyring import basic
 from tests.locking import write_lock
 from tests.serving import served
 
@@ -199,6 +202,22 @@ async def test_an_account_s_calls_a_second_are_limited(tmp_path: Path, parents: 
             assert "5 calls a second" in refused.json()["message"]
             assert refused.headers["retry-after"] == "1"
             assert (await http.get(parents.path, auth=other)).status_code == 200
+        async with grpc.aio.insecure_channel(server.grpc_address) as channel:
+            reading = InteractionServiceStub(channel)
+            results = await asyncio.gather(
+                *(
+                    reading.ListInteractions(
+                        list_request(parents), metadata=[("authorization", basic(other[0]))]
+                    )
+                    for _ in range(50)
+                ),
+                return_exceptions=True,
+            )
+            refusals = [result for result in results if isinstance(result, grpc.aio.AioRpcError)]
+            assert 0 < len(refusals) < 50
+            status = rpc_status.from_call(refusals[0])
+            assert refusals[0].code() is Code.RESOURCE_EXHAUSTED
+            assert any(detail.Is(RetryInfo.DESCRIPTOR) for detail in status.details)
 
 
 async def test_a_call_without_a_deadline_gets_one(tmp_path: Path, parents: Parents) -> None:
@@ -261,52 +280,3 @@ async def test_sizes_are_limited(tmp_path: Path, parents: Parents) -> None:
                     with pytest.raises(grpc.aio.AioRpcError) as caught:
                         await listing
                     assert caught.value.code() is Code.RESOURCE_EXHAUSTED
-
-
-async def test_grpc_connections_are_limited(tmp_path: Path) -> None:
-    with served(tmp_path, "--max-connections", "2") as server:
-        host, _, port = server.grpc_address.rpartition(":")
-        connections = [await asyncio.open_connection(host, int(port)) for _ in range(6)]
-
-        async def is_served(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-            writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5))
-            try:
-                async with asyncio.timeout(10):
-                    return len(await reader.read(9)) == 9  # the server's settings
-            except ConnectionError:
-                return False
-
-        answers = [await is_served(*connection) for connection in connections]
-        assert answers.count(True) == 2
-        for _, writer in connections:
-            writer.close()
-        async with asyncio.timeout(20):  # there is room again once they are gone
-            while True:
-                async with grpc.aio.insecure_channel(server.grpc_address) as channel:
-                    try:
-                        await health_pb2_grpc.HealthStub(channel).Check(
-                            health_pb2.HealthCheckRequest(), timeout=2
-                        )
-                        break
-                    except grpc.aio.AioRpcError:
-                        await asyncio.sleep(0.1)
-
-
-async def test_idle_and_old_connections_are_closed(tmp_path: Path, parents: Parents) -> None:
-    with served(
-        tmp_path, "--connection-idle-seconds", "1", "--connection-age-seconds", "2"
-    ) as server:
-        host, _, port = server.grpc_address.rpartition(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
-        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5))
-        async with asyncio.timeout(20):
-            assert await reader.read()  # its settings and a farewell, and then the end
-        writer.close()
-        # A client that goes on calling notices nothing.
-        async with grpc.aio.insecure_channel(server.grpc_address) as channel:
-            reading = InteractionServiceStub(channel)
-            loop = asyncio.get_running_loop()
-            end = loop.time() + 4
-            while loop.time() < end:
-                await reading.ListInteractions(list_request(parents), wait_for_ready=True)
-                await asyncio.sleep(0.05)
