@@ -165,6 +165,14 @@ def connect(path: Path, *, create: bool = False, read_only: bool = False) -> sql
     return db
 
 
+def write_nothing(db: sqlite3.Connection) -> None:
+    """Be a transaction's content that needs the lock to write, but no room on the disk.
+
+    BEGIN IMMEDIATE alone succeeds on a file that can't be written to.
+    """
+    db.execute("DELETE FROM schema_migrations WHERE 0")
+
+
 def check_writable(db: sqlite3.Connection) -> None:
     """Raise sqlite3.OperationalError if the file can't be written to.
 
@@ -172,7 +180,7 @@ def check_writable(db: sqlite3.Connection) -> None:
     """
     try:
         with waiting_at_most(db, 0), transaction(db):
-            pass
+            write_nothing(db)
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
             raise

@@ -86,10 +86,6 @@ def read_something(db: sqlite3.Connection) -> None:
     db.execute("SELECT 1 FROM schema_migrations").fetchone()
 
 
-def write_nothing(db: sqlite3.Connection) -> None:
-    """Be the content of a transaction that only takes the lock, which needs no room on the disk."""
-
-
 def _identity(path: Path) -> tuple[int, int]:
     try:
         found = os.stat(path)

@@ -23,9 +23,9 @@ from interaction_svc.store.interface import (
 from interaction_svc.store.keys import StoredKey
 from interaction_svc.store.rows import Row
 from interaction_svc.store.sqlite import keys, migrations, reads, sweeps, writes
-from interaction_svc.store.sqlite.connection import Connection, check_writable
+from interaction_svc.store.sqlite.connection import Connection, check_writable, write_nothing
 from interaction_svc.store.sqlite.erasing import Eraser
-from interaction_svc.store.sqlite.probing import Probe, read_something, write_nothing
+from interaction_svc.store.sqlite.probing import Probe, read_something
 from interaction_svc.store.sqlite.writer import Work, Writer
 from interaction_svc.store.sweeping import Expired, SweepPosition, Swept, TookPart
 
