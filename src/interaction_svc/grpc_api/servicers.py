@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError, Message
 
 from interaction_svc.calls import this_call
 from interaction_svc.errors import InvalidField, MalformedRequest, ServiceError
+from interaction_svc.grpc_api.batches import check_batch
 from interaction_svc.grpc_api.interceptors.base import Context
 from interaction_svc.interactions import Interactions
 from interaction_svc.store import Key, Outcome
@@ -89,6 +90,7 @@ class IngestServicer:
         response = RecordInteractionsResponse()
         index = 0
         async for request in requests:
+            check_batch(request)
             given = _parsed(RecordInteractionsRequest, request)
             for result in await self._interactions.record_many(caller, given.interactions):
                 if isinstance(result, Outcome):
