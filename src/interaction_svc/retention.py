@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 import structlog
 
 from interaction_svc import metrics
+from interaction_svc.logs import audit
 from interaction_svc.store import (
     Expired,
     Store,
@@ -78,12 +79,7 @@ def _account_for(what: Expired | TookPart, counts: Counter[str]) -> None:
     erasure = isinstance(what, TookPart)
     metrics.rows_erased.labels("erasure" if erasure else "retention").inc(counts.total())
     if erasure or counts:  # that nothing was too old is no event; whom an erasure was for, no log's
-        log.info(
-            "audit",
-            action="erase" if erasure else "purge",
-            deleted=counts.total(),
-            by_service=dict(counts),
-        )
+        audit("erase" if erasure else "purge", deleted=counts.total(), by_service=dict(counts))
 
 
 class Retention:
