@@ -1,5 +1,6 @@
 """What the HTTP port withstands: raw bytes against a served process."""
 
+import asyncio
 import json
 import os
 import random
@@ -11,7 +12,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
+from interaction_svc.addresses import Address
+from interaction_svc.rest.protocol import HttpLimits
+from interaction_svc.rest.server import HttpServer
 from tests.build import new_parents
 from tests.conftest import basic
 from tests.serving import Served, served
@@ -230,9 +238,9 @@ def test_garbage_by_the_thousand_harms_nothing(limited: Served, make: object) ->
                 assert answer.status < 500
 
 
-def headers_of(size: int) -> bytes:
+def headers_of(size: int, more: bytes = b"Connection: close\r\n") -> bytes:
     """Make a request of this size."""
-    start = b"GET / HTTP/1.1\r\nConnection: close\r\nX: " + MARK.encode()
+    start = b"GET / HTTP/1.1\r\n" + more + b"X: " + MARK.encode()
     return start.ljust(size - 4, b"x") + b"\r\n\r\n"
 
 
@@ -311,6 +319,36 @@ def test_between_requests_a_connection_may_be_idle_for_longer_than_a_sender_may_
 def test_an_idle_connection_is_closed(tmp_path: Path) -> None:
     with served(tmp_path, "--connection-idle-seconds", "1") as server, unharmed(server):
         assert statuses(server, GOOD) == [200]
+
+
+async def test_no_time_runs_while_a_request_is_being_answered() -> None:
+    finish = asyncio.Event()
+
+    async def answer(request: Request) -> Response:
+        if request.url.path == "/slow":
+            await finish.wait()
+        return Response()
+
+    limits = HttpLimits(2048, 100, slow_sender_seconds=0.1, connection_idle_seconds=0.1)
+    app = Starlette(routes=[Route("/{path:path}", answer)])
+    server = HttpServer(lambda _: app, Address("127.0.0.1", 0), base_url=None, limits=limits)
+    address = await server.start()
+    first = headers_of(2048, b"")  # as much as is parsed at once, so that the next comes after it
+    reader, writer = await asyncio.open_connection(*address)
+    writer.write(first + b"GET /slow HTTP/1.1\r\n\r\n")
+    async with asyncio.timeout(30):
+        await reader.readuntil(b"\r\n\r\n")
+        for _ in range(3):  # the times of others are over meanwhile
+            for sent in (b"", b"GET / HTTP/1.1\r\n\r\n"):
+                other, other_writer = await asyncio.open_connection(*address)
+                other_writer.write(sent)
+                await other.read()
+                other_writer.close()
+        finish.set()
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+        assert await reader.read() == b""  # and now it was idle
+    writer.close()
+    await server.drain(0)
 
 
 @pytest.mark.parametrize(

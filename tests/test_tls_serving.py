@@ -151,7 +151,10 @@ def test_a_handshake_that_is_slow_is_ended(authority: Authority, tmp_path: Path)
 def test_connections_count_before_their_handshake_is_over(
     authority: Authority, tmp_path: Path
 ) -> None:
-    flags = (*authority.issue().flags(), "--max-connections", "3", "--no-grpc")
+    flags = (
+        *authority.issue().flags(),
+        *("--max-connections", "3", "--slow-sender-seconds", "600", "--no-grpc"),
+    )
     with served(tmp_path, *flags) as server:
         (address,) = addresses(server)
         with ExitStack() as held:
