@@ -5,8 +5,7 @@ import itertools
 import os
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
@@ -29,6 +28,7 @@ from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
 from interaction_svc.v1.interaction_service_pb2 import DeleteInteractionRequest
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
 from tests.build import NOON_US, Parents, new_interaction, new_parents
+from tests.disks import small_disk
 from tests.serving import COMMAND, run, served
 from tests.store.files import another_process, url
 from tests.store.keeping import new_key
@@ -243,16 +243,6 @@ async def test_a_damaged_store_is_not_copied(tmp_path: Path, parents: Parents) -
     with pytest.raises(StoreDamagedError):
         backup_store(url(tmp_path), tmp_path / "copy.db", nobody)
     assert os.listdir(tmp_path) == ["interactions.db"]
-
-
-@contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", folder], check=True)
 
 
 async def test_a_disk_without_room_for_it_gets_no_half_copy(

@@ -26,6 +26,7 @@ from interaction_svc.store.sqlite import connection as connection_module
 from interaction_svc.store.sqlite import probing
 from interaction_svc.store.sqlite.connection import translated
 from tests.build import NOON_US, Parents, new_interaction
+from tests.disks import change_disk, small_disk
 from tests.store.files import another_process, url
 from tests.store.opened import EVERYONE, MIB, NOW_US, query
 
@@ -229,7 +230,8 @@ _OPEN = """
 import asyncio, os, sys
 from interaction_svc.store import StoreError, open_store
 asyncio.run(asyncio.to_thread(int))  # imports what that user may not be able to read
-os.setuid(65534)
+if os.geteuid() == 0:
+    os.setuid(65534)
 
 async def main():
     store = await open_store(sys.argv[1])
@@ -243,7 +245,7 @@ except StoreError as error:
 """
 
 
-def opened_as_nobody(folder: Path) -> str:
+def opened_by_an_ordinary_user(folder: Path) -> str:
     """Open the store as a user who may write only what everybody may; give what is said."""
     command = [sys.executable, "-c", _OPEN, url(folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
@@ -256,43 +258,38 @@ def public(tmp_path: Path) -> Iterator[Path]:
     folder = Path(f"/tmp/interaction-svc-test-{tmp_path.parent.name}-{tmp_path.name}")
     folder.mkdir(mode=0o755)
     yield folder
+    folder.chmod(0o755)
     shutil.rmtree(folder)
 
 
 async def test_what_may_not_be_written_is_said_at_the_start(public: Path, parents: Parents) -> None:
     await fill(public, parents)
     file = public / "interactions.db"
-    assert "StoreUnavailableError" in opened_as_nobody(public)  # 0600: can't even be read
-    file.chmod(0o644)
+    file.chmod(0o000)
+    assert "StoreUnavailableError" in opened_by_an_ordinary_user(public)
+    file.chmod(0o444)
     public.chmod(0o777)
-    said = opened_as_nobody(public)
+    said = opened_by_an_ordinary_user(public)
     assert said.startswith("StoreUnavailableError")
     assert "is the file or its directory read-only?" in said
     file.chmod(0o666)
-    public.chmod(0o755)
     for left in ("-wal", "-shm"):  # which it could make while it might write the directory
         (public / f"interactions.db{left}").unlink(missing_ok=True)
-    said = opened_as_nobody(public)
+    public.chmod(0o555)
+    said = opened_by_an_ordinary_user(public)
     assert said.startswith("StoreUnavailableError")
     assert "may this user write it?" in said or "read-only?" in said
 
 
 async def test_a_read_only_disk_is_said_at_the_start(tmp_path: Path, parents: Parents) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)]
-    await asyncio.to_thread(subprocess.run, mount, check=True)
-    try:
+    with small_disk(tmp_path / "disk", "8m") as disk:
         await fill(disk, parents)
-        remount = ["mount", "-o", "remount,ro", str(disk)]
-        await asyncio.to_thread(subprocess.run, remount, check=True)
+        await asyncio.to_thread(change_disk, disk, "ro")
         with pytest.raises(StoreUnavailableError, match=r"interactions\.db: .*read-only|write it"):
             await open_store(url(disk))
         with pytest.raises(StoreError):
             await open_store(f"sqlite:///{disk}/new.db")
         assert os.listdir(disk) == ["interactions.db"]
-    finally:
-        await asyncio.to_thread(subprocess.run, ["umount", str(disk)], check=True)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,28 @@
+"""Small disks of their own, for what a disk can do to a store. Mounting needs root, or sudo."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """Mount an empty disk of this size, such as 3m, there until the end of the block."""
+    folder.mkdir()
+    _as_root("mount", "-t", "tmpfs", "-o", f"size={size},uid={os.getuid()}", "tmpfs", str(folder))
+    try:
+        yield folder
+    finally:
+        _as_root("umount", str(folder))
+
+
+def change_disk(folder: Path, options: str) -> None:
+    """Change what a disk was mounted with, such as size=20m or ro."""
+    _as_root("mount", "-o", f"remount,{options}", str(folder))
+
+
+def _as_root(*command: str) -> None:
+    sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    subprocess.run([*sudo, *command], check=True)
