@@ -6,6 +6,10 @@ from typing import Annotated
 
 import typer
 
+# grpc's core writes to standard error itself, and what strangers send it as it stands, line breaks
+# too: they could forge lines of the log. It asks for this when it is imported.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
 from interaction_svc import __version__
 from interaction_svc.cli import backing_up, calls, erasing, keys, migrating, serving, transferring
 from interaction_svc.errors import ServiceError
