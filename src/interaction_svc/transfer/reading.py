@@ -168,7 +168,7 @@ def _read_document(stream: "_Document") -> Iterator[Item]:
     except _TooLongError:
         problem = f"a text is longer than {MAX_LINE_BYTES:,} bytes; nothing after it is read"
         yield Item(f"index {index}", problem=problem)
-    except ijson.JSONError:
+    except (ijson.JSONError, UnicodeDecodeError):  # its parser lets some through that is no UTF-8
         problem = "is not valid JSON; nothing after it is read"
         yield Item(f"index {index}", problem=problem)
 
