@@ -260,7 +260,10 @@ def test_every_setting_and_command_is_documented() -> None:
     listed = run("--help").stdout.decode().partition("Commands:")[2].partition("\n\n")[0]
     commands = re.findall(r"^  ([a-z]+) ", listed, re.MULTILINE)
     reference = (DOCS / "cli.md").read_text()
-    assert set(commands) == {"serve", "import", "export", "get", "list", "delete", "migrate"}
+    assert set(commands) == {
+        "serve", "import", "export", "get", "list", "delete", "migrate",
+        "keys", "backup", "purge", "erase",
+    }  # fmt: skip
     for command in commands:
         assert f"interaction-svc {command}" in reference
         assert run(command, "--help").returncode == 0
