@@ -22,6 +22,7 @@ from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceSt
 from tests.build import Parents, new_interaction, new_parents
 from tests.calls import Code, failure, get_request, list_request
 from tests.keyring import Key, basic, new_key
+from tests.locking import write_lock
 from tests.logs import logged
 from tests.serving import Served, run, served
 
@@ -235,6 +236,29 @@ async def test_deletes_and_refusals_are_audited_whatever_the_level(tmp_path: Pat
     assert {over_grpc["key_sid"], over_http["key_sid"]} == {sid}
     revoked = run("keys", "revoke", sid, "--store", f"sqlite:///{store}")
     assert '"action": "key revoked"' in revoked.stderr.decode()
+
+
+async def test_a_delete_whose_caller_has_gone_is_audited_too(
+    tmp_path: Path, parents: Parents
+) -> None:
+    with served(tmp_path) as server:
+        async with grpc.aio.insecure_channel(server.grpc_address) as channel:
+            interaction = new_interaction(parents)
+            await IngestServiceStub(channel).RecordInteraction(
+                ingest_pb.RecordInteractionRequest(interaction=interaction)
+            )
+            request = DeleteInteractionRequest(
+                service_sid=interaction.service_sid,
+                session_sid=interaction.session_sid,
+                sid=interaction.sid,
+            )
+            with write_lock(server):
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await InteractionServiceStub(channel).DeleteInteraction(request, timeout=0.5)
+                assert caught.value.code() is Code.DEADLINE_EXCEEDED
+            async with asyncio.timeout(20):
+                while not logged(server, "audit", action="delete", sid=interaction.sid):
+                    await asyncio.sleep(0.05)
 
 
 async def test_no_body_and_no_secret_is_in_the_log(

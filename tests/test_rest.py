@@ -341,8 +341,8 @@ async def failing(tmp_path: Path) -> AsyncIterator[Any]:
     store = await open_store(files.url(tmp_path))
     guards = Guards(Authenticator(store, serves_openly=True), Concurrency(9), CallRate(0), 30)
 
-    async def get(error: Exception, *, draining: bool = False) -> httpx.Response:
-        app = create_app(Failing(error), "http://x", guards, is_draining=lambda: draining)
+    async def get(error: Exception) -> httpx.Response:
+        app = create_app(Failing(error), "http://x", guards)
         client = httpx.AsyncClient(
             transport=httpx.ASGITransport(app), base_url="http://x", auth=(new_sid("AC"), "x")
         )
@@ -372,8 +372,6 @@ async def test_what_may_work_later_says_when(failing: Any) -> None:
     response = await failing(Unavailable("The store can't be used at the moment"))
     assert_error(response, 503, 20503, "The store can't be used at the moment")
     assert response.headers["retry-after"] == "1"
-    response = await failing(RuntimeError(), draining=True)
-    assert_error(response, 503, 20503, "The service is shutting down")
 
 
 async def test_a_right_that_is_lacking(failing: Any) -> None:

@@ -26,7 +26,6 @@ class Health:
         self._store = store
         self._listeners: list[Callable[[bool], Awaitable[None]]] = []
         self._probing: asyncio.Task[None] | None = None
-        self._is_stopping = False
         self.is_serving = False
         metrics.serving.set(0)
 
@@ -42,7 +41,6 @@ class Health:
 
     async def stop(self) -> None:
         """Turn not serving for good. Doing it again does nothing."""
-        self._is_stopping = True
         if self._probing is not None:
             self._probing.cancel()
             await asyncio.wait([self._probing])
@@ -68,7 +66,7 @@ class Health:
             await self._set(True)
 
     async def _set(self, is_serving: bool, cause: str = "") -> None:
-        if is_serving == self.is_serving or (is_serving and self._is_stopping):
+        if is_serving == self.is_serving:
             return
         self.is_serving = is_serving
         metrics.serving.set(is_serving)

@@ -128,7 +128,6 @@ class Server:
                 base_url,
                 guards,
                 is_ready=lambda: health.is_serving,
-                is_draining=lambda: http.is_draining,
             ),
             Address.parse(settings.http_address),
             base_url=settings.public_url,

@@ -27,7 +27,6 @@ from interaction_svc.rest.middleware import (
     Authenticate,
     Errors,
     Observe,
-    RefuseWhileDraining,
 )
 from interaction_svc.rest.openapi import openapi_document
 from interaction_svc.rest.parameters import parameter_of, read_parameters
@@ -86,7 +85,6 @@ def create_app(
     guards: Guards,
     *,
     is_ready: Callable[[], bool] = lambda: True,
-    is_draining: Callable[[], bool] = lambda: False,
 ) -> ASGIApp:
     """Make the application; `base_url` is what all links begin with, without a slash at its end.
 
@@ -125,7 +123,6 @@ def create_app(
             # The outermost first: what is refused is observed too, and errors are rendered for all.
             Middleware(Observe),
             Middleware(Errors),
-            Middleware(RefuseWhileDraining, is_draining=is_draining),
             Middleware(Admit, guards=guards),
             Middleware(Authenticate, guards=guards),
         ],

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Callable
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -17,7 +16,7 @@ from interaction_svc.calls import (
     request_id_of,
     this_call,
 )
-from interaction_svc.errors import DeadlineExceeded, Internal, ServiceError, Unavailable
+from interaction_svc.errors import DeadlineExceeded, Internal, ServiceError
 from interaction_svc.guards import Guards
 from interaction_svc.observation import observed
 from interaction_svc.rest.responses import error_response
@@ -93,20 +92,6 @@ class Errors:
         if begun:  # half a response can't be mended: the server ends the connection
             raise error
         await error_response(error, scope["path"])(scope, receive, send)
-
-
-class RefuseWhileDraining:
-    """Answers 503 on connections that are still open when the service is stopping."""
-
-    def __init__(self, app: ASGIApp, is_draining: Callable[[], bool]) -> None:
-        self._app = app
-        self._is_draining = is_draining
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request."""
-        if self._is_draining() and scope["path"].startswith(API_PREFIX):
-            raise Unavailable("The service is shutting down")
-        await self._app(scope, receive, send)
 
 
 class Admit:
