@@ -13,7 +13,7 @@ PYTEST ?=
 GRPCURL_VERSION := v1.9.4
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint types protos generate check-generated pytest format clean
+.PHONY: help serve test lint types protos generate check-generated pytest overload format clean
 
 help: ## this list
 	@cat $(MAKEFILE_LIST) | sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' | column -t -s '|'
@@ -76,6 +76,9 @@ $(TOOLS)/grpcurl:
 
 tests/node/node_modules/.stamp: tests/node/package.json tests/node/package-lock.json
 	@if command -v npm >/dev/null; then set -x; cd tests/node && npm ci --loglevel=error --no-audit --no-fund && touch node_modules/.stamp; fi
+
+overload: $(VENV)/.dev ## what it does at several times what it can serve, measured; most of a minute
+	$(BIN)/python -m bench.overload
 
 format: $(VENV)/.dev ## put the code into shape
 	$(BIN)/ruff check --fix

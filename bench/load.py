@@ -1,0 +1,212 @@
+"""Load on a gRPC server from a process of its own, cheap enough not to be what is measured.
+
+It speaks HTTP/2 in bytes made beforehand (tests/http2.py): some 25 microseconds a call, a twentieth
+of what grpc's own Python client takes.
+"""
+
+import asyncio
+import random
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from tests import http2
+
+_TICK_SECONDS = 0.002
+_LAST_SECONDS = 10.0
+"""How long answers are waited for once no more calls are made."""
+_STATUS = b"grpc-status"
+
+
+class Request(NamedTuple):
+    """A call ready to be sent: the payloads of its frames."""
+
+    headers: bytes
+    data: bytes
+
+
+@dataclass
+class Answered:
+    """What became of calls; times are in seconds since the load began."""
+
+    ok: list[tuple[float, float]] = field(default_factory=list)
+    """When a call ended that was served, and how long it took."""
+    refused: dict[str, list[float]] = field(default_factory=dict)
+    """By code how long it took to be refused."""
+    offered: int = 0
+    held_back: int = 0
+    """Not sent, since the connection had as many streams, or bytes, as the server takes."""
+    unanswered: int = 0
+    closed: int = 0
+    """Connections that the server ended."""
+
+    def add(self, other: "Answered") -> None:
+        """Add what became of another process's calls."""
+        self.ok += other.ok
+        for code, took in other.refused.items():
+            self.refused.setdefault(code, []).extend(took)
+        self.offered += other.offered
+        self.held_back += other.held_back
+        self.unanswered += other.unanswered
+        self.closed += other.closed
+
+
+class Connection(asyncio.Protocol):
+    """A connection and the calls on it; `on_end` is called after each."""
+
+    def __init__(self, answered: Answered, begun: float, on_end: Callable[[], None]) -> None:
+        self._answered = answered
+        self._begun = begun
+        self._on_end = on_end
+        self._received = bytearray()
+        self._stream = 1
+        self._window = http2.FIRST_WINDOW
+        self._most_streams = 100  # until the server says
+        self._unread = 0
+        self.sent: dict[int, float] = {}
+        self.transport: asyncio.Transport | None = None
+        self.ready = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        transport.write(http2.greeting())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._answered.closed += 1
+        self.transport = None
+        lost, self.sent = len(self.sent), {}
+        for _ in range(lost):
+            self._refused("closed", 0.0)
+
+    def send(self, request: Request) -> bool:
+        """Make a call; say whether there was room for it."""
+        size = len(request.data)
+        if self.transport is None or len(self.sent) >= self._most_streams or self._window < size:
+            return False
+        self._window -= size
+        self.sent[self._stream] = time.perf_counter()
+        self.transport.write(http2.call(self._stream, request.headers, request.data))
+        self._stream += 2
+        return True
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        for kind, flags, stream, payload in http2.frames(self._received):
+            if kind == http2.DATA:
+                self._unread += len(payload)
+            elif kind == http2.HEADERS and flags & http2.END_STREAM:
+                self._end(stream, payload)
+            elif kind == http2.RST_STREAM:
+                self._end(stream, b"")
+            elif kind == http2.WINDOW_UPDATE and not stream:
+                self._window += int.from_bytes(payload)
+            elif kind == http2.SETTINGS and not flags & http2.ACK:
+                self._obey(payload)
+            elif kind == http2.PING and not flags & http2.ACK and self.transport is not None:
+                self.transport.write(http2.frame(http2.PING, http2.ACK, payload=payload))
+        if self._unread > 2**20 and self.transport is not None:
+            update = struct.pack(">I", self._unread)
+            self.transport.write(http2.frame(http2.WINDOW_UPDATE, payload=update))
+            self._unread = 0
+
+    def _obey(self, payload: bytes) -> None:
+        for name, value in struct.iter_unpack(">HI", payload):
+            if name == http2.MAX_CONCURRENT_STREAMS:
+                self._most_streams = value
+        assert self.transport is not None
+        self.transport.write(http2.frame(http2.SETTINGS, http2.ACK))
+        if not self.ready.done():
+            self.ready.set_result(None)
+
+    def _end(self, stream: int, trailers: bytes) -> None:
+        sent = self.sent.pop(stream, None)
+        if sent is None:
+            return
+        now = time.perf_counter()
+        place = trailers.find(_STATUS)
+        if place < 0:
+            self._refused("reset", now - sent)
+        else:
+            length = trailers[place + len(_STATUS)]
+            begin = place + len(_STATUS) + 1
+            code = trailers[begin : begin + length].decode()
+            if code == "0":
+                self._answered.ok.append((now - self._begun, now - sent))
+            else:
+                self._refused(code, now - sent)
+        self._on_end()
+
+    def _refused(self, code: str, seconds: float) -> None:
+        self._answered.refused.setdefault(code, []).append(seconds)
+
+
+@dataclass(frozen=True)
+class Load:
+    """How much is asked for: `per_second` open-loop, or, if that is 0, `at_once` closed-loop."""
+
+    address: str
+    requests: tuple[Request, ...]
+    seconds: float
+    connections: int = 8
+    per_second: float = 0
+    at_once: int = 0
+
+
+def run(load: Load) -> Answered:
+    """Put this load on the server, from this process, and give what became of it."""
+    return asyncio.run(_run(load))
+
+
+async def _run(load: Load) -> Answered:
+    answered, begun = Answered(), time.perf_counter()
+    rng = random.Random(1)  # the same mix every time
+    end = begun + load.seconds
+    host, _, port = load.address.rpartition(":")
+    loop = asyncio.get_running_loop()
+    connections: list[Connection] = []
+
+    def send_one() -> None:
+        answered.offered += 1
+        request = load.requests[rng.randrange(len(load.requests))]
+        first = rng.randrange(len(connections))
+        for number in range(len(connections)):
+            if connections[(first + number) % len(connections)].send(request):
+                return
+        answered.held_back += 1
+
+    def on_end() -> None:
+        if load.at_once and time.perf_counter() < end:
+            send_one()
+
+    for _ in range(load.connections):
+        _, connection = await loop.create_connection(
+            lambda: Connection(answered, begun, on_end), host, int(port)
+        )
+        connections.append(connection)
+    await asyncio.wait([connection.ready for connection in connections], timeout=5)
+    if load.at_once:
+        for _ in range(load.at_once):
+            send_one()
+        await asyncio.sleep(end - time.perf_counter())
+    else:
+        made, first = 0, time.perf_counter()
+        while (now := time.perf_counter()) < end:
+            due = int((now - first) * load.per_second)
+            while made < due:
+                send_one()
+                made += 1
+            await asyncio.sleep(_TICK_SECONDS)
+    deadline = time.perf_counter() + _LAST_SECONDS
+    while any(connection.sent for connection in connections) and time.perf_counter() < deadline:
+        await asyncio.sleep(0.01)
+    answered.unanswered = sum(len(connection.sent) for connection in connections)
+    for connection in connections:
+        if connection.transport is not None:
+            connection.sent.clear()
+            answered.closed -= 1
+            connection.transport.abort()
+    await asyncio.sleep(0)
+    return answered
