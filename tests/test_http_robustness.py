@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from interaction_svc.addresses import Address
-from interaction_svc.rest.protocol import HttpLimits
+from interaction_svc.rest.protocol import HttpLimits, RestProtocol
 from interaction_svc.rest.server import HttpServer
 from tests.build import new_parents
 from tests.conftest import basic
@@ -347,6 +347,28 @@ async def test_no_time_runs_while_a_request_is_being_answered() -> None:
         finish.set()
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
         assert await reader.read() == b""  # and now it was idle
+    writer.close()
+    await server.drain(0)
+
+
+async def test_answers_are_sent_without_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[asyncio.Transport] = []
+    connection_made = RestProtocol.connection_made
+
+    def noted(protocol: RestProtocol, transport: asyncio.Transport) -> None:
+        made.append(transport)
+        connection_made(protocol, transport)
+
+    monkeypatch.setattr(RestProtocol, "connection_made", noted)
+    limits = HttpLimits(2048, 100, slow_sender_seconds=10, connection_idle_seconds=10)
+    server = HttpServer(
+        lambda _: Starlette(), Address("127.0.0.1", 0), base_url=None, limits=limits
+    )
+    reader, writer = await asyncio.open_connection(*await server.start())
+    writer.write(b"\0\r\n\r\n")
+    await reader.readline()
+    (transport,) = made
+    assert transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     writer.close()
     await server.drain(0)
 

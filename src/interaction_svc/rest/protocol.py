@@ -18,7 +18,6 @@ from interaction_svc import metrics
 from interaction_svc.calls import new_request_id
 from interaction_svc.errors import MalformedRequest
 from interaction_svc.rest.responses import error_response
-from interaction_svc.v1.error_reason_pb2 import ErrorReason
 
 log = structlog.get_logger()
 
@@ -29,7 +28,7 @@ _LINGER_SECONDS = 2.0
 
 A reset would take the answer with it that the client has not read yet.
 """
-_REASON = ErrorReason.Name(MalformedRequest.reason)
+_REASON = MalformedRequest.reason_name()
 
 
 @dataclass(frozen=True, slots=True)
