@@ -17,7 +17,7 @@ from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
 from interaction_svc.v1.interaction_service_pb2 import ListInteractionsRequest
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
-from tests.build import Parents, new_interaction
+from tests.build import Parents, new_interaction, new_sid
 from tests.locking import write_lock
 from tests.serving import Served, served
 
@@ -153,6 +153,31 @@ async def test_calls_that_do_not_finish_are_cut_off(tmp_path: Path, parents: Par
     with sqlite3.connect(server.store) as db:
         assert db.execute("SELECT count(*) FROM interactions").fetchone() == (1,)
     db.close()
+
+
+async def test_a_request_that_is_cut_off_is_told_so(tmp_path: Path, parents: Parents) -> None:
+    with served(tmp_path, "--drain-seconds", "0.3") as server:
+        async with httpx.AsyncClient(
+            base_url=server.base_url, auth=(parents.account_sid, "x"), trust_env=False
+        ) as http:
+            with write_lock(server):
+                path = f"{parents.path}/{new_sid('KI')}"
+                delete = asyncio.create_task(http.delete(path))
+                await until_in_flight(server)
+                server.terminate()
+                response = await delete
+            assert response.status_code == 503
+            assert response.json()["code"] == 20503
+        assert await exit_status(server) == 0
+
+
+async def until_in_flight(server: Served) -> None:
+    async with asyncio.timeout(4), httpx.AsyncClient(trust_env=False) as http:
+        while True:
+            text = (await http.get(server.metrics_url)).text
+            if 'interaction_svc_calls_in_flight{transport="http"} 1.0' in text:
+                return
+            await asyncio.sleep(0.01)
 
 
 async def until_recorded(channel: grpc.aio.Channel, parents: Parents) -> None:

@@ -4,7 +4,7 @@ ServiceError
 ├── InvalidField            a field is missing or bad
 │   ├── InvalidPageToken    the token is damaged
 │   └── PageTokenMismatch   the token is of a list with other arguments
-├── MalformedRequest        not a message of this API
+├── MalformedRequest        not a message of this API, or not HTTP (rest/protocol.py has its kinds)
 ├── InteractionNotFound     not there, or not the caller's
 ├── UnknownPath             nothing is served there (HTTP only)
 ├── OwnerMismatch           stored under another account or Service

@@ -1,6 +1,7 @@
 """`serve`."""
 
 import asyncio
+import resource
 from typing import Annotated
 
 import typer
@@ -32,6 +33,7 @@ def serve(
     if not (settings.grpc or settings.http):
         raise SettingsError("with neither gRPC nor HTTP there is nothing to serve")
     configure_logs(settings.log_level)
+    _allow_files()
     log_settings(settings)
     asyncio.run(_serve(settings, examples=examples))
 
@@ -50,6 +52,12 @@ async def _serve(settings: Settings, *, examples: bool) -> None:
         await asyncio.wait([told, server.ended], return_when=asyncio.FIRST_COMPLETED)
     if not told.done():
         raise OSError("the HTTP server has ended by itself")
+
+
+def _allow_files() -> None:
+    """Raise the soft limit of open files, often 1,024: each connection is one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def add_to(app: typer.Typer) -> None:

@@ -16,7 +16,7 @@ from interaction_svc.calls import (
     request_id_of,
     this_call,
 )
-from interaction_svc.errors import DeadlineExceeded, Internal, ServiceError
+from interaction_svc.errors import DeadlineExceeded, Internal, ServiceError, Unavailable
 from interaction_svc.guards import Guards
 from interaction_svc.observation import observed
 from interaction_svc.rest.responses import error_response
@@ -83,6 +83,8 @@ class Errors:
             await self._app(scope, receive, watched_send)
         except ServiceError as raised:
             error = raised
+        except asyncio.CancelledError:  # at the end of a drain: deadlines have their own error
+            error = Unavailable("The service is shutting down")
         except Exception as cause:
             error = Internal()
             log.exception("internal error", reference=error.reference, exc_info=cause)

@@ -67,11 +67,6 @@ class HttpServer:
         self._serving.add_done_callback(self._end)
         return address
 
-    @property
-    def is_draining(self) -> bool:
-        """Whether it was told to stop."""
-        return self._server is not None and self._server.should_exit
-
     async def drain(self, seconds: float) -> None:
         """Refuse new requests, let those under way finish, and cut them off after their time."""
         if self._server is not None and self._serving is not None:
