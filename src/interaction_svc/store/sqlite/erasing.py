@@ -1,16 +1,19 @@
 """Makes what was deleted leave the files: the write-ahead log is truncated soon after.
 
-secure_delete overwrites deleted rows in the pages that are written from then on. The write-ahead
-log still holds the pages as they were, until all of it is copied into the database and cut off.
+secure_delete overwrites deleted rows in the pages that are written from then on, and Scrubber what
+it misses. The write-ahead log still holds the pages as they were, until all of it is copied into
+the database and cut off.
 """
 
 import asyncio
 import sqlite3
+from pathlib import Path
 
 import structlog
 
 from interaction_svc.store.errors import StoreError
-from interaction_svc.store.sqlite.connection import Connection, waiting_at_most
+from interaction_svc.store.sqlite.connection import Connection, translated, waiting_at_most
+from interaction_svc.store.sqlite.scrubbing import Scrubber
 
 ERASED_WITHIN_SECONDS = 10.0
 """After which time nothing is left of what was deleted, unless another process is reading."""
@@ -25,8 +28,9 @@ log = structlog.get_logger()
 class Eraser:
     """Truncates the log soon after it was asked to, and tries again until it is done."""
 
-    def __init__(self, write: Connection) -> None:
+    def __init__(self, write: Connection, wal: Path) -> None:
         self._write = write
+        self._scrubber = Scrubber(wal)
         self._asked = 0
         self._done = 0
         self._task: asyncio.Task[None] | None = None
@@ -44,10 +48,21 @@ class Eraser:
         Raises what Connection.run raises.
         """
         asked = self._asked
-        if not await self._write.run(_truncate_log):
+        if not await self._write.run(self._scrub_and_truncate):
             return False
         self._done = max(self._done, asked)
         return True
+
+    def scrub(self, db: sqlite3.Connection) -> None:
+        """Wipe the pages that were just written, before the log may lose them."""
+        try:
+            self._scrubber.scrub(db)
+        except (
+            sqlite3.Error,
+            OSError,
+        ) as error:  # tried again before truncating
+            cause = translated(error) if isinstance(error, sqlite3.Error) else error.strerror
+            log.warning("pages can't be wiped of what was deleted", cause=str(cause))
 
     async def close(self) -> None:
         """Try a last time if need be, and end. Whoever closes the file last truncates the log."""
@@ -57,6 +72,12 @@ class Eraser:
             await asyncio.wait([self._task])
         if self._done < self._asked:
             await self._tried()
+
+    def _scrub_and_truncate(self, db: sqlite3.Connection) -> bool:
+        with waiting_at_most(db, _BUSY_TIMEOUT_MS):
+            self._scrubber.scrub(db)
+            busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return not busy
 
     async def _erase(self) -> None:
         loop = asyncio.get_running_loop()
@@ -83,9 +104,3 @@ class Eraser:
         except StoreError as error:
             log.warning("the write-ahead log can't be truncated", cause=str(error))
             return False
-
-
-def _truncate_log(db: sqlite3.Connection) -> bool:
-    with waiting_at_most(db, _BUSY_TIMEOUT_MS):
-        busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-    return not busy

@@ -46,8 +46,13 @@ class SqliteStore(Store):
         self._read = read
         self._write = write
         self._probe = Probe(path, (read, write))
-        self._eraser = Eraser(write)
-        self._writer = Writer(write, check=self._probe.check_same_file, on_erased=self._eraser.ask)
+        self._eraser = Eraser(write, _log_of(path))
+        self._writer = Writer(
+            write,
+            check=self._probe.check_same_file,
+            scrub=self._eraser.scrub,
+            on_erased=self._eraser.ask,
+        )
         self._closing: asyncio.Task[None] | None = None
 
     @classmethod
@@ -62,7 +67,7 @@ class SqliteStore(Store):
         except BaseException:
             await asyncio.shield(write.close())
             raise
-        store, log = cls(path, read, write), Path(f"{path}-wal")
+        store, log = cls(path, read, write), _log_of(path)
         metrics.wal_bytes.set_function(partial(_size, log))
         if migrate and _size(log):  # of a process that didn't live to erase what it had deleted
             store._eraser.ask()
@@ -203,6 +208,10 @@ class SqliteStore(Store):
 
 def _some_replaced(recorded: list[Recorded]) -> bool:
     return any(outcome is Outcome.UPDATED for outcome, _ in recorded)
+
+
+def _log_of(path: Path) -> Path:
+    return Path(f"{path}-wal")
 
 
 def _size(file: Path) -> int:

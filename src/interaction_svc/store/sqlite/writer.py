@@ -45,16 +45,19 @@ class Writer:
         max_waiting_rows: int = MAX_WAITING_ROWS,
         max_waiting_bytes: int = MAX_WAITING_BYTES,
         check: Callable[[], None] = lambda: None,
+        scrub: Callable[[sqlite3.Connection], None] = lambda _: None,
         on_erased: Callable[[], None] = lambda: None,
     ) -> None:
         """Call `check` before each commit, which isn't made if it raises.
 
-        Call `on_erased` after one in which an operation has erased something.
+        After one in which an operation has erased something, call `scrub` with the connection, on
+        its thread, before anybody writes again; and `on_erased`.
         """
         self._connection = connection
         self._max_waiting_rows = max_waiting_rows
         self._max_waiting_bytes = max_waiting_bytes
         self._check = check
+        self._scrub = scrub
         self._on_erased = on_erased
         self._queue: deque[_Operation] = deque()
         self._waiting_rows = 0
@@ -134,9 +137,7 @@ class Writer:
             return
         try:
             self._check()
-            results = await self._connection.run(
-                _run_together, [operation.work for operation in operations]
-            )
+            results = await self._connection.run(self._run, operations)
         except Exception as error:  # whatever it is, those who wait must hear of it
             results = [error] * len(operations)
         self._note(operations, results)
@@ -148,19 +149,33 @@ class Writer:
             else:
                 operation.done.set_result(result)
 
+    def _run(self, db: sqlite3.Connection, operations: list[_Operation]) -> list[object]:
+        results = _run_together(db, [operation.work for operation in operations])
+        if _some_erased(operations, results):
+            self._scrub(db)
+        return results
+
     def _note(self, operations: list[_Operation], results: list[object]) -> None:
         """Tell of what was committed, whether or not its caller still waits."""
+        if _some_erased(operations, results):
+            self._on_erased()
         committed = [
-            (operation, result)
+            operation
             for operation, result in zip(operations, results, strict=True)
             if not isinstance(result, Exception)
         ]
-        if any(operation.erased and operation.erased(result) for operation, result in committed):
-            self._on_erased()
-        rows = sum(operation.rows for operation, _ in committed)
+        rows = sum(operation.rows for operation in committed)
         if rows:
             metrics.commit_operations.observe(len(committed))
             metrics.commit_rows.observe(rows)
+
+
+def _some_erased(operations: list[_Operation], results: list[object]) -> bool:
+    return any(
+        operation.erased is not None and operation.erased(result)
+        for operation, result in zip(operations, results, strict=True)
+        if not isinstance(result, Exception)
+    )
 
 
 def _run_together(db: sqlite3.Connection, works: list[Work[object]]) -> list[object]:
