@@ -32,6 +32,7 @@ from tests.waiting import wait_until
 
 MARKER = "marker-of-a-private-message"
 SECRET = "SecretThatNobodyMayLog"
+FORGED = b'\n{"event": "audit", "level": "info", "action": "forged"}\n'
 MAX_MESSAGE = 4 * 1024 * 1024
 GROWTH_MIB = 200
 """What the server may have grown by after a test: 64 calls at once of 2 MiB on average, as they
@@ -388,7 +389,7 @@ GARBAGE: dict[str, Callable[[random.Random], bytes]] = {
     ),
     "a farewell that forges a log line": lambda rng: (
         http2.greeting()
-        + http2.frame(http2.GOAWAY, payload=bytes(8) + b'\n{"event": "audit", "forged": 1}\n')
+        + http2.frame(http2.GOAWAY, payload=struct.pack(">II", 0, 7) + FORGED)
     ),
     "HTTP/1": lambda rng: rng.choice(
         [

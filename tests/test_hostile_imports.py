@@ -31,9 +31,9 @@ from tests.serving import COMMAND, run
 MIB = 1024 * 1024
 SAMPLES = sorted((Path(__file__).parent.parent / "samples").glob("*.json*"))
 PLACE = re.compile(r"(line [1-9]\d*(, index \d+)?|index \d+): \S")
-PEAK_MIB = 260
-"""The most that an import takes: some 90 MiB for the process, and what is read at once, a line or
-a text of 16 MiB, in the few copies that reading it makes."""
+PEAK_MIB = 150
+"""The most that an import takes: some 90 MiB, which is what this process had when it made it, and
+what is read at once, a line or a text of 16 MiB, in the one or two copies that reading it makes."""
 
 
 def imported(data: bytes) -> tuple[ImportReport, list[str]]:
