@@ -5,6 +5,7 @@ import json
 import re
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,11 +16,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from twilio.base.exceptions import TwilioException
 from twilio.rest import Client
 
+from interaction_svc.grpc_api.server import INGEST_SERVICE, INTERACTION_SERVICE, RIGHTS
 from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
 from interaction_svc.v1.interaction_service_pb2 import DeleteInteractionRequest
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
-from tests.build import Parents, new_interaction, new_parents, new_sid
+from tests.build import NOON_US, Parents, new_interaction, new_parents, new_sid
 from tests.calls import Code, failure, get_request, list_request
 from tests.keyring import Key, basic, new_key, revoke
 from tests.serving import Served, run, served
@@ -370,6 +372,58 @@ def test_keys_are_listed_and_revoked(tmp_path: Path) -> None:
 def test_a_wrong_use_of_keys_is_explained(
     tmp_path: Path, arguments: list[str], message: str
 ) -> None:
-    answer = run("keys", *arguments, "--store", f"sqlite:///{tmp_path}/interactions.db")
+    store = tmp_path / "interactions.db"
+    new_key(store, "admin")
+    answer = run("keys", *arguments, "--store", f"sqlite:///{store}")
     assert answer.returncode == 2
     assert message in " ".join(answer.stderr.decode().split())
+
+
+async def test_an_ingest_key_reads_nothing_by_recording(
+    guarded: Guarded, channel: grpc.aio.Channel
+) -> None:
+    ingest = IngestServiceStub(channel)
+    later = new_interaction(guarded.parents, updated_us=NOON_US + 2, data="private")
+    earlier = new_interaction(guarded.parents, sid=later.sid, updated_us=NOON_US + 1, data="")
+    outcomes = {}
+    for role, interaction in (("admin", later), ("ingest", earlier), ("admin", earlier)):
+        outcomes[role] = await ingest.RecordInteraction(
+            ingest_pb.RecordInteractionRequest(interaction=interaction),
+            metadata=shown(guarded.keys[role].basic),
+        )
+    assert {answer.outcome for answer in outcomes.values()} == {ingest_pb.RECORD_OUTCOME_STALE}
+    assert not outcomes["ingest"].HasField("interaction")
+    assert outcomes["admin"].interaction == later
+
+
+async def test_a_stream_ends_when_its_key_is_revoked(tmp_path: Path, parents: Parents) -> None:
+    key = new_key(tmp_path / "interactions.db", "ingest", parents.account_sid)
+    with served(tmp_path) as server:
+        async with grpc.aio.insecure_channel(server.grpc_address) as channel:
+            stream = IngestServiceStub(channel).RecordInteractions(metadata=shown(key.bearer))
+            request = ingest_pb.RecordInteractionsRequest(interactions=[new_interaction(parents)])
+            await stream.write(request)
+            await asyncio.to_thread(revoke, server.store, key)
+            async with asyncio.timeout(20):
+                with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                    while not stream.done():
+                        await stream.write(request)
+                        await asyncio.sleep(0.05)
+                assert await stream.code() is Code.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize("arguments", [("list",), ("revoke", "SK" + "0" * 32)])
+def test_looking_for_keys_makes_no_store(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    answer = run("keys", *arguments, "--store", f"sqlite:///{tmp_path}/misspelt.db")
+    assert answer.returncode == 1
+    assert "misspelt.db" in answer.stderr.decode()
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_method_needs_a_right() -> None:
+    methods = {
+        f"/{service.full_name}/{method.name}"
+        for service in (INTERACTION_SERVICE, INGEST_SERVICE)
+        for method in service.methods
+    }
+    assert set(RIGHTS) == methods

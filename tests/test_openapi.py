@@ -84,7 +84,7 @@ def test_it_has_every_parameter_of_the_list_and_no_others() -> None:
 
 def test_its_operations_on_interactions_need_credentials_and_no_others() -> None:
     document = openapi_document(BASE_URL)
-    assert document["security"] == [{"basic": []}]
+    assert document["security"] == [{"basic": []}, {"bearer": []}]
     for path, item in document["paths"].items():
         for method in METHODS:
             if method in item:

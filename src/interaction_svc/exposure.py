@@ -40,6 +40,8 @@ async def check_exposure(settings: Settings, store: Store) -> bool:
             "serving openly: there are no keys, so whoever reaches it may do everything;"
             " to change that: interaction-svc keys create"
         )
+    if settings.metrics and not Address.parse(settings.metrics_address).is_loopback:
+        log.warning("metrics can be read by whoever reaches them: they have no keys and no TLS")
     if exposed and settings.tls_certificate is None:
         log.warning("serving without TLS: keys and messages can be read on their way")
     return not exposed or settings.insecure

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from interaction_svc import metrics, paging
 from interaction_svc.asking import asking
-from interaction_svc.credentials import Caller
+from interaction_svc.credentials import Caller, Right
 from interaction_svc.errors import (
     InteractionNotFound,
     InvalidField,
@@ -143,6 +143,8 @@ class Interactions:
             (recorded,) = await self._store.record([row_of(record)])
         if recorded.outcome is Outcome.OWNER_MISMATCH:
             raise OwnerMismatch(record.sid)
+        if recorded.outcome is Outcome.STALE and Right.READ not in caller.rights:
+            return recorded._replace(frame=None)  # what is stored is not what they brought
         return recorded
 
     async def record_many(

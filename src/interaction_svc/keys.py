@@ -11,6 +11,8 @@ import time
 from contextlib import nullcontext
 from typing import NamedTuple
 
+import structlog
+
 from interaction_svc.asking import asking
 from interaction_svc.credentials import (
     ANYONE,
@@ -27,6 +29,8 @@ from interaction_svc.logs import audit
 from interaction_svc.records import check_sid
 from interaction_svc.sids import Sid
 from interaction_svc.store import Store, StoredKey
+
+log = structlog.get_logger()
 
 SECONDS_KNOWN = 2.0
 MAX_KNOWN = 10_000
@@ -78,6 +82,8 @@ class Authenticator:
         if self._open_until <= self._clock():
             with asking("has_keys"):
                 self._serves_openly = not await self._store.has_keys()
+            if not self._serves_openly:
+                log.info("there are keys: from now on callers need one")
             self._open_until = self._clock() + SECONDS_KNOWN
         return self._serves_openly
 
@@ -142,8 +148,9 @@ async def revoke_key(store: Store, sid: str) -> StoredKey | None:
     Raises InvalidField; Unavailable, Overloaded, StoreFull.
     """
     check_sid(Sid.API_KEY, "sid", sid)
+    now_us = time.time_ns() // 1000
     with asking("revoke_key"):
-        key = await store.revoke_key(sid, time.time_ns() // 1000)
-    if key is not None:
+        key = await store.revoke_key(sid, now_us)
+    if key is not None and key.revoked_us == now_us:  # not the second time
         audit("key revoked", key_sid=key.sid, role=key.role, of_account_sid=key.account_sid)
     return key

@@ -58,7 +58,7 @@ waiting_bytes = Gauge("interaction_svc_waiting_bytes", "Their size.")
 wal_bytes = Gauge("interaction_svc_wal_bytes", "Size of SQLite's write-ahead log.")
 rows_erased = Counter(
     "interaction_svc_rows_erased",
-    "Interactions that were deleted for good: by call, by retention, or by erasure.",
+    "Interactions that were deleted for good: by a call, or by retention.",
     ["cause"],
 )
 serving = Gauge("interaction_svc_serving", "1 while health says SERVING, else 0.")

@@ -53,11 +53,6 @@ class Server:
         self.ended = asyncio.get_running_loop().create_future()
         self._cleanups = AsyncExitStack()
 
-    @property
-    def scheme(self) -> str:
-        """`https` if it serves with TLS, else `http`."""
-        return "https" if self._settings.tls_certificate else "http"
-
     async def __aenter__(self) -> Self:
         settings = self._settings
         async with AsyncExitStack() as cleanups:

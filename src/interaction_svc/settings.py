@@ -82,6 +82,13 @@ def _services(given: dict[str, int]) -> dict[str, int]:
     return given
 
 
+def _api_key(key: SecretStr) -> SecretStr:
+    sid, _, secret = key.get_secret_value().partition(":")
+    if not (Sid.API_KEY.matches(sid) and secret):
+        raise ValueError("write the key's SID, a colon and its secret, as in SK…:secret")
+    return key
+
+
 AddressText = Annotated[str, AfterValidator(_address)]
 Days = Annotated[int, Field(ge=0, le=36_500)]
 
@@ -197,13 +204,18 @@ class Settings(BaseSettings):
     server_ca: Path | None = Field(
         None, description="With TLS, the CAs to trust, PEM, instead of gRPC's own."
     )
-    api_key: SecretStr | None = Field(
+    api_key: Annotated[SecretStr, AfterValidator(_api_key)] | None = Field(
         None, description="The key they call it with: SK…:secret. Not a flag, which others can see."
     )
     client_certificate: Path | None = Field(
         None, description="The certificate that they show to the server, PEM."
     )
     client_key: Path | None = Field(None, description="That certificate's private key, PEM.")
+
+    @property
+    def http_scheme(self) -> str:
+        """`https` if HTTP is served with TLS, else `http`."""
+        return "https" if self.tls_certificate else "http"
 
     @classmethod
     def settings_customise_sources(

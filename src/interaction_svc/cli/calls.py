@@ -19,7 +19,7 @@ from interaction_svc.errors import InvalidField
 from interaction_svc.paging import MAX_PAGE_SIZE
 from interaction_svc.rest.adapter import Resource, to_json
 from interaction_svc.rest.parameters import read_parameters
-from interaction_svc.settings import CLIENT_SETTINGS, Settings, SettingsError
+from interaction_svc.settings import CLIENT_SETTINGS, ENV_PREFIX, Settings, SettingsError
 from interaction_svc.v1.interaction_pb2 import Interaction
 from interaction_svc.v1.interaction_service_pb2 import (
     DeleteInteractionRequest,
@@ -167,8 +167,12 @@ def _calling(settings: Settings) -> Iterator[InteractionServiceStub]:
             yield InteractionServiceStub(channel)
     except grpc.RpcError as error:
         call: grpc.Call = error  # type: ignore[assignment] # every error of a channel is one
+        hint = ""
+        if call.code() is grpc.StatusCode.UNAUTHENTICATED:
+            hint = f"; set {ENV_PREFIX}API_KEY to a key of that server, as SK...:secret"
         typer.echo(
-            f"interaction-svc: {settings.server}: {call.code().name}: {call.details()}", err=True
+            f"interaction-svc: {settings.server}: {call.code().name}: {call.details()}{hint}",
+            err=True,
         )
         raise typer.Exit(1) from error
 
@@ -188,13 +192,15 @@ def _channel_credentials(settings: Settings) -> grpc.ChannelCredentials:
     if (settings.client_certificate is None) != (settings.client_key is None):
         raise SettingsError("client_certificate and client_key go together")
 
-    def content(file: Path | None) -> bytes | None:
-        return None if file is None else file.read_bytes()
+    def content(name: str) -> bytes | None:
+        file: Path | None = getattr(settings, name)
+        try:
+            return None if file is None else file.read_bytes()
+        except OSError as error:
+            raise SettingsError(f"{name}: {file} can't be read: {error.strerror}") from error
 
     return grpc.ssl_channel_credentials(
-        content(settings.server_ca),
-        content(settings.client_key),
-        content(settings.client_certificate),
+        content("server_ca"), content("client_key"), content("client_certificate")
     )
 
 

@@ -6,12 +6,13 @@ import typer
 
 from interaction_svc.rest.adapter import list_url
 from interaction_svc.server import Server
+from interaction_svc.settings import Settings
 from interaction_svc.store import decode
 
 _LOOKED_AT = 1000
 
 
-async def print_examples(server: Server) -> None:
+async def print_examples(server: Server, settings: Settings) -> None:
     """Print grpcurl, curl and Twilio SDK calls for the fullest of the store's first Sessions."""
     frames, _ = await server.store.scan(after=None, limit=_LOOKED_AT, max_bytes=2**22)
     if not frames:
@@ -21,24 +22,30 @@ async def print_examples(server: Server) -> None:
     fullest, count = Counter(i.session_sid for i in interactions).most_common(1)[0]
     some = next(i for i in interactions if i.session_sid == fullest)
     account_sid, service_sid = some.account_sid, some.service_sid
+    ca = settings.tls_certificate
+    user, secret, bearer = account_sid, "secret", ""
+    if await server.store.has_keys():
+        user, secret, bearer = "SK...", "SECRET", "-H 'authorization: Bearer SK....SECRET' "
+        typer.echo("\nWrite a key of yours for SK... and SECRET (interaction-svc keys create).")
     typer.echo(f"\nSession {fullest} has {count} Interactions. Page through it, 10 at a time:")
     if server.grpc_address is not None:
         typer.echo(
             "\n# gRPC (pass next_page_token back as page_token)\n"
-            f'grpcurl -plaintext -d \'{{"service_sid": "{service_sid}", '
+            f"grpcurl {f'-cacert {ca}' if ca else '-plaintext'} {bearer}"
+            f'-d \'{{"service_sid": "{service_sid}", '
             f'"session_sid": "{fullest}", "page_size": 10}}\' {server.grpc_address} '
             "interaction_svc.v1.InteractionService/ListInteractions"
         )
     if server.http_address is not None:
-        base_url = server.http_address.url()
+        base_url = settings.public_url or server.http_address.url(settings.http_scheme)
         url = list_url(base_url, service_sid, fullest)
         typer.echo(
             "\n# REST (follow meta.next_page_url)\n"
-            f"curl -u {account_sid}:secret '{url}?PageSize=10'\n"
+            f"curl {f'--cacert {ca} ' if ca else ''}-u {user}:{secret} '{url}?PageSize=10'\n"
             "\n# Twilio's own Python SDK (pip install twilio)\n"
-            "python3 - <<'EOF'\n"
+            f"{f'REQUESTS_CA_BUNDLE={ca} ' if ca else ''}python3 - <<'EOF'\n"
             "from twilio.rest import Client\n"
-            f'client = Client("{account_sid}", "secret")\n'
+            f'client = Client("{user}", "{secret}", "{account_sid}")\n'
             f'client.proxy.base_url = "{base_url}"\n'
             f'session = client.proxy.v1.services("{service_sid}").sessions("{fullest}")\n'
             "for interaction in session.interactions.stream(page_size=10):\n"

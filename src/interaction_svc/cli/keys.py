@@ -58,7 +58,7 @@ def create(
         return await create_key(store, account, role)
 
     try:
-        key, secret = _with_store(settings, create_in)
+        key, secret = _with_store(settings, create_in, make=True)
     except InvalidField as error:
         raise typer.BadParameter(error.problem, param_hint=f"--{error.field}") from error
     if json:
@@ -117,9 +117,11 @@ def revoke(
     typer.echo(f"{key.sid} is revoked")
 
 
-def _with_store(settings: Settings, work: Callable[[Store], Awaitable[T]]) -> T:
+def _with_store(
+    settings: Settings, work: Callable[[Store], Awaitable[T]], *, make: bool = False
+) -> T:
     async def with_store() -> T:
-        store = await open_store(settings.store)
+        store = await open_store(settings.store, migrate=make)
         try:
             return await work(store)
         finally:

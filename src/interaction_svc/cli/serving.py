@@ -44,11 +44,11 @@ async def _serve(settings: Settings, *, examples: bool) -> None:
         if server.grpc_address is not None:
             typer.echo(f"gRPC on {server.grpc_address}")
         if server.http_address is not None:
-            typer.echo(f"REST on {server.http_address.url(server.scheme)}")
+            typer.echo(f"REST on {server.http_address.url(settings.http_scheme)}")
         if server.metrics_address is not None:
             typer.echo(f"metrics on {server.metrics_address.url()}/metrics")
         if examples:
-            await print_examples(server)
+            await print_examples(server, settings)
         await asyncio.wait([told, server.ended], return_when=asyncio.FIRST_COMPLETED)
     if not told.done():
         raise OSError("the HTTP server has ended by itself")

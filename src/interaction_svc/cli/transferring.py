@@ -150,7 +150,7 @@ def export(
 
 
 async def _export(settings: Settings, service: str | None, session: str | None) -> None:
-    base_url = settings.public_url or Address.parse(settings.http_address).url()
+    base_url = settings.public_url or Address.parse(settings.http_address).url(settings.http_scheme)
     opened = await open_store(settings.store, migrate=False)
     try:
         lines = export_lines(opened, base_url, service_sid=service, session_sid=session)

@@ -34,7 +34,7 @@ _REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 _REFLECTION = frozenset(
     f"/{service}/ServerReflectionInfo" for service in (_REFLECTION_V1, reflection.SERVICE_NAME)
 )
-_RIGHTS = {
+RIGHTS = {
     f"/{INTERACTION_SERVICE.full_name}/GetInteraction": Right.READ,
     f"/{INTERACTION_SERVICE.full_name}/ListInteractions": Right.READ,
     f"/{INTERACTION_SERVICE.full_name}/DeleteInteraction": Right.DELETE,
@@ -80,13 +80,13 @@ class GrpcServer:
         self._address = Address.parse(settings.grpc_address)
         self._certificates = certificates
         self._allowed_names = frozenset(settings.tls_client_names)
-        self._in_flight = InFlight(frozenset(_RIGHTS))
+        self._in_flight = InFlight(frozenset(RIGHTS))
         self._health = _Health()
         admit = Admit(guards.concurrency, guards.deadline_seconds)
         authenticate = Authenticate(
             guards.authenticator,
             guards.call_rate,
-            _RIGHTS,
+            RIGHTS,
             unguarded=_REFLECTION if self._address.is_loopback else frozenset(),
             is_peer_allowed=self._is_peer_allowed,
         )

@@ -46,7 +46,7 @@ def openapi_document(base_url: str) -> dict[str, Any]:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": base_url}],
-        "security": [{"basic": []}],
+        "security": [{"basic": []}, {"bearer": []}],
         "tags": [
             {"name": "Interactions", "description": "The Interactions of a Session."},
             {"name": "Service", "description": "The service itself. It asks for no credentials."},
@@ -70,7 +70,12 @@ def openapi_document(base_url: str) -> dict[str, Any]:
                     "type": "http",
                     "scheme": "basic",
                     "description": "An account SID or a key SID, and a secret.",
-                }
+                },
+                "bearer": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "A key's SID, a full stop, and its secret.",
+                },
             },
             "schemas": {
                 "Interaction": _interaction(),

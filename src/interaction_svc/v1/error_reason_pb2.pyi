@@ -72,7 +72,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Example: `{"reason": "ERROR_REASON_PERMISSION_DENIED", "domain": "interaction-svc"}`
     """
     ERROR_REASON_METHOD_NOT_ALLOWED: _ErrorReason.ValueType  # 9
-    """Over HTTP only (405): the resource has no such operation. gRPC answers UNIMPLEMENTED itself.
+    """UNIMPLEMENTED: there is no such method. Over HTTP (405): the resource has no such operation.
 
     Example: `{"reason": "ERROR_REASON_METHOD_NOT_ALLOWED", "domain": "interaction-svc"}`
     """
@@ -170,7 +170,7 @@ ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 8
 Example: `{"reason": "ERROR_REASON_PERMISSION_DENIED", "domain": "interaction-svc"}`
 """
 ERROR_REASON_METHOD_NOT_ALLOWED: ErrorReason.ValueType  # 9
-"""Over HTTP only (405): the resource has no such operation. gRPC answers UNIMPLEMENTED itself.
+"""UNIMPLEMENTED: there is no such method. Over HTTP (405): the resource has no such operation.
 
 Example: `{"reason": "ERROR_REASON_METHOD_NOT_ALLOWED", "domain": "interaction-svc"}`
 """

@@ -99,7 +99,9 @@ class RecordInteractionResponse(_message.Message):
     """What became of the record. Always set."""
     @_builtins.property
     def interaction(self) -> _interaction_pb2.Interaction:
-        """The Interaction as it is now stored. Unset if the outcome is DELETED."""
+        """The Interaction as it is now stored. Unset if the outcome is DELETED, and, for a caller whose
+        key gives no right to read, if it is STALE.
+        """
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """Authenticate: who is calling, and whether they may make this call, before it is read."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from interaction_svc.calls import this_call
@@ -56,6 +56,16 @@ class Authenticate(Interceptor):
             self._call_rate.count(caller)
             if right is not None:
                 caller.require(right)
+            if not isinstance(request, bytes) and right is not None:
+                request = self._each_still_known(request, authorization, call.peer)
             return await behavior(request, context)
 
         return authenticated
+
+    async def _each_still_known(
+        self, requests: AsyncIterator[bytes], authorization: str | None, peer: str
+    ) -> AsyncIterator[bytes]:
+        """Pass the requests of a stream on until its key is revoked: it may last for hours."""
+        async for request in requests:
+            await self._authenticator.caller(authorization, peer)
+            yield request
