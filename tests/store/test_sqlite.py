@@ -24,6 +24,7 @@ from interaction_svc.store import (
     open_store,
     row_of,
 )
+from interaction_svc.store.rows import COLUMNS
 from interaction_svc.store.sqlite import connection as connection_module
 from interaction_svc.store.sqlite import migrations, reads
 from interaction_svc.store.sqlite.connection import connect
@@ -131,9 +132,10 @@ async def test_a_store_of_the_first_version_gets_what_came_later(
     row = row_of(new_interaction(parents))
     with monkeypatch.context() as first_version:
         first_version.setattr(migrations, "MIGRATIONS", MIGRATIONS[:1])
-        store = await open_store(url(tmp_path))
-        await store.record([row])
-        await store.close()
+        await (await open_store(url(tmp_path))).close()
+    with another_process(tmp_path) as db:
+        marks = ", ".join("?" * len(row))
+        db.execute(f"INSERT INTO interactions ({COLUMNS}) VALUES ({marks})", row)
     report = await check_store(url(tmp_path))
     assert (report.schema_version, report.known_version, report.ok) == (1, LATEST, False)
     with pytest.raises(StoreUnavailableError, match="run interaction-svc migrate"):
@@ -141,6 +143,7 @@ async def test_a_store_of_the_first_version_gets_what_came_later(
     store = await open_store(url(tmp_path))
     try:
         assert await store.get(EVERYONE, parents.key(row.sid)) == row.frame
+        assert (await store.page(EVERYONE, query(parents))).frames == [row.frame]
         assert not await store.has_keys()
     finally:
         await store.close()

@@ -84,6 +84,24 @@ MIGRATIONS = (
             "CREATE INDEX api_keys_by_account ON api_keys (account_sid)",
         ),
     ),
+    Migration(
+        3,
+        "owners of sessions",
+        (
+            """
+            CREATE TABLE session_owners (
+                session_sid TEXT NOT NULL,
+                service_sid TEXT NOT NULL,
+                account_sid TEXT NOT NULL,
+                PRIMARY KEY (session_sid, service_sid, account_sid)
+            ) STRICT, WITHOUT ROWID
+            """,
+            """
+            INSERT INTO session_owners
+                SELECT DISTINCT session_sid, service_sid, account_sid FROM interactions
+            """,
+        ),
+    ),
 )
 LATEST = MIGRATIONS[-1].version
 _RETRY_SECONDS = 0.01

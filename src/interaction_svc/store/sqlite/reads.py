@@ -23,8 +23,16 @@ def get(db: sqlite3.Connection, scope: Scope, key: Key) -> bytes | None:
     return None if found is None else found[0]
 
 
+# A Session that is another's is known by its owners, and its rows are not looked at: to ask for it
+# costs as much as to ask for one that isn't there, however long it is.
+_OWNED = "SELECT 1 FROM session_owners WHERE session_sid = ? AND service_sid = ?"
+_OWNED_BY_ACCOUNT = f"{_OWNED} AND account_sid = ?"
+
+
 def page(db: sqlite3.Connection, scope: Scope, query: PageQuery) -> StoredPage:
     """See Store.page."""
+    if not _is_owned(db, scope, query):
+        return StoredPage([], None, None, more=False)
     backward = query.edge is not None and query.edge.backward
     ascending = query.descending == backward
     statement, values = _page_statement(scope, query, ascending=ascending)
@@ -39,6 +47,15 @@ def page(db: sqlite3.Connection, scope: Scope, query: PageQuery) -> StoredPage:
         last=Position(rows[-1][1], rows[-1][2]) if rows else None,
         more=more,
     )
+
+
+def _is_owned(db: sqlite3.Connection, scope: Scope, query: PageQuery) -> bool:
+    if scope.account_sid is None:
+        owned = db.execute(_OWNED, (query.session_sid, query.service_sid))
+    else:
+        values = (query.session_sid, query.service_sid, scope.account_sid)
+        owned = db.execute(_OWNED_BY_ACCOUNT, values)
+    return owned.fetchone() is not None
 
 
 def _page_statement(scope: Scope, query: PageQuery, *, ascending: bool) -> tuple[str, list[object]]:
@@ -129,7 +146,8 @@ def scan(
 
 _CHECK_STEP = 1000
 _CHECK = (
-    f"SELECT rowid, {COLUMNS} FROM interactions WHERE rowid > ? ORDER BY rowid LIMIT {_CHECK_STEP}"
+    f"SELECT rowid, (session_sid, service_sid, account_sid) IN session_owners, {COLUMNS}"
+    f" FROM interactions WHERE rowid > ? ORDER BY rowid LIMIT {_CHECK_STEP}"
 )
 
 
@@ -140,7 +158,7 @@ def check_rows(db: sqlite3.Connection, after: int) -> tuple[int, list[tuple[str,
     done).
     """
     rows = db.execute(_CHECK, (after,)).fetchall()
-    bad = [(row[1], row[2]) for row in rows if not _agrees(Row._make(row[1:]))]
+    bad = [(row[2], row[3]) for row in rows if not (row[1] and _agrees(Row._make(row[2:])))]
     return len(rows), bad, rows[-1][0] if len(rows) == _CHECK_STEP else None
 
 

@@ -32,9 +32,21 @@ _DELETE = (
 _BURY = "INSERT OR IGNORE INTO tombstones (session_sid, sid, deleted_us) VALUES (?, ?, ?)"
 
 
+_OWN = (
+    "INSERT OR IGNORE INTO session_owners (session_sid, service_sid, account_sid) VALUES (?, ?, ?)"
+)
+
+
 def record(db: sqlite3.Connection, rows: Sequence[Row]) -> list[Recorded]:
     """See Store.record."""
-    return [_record(db, row) for row in rows]
+    recorded = [_record(db, row) for row in rows]
+    owners = {
+        (row.session_sid, row.service_sid, row.account_sid)
+        for row, (outcome, _) in zip(rows, recorded, strict=True)
+        if outcome is Outcome.CREATED
+    }
+    db.executemany(_OWN, owners)
+    return recorded
 
 
 def _record(db: sqlite3.Connection, row: Row) -> Recorded:
