@@ -28,6 +28,10 @@ if _version_not_supported:
 class IngestServiceStub:
     """Writes Interactions into the log. For the services that see them happen, not for its readers.
 
+    It takes a key with the role ingest or admin; what InteractionService says of keys, limits and
+    request ids holds here as well. A stream's key is checked again for each of its requests, and the
+    service's own deadline is one for each of them.
+
     A record is an upsert by (session_sid, sid): sending it again changes nothing, so every record
     that brings its own SID is safe to retry. An answer means that what it says is on disk.
     """
@@ -52,6 +56,10 @@ class IngestServiceStub:
 
 class IngestServiceServicer:
     """Writes Interactions into the log. For the services that see them happen, not for its readers.
+
+    It takes a key with the role ingest or admin; what InteractionService says of keys, limits and
+    request ids holds here as well. A stream's key is checked again for each of its requests, and the
+    service's own deadline is one for each of them.
 
     A record is an upsert by (session_sid, sid): sending it again changes nothing, so every record
     that brings its own SID is safe to retry. An answer means that what it says is on disk.
@@ -103,6 +111,10 @@ def add_IngestServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class IngestService:
     """Writes Interactions into the log. For the services that see them happen, not for its readers.
+
+    It takes a key with the role ingest or admin; what InteractionService says of keys, limits and
+    request ids holds here as well. A stream's key is checked again for each of its requests, and the
+    service's own deadline is one for each of them.
 
     A record is an upsert by (session_sid, sid): sending it again changes nothing, so every record
     that brings its own SID is safe to retry. An answer means that what it says is on disk.

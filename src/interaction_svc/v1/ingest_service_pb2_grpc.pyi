@@ -29,6 +29,10 @@ GRPC_VERSION: str
 class IngestServiceStub:
     """Writes Interactions into the log. For the services that see them happen, not for its readers.
 
+    It takes a key with the role ingest or admin; what InteractionService says of keys, limits and
+    request ids holds here as well. A stream's key is checked again for each of its requests, and the
+    service's own deadline is one for each of them.
+
     A record is an upsert by (session_sid, sid): sending it again changes nothing, so every record
     that brings its own SID is safe to retry. An answer means that what it says is on disk.
     """
@@ -57,6 +61,10 @@ class IngestServiceStub:
 class IngestServiceAsyncStub(IngestServiceStub):
     """Writes Interactions into the log. For the services that see them happen, not for its readers.
 
+    It takes a key with the role ingest or admin; what InteractionService says of keys, limits and
+    request ids holds here as well. A stream's key is checked again for each of its requests, and the
+    service's own deadline is one for each of them.
+
     A record is an upsert by (session_sid, sid): sending it again changes nothing, so every record
     that brings its own SID is safe to retry. An answer means that what it says is on disk.
     """
@@ -80,6 +88,10 @@ class IngestServiceAsyncStub(IngestServiceStub):
 
 class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
     """Writes Interactions into the log. For the services that see them happen, not for its readers.
+
+    It takes a key with the role ingest or admin; what InteractionService says of keys, limits and
+    request ids holds here as well. A stream's key is checked again for each of its requests, and the
+    service's own deadline is one for each of them.
 
     A record is an upsert by (session_sid, sid): sending it again changes nothing, so every record
     that brings its own SID is safe to retry. An answer means that what it says is on disk.

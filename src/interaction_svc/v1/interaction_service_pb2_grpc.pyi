@@ -32,6 +32,17 @@ class InteractionServiceStub:
     Every call names the Service and the Session that the Interaction is in; an Interaction that is
     there under other parents, or belongs to another account than the caller's, is not found.
 
+    Callers show a key in the metadata `authorization`: `Basic` with its SID, or its account's, and its
+    secret, or `Bearer <key SID>.<secret>`. To get and list takes a key with the role read, operate or
+    admin, to delete operate or admin. Keys are checked before the request is looked at:
+    UNAUTHENTICATED, or PERMISSION_DENIED for one without the right. Where the service has never had a
+    key, and serves this machine only, none is needed.
+
+    Any call may also end with RESOURCE_EXHAUSTED (too much is under way, too many calls a second, or
+    too many wrong credentials), UNAVAILABLE or DEADLINE_EXCEEDED. A call has the service's deadline, 30
+    seconds unless it is set otherwise, if its client sets none. A request id sent in `x-request-id`, up
+    to 128 letters, digits and ._:/+=@-, comes back in the trailing metadata; else a new one does.
+
     Every error of the service itself (not those of gRPC, such as a deadline that has passed, or a
     message above 4 MiB) carries a google.rpc.ErrorInfo with the domain `interaction-svc` and a reason of
     ErrorReason; bad arguments also carry a google.rpc.BadRequest that names the field, errors about
@@ -72,6 +83,17 @@ class InteractionServiceAsyncStub(InteractionServiceStub):
     Every call names the Service and the Session that the Interaction is in; an Interaction that is
     there under other parents, or belongs to another account than the caller's, is not found.
 
+    Callers show a key in the metadata `authorization`: `Basic` with its SID, or its account's, and its
+    secret, or `Bearer <key SID>.<secret>`. To get and list takes a key with the role read, operate or
+    admin, to delete operate or admin. Keys are checked before the request is looked at:
+    UNAUTHENTICATED, or PERMISSION_DENIED for one without the right. Where the service has never had a
+    key, and serves this machine only, none is needed.
+
+    Any call may also end with RESOURCE_EXHAUSTED (too much is under way, too many calls a second, or
+    too many wrong credentials), UNAVAILABLE or DEADLINE_EXCEEDED. A call has the service's deadline, 30
+    seconds unless it is set otherwise, if its client sets none. A request id sent in `x-request-id`, up
+    to 128 letters, digits and ._:/+=@-, comes back in the trailing metadata; else a new one does.
+
     Every error of the service itself (not those of gRPC, such as a deadline that has passed, or a
     message above 4 MiB) carries a google.rpc.ErrorInfo with the domain `interaction-svc` and a reason of
     ErrorReason; bad arguments also carry a google.rpc.BadRequest that names the field, errors about
@@ -107,6 +129,17 @@ class InteractionServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Every call names the Service and the Session that the Interaction is in; an Interaction that is
     there under other parents, or belongs to another account than the caller's, is not found.
+
+    Callers show a key in the metadata `authorization`: `Basic` with its SID, or its account's, and its
+    secret, or `Bearer <key SID>.<secret>`. To get and list takes a key with the role read, operate or
+    admin, to delete operate or admin. Keys are checked before the request is looked at:
+    UNAUTHENTICATED, or PERMISSION_DENIED for one without the right. Where the service has never had a
+    key, and serves this machine only, none is needed.
+
+    Any call may also end with RESOURCE_EXHAUSTED (too much is under way, too many calls a second, or
+    too many wrong credentials), UNAVAILABLE or DEADLINE_EXCEEDED. A call has the service's deadline, 30
+    seconds unless it is set otherwise, if its client sets none. A request id sent in `x-request-id`, up
+    to 128 letters, digits and ._:/+=@-, comes back in the trailing metadata; else a new one does.
 
     Every error of the service itself (not those of gRPC, such as a deadline that has passed, or a
     message above 4 MiB) carries a google.rpc.ErrorInfo with the domain `interaction-svc` and a reason of
