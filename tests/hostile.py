@@ -1,109 +1,122 @@
-"""What a hostile client sends: protobuf that was valid once, and what a process may grow by it."""
+"""A server, and what a hostile client does to it; afterwards it is looked at what that cost."""
 
-import random
-from collections.abc import Callable
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from tests.serving import Served
+import grpc
+from google.protobuf.message import Message
+from grpc_status import rpc_status
 
-Mutation = Callable[[random.Random, bytes], bytes]
+from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
+from interaction_svc.v1 import interaction_service_pb2 as reading_pb
+from tests.build import new_interaction, new_parents
+from tests.calls import Code, get_request
+from tests.serving import Served, served
+from tests.waiting import wait_until
 
+MARKER = "marker-of-a-private-message"
+SECRET = "SecretThatNobodyMayLog"
+FORGED = b'\n{"event": "audit", "level": "info", "action": "forged"}\n'
+GROWTH_MIB = 200
+"""What the server may have grown by after a test: 64 calls at once of 2 MiB on average, as they
+arrive and as they are parsed, and what the allocator keeps. Each of the tests sends several times
+that, or more connections and streams than fit into it."""
+CALL_SECONDS = 30
 
-def varint(number: int) -> bytes:
-    encoded = bytearray()
-    while number > 127:
-        encoded.append(number & 127 | 128)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)
+READING, INGEST = "/interaction_svc.v1.InteractionService/", "/interaction_svc.v1.IngestService/"
+GET, LIST, DELETE = (
+    f"{READING}{verb}" for verb in ("GetInteraction", "ListInteractions", "DeleteInteraction")
+)
+RECORD, RECORD_MANY = f"{INGEST}RecordInteraction", f"{INGEST}RecordInteractions"
 
-
-def field(number: int, wire_type: int, payload: bytes) -> bytes:
-    return varint(number << 3 | wire_type) + payload
-
-
-def length_delimited(number: int, payload: bytes) -> bytes:
-    return field(number, 2, varint(len(payload)) + payload)
-
-
-def _bits_flipped(rng: random.Random, data: bytes) -> bytes:
-    changed = bytearray(data or b"\0")
-    for _ in range(rng.randint(1, 8)):
-        changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
-    return bytes(changed)
-
-
-def _cut(rng: random.Random, data: bytes) -> bytes:
-    return data[: rng.randrange(len(data) + 1)]
-
-
-def _repeated(rng: random.Random, data: bytes) -> bytes:
-    begin = rng.randrange(len(data) + 1)
-    end = rng.randint(begin, len(data))
-    return data[:end] + data[begin:end] * rng.randint(1, 5) + data[end:]
-
-
-def _with_unknown_fields(rng: random.Random, data: bytes) -> bytes:
-    unknown = [
-        field(rng.randint(1, 2**29 - 1), 0, varint(rng.getrandbits(64))),
-        field(rng.randint(1, 2**29 - 1), 1, rng.randbytes(8)),
-        field(rng.randint(1, 40), 5, rng.randbytes(4)),
-        length_delimited(rng.randint(1, 40), rng.randbytes(rng.randint(0, 300))),
-        field(rng.randint(1, 40), rng.choice([3, 4, 6, 7]), b""),
-        field(0, 0, b"\0"),
-    ]
-    added = b"".join(rng.sample(unknown, rng.randint(1, 3)))
-    return data + added if rng.random() < 0.5 else added + data
+REFUSALS = {
+    Code.INVALID_ARGUMENT,
+    Code.NOT_FOUND,
+    Code.FAILED_PRECONDITION,
+    Code.UNAUTHENTICATED,
+    Code.PERMISSION_DENIED,
+    Code.RESOURCE_EXHAUSTED,
+}
+Metadata = list[tuple[str, str | bytes]]
 
 
-def _nested(rng: random.Random, data: bytes) -> bytes:
-    depth = rng.choice([10, 99, 101, 2000])
-    if rng.random() < 0.5:
-        return data + field(1, 3, b"") * depth + field(1, 4, b"") * depth
-    for _ in range(min(depth, 200)):
-        data = length_delimited(rng.randint(1, 10), data)
-    return data
+class Hostile:
+    """A server, and what a client does to it; a good call is made after everything."""
+
+    def __init__(self, server: Served) -> None:
+        self.server = server
+        self.channel = grpc.insecure_channel(
+            server.grpc_address,
+            options=[
+                ("grpc.max_send_message_length", -1),
+                ("grpc.max_metadata_size", 1024 * 1024),
+                ("grpc.absolute_max_metadata_size", 1024 * 1024),
+            ],
+        )
+        self.parents = new_parents()
+        self.stored = new_interaction(self.parents, data=json.dumps({"body": MARKER}))
+        self.call(RECORD, ingest_pb.RecordInteractionRequest(interaction=self.stored))
+
+    def call(self, method: str, request: Message) -> bytes:
+        call: Any = self.channel.unary_unary(method)
+        response: bytes = call(request.SerializeToString(), timeout=CALL_SECONDS)
+        return response
+
+    def serves(self) -> None:
+        found = reading_pb.GetInteractionResponse.FromString(
+            self.call(GET, get_request(self.stored))
+        )
+        assert found.interaction == self.stored
+
+    def starts(self, method: str, request: bytes, metadata: Metadata | None = None) -> Any:
+        call: Any = self.channel.unary_unary(method)
+        return call.future(request, timeout=CALL_SECONDS, metadata=metadata)
+
+    def starts_stream(self, requests: list[bytes]) -> Any:
+        call: Any = self.channel.stream_unary(RECORD_MANY)
+        return call.future(iter(requests), timeout=CALL_SECONDS)
 
 
-def _with_huge_varints(rng: random.Random, data: bytes) -> bytes:
-    huge = rng.choice([b"\xff" * 9 + b"\x01", b"\xff" * 10, b"\xff" * 300, varint(2**63)])
-    kind = rng.choice([0, 2])
-    return data + field(rng.randint(1, 10), kind, huge)
+def properly_ended(call: Any) -> Code:
+    """Give the code of a call, which is OK or a refusal with details."""
+    code: Code = call.code()
+    if code is Code.OK:
+        return code
+    assert code in REFUSALS, (code, call.details())
+    status = rpc_status.from_call(call)
+    assert status is not None, (code, call.details())
+    assert status.details[0].TypeName() == "google.rpc.ErrorInfo"
+    assert MARKER not in call.details()
+    return code
 
 
-def _with_bad_utf_8(rng: random.Random, data: bytes) -> bytes:
-    bad = rng.choice([b"\xff\xfe", b"\xed\xa0\x80", b"\xc0\x80", b"\xf4\x90\x80\x80", b"\xe2\x82"])
-    return data + length_delimited(rng.randint(1, 6), bad)
+@contextmanager
+def attacked(folder: Path) -> Iterator[Hostile]:
+    """Serve, and fail if the log then has an error, or anything of what was sent."""
+    with served(folder, "--calls-per-second", "0") as server:
+        hostile = Hostile(server)
+        yield hostile
+        hostile.channel.close()
+    lines = [json.loads(line) for line in server.log.read_bytes().splitlines()]
+    assert [line for line in lines if line["level"] == "error"] == []
+    logged = server.log.read_text()
+    assert "forged" not in logged
+    assert MARKER not in logged
+    assert SECRET not in logged
 
 
-def _with_wrong_wire_types(rng: random.Random, data: bytes) -> bytes:
-    kind = rng.choice([0, 1, 2, 5])
-    payload = {0: b"\x07", 1: bytes(8), 2: b"\x01x", 5: bytes(4)}[kind]
-    return data + b"".join(field(number, kind, payload) for number in range(1, 11))
-
-
-def _random(rng: random.Random, _: bytes) -> bytes:
-    return rng.randbytes(rng.choice([0, 1, 2, 5, 20, 300]))
-
-
-MUTATIONS: list[Mutation] = [
-    _bits_flipped,
-    _cut,
-    _repeated,
-    _with_unknown_fields,
-    _nested,
-    _with_huge_varints,
-    _with_bad_utf_8,
-    _with_wrong_wire_types,
-    _random,
-]
-
-
-def mutated(rng: random.Random, data: bytes) -> bytes:
-    """Give these bytes after one to three mutations."""
-    for _ in range(rng.randint(1, 3)):
-        data = rng.choice(MUTATIONS)(rng, data)
-    return data
+@contextmanager
+def unharmed(hostile: Hostile) -> Iterator[None]:
+    """Fail unless afterwards it serves, has the descriptors it had, and has grown little."""
+    hostile.serves()
+    before, size = descriptors(hostile.server), resident_mib(hostile.server)
+    yield
+    hostile.serves()
+    wait_until(lambda: descriptors(hostile.server) <= before + 5)
+    assert resident_mib(hostile.server) <= size + GROWTH_MIB
 
 
 def resident_mib(server: Served) -> int:

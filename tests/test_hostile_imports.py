@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from interaction_svc.transfer import ImportReport, Problem, import_stream
 from interaction_svc.transfer import reading as reading_module
-from tests.hostile import mutated
+from tests.mutations import mutated
 from tests.resources import BASE_URL, FIVE, broken, envelope, lines
 from tests.serving import COMMAND, run
 
