@@ -21,6 +21,7 @@ from tests.store.opened import EVERYONE, NOW_US, query
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
     opened = await open_store(url(tmp_path))
+    assert await opened.erase_traces()  # of making it; what follows is for the tests to ask
     yield opened
     await opened.close()
 

@@ -85,6 +85,8 @@ class Eraser:
         try:
             while self._done < self._asked:
                 await asyncio.sleep(pause)
+                if self._done >= self._asked:
+                    break  # somebody couldn't wait
                 if await self._tried():
                     since, pause = loop.time(), DELAY_SECONDS
                     if warned:
