@@ -44,4 +44,4 @@ async def check_exposure(settings: Settings, store: Store) -> bool:
         log.warning("metrics can be read by whoever reaches them: they have no keys and no TLS")
     if exposed and settings.tls_certificate is None:
         log.warning("serving without TLS: keys and messages can be read on their way")
-    return not exposed or settings.insecure
+    return not has_keys and (not exposed or settings.insecure)

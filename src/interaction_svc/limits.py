@@ -1,5 +1,6 @@
 """How much the service takes on: calls at once, calls a second, attempts with wrong credentials."""
 
+import asyncio
 import ipaddress
 import math
 import time
@@ -8,6 +9,9 @@ from contextlib import contextmanager
 
 from interaction_svc.credentials import Caller
 from interaction_svc.errors import Overloaded, RateLimited, Unauthenticated
+
+KIB = 1024
+MIB = 1024 * KIB
 
 _ROUNDING = 1e-9
 Clock = Callable[[], float]
@@ -35,6 +39,45 @@ class Concurrency:
             yield
         finally:
             self._count -= 1
+
+
+class Unsent:
+    """The answers that clients have not taken yet, in bytes: of each connection, and of all.
+
+    What a call holds of the service otherwise ends with its work; but an answer stays in memory as
+    long as its client leaves it there, and gRPC can't take it back. In memory it is there twice,
+    for gRPC has a copy.
+    """
+
+    MAX_BYTES = 256 * MIB
+    MAX_BYTES_A_CONNECTION = 64 * MIB
+    OVERHEAD_BYTES = 16 * KIB
+    """What a call costs beside its answer."""
+
+    def __init__(self) -> None:
+        self._of_all = 0
+        self._of_peer: dict[str, int] = {}
+
+    def check(self, peer: str, size: int = 0) -> None:
+        """Raise Overloaded if the connection, or all of them, have to take answers first."""
+        if (
+            self._of_all + size > self.MAX_BYTES
+            or self._of_peer.get(peer, 0) + size > self.MAX_BYTES_A_CONNECTION
+        ):
+            raise Overloaded
+
+    def hold(self, peer: str, answer_bytes: int, until: asyncio.Task[object]) -> None:
+        """Count an answer until the task that sends it is done. Raises Overloaded."""
+        size = answer_bytes + self.OVERHEAD_BYTES
+        self.check(peer, size)
+        self._count(peer, size)
+        until.add_done_callback(lambda _: self._count(peer, -size))
+
+    def _count(self, peer: str, size: int) -> None:
+        self._of_all += size
+        held = self._of_peer.pop(peer, 0) + size
+        if held:
+            self._of_peer[peer] = held
 
 
 class Rate:

@@ -17,9 +17,7 @@ from interaction_svc.calls import current_call
 from interaction_svc.store import StoreError
 
 _OUTSPOKEN = (StoreError, OSError, sqlite3.Error)
-_audit = structlog.wrap_logger(
-    structlog.PrintLogger(sys.stderr), wrapper_class=structlog.make_filtering_bound_logger(0)
-)
+_UNFILTERED = structlog.make_filtering_bound_logger(0)
 
 
 def configure_logs(level: str = "info") -> None:
@@ -48,6 +46,10 @@ def configure_logs(level: str = "info") -> None:
         )
     )
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    # Of errors that a client makes by going away while it is answered.
+    logging.getLogger("grpc._cython.cygrpc").addFilter(
+        lambda record: not str(record.msg).startswith("ExecuteBatchError raised in core")
+    )
 
 
 def audit(action: str, **about: Any) -> None:
@@ -61,7 +63,8 @@ def audit(action: str, **about: Any) -> None:
             "method": call.method,
             **about,
         }
-    _audit.info("audit", action=action, **about)
+    log = structlog.wrap_logger(structlog.PrintLogger(sys.stderr), wrapper_class=_UNFILTERED)
+    log.info("audit", action=action, **about)
 
 
 def _add_request_id(_: Any, __: str, event: structlog.typing.EventDict) -> Any:

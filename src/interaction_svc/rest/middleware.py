@@ -82,7 +82,7 @@ class Errors:
         try:
             await self._app(scope, receive, watched_send)
         except ServiceError as raised:
-            error = raised
+            error = raised.with_traceback(None)  # which holds on to what the call has made
         except asyncio.CancelledError:  # at the end of a drain: deadlines have their own error
             error = Unavailable("The service is shutting down")
         except Exception as cause:

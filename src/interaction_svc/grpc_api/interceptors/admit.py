@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+from interaction_svc.calls import this_call
 from interaction_svc.errors import DeadlineExceeded
 from interaction_svc.grpc_api.interceptors.base import (
     HEALTH_PREFIX,
@@ -14,7 +15,7 @@ from interaction_svc.grpc_api.interceptors.base import (
     Context,
     Interceptor,
 )
-from interaction_svc.limits import Concurrency
+from interaction_svc.limits import Concurrency, Unsent
 
 
 class Admit(Interceptor):
@@ -26,6 +27,7 @@ class Admit(Interceptor):
     def __init__(self, concurrency: Concurrency, deadline_seconds: float) -> None:
         self._concurrency = concurrency
         self._deadline_seconds = deadline_seconds
+        self._unsent = Unsent()
 
     def refuses(self, method: str) -> bool:
         """Say whether a call to this method would be refused now."""
@@ -37,6 +39,15 @@ class Admit(Interceptor):
             return behavior
 
         async def admitted(request: Any, context: Context) -> Any:
+            peer = this_call().peer
+            self._unsent.check(peer)
+            answer = await worked_on(request, context)
+            task = asyncio.current_task()
+            if answer is not None and task is not None:  # which sends it when this has returned
+                self._unsent.hold(peer, len(answer), task)
+            return answer
+
+        async def worked_on(request: Any, context: Context) -> Any:
             with self._concurrency.slot():
                 if context.time_remaining() is not None:
                     return await behavior(request, context)

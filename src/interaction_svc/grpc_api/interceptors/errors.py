@@ -40,7 +40,8 @@ class Errors(Interceptor):
             try:
                 return await behavior(request, context)
             except ServiceError as raised:
-                error = raised
+                # Its traceback would keep what the call has made, such as an answer, in memory.
+                error = raised.with_traceback(None)
             except grpc.aio.AbortError:
                 raise
             except Exception as cause:

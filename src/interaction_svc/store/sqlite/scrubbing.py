@@ -122,10 +122,10 @@ def _wipe(db: sqlite3.Connection, page: bytes) -> None:
         if (payload := cell.payload - _value_size(cell.frame) + _value_size(frame)) <= largest
         and _varint_size(payload) + _varint_size(cell.rowid) + payload <= room
     )
-    (frame,) = db.execute(
-        "SELECT frame FROM interactions WHERE rowid = ?", (cell.rowid,)
-    ).fetchone()
-    for value in (bytes(filling), frame):
+    found = db.execute("SELECT frame FROM interactions WHERE rowid = ?", (cell.rowid,)).fetchone()
+    if found is None:  # the page is no longer in use
+        return
+    for value in (bytes(filling), *found):
         db.execute("UPDATE interactions SET frame = ? WHERE rowid = ?", (value, cell.rowid))
 
 
