@@ -5,14 +5,10 @@ import bz2
 import gzip
 import io
 import json
-import os
 import random
 import re
-import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,16 +20,17 @@ from hypothesis import strategies as st
 
 from interaction_svc.transfer import ImportReport, Problem, import_stream
 from interaction_svc.transfer import reading as reading_module
+from tests.memory import measured
 from tests.mutations import mutated
 from tests.resources import BASE_URL, FIVE, broken, envelope, lines
-from tests.serving import COMMAND, run
+from tests.serving import run
 
 MIB = 1024 * 1024
 SAMPLES = sorted((Path(__file__).parent.parent / "samples").glob("*.json*"))
 PLACE = re.compile(r"(line [1-9]\d*(, index \d+)?|index \d+): \S")
 PEAK_MIB = 150
-"""The most that an import takes: some 90 MiB, which is what this process had when it made it, and
-what is read at once, a line or a text of 16 MiB, in the one or two copies that reading it makes."""
+"""The most that an import takes: some 75 MiB, which the process has before it reads, and what is
+read at once, a line or a text of 16 MiB, in the one or two copies that reading it makes."""
 
 
 def imported(data: bytes) -> tuple[ImportReport, list[str]]:
@@ -220,29 +217,6 @@ def test_nothing_but_depth_is_refused_in_every_form() -> None:
             assert len(problems) == 1
 
 
-def peak_mib(*arguments: str, feed: Callable[[Any], None], cwd: Path) -> tuple[int, str, str, int]:
-    """Run the command line on what is fed to it; give status, output, messages and peak size."""
-    with (cwd / "out").open("wb") as out, (cwd / "err").open("wb") as err:
-        process = subprocess.Popen(
-            [*COMMAND, *arguments], stdin=subprocess.PIPE, stdout=out, stderr=err, cwd=cwd
-        )
-
-        def write() -> None:
-            with suppress(BrokenPipeError):
-                feed(process.stdin)
-            with suppress(BrokenPipeError):
-                assert process.stdin is not None
-                process.stdin.close()
-
-        feeding = threading.Thread(target=write)
-        feeding.start()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        feeding.join()
-    texts = [(cwd / name).read_text() for name in ("out", "err")]
-    return process.returncode, texts[0], texts[1], usage.ru_maxrss // 1024
-
-
 def endless(piece: bytes, begin: bytes = b"", most: int = 100 * MIB) -> Callable[[Any], None]:
     """Write this over and over, until the reader has had enough; and not for ever."""
     piece *= max(1, 65_536 // len(piece))
@@ -272,12 +246,13 @@ ENDLESS: dict[str, tuple[Callable[[Any], None], int]] = {
 @pytest.mark.parametrize("name", ENDLESS)
 def test_what_has_no_end_does_not_fill_the_memory(tmp_path: Path, name: str) -> None:
     feed, good = ENDLESS[name]
-    status, output, messages, peak = peak_mib("import", "--dry-run", "-", feed=feed, cwd=tmp_path)
-    assert status == 1
-    assert output == f"{good:,} good, 1 rejected\n"
+    ran = measured("import", "--dry-run", "-", feed=feed, cwd=tmp_path)
+    assert ran.status == 1
+    assert ran.output.read_text() == f"{good:,} good, 1 rejected\n"
+    messages = ran.messages.read_text()
     assert PLACE.match(messages.removeprefix("-: "))
     assert "Traceback" not in messages
-    assert peak < PEAK_MIB
+    assert ran.peak_mib < PEAK_MIB
 
 
 @pytest.mark.parametrize("piece", ["1", r"\u0041", "é", r"\\"])

@@ -7,7 +7,9 @@ import os
 import sqlite3
 import subprocess
 from collections import Counter
+from functools import partial
 from pathlib import Path
+from shutil import copyfileobj
 from typing import Any
 
 import pytest
@@ -22,6 +24,7 @@ from interaction_svc.store import Outcome, open_store
 from interaction_svc.transfer import ImportReport, Problem, export_lines, import_stream
 from interaction_svc.v1 import interaction_pb2 as pb
 from tests.build import NOON_US, SECOND_US, new_interaction, new_parents, new_session, new_sid
+from tests.memory import measured
 from tests.resources import BASE_URL, FIVE, PARENTS, broken, lines
 from tests.serving import COMMAND, run
 from tests.strategies import interactions
@@ -186,16 +189,6 @@ def test_export_from_a_store_that_is_not_there_makes_none(tmp_path: Path) -> Non
     assert not os.listdir(tmp_path)
 
 
-def peak_memory(*arguments: str, stdin: Path | None = None, stdout: Path) -> int:
-    """Run the command line; give its peak resident size in KiB."""
-    with stdout.open("wb") as out, open(stdin or os.devnull, "rb") as given:
-        process = subprocess.Popen([*COMMAND, *arguments], stdin=given, stdout=out)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0
-    return usage.ru_maxrss
-
-
 def write_many(file: Path, count: int, form: str) -> None:
     """Write so many Interactions, a thousand a Session, as JSON lines or as one list page."""
     template, sid = json.dumps(FIVE[0]), str(FIVE[0]["sid"])
@@ -213,23 +206,27 @@ def write_many(file: Path, count: int, form: str) -> None:
 
 @pytest.mark.parametrize("form", ["lines", "page"])
 def test_100_000_interactions_take_no_more_memory_than_10_000(tmp_path: Path, form: str) -> None:
-    peaks: dict[str, list[int]] = {"import": [], "export": []}
+    peaks: dict[str, list[float]] = {"import": [], "export": []}
     for count in (10_000, 100_000):
         folder = tmp_path / str(count)
         folder.mkdir()
-        file, out = folder / "many.json", folder / "exported.jsonl"
+        file = folder / "many.json"
         write_many(file, count, form)
-        peaks["import"].append(
-            peak_memory("import", "-", store_flag(folder), stdin=file, stdout=folder / "counts")
-        )
-        assert (folder / "counts").read_text().startswith(f"{count:,} created")
-        peaks["export"].append(peak_memory("export", store_flag(folder), stdout=out))
-        with out.open() as exported:
-            sids = {json.loads(line)["sid"] for line in exported}
+        with file.open("rb") as many:
+            imported = measured(
+                "import", "-", store_flag(folder), cwd=folder, feed=partial(copyfileobj, many)
+            )
+        assert imported.output.read_text().startswith(f"{count:,} created")
+        exported = measured("export", store_flag(folder), cwd=folder)
+        with exported.output.open() as written:
+            sids = {json.loads(line)["sid"] for line in written}
         assert len(sids) == count
+        assert (imported.status, exported.status) == (0, 0)
+        peaks["import"].append(imported.peak_mib)
+        peaks["export"].append(exported.peak_mib)
     for small, large in peaks.values():
         # SQLite's caches fill up to 16 MiB a connection; ten times the data adds nothing more.
-        assert large < small + 40 * 1024, peaks
+        assert large < small + 40, peaks
 
 
 def test_two_imports_at_once_lose_nothing(tmp_path: Path) -> None:
