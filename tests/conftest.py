@@ -3,6 +3,7 @@
 import base64
 import os
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import grpc
 import httpx
@@ -12,6 +13,7 @@ import pytest
 from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
 from tests.build import Parents, new_parents
+from tests.certificates import Authority
 from tests.serving import Served, served
 from tests.stubs import Ingest, Reading
 
@@ -46,6 +48,11 @@ def ingest(channel: grpc.aio.Channel) -> Ingest:
 @pytest.fixture
 def parents() -> Parents:
     return new_parents()
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
 
 
 @pytest.fixture

@@ -1,9 +1,6 @@
 """Who gets in: keys and their roles, on both transports, and that no account reaches another."""
 
 import asyncio
-import json
-import re
-import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -24,9 +21,10 @@ from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceSt
 from tests.build import NOON_US, Parents, new_interaction, new_parents, new_sid
 from tests.calls import Code, failure, get_request, list_request
 from tests.keyring import Key, basic, new_key, revoke
-from tests.serving import Served, run, served
+from tests.serving import Served, served
 
 ROLES = ("read", "operate", "ingest", "admin")
+
 ALLOWED = {
     "get": {"read", "operate", "admin"},
     "list": {"read", "operate", "admin"},
@@ -324,61 +322,6 @@ async def test_wrong_credentials_are_slowed_down_and_right_ones_are_not(
             assert int(response.headers["retry-after"]) >= 1
 
 
-def test_the_secret_is_shown_once_and_kept_nowhere(tmp_path: Path) -> None:
-    store = tmp_path / "interactions.db"
-    key = new_key(store, "read", new_sid("AC"))
-    assert re.fullmatch("SK[0-9a-f]{32}", key.sid)
-    assert re.fullmatch("[A-Za-z0-9]{32}", key.secret)
-    kept = b"".join(file.read_bytes() for file in tmp_path.iterdir())
-    assert key.sid.encode() in kept
-    assert key.secret.encode() not in kept
-    listed = run("keys", "list", "--store", f"sqlite:///{store}").stdout.decode()
-    assert key.sid in listed
-    assert key.secret not in listed
-
-
-def test_keys_are_listed_and_revoked(tmp_path: Path) -> None:
-    store = tmp_path / "interactions.db"
-    account_sid = new_sid("AC")
-    first, second = new_key(store, "read", account_sid), new_key(store, "admin")
-    revoke(store, first)
-    revoke(store, first)
-    listed = run("keys", "list", "--store", f"sqlite:///{store}")
-    shown_first, shown_second = map(json.loads, listed.stdout.splitlines())
-    assert (shown_first["sid"], shown_first["role"]) == (first.sid, "read")
-    assert (shown_first["account_sid"], shown_second["account_sid"]) == (account_sid, None)
-    assert shown_first["revoked"]
-    assert (shown_second["sid"], shown_second["revoked"]) == (second.sid, None)
-    table = run("keys", "list", "--table", "--store", f"sqlite:///{store}", COLUMNS="200")
-    assert first.sid in table.stdout.decode()
-    assert second.sid in table.stdout.decode()
-    with sqlite3.connect(store) as db:
-        revoked = db.execute("SELECT revoked_us FROM api_keys WHERE sid = ?", (first.sid,))
-        assert revoked.fetchone()[0] is not None
-    db.close()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["create", "--role", "read"], "--account: is required for a key with the role read"),
-        (["create", "--role", "read", "--account", "AC1"], "--account: must match ^AC"),
-        (["create", "--role", "root"], "'root' is not one of"),
-        (["create"], "Missing option '--role'"),
-        (["revoke", "SK1"], "SK...: must match ^SK"),
-        (["revoke", "SK" + "0" * 32], "there is no key SK0"),
-    ],
-)
-def test_a_wrong_use_of_keys_is_explained(
-    tmp_path: Path, arguments: list[str], message: str
-) -> None:
-    store = tmp_path / "interactions.db"
-    new_key(store, "admin")
-    answer = run("keys", *arguments, "--store", f"sqlite:///{store}")
-    assert answer.returncode == 2
-    assert message in " ".join(answer.stderr.decode().split())
-
-
 async def test_an_ingest_key_reads_nothing_by_recording(
     guarded: Guarded, channel: grpc.aio.Channel
 ) -> None:
@@ -410,14 +353,6 @@ async def test_a_stream_ends_when_its_key_is_revoked(tmp_path: Path, parents: Pa
                         await stream.write(request)
                         await asyncio.sleep(0.05)
                 assert await stream.code() is Code.UNAUTHENTICATED
-
-
-@pytest.mark.parametrize("arguments", [("list",), ("revoke", "SK" + "0" * 32)])
-def test_looking_for_keys_makes_no_store(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    answer = run("keys", *arguments, "--store", f"sqlite:///{tmp_path}/misspelt.db")
-    assert answer.returncode == 1
-    assert "misspelt.db" in answer.stderr.decode()
-    assert not list(tmp_path.iterdir())
 
 
 def test_every_method_needs_a_right() -> None:

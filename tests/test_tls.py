@@ -1,156 +1,26 @@
-"""TLS on both listeners: who gets in, and certificates that change while it runs."""
+"""TLS on both listeners: who gets in, by which version, and files that can't be used."""
 
 import asyncio
-import os
-import shutil
 import ssl
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import grpc
 import httpx
 import pytest
 import structlog
-from starlette.applications import Starlette
-from starlette.responses import PlainTextResponse
-from starlette.routing import Route
 
-from interaction_svc import tls
-from interaction_svc.addresses import Address
-from interaction_svc.rest.protocol import HttpLimits
-from interaction_svc.rest.server import HttpServer
 from interaction_svc.settings import SettingsError, load_settings
-from interaction_svc.tls import Certificates, TlsError, certificates_of, subject_names
-from tests.certificates import LONG_AGO, Authority, Files, encrypted, replace
-
-LIMITS = HttpLimits(
-    max_header_bytes=16384, max_connections=100, slow_sender_seconds=10, connection_idle_seconds=60
+from interaction_svc.tls import Certificates, TlsError, certificates_of
+from tests.certificates import LONG_AGO, Authority, encrypted
+from tests.listeners import (
+    REQUEST,
+    call,
+    channel,
+    connection,
+    listening,
+    serial,
 )
-SOMEWHERE = Address("127.0.0.1", 0)
-REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
-
-pytestmark = pytest.mark.usefixtures("looks")
-
-
-@pytest.fixture
-def looks(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Have the files looked at often, and list each time that one was."""
-    found: list[Path] = []
-    stamp_of = tls._stamp_of
-
-    def noted(path: Path) -> object:
-        found.append(path)
-        return stamp_of(path)
-
-    monkeypatch.setattr(tls, "_POLL_SECONDS", 0.02)
-    monkeypatch.setattr(tls, "_stamp_of", noted)
-    return found
-
-
-@pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    return Authority(tmp_path)
-
-
-@dataclass
-class Listeners:
-    """Both listeners, with the same certificates."""
-
-    http: Address
-    grpc: Address
-
-
-@asynccontextmanager
-async def listening(files: Files, client_ca: Path | None = None) -> AsyncIterator[Listeners]:
-    certificates = Certificates(files.certificate, files.key, client_ca)
-    http = HttpServer(
-        lambda base_url: Starlette(routes=[Route("/", lambda _: PlainTextResponse(base_url))]),
-        SOMEWHERE,
-        base_url=None,
-        limits=LIMITS,
-        ssl_context=certificates.ssl_context,
-    )
-    server = grpc.aio.server()
-    method: Any = grpc.unary_unary_rpc_method_handler
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler("Test", {"Who": method(who)}),)
-    )
-    port = server.add_secure_port(str(SOMEWHERE), certificates.grpc_credentials)
-    await certificates.start()
-    await server.start()
-    try:
-        yield Listeners(await http.start(), SOMEWHERE._replace(port=port))
-    finally:
-        await http.drain(0)
-        await server.stop(None)
-        await certificates.stop()
-
-
-async def who(_: bytes, context: Any) -> bytes:
-    """Answer with the names in the client's certificate, and the client's address."""
-    return repr((sorted(subject_names(context.auth_context())), context.peer())).encode()
-
-
-def channel(
-    listeners: Listeners, authority: Authority, client: Files | None = None
-) -> grpc.aio.Channel:
-    certificate = client.certificate.read_bytes() if client else None
-    key = client.key.read_bytes() if client else None
-    credentials = grpc.ssl_channel_credentials(authority.pem, key, certificate)
-    return grpc.aio.secure_channel(str(listeners.grpc), credentials)
-
-
-async def call(opened: grpc.aio.Channel) -> str:
-    method: Any = opened.unary_unary("/Test/Who")
-    answer: bytes = await method(b"", timeout=10)
-    return answer.decode()
-
-
-@asynccontextmanager
-async def connection(
-    address: Address, context: ssl.SSLContext
-) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    reader, writer = await asyncio.open_connection(address.host, address.port, ssl=context)
-    try:
-        yield reader, writer
-    finally:
-        writer.transport.abort()
-
-
-async def serial(address: Address, context: ssl.SSLContext) -> str:
-    """Give the serial number of the certificate that a new connection is shown."""
-    async with connection(address, context) as (_, writer):
-        return str(writer.get_extra_info("peercert")["serialNumber"])
-
-
-async def serials(listeners: Listeners, authority: Authority) -> set[str]:
-    h2 = authority.context()
-    h2.set_alpn_protocols(["h2"])
-    return {
-        await serial(listeners.http, authority.context()),
-        await serial(listeners.grpc, h2),
-    }
-
-
-async def until(
-    condition: Callable[[], Awaitable[bool]] | Callable[[], bool], seconds: float = 20
-) -> None:
-    async with asyncio.timeout(seconds):
-        while True:
-            found = condition()
-            if (await found) if isinstance(found, Awaitable) else found:
-                return
-            await asyncio.sleep(0.01)
-
-
-@pytest.fixture
-def logged() -> Iterator[list[Any]]:
-    with structlog.testing.capture_logs() as entries:
-        yield entries
 
 
 async def test_both_listeners_serve_with_tls(authority: Authority) -> None:
@@ -266,110 +136,10 @@ async def test_a_uri_is_a_name_of_a_client(authority: Authority) -> None:
         assert (await call(opened)).startswith("(['spiffe://example.org/ingest'], ")
 
 
-async def test_new_connections_see_a_new_certificate_and_open_ones_go_on(
-    authority: Authority, logged: list[Any]
-) -> None:
-    async with listening(authority.issue()) as listeners:
-        (old,) = await serials(listeners, authority)
-        async with (
-            connection(listeners.http, authority.context()) as (reader, writer),
-            channel(listeners, authority) as opened,
-        ):
-            peer = await call(opened)
-
-            async def ask() -> None:
-                writer.write(REQUEST)
-                assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
-                await reader.readexactly(len(listeners.http.url("https")))
-
-            await ask()
-            authority.issue()
-            await until(lambda: any(entry["event"] == "certificate loaded" for entry in logged))
-            (new,) = await serials(listeners, authority)
-            assert new != old
-            entry = next(entry for entry in logged if entry["event"] == "certificate loaded")
-            assert int(entry["serial"], 16) == int(new, 16)
-            await ask()
-            assert await call(opened) == peer
-
-
-async def test_a_secret_of_kubernetes_is_followed(
-    authority: Authority, tmp_path: Path, logged: list[Any]
-) -> None:
-    """It swaps a link to the folder that the files' links lead through."""
-    mount = tmp_path / "mount"
-    mount.mkdir()
-    for version in ("1", "2"):
-        issued = authority.issue(f"server{version}")
-        (mount / version).mkdir()
-        shutil.copy(issued.certificate, mount / version / "tls.crt")
-        shutil.copy(issued.key, mount / version / "tls.key")
-    (mount / "..data").symlink_to("1")
-    files = Files(mount / "tls.crt", mount / "tls.key")
-    for path in (files.certificate, files.key):
-        path.symlink_to(Path("..data") / path.name)
-    async with listening(files) as listeners:
-        (old,) = await serials(listeners, authority)
-        (mount / "..new").symlink_to("2")
-        os.replace(mount / "..new", mount / "..data")
-        await until(lambda: any(entry["event"] == "certificate loaded" for entry in logged))
-        (new,) = await serials(listeners, authority)
-        assert new != old
-
-
-@pytest.mark.parametrize("fault", ["cut", "other key", "gone", "empty"])
-async def test_bad_new_files_leave_the_old_in_force(
-    authority: Authority, logged: list[Any], looks: list[Path], fault: str
-) -> None:
-    files = authority.issue()
-    async with listening(files) as listeners:
-        (old,) = await serials(listeners, authority)
-        other = authority.issue("other")
-        if fault == "cut":
-            replace(files.certificate, other.certificate.read_bytes()[:300])
-        elif fault == "other key":
-            replace(files.certificate, other.certificate.read_bytes())
-        elif fault == "gone":
-            files.key.unlink()
-        else:
-            replace(files.key, b"")
-        await until(lambda: bool(logged))
-        assert await serials(listeners, authority) == {old}
-        seen = len(looks)
-        await until(lambda: len(looks) > seen + 20)
-        (warning,) = logged
-        assert warning["log_level"] == "warning"
-        assert warning["problem"].startswith("tls_")
-        assert str(files.certificate.parent) not in warning["problem"]
-        authority.issue()
-        await until(lambda: len(logged) > 1)
-        assert logged[-1]["event"] == "certificate loaded"
-        (new,) = await serials(listeners, authority)
-        assert new != old
-
-
-async def test_a_new_client_ca_counts_for_new_connections(
-    authority: Authority, tmp_path: Path, logged: list[Any]
-) -> None:
-    before, after = Authority(tmp_path, "before"), Authority(tmp_path, "after")
-    client = after.client("client", "ingest")
-    trusted = tmp_path / "trusted.pem"
-    replace(trusted, before.pem)
-    async with listening(authority.issue(), trusted) as listeners:
-        async with channel(listeners, authority, client) as opened:
-            with pytest.raises(grpc.aio.AioRpcError):
-                await call(opened)
-        replace(trusted, before.pem + after.pem)
-        await until(lambda: bool(logged))
-        async with channel(listeners, authority, client) as opened:
-            assert "ingest" in await call(opened)
-
-
-def test_a_certificate_that_is_not_valid_is_warned_of(
-    authority: Authority, logged: list[Any]
-) -> None:
+def test_a_certificate_that_is_not_valid_is_warned_of(authority: Authority) -> None:
     files = authority.issue(until=LONG_AGO)
-    Certificates(files.certificate, files.key)
+    with structlog.testing.capture_logs() as logged:
+        Certificates(files.certificate, files.key)
     (warning,) = logged
     assert (warning["log_level"], warning["not_after"]) == ("warning", "2001-01-01T00:00:00+00:00")
 

@@ -28,11 +28,6 @@ REQUEST = (
 ).encode()
 
 
-@pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    return Authority(tmp_path)
-
-
 def addresses(server: Served) -> list[Address]:
     """Give the addresses of HTTP and gRPC."""
     texts = server.base_url.removeprefix("https://"), server.grpc_address
