@@ -28,6 +28,8 @@ API_PREFIX = "/v1/"
 """What the guards stand before; what else is served says nothing of Interactions."""
 
 _MAX_LOGGED_PATH = 256
+_UNTAKEN_BYTES = 64 * 1024
+"""What asyncio holds of an answer before the one who sends has to wait."""
 
 
 class Observe:
@@ -108,10 +110,19 @@ class Admit:
         if not scope["path"].startswith(API_PREFIX):
             await self._app(scope, receive, send)
             return
+
+        async def send_until_taken(message: Message) -> None:
+            if len(message.get("body", b"")) > _UNTAKEN_BYTES:
+                # The server waits before it sends, not after: so an empty end is sent as well, when
+                # the client has taken the rest, and until then the place is held.
+                await send({**message, "more_body": True})
+                message = {"type": message["type"], "body": b""}
+            await send(message)
+
         with self._guards.concurrency.slot():
             try:
                 async with asyncio.timeout(self._guards.deadline_seconds):
-                    await self._app(scope, receive, send)
+                    await self._app(scope, receive, send_until_taken)
             except TimeoutError as error:
                 raise DeadlineExceeded from error
 

@@ -114,6 +114,7 @@ class RestProtocol(HttpToolsProtocol):
         self._header_bytes = 0
         self._stop_header_timer()
         self._unset_keepalive_if_required()
+        self.cycle.transport = _Answer(self)  # type: ignore[assignment]
         if self._announces_more():
             self.cycle.keep_alive = False
             self.cycle.more_body = False
@@ -236,13 +237,29 @@ class RestProtocol(HttpToolsProtocol):
         self.linger()
 
 
-class _LastAnswer:
-    """The transport of an answer after which the connection lingers instead of being closed."""
+class _Answer:
+    """The transport of one answer."""
 
     def __init__(self, protocol: RestProtocol) -> None:
         self._protocol = protocol
+        self._cycle = protocol.cycle
         self.write = protocol.transport.write
         self.is_closing = protocol.transport.is_closing
+
+    def close(self) -> None:
+        """End the connection after the answer, or, in the middle of one, at once.
+
+        Then the client hasn't taken it in the time that a request has, and what it hasn't taken
+        would wait in memory.
+        """
+        if self._cycle.response_started and not self._cycle.response_complete:
+            self._protocol.transport.abort()
+        else:
+            self._protocol.transport.close()
+
+
+class _LastAnswer(_Answer):
+    """The transport of an answer after which the connection lingers instead of being closed."""
 
     def close(self) -> None:
         self._protocol.linger()
