@@ -1,5 +1,6 @@
 """Knowing callers: what is asked of the store, what is remembered, and for how long."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -87,6 +88,14 @@ async def test_who_was_right_is_not_slowed_down_by_others_at_the_address(
     with pytest.raises(RateLimited):
         await authenticator.caller(basic(made.key.sid, "wrong"), PEER)
     assert (await authenticator.caller(header(made), PEER)).key_sid == made.key.sid
+
+
+async def test_many_calls_at_once_with_a_new_key_are_one_attempt(
+    store: Store, authenticator: Authenticator
+) -> None:
+    made = await create_key(store, new_sid("AC"), Role.READ)
+    callers = await asyncio.gather(*(authenticator.caller(header(made), PEER) for _ in range(50)))
+    assert {caller.key_sid for caller in callers} == {made.key.sid}
 
 
 async def test_it_is_open_until_the_first_key_and_never_again(

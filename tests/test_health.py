@@ -4,7 +4,7 @@ import asyncio
 import os
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
+from tests import http2
 from tests.build import Parents, new_interaction
 from tests.calls import Code, failure, get_request, list_request
 from tests.locking import write_lock
@@ -143,6 +144,28 @@ def write_at(store: Path, page: int, content: bytes) -> None:
         os.pwrite(file, content, (page - 1) * 4096)
     finally:
         os.close(file)
+
+
+async def test_a_watcher_that_takes_nothing_holds_nobody_up(tmp_path: Path) -> None:
+    async with clients(tmp_path) as using:
+        host, _, port = using.server.grpc_address.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(http2.PREFACE + http2.settings((http2.INITIAL_WINDOW_SIZE, 0)))
+        watch = http2.call_headers("/grpc.health.v1.Health/Watch")
+        writer.write(http2.call(1, watch, http2.message(b"")))
+        received = bytearray()
+        while not any(kind == http2.HEADERS for kind, *_ in http2.frames(received)):
+            received += await reader.read(4096)  # the call has begun
+        away = tmp_path / "away.db"
+        using.server.store.rename(away)
+        await using.until_ready(False)
+        away.rename(using.server.store)
+        await using.until_ready(True)
+        using.server.terminate()
+        assert await asyncio.to_thread(using.server.exit_status) == 0
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 async def test_told_to_stop_it_serves_on_unhealthy_for_a_while(

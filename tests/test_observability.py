@@ -2,7 +2,9 @@
 
 import asyncio
 import re
+import subprocess
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +26,7 @@ from tests.calls import Code, failure, get_request, list_request
 from tests.keyring import Key, basic, new_key
 from tests.locking import write_lock
 from tests.logs import logged
-from tests.serving import Served, run, served
+from tests.serving import COMMAND, Served, run, served
 
 SERVICE = "interaction_svc.v1.InteractionService"
 
@@ -259,6 +261,48 @@ async def test_a_delete_whose_caller_has_gone_is_audited_too(
             async with asyncio.timeout(20):
                 while not logged(server, "audit", action="delete", sid=interaction.sid):
                     await asyncio.sleep(0.05)
+
+
+async def test_a_log_that_can_t_be_written_fails_no_call(tmp_path: Path) -> None:
+    """The reader of the log has gone: every line of it is a broken pipe."""
+    parents = new_parents()
+    with unread(tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        address = process.stdout.readline().removeprefix("gRPC on ").strip()
+        process.stderr.close()
+        async with grpc.aio.insecure_channel(address) as channel:
+            ingest, reading = IngestServiceStub(channel), InteractionServiceStub(channel)
+            interaction = new_interaction(parents)
+            for _ in range(3):
+                await ingest.RecordInteraction(
+                    ingest_pb.RecordInteractionRequest(interaction=interaction)
+                )
+                await reading.ListInteractions(list_request(parents))
+            await reading.DeleteInteraction(
+                DeleteInteractionRequest(
+                    service_sid=interaction.service_sid,
+                    session_sid=interaction.session_sid,
+                    sid=interaction.sid,
+                )
+            )
+        process.terminate()
+        assert await asyncio.to_thread(process.wait, 60) == 0
+
+
+@contextmanager
+def unread(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Serve with its log in a pipe."""
+    command = [
+        *COMMAND, "serve", "--store", f"sqlite:///{folder}/interactions.db", "--no-metrics",
+        "--grpc-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0",
+    ]  # fmt: skip
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=folder) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 async def test_no_body_and_no_secret_is_in_the_log(

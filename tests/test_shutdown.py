@@ -19,7 +19,7 @@ from interaction_svc.v1.interaction_service_pb2 import ListInteractionsRequest
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
 from tests.build import Parents, new_interaction, new_sid
 from tests.locking import write_lock
-from tests.serving import Served, served
+from tests.serving import Served, run, served
 
 
 async def is_refused(address: str, parents: Parents) -> bool:
@@ -153,6 +153,21 @@ async def test_calls_that_do_not_finish_are_cut_off(tmp_path: Path, parents: Par
     with sqlite3.connect(server.store) as db:
         assert db.execute("SELECT count(*) FROM interactions").fetchone() == (1,)
     db.close()
+
+
+def test_a_start_that_fails_ends_at_once(tmp_path: Path) -> None:
+    """Were the delay waited out, run() would give up first."""
+    with served(tmp_path) as server:
+        other = tmp_path / "other"
+        other.mkdir()
+        answer = run(
+            "serve", "--store", f"sqlite:///{other}/interactions.db",
+            "--grpc-address", "127.0.0.1:0", "--metrics-address", "127.0.0.1:0",
+            "--http-address", server.base_url.removeprefix("http://"),
+            "--drain-delay-seconds", "600",
+        )  # fmt: skip
+        assert answer.returncode == 1
+        assert b"can't listen for HTTP" in answer.stderr
 
 
 async def test_a_request_that_is_cut_off_is_told_so(tmp_path: Path, parents: Parents) -> None:

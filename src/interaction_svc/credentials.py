@@ -66,6 +66,11 @@ class Caller:
     key_sid: str | None = None
     rights: frozenset[Right] = _ALL
 
+    @property
+    def rate_name(self) -> str:
+        """Under which name the caller's share is counted: its account's, or else its key's."""
+        return self.account_sid or self.key_sid or "anyone"
+
     def require(self, right: Right) -> None:
         """Raise PermissionDenied unless the caller has this right."""
         if right not in self.rights:

@@ -62,6 +62,9 @@ class Health:
             await self._set(False, "it doesn't answer")
         except StoreError as error:
             await self._set(False, str(error))
+        except Exception:  # or nobody would look any more
+            log.exception("the store can't be probed")
+            await self._set(False, "it can't be probed")
         else:
             await self._set(True)
 

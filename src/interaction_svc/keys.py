@@ -4,11 +4,13 @@ Who has shown a right key stays known for SECONDS_KNOWN; then the store is asked
 key that another process revoked is refused within that time.
 """
 
+import asyncio
 import hashlib
 import hmac
 import secrets
 import time
 from contextlib import nullcontext
+from functools import partial
 from typing import NamedTuple
 
 import structlog
@@ -56,6 +58,7 @@ class Authenticator:
         # By a keyed hash: to find an entry takes equally long for right and wrong secrets.
         self._hash_key = secrets.token_bytes(32)
         self._known: dict[bytes, _Known] = {}
+        self._checking: dict[bytes, asyncio.Task[Caller]] = {}
         self._open_until = 0.0
 
     async def caller(self, authorization: str | None, peer: str) -> Caller:
@@ -69,11 +72,14 @@ class Authenticator:
         if authorization is None:
             raise Unauthenticated
         credentials = credentials_of(authorization)
-        # Who was right a moment ago is not slowed down by what others try from the same address.
-        with nullcontext() if known else self._attempts.one(peer):
-            caller = await self._checked(credentials, digest)
-        self._remember(digest, caller)
-        return caller
+        checking = self._checking.get(digest)
+        if checking is None:  # calls that come together share one look-up, and one attempt
+            checking = asyncio.create_task(
+                self._check(credentials, digest, peer, is_known=known is not None)
+            )
+            self._checking[digest] = checking
+            checking.add_done_callback(partial(self._end_check, digest))
+        return await asyncio.shield(checking)
 
     async def is_open(self) -> bool:
         """Say whether callers need no key. Once there has been a key they always do."""
@@ -86,6 +92,20 @@ class Authenticator:
                 log.info("there are keys: from now on callers need one")
             self._open_until = self._clock() + SECONDS_KNOWN
         return self._serves_openly
+
+    async def _check(
+        self, credentials: Credentials, digest: bytes, peer: str, *, is_known: bool
+    ) -> Caller:
+        # Who was right a moment ago is not slowed down by what others try from the same address.
+        with nullcontext() if is_known else self._attempts.one(peer):
+            caller = await self._checked(credentials, digest)
+        self._remember(digest, caller)
+        return caller
+
+    def _end_check(self, digest: bytes, checking: asyncio.Task[Caller]) -> None:
+        del self._checking[digest]
+        if not checking.cancelled():
+            checking.exception()  # those who wait have it; there may be none any more
 
     async def _checked(self, credentials: Credentials, digest: bytes) -> Caller:
         with asking("keys_of"):

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from interaction_svc.calls import Call
 from interaction_svc.credentials import Caller
 from interaction_svc.errors import Overloaded, RateLimited, Unauthenticated
 
@@ -42,7 +43,7 @@ class Concurrency:
 
 
 class Unsent:
-    """The answers that clients have not taken yet, in bytes: of each connection, and of all.
+    """The answers that clients have not taken yet, in bytes: of a connection, an account, and all.
 
     What a call holds of the service otherwise ends with its work; but an answer stays in memory as
     long as its client leaves it there, and gRPC can't take it back. In memory it is there twice,
@@ -50,34 +51,39 @@ class Unsent:
     """
 
     MAX_BYTES = 256 * MIB
+    MAX_BYTES_AN_ACCOUNT = 128 * MIB
     MAX_BYTES_A_CONNECTION = 64 * MIB
     OVERHEAD_BYTES = 16 * KIB
     """What a call costs beside its answer."""
 
     def __init__(self) -> None:
-        self._of_all = 0
-        self._of_peer: dict[str, int] = {}
+        self._held: dict[str, int] = {}
 
-    def check(self, peer: str, size: int = 0) -> None:
-        """Raise Overloaded if the connection, or all of them, have to take answers first."""
-        if (
-            self._of_all + size > self.MAX_BYTES
-            or self._of_peer.get(peer, 0) + size > self.MAX_BYTES_A_CONNECTION
-        ):
+    def check(self, call: Call, answer_bytes: int = 0) -> None:
+        """Raise Overloaded if answers have to be taken before there may be this one more."""
+        size = answer_bytes + self.OVERHEAD_BYTES
+        if any(self._held.get(name, 0) + size > most for name, most in self._bounds_of(call)):
             raise Overloaded
 
-    def hold(self, peer: str, answer_bytes: int, until: asyncio.Task[object]) -> None:
-        """Count an answer until the task that sends it is done. Raises Overloaded."""
+    def hold(self, call: Call, answer_bytes: int, until: asyncio.Task[object]) -> None:
+        """Count an answer until the task that sends it is done."""
+        names = [name for name, _ in self._bounds_of(call)]
         size = answer_bytes + self.OVERHEAD_BYTES
-        self.check(peer, size)
-        self._count(peer, size)
-        until.add_done_callback(lambda _: self._count(peer, -size))
+        self._count(names, size)
+        until.add_done_callback(lambda _: self._count(names, -size))
 
-    def _count(self, peer: str, size: int) -> None:
-        self._of_all += size
-        held = self._of_peer.pop(peer, 0) + size
-        if held:
-            self._of_peer[peer] = held
+    def _bounds_of(self, call: Call) -> tuple[tuple[str, int], ...]:
+        return (
+            ("", self.MAX_BYTES),
+            (call.caller.rate_name, self.MAX_BYTES_AN_ACCOUNT),
+            (call.peer, self.MAX_BYTES_A_CONNECTION),
+        )
+
+    def _count(self, names: list[str], size: int) -> None:
+        for name in names:
+            held = self._held.pop(name, 0) + size
+            if held:
+                self._held[name] = held
 
 
 class Rate:
@@ -114,9 +120,9 @@ class Rate:
             self._full_at[name] -= self._interval
 
     def _forget(self, now: float) -> None:
-        self._full_at = {name: at for name, at in self._full_at.items() if at > now}
-        while len(self._full_at) >= self.MAX_NAMES:  # the oldest; better than to grow
-            del self._full_at[next(iter(self._full_at))]
+        kept = [(name, at) for name, at in self._full_at.items() if at > now]
+        # Better to forget the oldest than to grow; and many at once, for to look costs as many.
+        self._full_at = dict(kept[-(self.MAX_NAMES // 2) :])
 
 
 class CallRate:
@@ -133,7 +139,7 @@ class CallRate:
         """
         if self._rate is None:
             return
-        if wait := self._rate.take(caller.account_sid or caller.key_sid or "anyone"):
+        if wait := self._rate.take(caller.rate_name):
             raise RateLimited(
                 f"Too many requests: an account may make {self._per_second:,} calls a second",
                 retry_after_seconds=math.ceil(wait),
@@ -185,4 +191,6 @@ def _network_of(peer: str) -> str:
         return host
     if address.ipv4_mapped is not None:
         return str(address.ipv4_mapped)
+    if address.is_link_local or address.is_loopback:  # everybody's network
+        return host
     return str(ipaddress.ip_network((address, 64), strict=False))

@@ -9,6 +9,7 @@ import logging
 import sqlite3
 import sys
 import traceback
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -35,7 +36,7 @@ def configure_logs(level: str = "info") -> None:
     structlog.configure(
         processors=[*about, rendering],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: _Unfailing(sys.stderr),
         cache_logger_on_first_use=False,  # the level is known only when the settings are
     )
     handler = logging.StreamHandler()
@@ -52,6 +53,18 @@ def configure_logs(level: str = "info") -> None:
     )
 
 
+class _Unfailing(structlog.PrintLogger):
+    """Prints, or doesn't: a full disk or a closed pipe under the log is no reason to fail calls."""
+
+    def msg(self, message: str) -> None:
+        """Print a line."""
+        with suppress(OSError, ValueError):
+            super().msg(message)
+
+    log = debug = info = warn = warning = msg
+    fatal = failure = err = error = critical = exception = msg
+
+
 def audit(action: str, **about: Any) -> None:
     """Log what was done or refused, and by whom: what an auditor reads, at any level."""
     call = current_call()
@@ -63,7 +76,7 @@ def audit(action: str, **about: Any) -> None:
             "method": call.method,
             **about,
         }
-    log = structlog.wrap_logger(structlog.PrintLogger(sys.stderr), wrapper_class=_UNFILTERED)
+    log = structlog.wrap_logger(_Unfailing(sys.stderr), wrapper_class=_UNFILTERED)
     log.info("audit", action=action, **about)
 
 

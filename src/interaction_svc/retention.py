@@ -6,7 +6,8 @@ A sweep goes through the store in short stretches, so that it may run beside tra
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
 
 import structlog
 
@@ -18,6 +19,7 @@ from interaction_svc.store import (
     StoreBusyError,
     StoreError,
     SweepPosition,
+    Swept,
     TookPart,
 )
 
@@ -60,11 +62,12 @@ async def sweep(
         after: SweepPosition | None = None
         while True:
             try:
-                swept = await store.sweep(what, after=after, now_us=now_us, dry_run=dry_run)
+                swept = await _whole(
+                    store.sweep(what, after=after, now_us=now_us, dry_run=dry_run), counts
+                )
             except StoreBusyError:
                 await asyncio.sleep(BUSY_SECONDS)
                 continue
-            counts.update(swept.by_service)
             on_progress(counts.total())
             if swept.next is None:
                 return dict(counts)
@@ -73,6 +76,17 @@ async def sweep(
     finally:
         if not dry_run:
             _account_for(what, counts)
+
+
+async def _whole(stretch: Coroutine[Any, Any, Swept], counts: Counter[str]) -> Swept:
+    """Wait for a stretch, also if the sweep is cancelled: what it deletes is accounted for."""
+    task = asyncio.create_task(stretch)
+    try:
+        return await asyncio.shield(task)
+    finally:
+        await asyncio.wait([task])
+        if not task.cancelled() and task.exception() is None:
+            counts.update(task.result().by_service)
 
 
 def _account_for(what: Expired | TookPart, counts: Counter[str]) -> None:

@@ -50,6 +50,7 @@ class Server:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._listening: list[GrpcServer | HttpServer] = []
+        self._has_started = False
         self.ended = asyncio.get_running_loop().create_future()
         self._cleanups = AsyncExitStack()
 
@@ -86,6 +87,7 @@ class Server:
                 await self._start_http(interactions, guards, health, certificates)
             await health.start()
             retention.start()
+            self._has_started = True
             self._cleanups = cleanups.pop_all()
         return self
 
@@ -144,7 +146,8 @@ class Server:
         Before that it serves on for a while, unhealthy, so that who balances load can turn away.
         """
         await health.stop()
-        await asyncio.sleep(self._settings.drain_delay_seconds)
+        if self._has_started:
+            await asyncio.sleep(self._settings.drain_delay_seconds)
         drains = (server.drain(self._settings.drain_seconds) for server in self._listening)
         results = await asyncio.gather(*drains, return_exceptions=True)
         for result in results:  # only now: one's failure must not cut the other's calls off

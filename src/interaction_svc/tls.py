@@ -114,7 +114,10 @@ class Certificates:
         # links to links of a Kubernetes secret; three files a second cost nothing.
         while True:
             await asyncio.sleep(_POLL_SECONDS)
-            self._reload()
+            try:
+                self._reload()
+            except Exception:  # or nobody would look any more
+                log.exception("the new certificate can't be looked at")
 
     def _reload(self) -> None:
         stamp = self._stamp_now()
@@ -233,7 +236,10 @@ def _check_key(pem: bytes, leaf: x509.Certificate) -> None:
 def _check_authorities(pem: bytes) -> None:
     for certificate in _certificates("tls_client_ca", pem):
         with suppress(x509.ExtensionNotFound):  # old CAs lack it
-            found = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
+            try:
+                found = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
+            except ValueError as error:  # they are read only now
+                raise TlsError("tls_client_ca: has a certificate that can't be read") from error
             if not found.value.ca:
                 raise TlsError(
                     "tls_client_ca: has a certificate that may not sign others; name the CA's,"

@@ -16,7 +16,6 @@ from interaction_svc.errors import ServiceError
 from interaction_svc.logs import configure_logs
 from interaction_svc.settings import SettingsError
 from interaction_svc.store import StoreError
-from interaction_svc.tls import TlsError
 
 app = typer.Typer(
     name="interaction-svc",
@@ -64,8 +63,6 @@ def main() -> None:
         finally:
             sys.stdout.flush()
     except SettingsError as error:
-        _fail(str(error), 2)
-    except TlsError as error:
         _fail(str(error), 2)
     except StoreError as error:
         _fail(f"the store can't be used: {error}", 1)

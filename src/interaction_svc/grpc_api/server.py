@@ -57,7 +57,33 @@ would wait for seconds in it (docs/overload.md). Health has a queue of its own.
 
 
 class _Health(health.aio.HealthServicer):  # type: ignore[misc] # it has no types
-    """The library's servicer, and the List that it lacks."""
+    """The library's servicer, with the List that it lacks, and a Watch that holds nobody up.
+
+    The library's writes under the lock that a change of status needs: a watcher that takes nothing
+    would keep the status from ever changing again, for everyone.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._changed = asyncio.Event()
+
+    async def set(self, service: str, status: Any) -> None:
+        """Set a status, and wake the watchers."""
+        await super().set(service, status)
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def Watch(self, request: Any, context: Context) -> None:  # noqa: N802 the method's name
+        """Write the status of a service, and whenever it changes."""
+        unknown = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+        last = None
+        while True:
+            changed = self._changed
+            status = self._server_status.get(request.service, unknown)
+            if status != last:
+                await context.write(health_pb2.HealthCheckResponse(status=status))
+                last = status
+            await changed.wait()
 
     async def List(self, request: Any, context: Context) -> Any:  # noqa: N802 the method's name
         """Give the status of every service."""
@@ -82,7 +108,12 @@ class GrpcServer:
         self._allowed_names = frozenset(settings.tls_client_names)
         self._in_flight = InFlight(frozenset(RIGHTS))
         self._health = _Health()
-        admit = Admit(guards.concurrency, guards.deadline_seconds)
+        admit = Admit(
+            guards.concurrency,
+            guards.deadline_seconds,
+            reads=frozenset(method for method, right in RIGHTS.items() if right is Right.READ),
+            exempt=_REFLECTION,
+        )
         authenticate = Authenticate(
             guards.authenticator,
             guards.call_rate,

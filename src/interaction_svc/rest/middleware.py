@@ -49,7 +49,9 @@ class Observe:
         twilio_request_id = given if TWILIO_REQUEST_ID.fullmatch(given) else new_request_id()
         peer = str(Address(*scope["client"])) if scope["client"] else ""
         call = Call(TRANSPORT, "other", peer, given, code="CANCELLED")  # until there is a response
-        call.about["path"] = scope["path"][:_MAX_LOGGED_PATH]
+        # As it was sent, percent-encoded: a terminal that shows the log is not to be commanded.
+        sent = scope["raw_path"][:_MAX_LOGGED_PATH].decode("ascii", "backslashreplace")
+        call.about["path"] = "".join(c if c.isprintable() else "?" for c in sent)
         if twilio_request_id != given:
             call.about["twilio_request_id"] = twilio_request_id
 

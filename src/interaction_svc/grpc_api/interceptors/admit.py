@@ -21,30 +21,46 @@ from interaction_svc.limits import Concurrency, Unsent
 class Admit(Interceptor):
     """Holds a place for each call, within the limit. Health is exempt, and may be watched for ever.
 
+    So are the methods of `exempt`. Those of `reads` change nothing, and may be refused at the end.
+
     A call without a deadline gets one; a stream of requests gets it for each of its requests.
     """
 
-    def __init__(self, concurrency: Concurrency, deadline_seconds: float) -> None:
+    def __init__(
+        self,
+        concurrency: Concurrency,
+        deadline_seconds: float,
+        *,
+        reads: frozenset[str],
+        exempt: frozenset[str],
+    ) -> None:
         self._concurrency = concurrency
         self._deadline_seconds = deadline_seconds
+        self._reads = reads
+        self._exempt = exempt
         self._unsent = Unsent()
 
     def refuses(self, method: str) -> bool:
         """Say whether a call to this method would be refused now."""
-        return self._concurrency.is_full and not method.startswith(HEALTH_PREFIX)
+        return self._concurrency.is_full and not self._is_exempt(method)
+
+    def _is_exempt(self, method: str) -> bool:
+        return method.startswith(HEALTH_PREFIX) or method in self._exempt
 
     def around(self, method: str, behavior: Behavior) -> Behavior:
         """Admit calls."""
-        if method.startswith(HEALTH_PREFIX):
+        if self._is_exempt(method):
             return behavior
 
         async def admitted(request: Any, context: Context) -> Any:
-            peer = this_call().peer
-            self._unsent.check(peer)
+            call = this_call()
+            self._unsent.check(call)
             answer = await worked_on(request, context)
+            if method in self._reads:  # what is written must not be refused afterwards
+                self._unsent.check(call, len(answer))
             task = asyncio.current_task()
             if answer is not None and task is not None:  # which sends it when this has returned
-                self._unsent.hold(peer, len(answer), task)
+                self._unsent.hold(call, len(answer), task)
             return answer
 
         async def worked_on(request: Any, context: Context) -> Any:

@@ -57,11 +57,8 @@ class Eraser:
         """Wipe the pages that were just written, before the log may lose them."""
         try:
             self._scrubber.scrub(db)
-        except (
-            sqlite3.Error,
-            OSError,
-        ) as error:  # tried again before truncating
-            cause = translated(error) if isinstance(error, sqlite3.Error) else error.strerror
+        except Exception as error:  # what is deleted is deleted; tried again before truncating
+            cause = translated(error) if isinstance(error, sqlite3.Error) else type(error).__name__
             log.warning("pages can't be wiped of what was deleted", cause=str(cause))
 
     async def close(self) -> None:
@@ -103,6 +100,7 @@ class Eraser:
     async def _tried(self) -> bool:
         try:
             return await self.erase()
-        except StoreError as error:
-            log.warning("the write-ahead log can't be truncated", cause=str(error))
+        except Exception as error:  # whatever it is, it has to be tried again
+            cause = str(error) if isinstance(error, StoreError | OSError) else type(error).__name__
+            log.warning("the write-ahead log can't be truncated", cause=cause)
             return False

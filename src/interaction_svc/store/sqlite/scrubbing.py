@@ -57,10 +57,15 @@ class Scrubber:
     def scrub(self, db: sqlite3.Connection) -> None:
         """Wipe the unallocated space of the pages that the log has. Raises sqlite3.Error."""
         for _ in range(_ROUNDS):
-            with transaction(db):  # so that nobody writes meanwhile
-                stained = self._stained()
-                for page in stained:
-                    _wipe(db, page)
+            seen = self._salt, self._offset
+            try:
+                with transaction(db):  # so that nobody writes meanwhile
+                    stained = self._stained()
+                    for page in stained:
+                        _wipe(db, page)
+            except BaseException:
+                self._salt, self._offset = seen  # what wasn't wiped is looked at again
+                raise
             if not stained:
                 return
         log.warning("some pages still hold what was deleted")
