@@ -61,6 +61,7 @@ def main() -> None:
         try:
             app()
         finally:
+            _give_up_a_log_that_is_not_read()
             sys.stdout.flush()
     except SettingsError as error:
         _fail(str(error), 2)
@@ -73,6 +74,14 @@ def main() -> None:
         _fail(None, 1)
     except OSError as error:
         _fail(str(error), 1)
+
+
+def _give_up_a_log_that_is_not_read() -> None:
+    """Keep Python from failing at its end for what standard error still holds."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def _fail(message: str | None, status: int) -> None:
