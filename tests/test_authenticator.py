@@ -19,19 +19,11 @@ from interaction_svc.keys import (
 from interaction_svc.settings import SettingsError, load_settings
 from interaction_svc.store import Store, open_store
 from tests.build import new_sid
+from tests.clock import Time
 from tests.keyring import basic
 from tests.store import files
 
 PEER = "192.0.2.1:5000"
-
-
-class Time:
-    """A clock that the test turns."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -24,19 +24,10 @@ from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
 from tests.build import Parents, new_interaction, new_sid
 from tests.calls import Code, failure, get_request, list_request
+from tests.clock import Time
 from tests.keyring import basic
 from tests.locking import write_lock
 from tests.serving import served
-
-
-class Time:
-    """A clock that the test turns."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @given(
