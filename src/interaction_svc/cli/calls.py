@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from interaction_svc.cli.options import takes_settings
+from interaction_svc.cli.options import JsonOption, takes_settings
 from interaction_svc.errors import InvalidField
 from interaction_svc.paging import MAX_PAGE_SIZE
 from interaction_svc.rest.adapter import Resource, to_json
@@ -102,14 +102,7 @@ def list_(
         str | None,
         typer.Option(metavar="STATUS", help="With this status on either leg, such as delivered."),
     ] = None,
-    json: Annotated[
-        bool | None,
-        typer.Option(
-            "--json/--table",
-            help="JSON lines, or a table. [default: a table on a terminal, else JSON lines]",
-            show_default=False,
-        ),
-    ] = None,
+    json: JsonOption = None,
 ) -> None:
     """Print a Session's Interactions, following its pages."""
     conditions = {

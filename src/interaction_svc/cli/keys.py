@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from interaction_svc.cli.options import takes_settings
+from interaction_svc.cli.options import JsonOption, takes_settings
 from interaction_svc.credentials import Role
 from interaction_svc.errors import InvalidField
 from interaction_svc.keys import create_key, revoke_key
@@ -70,14 +70,7 @@ def create(
 @takes_settings("store")
 def list_(
     settings: Settings,
-    json: Annotated[
-        bool | None,
-        typer.Option(
-            "--json/--table",
-            help="JSON lines, or a table. [default: a table on a terminal, else JSON lines]",
-            show_default=False,
-        ),
-    ] = None,
+    json: JsonOption = None,
 ) -> None:
     """Print all keys, the oldest first, those that were revoked too."""
 

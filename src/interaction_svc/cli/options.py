@@ -23,6 +23,15 @@ _METAVARS = {
 }
 _SECONDS = "SECONDS"
 
+JsonOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--json/--table",
+        help="JSON lines, or a table. [default: a table on a terminal, else JSON lines]",
+        show_default=False,
+    ),
+]
+
 
 def takes_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options of these settings, and `--config`.
