@@ -1,0 +1,8 @@
+# The benchmark and its rivals; included at the end of the Makefile, after clients/clients.mk.
+
+# Without Go and gcc this rival isn't built, and is left out. SQLite is compiled in, which takes a
+# minute the first time.
+GO_RIVAL := $(if $(and $(shell command -v go 2>/dev/null),$(shell command -v gcc 2>/dev/null)),$(TOOLS)/rival-go)
+
+$(TOOLS)/rival-go: $(wildcard bench/rivals/go/*.go bench/rivals/go/go.*) clients/go/gen/.stamp
+	cd bench/rivals/go && CGO_ENABLED=1 go vet . && CGO_ENABLED=1 go build -o "$(CURDIR)/$@" .

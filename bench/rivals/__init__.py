@@ -1,0 +1,6 @@
+"""What the service is compared with: programs of their own, on loopback.
+
+Each prints one line when it is ready, `gRPC on HOST:PORT` or `REST on http://HOST:PORT`, and ends
+at SIGTERM. None of them logs, measures, limits or watches; what each leaves out besides is told at
+its top. They are written to be as fast as their way of writing allows.
+"""

@@ -1,0 +1,20 @@
+// The plain Go server of the benchmark, on the stubs of the example client.
+module interaction-svc/bench/rivals/go
+
+go 1.26.0
+
+require (
+	github.com/mattn/go-sqlite3 v1.14.53
+	google.golang.org/grpc v1.85.0
+	google.golang.org/protobuf v1.36.12
+	interaction-svc/clients/go v0.0.0
+)
+
+require (
+	golang.org/x/net v0.60.0 // indirect
+	golang.org/x/sys v0.48.0 // indirect
+	golang.org/x/text v0.42.0 // indirect
+	google.golang.org/genproto/googleapis/rpc v0.0.0-20261104224025-d1e00e9f33ab // indirect
+)
+
+replace interaction-svc/clients/go => ../../../clients/go
