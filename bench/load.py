@@ -153,6 +153,8 @@ class Load:
     connections: int = 8
     per_second: float = 0
     at_once: int = 0
+    once_each: bool = False
+    """Whether requests are made in their order, each once, rather than one at random every time."""
 
 
 def run(load: Load) -> Answered:
@@ -169,8 +171,9 @@ async def _run(load: Load) -> Answered:
     connections: list[Connection] = []
 
     def send_one() -> None:
+        place = answered.offered if load.once_each else rng.randrange(len(load.requests))
+        request = load.requests[place]
         answered.offered += 1
-        request = load.requests[rng.randrange(len(load.requests))]
         first = rng.randrange(len(connections))
         for number in range(len(connections)):
             if connections[(first + number) % len(connections)].send(request):
