@@ -6,6 +6,7 @@ description of Proxy v1 has it. SIDs compare byte for byte: `KIabâ€¦` and `KIABâ
 
 import re
 import secrets
+from collections.abc import Callable
 from enum import Enum
 
 
@@ -22,11 +23,9 @@ class Sid(Enum):
 
     def __init__(self, pattern: str) -> None:
         self.pattern = f"^{pattern}$"
-        self._fullmatch = re.compile(pattern).fullmatch
-
-    def matches(self, text: str) -> bool:
-        """Say whether the text is a SID of this kind."""
-        return self._fullmatch(text) is not None
+        # The bare method: a record's eight SIDs are a third of what checking it costs.
+        self.matches: Callable[[str], object | None] = re.compile(pattern).fullmatch
+        """Whether a text is a SID of this kind; None: it isn't."""
 
 
 def new_interaction_sid(now_us: int) -> str:

@@ -6,6 +6,8 @@ and one element of a List, and protobuf lets both be made by joining bytes. No m
 read. Columns and frame are made by one function, `row_of`, and by nothing else.
 """
 
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
@@ -13,7 +15,14 @@ from google.protobuf.message import DecodeError
 from interaction_svc import timestamps
 from interaction_svc.store.errors import DamagedRowError
 from interaction_svc.v1.interaction_pb2 import Interaction
-from interaction_svc.v1.interaction_service_pb2 import GetInteractionResponse
+from interaction_svc.v1.interaction_service_pb2 import (
+    GetInteractionResponse,
+    ListInteractionsResponse,
+)
+
+_DAMAGED = "a row is damaged; interaction-svc migrate --check names it"
+_LENGTH_DELIMITED = 2
+_INTERACTION_TAG = GetInteractionResponse.INTERACTION_FIELD_NUMBER << 3 | _LENGTH_DELIMITED
 
 
 class Row(NamedTuple):
@@ -41,6 +50,7 @@ COLUMNS = ", ".join(Row._fields)
 def row_of(interaction: Interaction) -> Row:
     """Make the row of an Interaction that has been checked (see interaction_svc.records)."""
     inbound, outbound = interaction.inbound, interaction.outbound
+    record = interaction.SerializeToString(deterministic=True)
     return Row(
         interaction.session_sid,
         interaction.sid,
@@ -55,8 +65,20 @@ def row_of(interaction: Interaction) -> Row:
         outbound.resource_sid or None,
         inbound.resource_status or None,
         outbound.resource_status or None,
-        GetInteractionResponse(interaction=interaction).SerializeToString(deterministic=True),
+        # The response as bytes: to make the message of it takes a quarter of this function.
+        _head(len(record)) + record,
     )
+
+
+@lru_cache(4096)
+def _head(size: int) -> bytes:
+    """Give what stands before an Interaction of this size: the field's tag, and the size."""
+    head = bytearray([_INTERACTION_TAG])
+    while size > 0x7F:
+        head.append(size & 0x7F | 0x80)
+        size >>= 7
+    head.append(size)
+    return bytes(head)
 
 
 def decode(frame: bytes) -> Interaction:
@@ -64,9 +86,16 @@ def decode(frame: bytes) -> Interaction:
     try:
         return GetInteractionResponse.FromString(frame).interaction
     except DecodeError as error:
-        raise DamagedRowError(
-            "a row is damaged; interaction-svc migrate --check names it"
-        ) from error
+        raise DamagedRowError(_DAMAGED) from error
+
+
+def decode_page(frames: bytes) -> Sequence[Interaction]:
+    """Read the Interactions out of frames that have been joined. Raises DamagedRowError."""
+    # Half of what it takes to decode them one by one.
+    try:
+        return ListInteractionsResponse.FromString(frames).interactions
+    except DecodeError as error:
+        raise DamagedRowError(_DAMAGED) from error
 
 
 def with_created(row: Row, created_us: int) -> Row:
