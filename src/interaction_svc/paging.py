@@ -9,6 +9,7 @@ it is no secret, for a token grants nothing: every call is held to what its call
 import binascii
 import hashlib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from functools import lru_cache
 from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
@@ -117,5 +118,6 @@ def _checksum(body: bytes) -> bytes:
     return hashlib.sha256(body).digest()[:_CHECKSUM_BYTES]
 
 
+@lru_cache(maxsize=1024)  # a page's token needs three, mostly of what the page before had
 def _digest(value: bytes) -> int:
     return int.from_bytes(hashlib.sha256(value).digest()[:4], "big")

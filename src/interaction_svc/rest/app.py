@@ -32,7 +32,7 @@ from interaction_svc.rest.openapi import openapi_document
 from interaction_svc.rest.parameters import parameter_of, read_parameters
 from interaction_svc.rest.responses import error_response, json_response
 from interaction_svc.sids import Sid
-from interaction_svc.store import Key, decode
+from interaction_svc.store import Key, decode, decode_page
 
 _LIST_PATH = "/v1/Services/{service_sid}/Sessions/{session_sid}/Interactions"
 _PATH_SIDS = {"service_sid": Sid.SERVICE, "session_sid": Sid.SESSION, "sid": Sid.INTERACTION}
@@ -55,9 +55,10 @@ class InteractionRoutes:
             found = await self._interactions.page(caller, wanted)
         except InvalidField as error:
             raise InvalidField(parameter_of(error.field), error.problem) from error
+        rows = decode_page(found.frames)
         return json_response(
             adapter.to_envelope(
-                [adapter.to_json(decode(frame), self._base_url) for frame in found.frames],
+                [adapter.to_json(each, self._base_url) for each in rows],
                 adapter.list_url(self._base_url, service_sid, session_sid),
                 page=page,
                 page_size=wanted.page_size,

@@ -24,7 +24,8 @@ _REASON = Overloaded.reason_name()
 class HttpServer:
     """Serves an application, which is made of what its links begin with.
 
-    That is `base_url`, or the address it listens on. With `ssl_context` it serves HTTPS only.
+    That is `base_url`, or the address it listens on. With `ssl_context` it serves HTTPS only. On a
+    port that it shares, others of this user listen beside it.
     """
 
     def __init__(
@@ -35,19 +36,21 @@ class HttpServer:
         base_url: str | None,
         limits: HttpLimits,
         ssl_context: ssl.SSLContext | None = None,
+        shares_port: bool = False,
     ) -> None:
         self._make_app = make_app
         self._address = address
         self._base_url = base_url
         self._limits = limits
         self._ssl_context = ssl_context
+        self._shares_port = shares_port
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
 
     async def start(self) -> Address:
         """Listen, and give the address with its real port. Raises OSError if that can't be."""
-        listener = _Listener(_listen(self._address), self._limits)
+        listener = _Listener(_listen(self._address, self._shares_port), self._limits)
         address = self._address._replace(port=listener.getsockname()[1])
         scheme = "http" if self._ssl_context is None else "https"
         app = self._make_app(self._base_url or address.url(scheme))
@@ -165,13 +168,19 @@ class _Connection(socket.socket):
         super().close()
 
 
-def _listen(address: Address) -> socket.socket:
+def cannot_listen(address: Address, error: OSError) -> OSError:
+    """Give the error of an address that can't be listened on."""
+    return OSError(f"can't listen for HTTP on {address}: {error.strerror}")
+
+
+def _listen(address: Address, shares_port: bool) -> socket.socket:
     try:
         return socket.create_server(
             (address.host, address.port),
             family=socket.AF_INET6 if ":" in address.host else socket.AF_INET,
             backlog=_BACKLOG,
+            reuse_port=shares_port,
             dualstack_ipv6=address.host == "::" and socket.has_dualstack_ipv6(),
         )
     except OSError as error:
-        raise OSError(f"can't listen for HTTP on {address}: {error.strerror}") from error
+        raise cannot_listen(address, error) from error

@@ -31,7 +31,7 @@ from interaction_svc.store.opening import (
     check_url,
     open_store,
 )
-from interaction_svc.store.rows import Row, decode, row_of
+from interaction_svc.store.rows import Row, decode, decode_page, row_of
 from interaction_svc.store.sweeping import Expired, SweepPosition, Swept, TookPart
 
 __all__ = [
@@ -65,6 +65,7 @@ __all__ = [
     "check_store",
     "check_url",
     "decode",
+    "decode_page",
     "open_store",
     "row_of",
 ]

@@ -1,0 +1,179 @@
+"""Load on an HTTP server from a process of its own, cheap enough not to be what is measured.
+
+Its requests are bytes made beforehand, and of an answer it reads the status and the length only:
+some 20 microseconds a call, where httpx takes twenty times as much.
+"""
+
+import asyncio
+import random
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+_LAST_SECONDS = 10.0
+"""How long answers are waited for once no more requests are made."""
+_HEAD_END = b"\r\n\r\n"
+_LENGTH = b"\r\ncontent-length: "
+_STATUS = slice(9, 12)  # of `HTTP/1.1 200 OK`
+
+
+class HttpRequest(NamedTuple):
+    """A request ready to be sent, and how many bytes the body of its answer has."""
+
+    sent: bytes
+    body_bytes: int
+
+
+@dataclass
+class HttpAnswered:
+    """What became of requests; times are in seconds since the load began."""
+
+    ok: list[tuple[float, float]] = field(default_factory=list)
+    """When an answer ended that was 200 and of the right length, and how long it took."""
+    failed: Counter[str] = field(default_factory=Counter)
+    """What else there was: another status, a body of another length, no answer."""
+
+    def add(self, other: "HttpAnswered") -> None:
+        """Add what became of another process's requests."""
+        self.ok += other.ok
+        self.failed += other.failed
+
+
+@dataclass(frozen=True)
+class HttpLoad:
+    """How much is asked for: one request at a time on each connection, closed-loop."""
+
+    address: str
+    """Host and port."""
+    requests: tuple[HttpRequest, ...]
+    """Of these one is chosen at random every time."""
+    seconds: float
+    connections: int = 8
+
+
+def get(path: str, *headers: str) -> bytes:
+    """Make a GET request."""
+    lines = (f"GET {path} HTTP/1.1", "Host: localhost", *headers, "", "")
+    return "\r\n".join(lines).encode("ascii")
+
+
+async def fetch(address: str, sent: bytes) -> tuple[int, bytes]:
+    """Send one request on a connection of its own; give the answer's status and its body."""
+    host, _, port = address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        async with asyncio.timeout(_LAST_SECONDS):
+            writer.write(sent)
+            head = await reader.readuntil(_HEAD_END)
+            return int(head[_STATUS]), await reader.readexactly(_length_in(head))
+    finally:
+        writer.close()
+
+
+def run(load: HttpLoad) -> HttpAnswered:
+    """Put this load on the server, from this process, and give what became of it."""
+    return asyncio.run(_run(load))
+
+
+class _Connection(asyncio.Protocol):
+    """A connection; as soon as it has an answer it asks for the next, until the time is over."""
+
+    def __init__(
+        self, load: HttpLoad, answered: HttpAnswered, rng: random.Random, begun: float
+    ) -> None:
+        self._load = load
+        self._answered = answered
+        self._rng = rng
+        self._begun = begun
+        self._head = b""
+        self._missing = 0  # bytes of the body that are still to come
+        self._sent_at = 0.0
+        self._is_good = False
+        self.ended = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._ask()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.ended.done():
+            self._answered.failed["closed"] += 1
+            self.ended.set_result(None)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._missing:
+            head, separator, data = (self._head + data).partition(_HEAD_END)
+            if not separator:
+                self._head = head
+                return
+            self._head = b""
+            self._missing = self._begin(head)
+        self._missing -= len(data)
+        if self._missing <= 0:
+            self._end()
+
+    def _begin(self, head: bytes) -> int:
+        length, status = _length_in(head), head[_STATUS]
+        self._is_good = status == b"200" and length == self._wanted.body_bytes
+        if not self._is_good:
+            self._answered.failed[f"{status.decode()} with {length} bytes"] += 1
+        return length
+
+    def _end(self) -> None:
+        now = time.perf_counter()
+        if self._missing:  # more came than was announced: what follows can't be told apart
+            self._answered.failed["too long"] += 1
+            self.stop()
+            return
+        if self._is_good:
+            self._answered.ok.append((now - self._begun, now - self._sent_at))
+        if now - self._begun < self._load.seconds:
+            self._ask()
+        else:
+            self.stop()
+
+    def _ask(self) -> None:
+        requests = self._load.requests
+        self._wanted = requests[int(self._rng.random() * len(requests))]
+        self._sent_at = time.perf_counter()
+        self._transport.write(self._wanted.sent)
+
+    def stop(self) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)
+        self._transport.abort()
+
+
+async def _run(load: HttpLoad) -> HttpAnswered:
+    answered, begun = HttpAnswered(), time.perf_counter()
+    rng = random.Random(1)  # the same mix every time
+    host, _, port = load.address.rpartition(":")
+    loop = asyncio.get_running_loop()
+    connections = []
+    for _ in range(load.connections):
+        _, connection = await loop.create_connection(
+            lambda: _Connection(load, answered, rng, begun), host, int(port)
+        )
+        connections.append(connection)
+    await asyncio.wait(
+        [connection.ended for connection in connections], timeout=load.seconds + _LAST_SECONDS
+    )
+    for connection in connections:
+        if not connection.ended.done():
+            answered.failed["unanswered"] += 1
+            connection.stop()
+    await asyncio.sleep(0)
+    return answered
+
+
+def _length_in(head: bytes) -> int:
+    """Give the length that the headers announce; -1 if they announce none."""
+    head = head.lower()
+    place = head.find(_LENGTH)
+    if place < 0:
+        return -1
+    begin = place + len(_LENGTH)
+    end = head.find(b"\r", begin)
+    return int(head[begin:] if end < 0 else head[begin:end])
