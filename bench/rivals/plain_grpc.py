@@ -15,7 +15,7 @@ import aiosqlite
 import grpc
 
 from bench.rivals.copy_db import COLUMNS
-from bench.rivals.serving import new_grpc_server, serve_grpc
+from bench.rivals.serving import CACHE_KIB, new_grpc_server, serve_grpc
 from interaction_svc.v1 import interaction_pb2 as pb
 from interaction_svc.v1 import interaction_service_pb2 as service_pb
 from interaction_svc.v1 import interaction_service_pb2_grpc as service_grpc
@@ -123,6 +123,7 @@ async def _serve(path: Path) -> None:
     async with aiosqlite.connect(path) as db:
         db.row_factory = aiosqlite.Row
         await db.execute("PRAGMA journal_mode = WAL")
+        await db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         server = new_grpc_server()
         service_grpc.add_InteractionServiceServicer_to_server(Interactions(db), server)
         await serve_grpc(server)

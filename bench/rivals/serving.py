@@ -9,6 +9,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 ADDRESS = "127.0.0.1"
+CACHE_KIB = 16 * 1024
+"""SQLite's page cache of the rivals that have a database: as large as the service's."""
 
 
 async def serve_grpc(server: grpc.aio.Server) -> None:
