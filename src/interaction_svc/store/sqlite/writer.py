@@ -8,11 +8,13 @@ import asyncio
 import sqlite3
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from itertools import groupby
+from typing import Any, NamedTuple, TypeVar
 
 from interaction_svc import metrics
 from interaction_svc.store.errors import StoreBusyError, StoreClosedError
 from interaction_svc.store.sqlite.connection import MIB, Connection, transaction, translated
+from interaction_svc.store.sqlite.writes import Records, record_together
 
 MAX_WAITING_ROWS = 10_000
 """Beyond this many rows in the queue, operations are refused."""
@@ -195,8 +197,15 @@ def _run_together(db: sqlite3.Connection, works: list[Work[object]]) -> list[obj
 
 
 def _run_in_transaction(db: sqlite3.Connection, works: list[Work[object]]) -> list[object]:
+    results: list[object] = []
     with transaction(db):
-        return [work(db) for work in works]
+        for kind, group in groupby(works, type):
+            together: list[Any] = list(group)
+            if kind is Records:
+                results += record_together(db, together)
+            else:
+                results += [work(db) for work in together]
+    return results
 
 
 def _is_fault_of_one(error: Exception) -> bool:
