@@ -1,10 +1,17 @@
-"""What every HTTP request goes through, from the outside in: see create_app."""
+"""What every HTTP request goes through, from the outside in: see create_app.
+
+Each is plain ASGI and does its part for every request, so they are written for speed: a `send` that
+adds something is no coroutine of its own but hands on the server's, and what is looked for in the
+headers of a request is looked for there, without making an object of them.
+"""
 
 import asyncio
 import time
+from collections.abc import Awaitable
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from interaction_svc.addresses import Address
@@ -16,7 +23,14 @@ from interaction_svc.calls import (
     request_id_of,
     this_call,
 )
-from interaction_svc.errors import DeadlineExceeded, Internal, ServiceError, Unavailable
+from interaction_svc.errors import (
+    DeadlineExceeded,
+    Internal,
+    MethodNotAllowed,
+    ServiceError,
+    Unavailable,
+    UnknownPath,
+)
 from interaction_svc.guards import Guards
 from interaction_svc.observation import observed
 from interaction_svc.rest.responses import error_response
@@ -27,6 +41,9 @@ TRANSPORT = "http"
 API_PREFIX = "/v1/"
 """What the guards stand before; what else is served says nothing of Interactions."""
 
+_UNANSWERED = "CANCELLED"
+"""The code of a call until its response begins."""
+_REQUEST_ID_HEADER = REQUEST_ID_HEADER.encode()
 _MAX_LOGGED_PATH = 256
 _UNTAKEN_BYTES = 64 * 1024
 """What asyncio holds of an answer before the one who sends has to wait."""
@@ -45,24 +62,23 @@ class Observe:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
         begun = time.perf_counter()
-        given = request_id_of(Headers(scope=scope).get(REQUEST_ID_HEADER))
+        given = request_id_of(_header(scope, _REQUEST_ID_HEADER))
         twilio_request_id = given if TWILIO_REQUEST_ID.fullmatch(given) else new_request_id()
         peer = str(Address(*scope["client"])) if scope["client"] else ""
-        call = Call(TRANSPORT, "other", peer, given, code="CANCELLED")  # until there is a response
-        # As it was sent, percent-encoded: a terminal that shows the log is not to be commanded.
-        sent = scope["raw_path"][:_MAX_LOGGED_PATH].decode("ascii", "backslashreplace")
-        call.about["path"] = "".join(c if c.isprintable() else "?" for c in sent)
+        call = Call(TRANSPORT, "other", peer, given, code=_UNANSWERED)
+        call.about["path"] = _logged_path(scope)
         if twilio_request_id != given:
             call.about["twilio_request_id"] = twilio_request_id
 
-        async def send_with_headers(message: Message) -> None:
+        def send_with_headers(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 call.code = str(message["status"])
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-Id"] = given
-                headers["Twilio-Request-Id"] = twilio_request_id
-                headers["Twilio-Request-Duration"] = f"{time.perf_counter() - begun:.3f}"
-            await send(message)
+                message["headers"] += (
+                    (b"x-request-id", given.encode()),
+                    (b"twilio-request-id", twilio_request_id.encode()),
+                    (b"twilio-request-duration", b"%.3f" % (time.perf_counter() - begun)),
+                )
+            return send(message)
 
         with observed(call):
             await self._app(scope, receive, send_with_headers)
@@ -76,15 +92,11 @@ class Errors:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
-        begun = False
-
-        async def watched_send(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
-
         try:
-            await self._app(scope, receive, watched_send)
+            await self._app(scope, receive, send)
+        except HTTPException as refusal:
+            await _refused(refusal, scope)(scope, receive, send)
+            return
         except ServiceError as raised:
             error = raised.with_traceback(None)  # which holds on to what the call has made
         except asyncio.CancelledError:  # at the end of a drain: deadlines have their own error
@@ -94,8 +106,9 @@ class Errors:
             log.exception("internal error", reference=error.reference, exc_info=cause)
         else:
             return
-        this_call().error = error
-        if begun:  # half a response can't be mended: the server ends the connection
+        call = this_call()
+        call.error = error
+        if call.code != _UNANSWERED:  # half a response can't be mended: the connection ends
             raise error
         await error_response(error, scope["path"])(scope, receive, send)
 
@@ -113,13 +126,10 @@ class Admit:
             await self._app(scope, receive, send)
             return
 
-        async def send_until_taken(message: Message) -> None:
+        def send_until_taken(message: Message) -> Awaitable[None]:
             if len(message.get("body", b"")) > _UNTAKEN_BYTES:
-                # The server waits before it sends, not after: so an empty end is sent as well, when
-                # the client has taken the rest, and until then the place is held.
-                await send({**message, "more_body": True})
-                message = {"type": message["type"], "body": b""}
-            await send(message)
+                return _send_until_taken(send, message)
+            return send(message)
 
         with self._guards.concurrency.slot():
             try:
@@ -145,7 +155,40 @@ class Authenticate:
         if scope["path"].startswith(API_PREFIX):
             call = this_call()
             # An empty one is of no right form; None would be let in where no key is needed.
-            authorization = Headers(scope=scope).get("authorization", "")
+            authorization = _header(scope, b"authorization") or ""
             call.caller = await self._guards.authenticator.caller(authorization, call.peer)
             self._guards.call_rate.count(call.caller)
         await self._app(scope, receive, send)
+
+
+async def _send_until_taken(send: Send, message: Message) -> None:
+    # The server waits before it sends, not after: so an empty end is sent as well, when the client
+    # has taken the rest, and until then the place is held.
+    await send({**message, "more_body": True})
+    await send({"type": message["type"], "body": b""})
+
+
+def _header(scope: Scope, name: bytes) -> str | None:
+    """Give a header of the request, the first if there are several."""
+    for given, value in scope["headers"]:
+        if given == name:
+            text: str = value.decode("latin-1")
+            return text
+    return None
+
+
+def _logged_path(scope: Scope) -> str:
+    # As it was sent, percent-encoded: a terminal that shows the log is not to be commanded.
+    sent: str = scope["raw_path"][:_MAX_LOGGED_PATH].decode("ascii", "backslashreplace")
+    if sent.isprintable():
+        return sent
+    return "".join(c if c.isprintable() else "?" for c in sent)
+
+
+def _refused(refusal: HTTPException, scope: Scope) -> Response:
+    """Render what the framework itself refuses: a path, or a method on one."""
+    if refusal.status_code == 405:
+        allow = ", ".join(sorted((refusal.headers or {})["Allow"].split(", ")))
+        error = MethodNotAllowed(f"Method {scope['method']} is not allowed on this resource")
+        return error_response(error, scope["path"], allow)
+    return error_response(UnknownPath("Not found"), scope["path"])

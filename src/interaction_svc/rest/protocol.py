@@ -7,17 +7,22 @@ nothing can be fed to it for ever, or be smuggled past a proxy as a second reque
 """
 
 import asyncio
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 import httptools
 import structlog
+from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from interaction_svc import metrics
 from interaction_svc.calls import new_request_id
 from interaction_svc.errors import MalformedRequest
+from interaction_svc.rest.exchange import Exchange
 from interaction_svc.rest.responses import error_response
+from interaction_svc.rest.time_limit import TimeLimit
 
 log = structlog.get_logger()
 
@@ -64,19 +69,23 @@ class LastRequest(Exception):
 class RestProtocol(HttpToolsProtocol):
     """A connection's requests, one after the other, within the limits.
 
-    Its timers: the headers have to be complete some time after the connection was opened, or after
-    their first byte on one that was kept open; no time runs while a request is being answered; then
-    the connection may be idle for a time. That a client doesn't read its answers is noticed by the
-    kernel (see server.py), and their size bounded by uvicorn's flow control.
+    Its time limits: the headers have to be complete some time after the connection was opened, or
+    after their first byte on one that was kept open; no time runs while a request is being
+    answered; then the connection may be idle for a time. That a client doesn't read its answers is
+    noticed by the kernel (see server.py), and their size bounded by uvicorn's flow control.
     """
+
+    cycle: Exchange | None  # type: ignore[assignment]
+    pipeline: deque[Exchange]  # type: ignore[assignment]
 
     def __init__(self, limits: HttpLimits, **given: Any) -> None:
         super().__init__(**given)
         self._limits = limits
-        self.timeout_keep_alive = limits.connection_idle_seconds  # type: ignore[assignment]
         self._unparsed = bytearray()
         self._header_bytes = 0  # of headers that are not complete
-        self._header_timer: asyncio.TimerHandle | None = None
+        self._most_header_bytes = 0  # that those of the request being parsed can have
+        self._time_limit = TimeLimit(self.loop)
+        self._awaits_headers = False  # whether that is for them
         self._is_deaf = False  # nothing more is read of the connection
         self._refusal: MalformedRequest | None = None  # to be sent after the answers before it
 
@@ -89,13 +98,11 @@ class RestProtocol(HttpToolsProtocol):
         """Let go of the connection."""
         super().connection_lost(exc)
         self._unparsed.clear()
-        self._unset_keepalive_if_required()
-        self._stop_header_timer()
+        self._time_limit.end()
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, or leave it until the request before is answered."""
         if not self._is_deaf:
-            self._unset_keepalive_if_required()
             self._unparsed += data
             self._parse()
 
@@ -105,34 +112,57 @@ class RestProtocol(HttpToolsProtocol):
         self._header_bytes = self._header_bytes or 1  # more than none
 
     def on_headers_complete(self) -> None:
-        """Hand the request to the application."""
-        line = len(self.parser.get_method()) + len(self.url) + len("  HTTP/1.1\r\n")
-        fields = sum(len(name) + len(value) + len(": \r\n") for name, value in self.headers)
-        if line + fields + len("\r\n") > self._limits.max_header_bytes:
-            raise HeadersTooLarge(self._largest())
-        super().on_headers_complete()
+        """Hand the request to the application, as uvicorn does; what it never needs is left out."""
+        parser = self.parser
+        scope: Scope = self.scope  # type: ignore[assignment]
+        method = parser.get_method()
+        if self._most_header_bytes > self._limits.max_header_bytes:  # or some are of what follows
+            self._check_size(method)
+        url = httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        version = parser.get_http_version()
+        scope["http_version"] = version
+        scope["method"] = method.decode("ascii")
+        scope["path"] = unquote(path) if "%" in path else path
+        scope["raw_path"] = url.path
+        scope["query_string"] = url.query or b""
         self._header_bytes = 0
-        self._stop_header_timer()
-        self._unset_keepalive_if_required()
-        self.cycle.transport = _Answer(self)  # type: ignore[assignment]
-        if self._announces_more():
-            self.cycle.keep_alive = False
-            self.cycle.more_body = False
-            self.cycle.message_event.set()
-            self.cycle.transport = _LastAnswer(self)  # type: ignore[assignment]
+        self._lift_time_limit()
+        is_last = self._announces_more()
+        keep_alive = not is_last and version != "1.0" and parser.should_keep_alive()
+        is_answering = self._is_answering()
+        exchange = self.cycle = Exchange(self, scope, keep_alive=keep_alive)
+        if is_answering:
+            self.flow.pause_reading()
+            self.pipeline.append(exchange)
+        else:
+            self._answer(exchange)
+        if is_last:
             self._is_deaf = True
             raise LastRequest
 
-    def on_response_complete(self) -> None:
-        """Go on with the next request, or wait for one."""
-        super().on_response_complete()
-        if self.transport.is_closing() or self._is_answering():
+    def on_body(self, body: bytes) -> None:
+        """Take no bodies: after a request that announces one, nothing is parsed."""
+
+    def on_message_complete(self) -> None:
+        """Do nothing: the request was complete with its headers."""
+
+    def go_on(self, answered: Exchange) -> None:
+        """Go on with the next request, or wait for one, when one has been answered."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
             return
-        if self._refusal is not None:
+        if not answered.keep_alive:
+            if self._is_deaf:
+                self.linger()
+            else:
+                self.transport.close()
+        elif self.pipeline:
+            self._answer(self.pipeline.popleft())
+        elif self._refusal is not None:
             self._send_refusal(self._refusal)
-        elif self._is_deaf:
-            self.linger()
         else:
+            self._time_limit.set(self._limits.connection_idle_seconds, self.transport.close)
             self._parse()
 
     def linger(self) -> None:
@@ -142,10 +172,12 @@ class RestProtocol(HttpToolsProtocol):
         if self.transport.can_write_eof():  # not with TLS
             self.transport.write_eof()
         self.flow.resume_reading()
-        self._unset_keepalive_if_required()
-        self.timeout_keep_alive_task = self.loop.call_later(
-            _LINGER_SECONDS, self.timeout_keep_alive_handler
-        )
+        self._time_limit.set(_LINGER_SECONDS, self.transport.close)
+
+    def _answer(self, exchange: Exchange) -> None:
+        task = self.loop.create_task(exchange.run(self.app))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
 
     def _parse(self) -> None:
         while self._unparsed and not self._is_deaf and not self._is_answering():
@@ -158,11 +190,11 @@ class RestProtocol(HttpToolsProtocol):
         self._unparsed.clear()
         self.flow.resume_reading()
         if self._header_bytes and not self._is_deaf and not self._is_answering():
-            self._unset_keepalive_if_required()
             self._await_headers()
 
     def _feed(self, piece: bytes) -> None:
         cycle, before = self.cycle, self._header_bytes
+        self._most_header_bytes = before + len(piece)
         try:
             self.parser.feed_data(piece)
         except httptools.HttpParserError as error:
@@ -179,11 +211,18 @@ class RestProtocol(HttpToolsProtocol):
             if self._header_bytes > self._limits.max_header_bytes:
                 self._refuse(HeadersTooLarge(self._largest()))
 
+    def _check_size(self, method: bytes) -> None:
+        line = len(method) + len(self.url) + len("  HTTP/1.1\r\n")
+        fields = sum(len(name) + len(value) + len(": \r\n") for name, value in self.headers)
+        if line + fields + len("\r\n") > self._limits.max_header_bytes:
+            raise HeadersTooLarge(self._largest())
+
     def _announces_more(self) -> bool:
-        return self.parser.should_upgrade() or any(
-            name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0"))
-            for name, value in self.headers
-        )
+        for name, value in self.headers:
+            if name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0")):
+                return True
+        upgrades: bool = self.parser.should_upgrade()
+        return upgrades
 
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
@@ -192,15 +231,13 @@ class RestProtocol(HttpToolsProtocol):
         return f"The headers are larger than {self._limits.max_header_bytes} bytes"
 
     def _await_headers(self) -> None:
-        if self._header_timer is None:
-            self._header_timer = self.loop.call_later(
-                self._limits.slow_sender_seconds, self._end_slow_sender
-            )
+        if not self._awaits_headers:
+            self._awaits_headers = True
+            self._time_limit.set(self._limits.slow_sender_seconds, self._end_slow_sender)
 
-    def _stop_header_timer(self) -> None:
-        if self._header_timer is not None:
-            self._header_timer.cancel()
-            self._header_timer = None
+    def _lift_time_limit(self) -> None:
+        self._awaits_headers = False
+        self._time_limit.lift()
 
     def _end_slow_sender(self) -> None:
         if self._is_deaf or self.transport.is_closing():
@@ -213,7 +250,7 @@ class RestProtocol(HttpToolsProtocol):
     def _refuse(self, error: MalformedRequest) -> None:
         self._is_deaf = True
         self._unparsed.clear()
-        self._stop_header_timer()
+        self._lift_time_limit()
         metrics.refused.labels("http", _REASON).inc()
         log.debug("request refused", status=error.http_status)  # and nothing of what was sent
         if self._is_answering():
@@ -235,31 +272,3 @@ class RestProtocol(HttpToolsProtocol):
         lines = b"".join(b"%s: %s\r\n" % header for header in headers)
         self.transport.write(STATUS_LINE[error.http_status] + lines + b"\r\n" + response.body)
         self.linger()
-
-
-class _Answer:
-    """The transport of one answer."""
-
-    def __init__(self, protocol: RestProtocol) -> None:
-        self._protocol = protocol
-        self._cycle = protocol.cycle
-        self.write = protocol.transport.write
-        self.is_closing = protocol.transport.is_closing
-
-    def close(self) -> None:
-        """End the connection after the answer, or, in the middle of one, at once.
-
-        Then the client hasn't taken it in the time that a request has, and what it hasn't taken
-        would wait in memory.
-        """
-        if self._cycle.response_started and not self._cycle.response_complete:
-            self._protocol.transport.abort()
-        else:
-            self._protocol.transport.close()
-
-
-class _LastAnswer(_Answer):
-    """The transport of an answer after which the connection lingers instead of being closed."""
-
-    def close(self) -> None:
-        self._protocol.linger()
