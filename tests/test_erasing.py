@@ -103,7 +103,7 @@ async def test_erase_leaves_nothing_in_the_files_of_a_store_that_is_open(
             # Not by this process, which would release SQLite's locks on the file.
             grep = ["grep", "-raqF", text, str(tmp_path)]
             assert subprocess.run(grep, check=False).returncode == 1  # noqa: ASYNC221
-        assert await store.page(EVERYONE, query(parents)) == ([], None, None, False)
+        assert await store.page(EVERYONE, query(parents)) == (b"", 0, None, None, False)
     finally:
         await store.close()
 

@@ -14,7 +14,7 @@ from interaction_svc.credentials import ANYONE
 from interaction_svc.errors import InvalidField, InvalidPageToken, PageTokenMismatch
 from interaction_svc.interactions import Interactions, Page
 from interaction_svc.paging import Edge, ListIdentity, Position, clamp_page_size
-from interaction_svc.store import decode, open_store
+from interaction_svc.store import decode_page, open_store
 from interaction_svc.v1 import interaction_pb2 as pb
 from interaction_svc.v1.interaction_service_pb2 import ListInteractionsRequest
 from tests.build import NOON_US, Parents, in_order, new_interaction, new_parents
@@ -96,7 +96,7 @@ async def walk_forward(
         size, recorded, deleted = changes[number % len(changes)]
         page = await walk.page(order, token, size)
         assert page.frames or not page.next_page_token
-        seen += map(decode, page.frames)
+        seen += decode_page(page.frames)
         token = page.next_page_token
         if not token:
             return seen, page
@@ -111,7 +111,7 @@ async def walk_backward(
     last: Page,
     changes: list[tuple[int, list[tuple[int, bool]], list[int]]],
 ) -> list[pb.Interaction]:
-    seen = list(map(decode, last.frames))
+    seen = list(decode_page(last.frames))
     token = last.previous_page_token
     for number in range(1000):
         if not token:
@@ -121,7 +121,7 @@ async def walk_backward(
             await walk.change(recorded, deleted)
         page = await walk.page(order, token, size)
         assert page.frames or not page.next_page_token
-        seen = [*map(decode, page.frames), *seen]
+        seen = [*decode_page(page.frames), *seen]
         token = page.previous_page_token
     pytest.fail("the pages don't end")
 
@@ -182,13 +182,13 @@ def test_an_empty_page_leads_back_only() -> None:
         for row in made[2:]:
             await app.delete(ANYONE, walk.parents.key(row.sid))
         empty = await walk.page(Order.ORDER_CREATED_ASC, first.next_page_token, 2)
-        assert (empty.frames, empty.next_page_token) == ([], "")
+        assert (empty.frames, empty.next_page_token) == (b"", "")
         back = await walk.page(Order.ORDER_CREATED_ASC, empty.previous_page_token, 2)
         assert back.frames == first.frames
         for row in made[:2]:
             await app.delete(ANYONE, walk.parents.key(row.sid))
         for token in (empty.previous_page_token, second.previous_page_token, ""):
-            assert await walk.page(Order.ORDER_CREATED_ASC, token, 2) == ([], "", "")
+            assert await walk.page(Order.ORDER_CREATED_ASC, token, 2) == (b"", 0, "", "")
 
     in_a_new_session(scenario)
 
@@ -202,8 +202,8 @@ def test_a_page_of_huge_interactions_stays_under_what_grpc_clients_accept() -> N
         seen, token = 0, ""
         while True:
             page = await walk.page(Order.ORDER_CREATED_ASC, token, 1000)
-            assert 0 < sum(map(len, page.frames)) < 4 * 1024 * 1024 - 1024
-            seen, token = seen + len(page.frames), page.next_page_token
+            assert 0 < len(page.frames) < 4 * 1024 * 1024 - 1024
+            seen, token = seen + page.rows, page.next_page_token
             if not token:
                 break
         assert seen == 20

@@ -29,7 +29,7 @@ def erased(cause: str) -> float:
 
 
 async def count(store: Store, parents: Parents) -> int:
-    return len((await store.page(EVERYONE, query(parents, limit=1000))).frames)
+    return (await store.page(EVERYONE, query(parents, limit=1000))).rows
 
 
 async def until_left(store: Store, parents: Parents, wanted: int) -> None:

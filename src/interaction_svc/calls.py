@@ -1,10 +1,9 @@
 """The call that is being worked on, for whoever needs to know on its way: logs, limits, audit."""
 
+import random
 import re
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 
 from interaction_svc.credentials import ANYONE, Caller
@@ -41,14 +40,14 @@ class Call:
 _current: ContextVar[Call | None] = ContextVar("call", default=None)
 
 
-@contextmanager
-def working_on(call: Call) -> Iterator[None]:
-    """Make this the current call within the block."""
-    token = _current.set(call)
-    try:
-        yield
-    finally:
-        _current.reset(token)
+def begin(call: Call) -> Token[Call | None]:
+    """Make this the current call; `end` takes the token."""
+    return _current.set(call)
+
+
+def end(token: Token[Call | None]) -> None:
+    """Let there be no current call any more."""
+    _current.reset(token)
 
 
 def current_call() -> Call | None:
@@ -63,9 +62,14 @@ def this_call() -> Call:
     return call
 
 
+# Not the system's randomness, for which a thread lets go of the interpreter, and has to wait for it
+# while the store is read: request ids are no secrets, and need only be different.
+_random = random.Random(secrets.randbits(256))  # noqa: S311
+
+
 def new_request_id() -> str:
     """Make a request id in the vendor's form."""
-    return f"RQ{secrets.token_hex(16)}"
+    return f"RQ{_random.getrandbits(128):032x}"
 
 
 def request_id_of(given: str | None) -> str:

@@ -40,12 +40,17 @@ from interaction_svc.v1.interaction_service_pb2 import ListInteractionsRequest
 MAX_PAGE_BYTES = 4 * 1024 * 1024 - 64 * 1024
 """What gRPC clients accept by default, less room for tokens and framing."""
 MAX_BATCH = 1000
+_ORDERS = frozenset(ListInteractionsRequest.Order.values())
+_NO_FILTER = Filter()
 
 
 class Page(NamedTuple):
-    """A page of Interactions, as frames; an empty token says that there is no page that way."""
+    """A page of Interactions; an empty token says that there is no page that way."""
 
-    frames: list[bytes]
+    frames: bytes
+    """Their frames, joined: those bytes are a ListInteractionsResponse without its tokens."""
+    rows: int
+    """How many."""
     next_page_token: str
     previous_page_token: str
 
@@ -76,15 +81,15 @@ class Interactions:
         check_sid(Sid.SESSION, "session_sid", request.session_sid)
         limit = paging.clamp_page_size(request.page_size)
         order = request.order or ListInteractionsRequest.ORDER_CREATED_ASC
-        if order not in ListInteractionsRequest.Order.values():
+        if order not in _ORDERS:
             raise InvalidField("order", f"{order} is not a value of Order")
-        wanted = _filter_of(request.filter)
+        has_filter = request.HasField("filter")
         identity = ListIdentity(
             request.service_sid,
             request.session_sid,
             order,
             # As bytes of the API, which stay the same from version to version.
-            request.filter.SerializeToString(deterministic=True),
+            request.filter.SerializeToString(deterministic=True) if has_filter else b"",
         )
         edge = identity.read(request.page_token) if request.page_token else None
         query = PageQuery(
@@ -92,16 +97,17 @@ class Interactions:
             session_sid=request.session_sid,
             limit=limit,
             max_bytes=MAX_PAGE_BYTES,
-            filter=wanted,
+            filter=_filter_of(request.filter) if has_filter else _NO_FILTER,
             descending=order == ListInteractionsRequest.ORDER_CREATED_DESC,
             edge=edge,
         )
         with asking("page"):
             page = await self._store.page(Scope(caller.account_sid), query)
-        metrics.page_interactions.observe(len(page.frames))
+        metrics.page_interactions.observe(page.rows)
         following, preceding = _neighbours(page, edge)
         return Page(
             page.frames,
+            page.rows,
             identity.token(following) if following else "",
             identity.token(preceding) if preceding else "",
         )

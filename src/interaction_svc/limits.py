@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Self
 
 from interaction_svc.calls import Call
 from interaction_svc.credentials import Caller
@@ -30,16 +31,17 @@ class Concurrency:
         """Whether one more would be refused."""
         return self._count >= self._most
 
-    @contextmanager
-    def slot(self) -> Iterator[None]:
+    def slot(self) -> Self:
         """Hold a place while the block runs. Raises Overloaded if there is none."""
         if self._count >= self._most:
             raise Overloaded
+        return self
+
+    def __enter__(self) -> None:
         self._count += 1
-        try:
-            yield
-        finally:
-            self._count -= 1
+
+    def __exit__(self, *_: object) -> None:
+        self._count -= 1
 
 
 class Unsent:
@@ -62,24 +64,22 @@ class Unsent:
     def check(self, call: Call, answer_bytes: int = 0) -> None:
         """Raise Overloaded if answers have to be taken before there may be this one more."""
         size = answer_bytes + self.OVERHEAD_BYTES
-        if any(self._held.get(name, 0) + size > most for name, most in self._bounds_of(call)):
+        held = self._held.get
+        if (
+            held("", 0) + size > self.MAX_BYTES
+            or held(call.caller.rate_name, 0) + size > self.MAX_BYTES_AN_ACCOUNT
+            or held(call.peer, 0) + size > self.MAX_BYTES_A_CONNECTION
+        ):
             raise Overloaded
 
     def hold(self, call: Call, answer_bytes: int, until: asyncio.Task[object]) -> None:
         """Count an answer until the task that sends it is done."""
-        names = [name for name, _ in self._bounds_of(call)]
+        names = ("", call.caller.rate_name, call.peer)
         size = answer_bytes + self.OVERHEAD_BYTES
         self._count(names, size)
         until.add_done_callback(lambda _: self._count(names, -size))
 
-    def _bounds_of(self, call: Call) -> tuple[tuple[str, int], ...]:
-        return (
-            ("", self.MAX_BYTES),
-            (call.caller.rate_name, self.MAX_BYTES_AN_ACCOUNT),
-            (call.peer, self.MAX_BYTES_A_CONNECTION),
-        )
-
-    def _count(self, names: list[str], size: int) -> None:
+    def _count(self, names: tuple[str, ...], size: int) -> None:
         for name in names:
             held = self._held.pop(name, 0) + size
             if held:

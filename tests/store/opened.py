@@ -13,7 +13,7 @@ from interaction_svc.store import (
     Row,
     Scope,
     Store,
-    decode,
+    decode_page,
 )
 from tests.build import NOON_US, SECOND_US, Parents
 
@@ -42,8 +42,8 @@ def position(row: Row) -> Position:
     return Position(row.created_us, row.sid)
 
 
-def sids(frames: list[bytes]) -> list[str]:
-    return [decode(frame).sid for frame in frames]
+def sids(frames: bytes) -> list[str]:
+    return [interaction.sid for interaction in decode_page(frames)]
 
 
 class StoreTests:

@@ -68,7 +68,7 @@ async def test_a_deadline_ends_a_long_list(store: SqliteStore, parents: Parents)
     def count() -> bool:
         nonlocal steps
         steps += 1
-        return store._read._turn.given_up
+        return store._read._is_given_up()
 
     await store._read.run(lambda db: db.set_progress_handler(count, 1000))
     await store.page(EVERYONE, rare)
@@ -123,7 +123,7 @@ async def test_a_write_is_never_interrupted(store: SqliteStore, parents: Parents
     page = await store.page(EVERYONE, query(parents, limit=5000, max_bytes=1 << 30))
     await store.probe()  # waits for its turn behind it
     page = await store.page(EVERYONE, query(parents, limit=5000, max_bytes=1 << 30))
-    assert len(page.frames) == 4001
+    assert page.rows == 4001
 
 
 async def test_closing_does_not_wait_for_a_read_that_was_given_up(tmp_path: Path) -> None:

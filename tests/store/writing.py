@@ -72,7 +72,7 @@ class Writing(StoreTests):
             resource_sid=update.inbound.resource_sid,
         )
         page = await store.page(EVERYONE, query(parents, filter=wanted))
-        assert page.frames == [recorded.frame]
+        assert page.frames == recorded.frame
         (again,) = await store.record([row_of(update)])
         assert again.outcome is Outcome.UNCHANGED
         assert (await store.check()).bad_rows == 0

@@ -57,8 +57,7 @@ class InteractionServicer:
         tokens = ListInteractionsResponse(
             next_page_token=page.next_page_token, previous_page_token=page.previous_page_token
         )
-        page.frames.append(tokens.SerializeToString())
-        return b"".join(page.frames)
+        return page.frames + tokens.SerializeToString()
 
     async def delete_interaction(self, request: bytes, _: Context) -> bytes:
         """DeleteInteraction: the response is empty."""

@@ -69,6 +69,13 @@ class Filter:
     resource_sid: str | None = None
     resource_status: int | None = None
 
+    @property
+    def looks_at_rows(self) -> bool:
+        """Whether it asks for more than a time of creation."""
+        return (self.type, self.participant_sid, self.resource_sid, self.resource_status) != (
+            None, None, None, None,
+        )  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class PageQuery:
@@ -93,7 +100,10 @@ class StoredPage(NamedTuple):
     least one if there is one.
     """
 
-    frames: list[bytes]
+    frames: bytes
+    """The rows' frames, joined: those bytes are a ListInteractionsResponse."""
+    rows: int
+    """How many."""
     first: Position | None
     last: Position | None
     more: bool

@@ -4,11 +4,13 @@ import asyncio
 import logging
 import os
 import sqlite3
+import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import aiosqlite
 
@@ -29,6 +31,8 @@ BUSY_TIMEOUT_SECONDS = 5.0
 CACHE_BYTES = 16 * MIB
 JOURNAL_LIMIT_BYTES = 64 * MIB
 _STEPS_UNTIL_ASKED = 10_000  # of SQLite's virtual machine: well under a millisecond
+_SLICE_SECONDS = 0.001
+"""How long a thread works before it gives the event loop what it has."""
 OLDEST_SQLITE = (3, 37, 0)  # the first with STRICT tables
 
 # aiosqlite writes the parameters of every call, and so message bodies, to its debug log.
@@ -36,17 +40,25 @@ logging.getLogger("aiosqlite").setLevel(logging.WARNING)
 
 
 class _Turn:
-    """One unit of work on a connection's thread."""
+    """A unit of work on a connection's thread, and what came of it."""
 
-    given_up = False
-    """Whether its caller doesn't wait for it any more."""
+    __slots__ = ("done", "given_up", "result", "work")
+
+    def __init__(self, work: Callable[[sqlite3.Connection], Any]) -> None:
+        self.work = work
+        self.done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.given_up = False
+        """Whether its caller doesn't wait for it any more."""
+        self.result: Any = None
+        """What it gave; or raised, which is then an exception."""
 
 
 class Connection(aiosqlite.Connection):
-    """An aiosqlite connection on whose thread a whole function can run.
+    """An aiosqlite connection on whose thread whole functions can run.
 
     A transaction that runs as one function has no await inside, so that no cancelled caller can
-    leave it open; and it costs one thread hop instead of one a statement.
+    leave it open; and it costs one thread hop instead of one a statement. Functions that wait
+    together share a hop: it costs several times what a small read does.
     """
 
     _closing = False
@@ -55,7 +67,11 @@ class Connection(aiosqlite.Connection):
         super().__init__(
             partial(self._connect_on_thread, path, create, read_only), iter_chunk_size=64
         )
-        self._turn = _Turn()
+        self._waiting: deque[_Turn] = deque()
+        self._is_hopping = False
+        # These two are the thread's: the turn it is at, and those it is done with.
+        self._turn: _Turn | None = None
+        self._ended: list[_Turn] = []
 
     @classmethod
     async def open(
@@ -91,7 +107,7 @@ class Connection(aiosqlite.Connection):
         if read_only:
             # Not Connection.interrupt, which does nothing between two statements, and may hit the
             # work of the next caller.
-            db.set_progress_handler(lambda: self._turn.given_up, _STEPS_UNTIL_ASKED)
+            db.set_progress_handler(self._is_given_up, _STEPS_UNTIL_ASKED)
         return db
 
     async def run(
@@ -108,23 +124,74 @@ class Connection(aiosqlite.Connection):
         """
         if self._closing or self._connection is None:
             raise StoreClosedError("the store has been closed")
-        db, turn = self._connection, _Turn()
-
-        def unless_given_up() -> T | None:
-            self._turn = turn
-            return None if turn.given_up else work(db, *args, **kwargs)
-
+        turn = self._enqueue(lambda db: work(db, *args, **kwargs))
         try:
-            return await self._execute(unless_given_up)  # type: ignore[no-any-return, no-untyped-call]
+            return await turn.done  # type: ignore[no-any-return]
         except asyncio.CancelledError:
             turn.given_up = True
             raise
         except sqlite3.Error as error:
             raise translated(error) from error
 
+    def _enqueue(self, work: Callable[[sqlite3.Connection], Any]) -> _Turn:
+        turn = _Turn(work)
+        self._waiting.append(turn)
+        if not self._is_hopping:
+            self._hop(turn.done.get_loop())
+        return turn
+
+    def _hop(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._is_hopping = True
+        # Without a future of aiosqlite's own, for which the loop would have to turn once more.
+        self._tx.put_nowait((None, partial(self._work_through, loop)))
+
+    def _work_through(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Do what waits, on the thread, for the length of a slice; and what comes meanwhile."""
+        db = self._connection
+        until = time.perf_counter() + _SLICE_SECONDS
+        while self._waiting:
+            self._turn = turn = self._waiting.popleft()
+            if turn.given_up:
+                continue
+            try:
+                turn.result = turn.work(db)  # type: ignore[arg-type]
+            except BaseException as error:
+                turn.result = error
+            self._ended.append(turn)
+            if time.perf_counter() > until:
+                break
+        ended, self._ended = self._ended, []
+        with suppress(RuntimeError):  # the loop has been closed: nobody waits
+            loop.call_soon_threadsafe(self._end_hop, ended)
+
+    def _is_given_up(self) -> bool:
+        """Say, in the middle of a long statement, whether anybody still waits for it."""
+        if self._ended:  # those who do for others need not
+            ended, self._ended = self._ended, []
+            ended[0].done.get_loop().call_soon_threadsafe(self._deliver, ended)
+        return self._turn is not None and self._turn.given_up
+
+    def _end_hop(self, ended: list[_Turn]) -> None:
+        self._is_hopping = False
+        self._deliver(ended)
+        if self._waiting:
+            self._hop(asyncio.get_running_loop())
+
+    def _deliver(self, ended: list[_Turn]) -> None:
+        for turn in ended:
+            if turn.done.done():
+                continue
+            if isinstance(turn.result, BaseException):
+                turn.done.set_exception(turn.result)
+            else:
+                turn.done.set_result(turn.result)
+
     async def close(self) -> None:
         """Do what is waiting, take no more, and close."""
-        self._closing = True
+        if not self._closing and self._connection is not None:
+            last = self._enqueue(lambda _: None)
+            self._closing = True
+            await last.done
         await super().close()
 
 

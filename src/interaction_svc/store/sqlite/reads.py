@@ -7,6 +7,7 @@ from interaction_svc.paging import Position
 from interaction_svc.store.errors import DamagedRowError
 from interaction_svc.store.interface import Key, PageQuery, ScanPosition, Scope, StoredPage
 from interaction_svc.store.rows import COLUMNS, Row, decode, row_of
+from interaction_svc.store.sqlite import joining
 
 _GET = "SELECT frame FROM interactions WHERE session_sid = ? AND sid = ? AND service_sid = ?"
 _GET_OF_ACCOUNT = f"{_GET} AND account_sid = ?"
@@ -25,28 +26,26 @@ def get(db: sqlite3.Connection, scope: Scope, key: Key) -> bytes | None:
 
 # A Session that is another's is known by its owners, and its rows are not looked at: to ask for it
 # costs as much as to ask for one that isn't there, however long it is.
+_OWNERS = "SELECT service_sid, account_sid FROM session_owners WHERE session_sid = ? LIMIT 2"
 _OWNED = "SELECT 1 FROM session_owners WHERE session_sid = ? AND service_sid = ?"
 _OWNED_BY_ACCOUNT = f"{_OWNED} AND account_sid = ?"
+_NO_ROWS = StoredPage(b"", 0, None, None, more=False)
 
 
-def page(db: sqlite3.Connection, scope: Scope, query: PageQuery) -> StoredPage:
-    """See Store.page."""
-    if not _is_owned(db, scope, query):
-        return StoredPage([], None, None, more=False)
-    backward = query.edge is not None and query.edge.backward
-    ascending = query.descending == backward
-    statement, values = _page_statement(scope, query, ascending=ascending)
-    rows, more = _bounded(
-        db.execute(statement, [*values, query.limit + 1]), query.limit, query.max_bytes
-    )
-    if backward:
-        rows.reverse()
-    return StoredPage(
-        frames=[row[0] for row in rows],
-        first=Position(rows[0][1], rows[0][2]) if rows else None,
-        last=Position(rows[-1][1], rows[-1][2]) if rows else None,
-        more=more,
-    )
+def page(db: sqlite3.Connection, scope: Scope, query: PageQuery, *, joins: bool) -> StoredPage:
+    """See Store.page. With `joins`, what joins_blobs says, SQLite may join the frames."""
+    owners = db.execute(_OWNERS, (query.session_sid,)).fetchall()
+    if len(owners) > 1:
+        if _is_owned(db, scope, query):
+            return _page_by_row(db, scope, query)
+        return _NO_ROWS
+    if not owners or owners[0] != (query.service_sid, scope.account_sid or owners[0][1]):
+        return _NO_ROWS
+    if joins and not query.filter.looks_at_rows:
+        joined = joining.page(db, owners[0], query)
+        if joined is not None:
+            return joined
+    return _page_by_row(db, scope, query)
 
 
 def _is_owned(db: sqlite3.Connection, scope: Scope, query: PageQuery) -> bool:
@@ -58,6 +57,24 @@ def _is_owned(db: sqlite3.Connection, scope: Scope, query: PageQuery) -> bool:
     return owned.fetchone() is not None
 
 
+def _page_by_row(db: sqlite3.Connection, scope: Scope, query: PageQuery) -> StoredPage:
+    backward = query.edge is not None and query.edge.backward
+    ascending = query.descending == backward
+    statement, values = _page_statement(scope, query, ascending=ascending)
+    rows, more = _bounded(
+        db.execute(statement, [*values, query.limit + 1]), query.limit, query.max_bytes
+    )
+    if backward:
+        rows.reverse()
+    return StoredPage(
+        frames=b"".join([row[0] for row in rows]),
+        rows=len(rows),
+        first=Position(rows[0][1], rows[0][2]) if rows else None,
+        last=Position(rows[-1][1], rows[-1][2]) if rows else None,
+        more=more,
+    )
+
+
 def _page_statement(scope: Scope, query: PageQuery, *, ascending: bool) -> tuple[str, list[object]]:
     """Put the statement together: its text depends on which conditions there are, not on values.
 
@@ -65,7 +82,7 @@ def _page_statement(scope: Scope, query: PageQuery, *, ascending: bool) -> tuple
     here, and SQLite gets at most one on each side. With two on a side it may seek to the looser
     one and walk from there, which makes the last page cost more than the first.
     """
-    low, high = _bounds(query, ascending=ascending)
+    low, high = joining.bounds(query, ascending=ascending)
     clauses = ["session_sid = ?", "service_sid = ?"]
     values: list[object] = [query.session_sid, query.service_sid]
     if scope.account_sid is not None:
@@ -97,23 +114,6 @@ def _page_statement(scope: Scope, query: PageQuery, *, ascending: bool) -> tuple
         f" ORDER BY created_us{way}, sid{way} LIMIT ?",
         values,
     )
-
-
-def _bounds(query: PageQuery, *, ascending: bool) -> tuple[Position | None, Position | None]:
-    """Give the places between which the page's rows lie.
-
-    No row has the empty SID of a bound in time, so it is all one whether that bound is inclusive.
-    """
-    from_us, before_us = query.filter.created_from_us, query.filter.created_before_us
-    low = None if from_us is None else Position(from_us, "")
-    high = None if before_us is None else Position(before_us, "")
-    if query.edge is not None:
-        edge = query.edge.position
-        if ascending:
-            low = edge if low is None else max(low, edge)
-        else:
-            high = edge if high is None else min(high, edge)
-    return low, high
 
 
 def scan(

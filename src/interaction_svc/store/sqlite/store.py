@@ -25,6 +25,7 @@ from interaction_svc.store.rows import Row
 from interaction_svc.store.sqlite import keys, migrations, reads, sweeps, writes
 from interaction_svc.store.sqlite.connection import Connection, check_writable, write_nothing
 from interaction_svc.store.sqlite.erasing import Eraser
+from interaction_svc.store.sqlite.joining import joins_blobs
 from interaction_svc.store.sqlite.probing import Probe, read_something
 from interaction_svc.store.sqlite.writer import Work, Writer
 from interaction_svc.store.sweeping import Expired, SweepPosition, Swept, TookPart
@@ -42,7 +43,8 @@ class SqliteStore(Store):
     concurrency than one (measured), and no read lasts longer than a page.
     """
 
-    def __init__(self, path: Path, read: Connection, write: Connection) -> None:
+    def __init__(self, path: Path, read: Connection, write: Connection, *, joins: bool) -> None:
+        self._joins = joins
         self._read = read
         self._write = write
         self._probe = Probe(path, (read, write))
@@ -64,10 +66,11 @@ class SqliteStore(Store):
             if migrate:
                 await write.run(check_writable)
             read = await Connection.open(path, read_only=True)
+            joins = await write.run(joins_blobs)
         except BaseException:
             await asyncio.shield(write.close())
             raise
-        store, log = cls(path, read, write), _log_of(path)
+        store, log = cls(path, read, write, joins=joins), _log_of(path)
         metrics.wal_bytes.set_function(partial(_size, log))
         if migrate and _size(log):  # of a process that didn't live to erase what it had deleted
             store._eraser.ask()
@@ -79,12 +82,12 @@ class SqliteStore(Store):
 
     async def page(self, scope: Scope, query: PageQuery) -> StoredPage:
         """See Store."""
-        return await self._reading(reads.page, scope, query)
+        return await self._reading(reads.page, scope, query, joins=self._joins)
 
     async def record(self, rows: Sequence[Row]) -> list[Recorded]:
         """See Store."""
         return await self._writing(
-            partial(writes.record, rows=rows),
+            writes.Records(rows),
             len(rows),
             sum(len(row.frame) for row in rows),
             erased=_some_replaced,
