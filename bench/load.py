@@ -17,7 +17,8 @@ from tests import http2
 _TICK_SECONDS = 0.002
 _LAST_SECONDS = 10.0
 """How long answers are waited for once no more calls are made."""
-_STATUS = b"grpc-status"
+_STATUS = (b"grpc-status", bytes.fromhex("9acac8b21234da8f"))
+"""The name as it is, and in Huffman's code, which grpc-go uses; the code's digits are as they are."""
 
 
 class Request(NamedTuple):
@@ -25,6 +26,8 @@ class Request(NamedTuple):
 
     headers: bytes
     data: bytes
+    answer_bytes: int | None = None
+    """How long the message is that answers it; another one counts as refused, and None as any."""
 
 
 @dataclass
@@ -66,6 +69,7 @@ class Connection(asyncio.Protocol):
         self._most_streams = 100  # until the server says
         self._unread = 0
         self.sent: dict[int, float] = {}
+        self._missing: dict[int, int] = {}  # bytes of answers
         self.transport: asyncio.Transport | None = None
         self.ready = asyncio.get_running_loop().create_future()
 
@@ -88,6 +92,8 @@ class Connection(asyncio.Protocol):
             return False
         self._window -= size
         self.sent[self._stream] = time.perf_counter()
+        if request.answer_bytes is not None:
+            self._missing[self._stream] = http2.MESSAGE_HEADER_BYTES + request.answer_bytes
         self.transport.write(http2.call(self._stream, request.headers, request.data))
         self._stream += 2
         return True
@@ -97,6 +103,8 @@ class Connection(asyncio.Protocol):
         for kind, flags, stream, payload in http2.frames(self._received):
             if kind == http2.DATA:
                 self._unread += len(payload)
+                if stream in self._missing:
+                    self._missing[stream] -= len(payload)
             elif kind == http2.HEADERS and flags & http2.END_STREAM:
                 self._end(stream, payload)
             elif kind == http2.RST_STREAM:
@@ -126,14 +134,17 @@ class Connection(asyncio.Protocol):
         if sent is None:
             return
         now = time.perf_counter()
-        place = trailers.find(_STATUS)
+        name = _STATUS[0] if _STATUS[0] in trailers else _STATUS[1]
+        place = trailers.find(name)
         if place < 0:
             self._refused("reset", now - sent)
         else:
-            length = trailers[place + len(_STATUS)]
-            begin = place + len(_STATUS) + 1
+            length = trailers[place + len(name)]
+            begin = place + len(name) + 1
             code = trailers[begin : begin + length].decode()
-            if code == "0":
+            if code == "0" and self._missing.pop(stream, 0):
+                self._refused("of another length", now - sent)
+            elif code == "0":
                 self._answered.ok.append((now - self._begun, now - sent))
             else:
                 self._refused(code, now - sent)

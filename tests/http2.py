@@ -20,6 +20,8 @@ HEADER_TABLE_SIZE, ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE = ra
 LARGEST_WINDOW = 2**31 - 1
 FIRST_WINDOW = 65_535
 HEADER_BYTES = 9
+MESSAGE_HEADER_BYTES = 5
+"""What `message` puts before the data."""
 
 Pairs = Sequence[tuple[str, str]]
 
