@@ -104,3 +104,4 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $(VENV)/.runtime $@
 
 include clients/clients.mk
+include bench/bench.mk

@@ -6,3 +6,10 @@ GO_RIVAL := $(if $(and $(shell command -v go 2>/dev/null),$(shell command -v gcc
 
 $(TOOLS)/rival-go: $(wildcard bench/rivals/go/*.go bench/rivals/go/go.*) clients/go/gen/.stamp
 	cd bench/rivals/go && CGO_ENABLED=1 go vet . && CGO_ENABLED=1 go build -o "$(CURDIR)/$@" .
+
+.PHONY: bench bench-quick
+bench: $(VENV)/.dev $(GO_RIVAL) ## what requests cost, beside an empty RPC and rivals; some 10 minutes, into docs/bench
+	$(BIN)/python -m bench.speed --into docs/bench
+
+bench-quick: $(VENV)/.dev $(GO_RIVAL) ## the same in under two minutes, less exact, into .build/bench
+	$(BIN)/python -m bench.speed --quick --into .build/bench

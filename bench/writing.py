@@ -215,8 +215,8 @@ def _records(account: str, key: Key, count: int) -> Iterator[Request]:
         for made in _marked([new_parents(account_sid=account) for _ in range(SESSIONS)], SESSIONS)
     ]
     for number, digits in enumerate(_digits(count)):
-        headers, data = templates[number % len(templates)]
-        yield Request(headers, data.replace(_MARK.encode(), digits))
+        template = templates[number % len(templates)]
+        yield template._replace(data=template.data.replace(_MARK.encode(), digits))
 
 
 def _batches(account: str, count: int) -> Iterator[bytes]:

@@ -1,0 +1,243 @@
+"""What a read costs, beside an empty RPC or route and beside rivals, all in one run.
+
+Every contender gets the same requests, in rounds that take turns. The cost is the processor time of
+the server's process for each request. Nothing is measured before every contender has given the same
+answers, and an answer of another length counts as a failure.
+"""
+
+import asyncio
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grpc
+from tests import http2
+from tests.build import Parents, new_interaction, new_parents, new_session
+from tests.calls import get_request, list_request
+from tests.keyring import Key, basic, new_key
+from tests.serving import Served, served
+
+from bench import http_load, load
+from bench.processes import GO_RIVAL, cpu_seconds, python, rival
+from bench.rivals import copy_db, fastapi_app
+from bench.rivals.agree import GrpcServer, RestServer, agree_grpc, agree_rest
+from bench.rivals.answers import write_answers
+from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
+from interaction_svc.v1.interaction_pb2 import Interaction
+
+SIZES = (10, 50, 200, 1000)
+"""The page sizes; those of the targets are 50 and 1,000."""
+GET = "Get"
+EMPTY = "empty"
+OURS = "interaction-svc"
+PLAIN = "plain Python"
+GO = "plain Go"
+FASTAPI = "FastAPI"
+AT_ONCE = 16
+AT_ONCE_LARGE = 4
+"""The same for pages of 1,000, so that no client is the bottleneck."""
+_LARGE = 1000
+_CONNECTIONS = 4
+_GETS = 200
+_OTHERS = 20_000
+_SERVICE = "/interaction_svc.v1.InteractionService/"
+_RECORDS = "/interaction_svc.v1.IngestService/RecordInteractions"
+
+_FASTAPI_KEY = basic(fastapi_app.USER, fastapi_app.PASSWORD)
+_Run = Callable[..., tuple[int, str]]
+"""Runs a module as a rival until the end; gives its process id and its address."""
+Costs = dict[tuple[str, str], list[float]]
+"""By case and contender: microseconds a request, of each round."""
+
+
+def case_of(size: int) -> str:
+    """Name the case of a page size."""
+    return f"List {size}"
+
+
+CASES = (GET, *map(case_of, SIZES))
+
+
+class _Contender(NamedTuple):
+    name: str
+    pid: int
+    address: str
+    requests: dict[str, tuple[Any, ...]]
+
+
+class _Stored(NamedTuple):
+    """A service that has something to read: a Session of 1,000 and more, among others."""
+
+    server: Served
+    key: Key
+    parents: Parents
+    read: list[Interaction]
+
+
+def read_costs(rounds: int, seconds: float) -> tuple[Costs, Costs]:
+    """Measure reads over gRPC, and over REST: `seconds` for each case of each contender."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        stored = stack.enter_context(_stored(folder))
+        theirs = folder / "rivals.db"
+        copy_db.copy(stored.server.store, theirs)
+
+        def run(module: str, *arguments: str) -> tuple[int, str]:
+            return stack.enter_context(rival(*python(module, *arguments)))
+
+        over_grpc = _grpc_contenders(stack, run, folder, stored, theirs)
+        over_rest = _rest_contenders(run, folder, stored, theirs)
+        return _measured(over_grpc, rounds, seconds), _measured(over_rest, rounds, seconds)
+
+
+@contextmanager
+def _stored(folder: Path) -> Iterator[_Stored]:
+    parents = new_parents()
+    key = new_key(folder / "interactions.db", "read", parents.account_sid)
+    writer = new_key(folder / "interactions.db", "ingest", parents.account_sid)
+    session = new_session(parents, max(SIZES) + 200)
+    others = [parents._replace(session_sid=new_parents().session_sid) for _ in range(20)]
+    made = []
+    for number in range(_OTHERS):  # so that the Session's rows lie apart, as calls would leave them
+        made.append(new_interaction(others[number % len(others)]))
+        if number * len(session) % _OTHERS < len(session):
+            made.append(session[number * len(session) // _OTHERS])
+    with served(folder) as server:
+        with grpc.insecure_channel(server.grpc_address) as channel:
+            record: Any = channel.stream_unary(_RECORDS)
+            batches = (
+                ingest_pb.RecordInteractionsRequest(interactions=made[begin : begin + 1000])
+                for begin in range(0, len(made), 1000)
+            )
+            answer = record(
+                (batch.SerializeToString() for batch in batches),
+                metadata=(("authorization", writer.bearer),),
+            )
+            counts = ingest_pb.RecordInteractionsResponse.FromString(answer)
+            assert counts.created == len(made)
+        yield _Stored(server, key, parents, session[:_GETS])
+
+
+def _grpc_contenders(
+    stack: ExitStack, run: _Run, folder: Path, stored: _Stored, theirs: Path
+) -> list[_Contender]:
+    metadata = (("authorization", stored.key.bearer),)
+    asked: dict[str, list[Any]] = {GET: list(map(get_request, stored.read))}
+    for size in SIZES:
+        asked[case_of(size)] = [list_request(stored.parents, page_size=size)]
+    ours = stored.server.grpc_address
+    everything = [request for requests in asked.values() for request in requests]
+    answers = folder / "grpc.answers"
+    write_answers(
+        answers,
+        {request.SerializeToString(): _answer(ours, request, metadata) for request in everything},
+    )
+    found = [
+        (EMPTY, *run("bench.rivals.empty_grpc", "--answers", str(answers))),
+        (OURS, stored.server.process.pid, ours),
+        (PLAIN, *run("bench.rivals.plain_grpc", "--db", str(theirs))),
+    ]
+    if GO_RIVAL.exists():
+        command = (str(GO_RIVAL), "-db", str(theirs))
+        found.append((GO, *stack.enter_context(rival(*command))))
+    contenders = []
+    for name, pid, address in found:
+        if name != OURS:
+            agree_grpc(GrpcServer(ours, metadata), GrpcServer(address), everything)
+        requests = {
+            case: tuple(
+                load.Request(
+                    http2.call_headers(_method(request), metadata),
+                    http2.message(request.SerializeToString()),
+                    len(_answer(address, request, metadata)),
+                )
+                for request in requests
+            )
+            for case, requests in asked.items()
+        }
+        contenders.append(_Contender(name, pid, address, requests))
+    return contenders
+
+
+def _rest_contenders(run: _Run, folder: Path, stored: _Stored, theirs: Path) -> list[_Contender]:
+    header = _header(stored.key.basic)
+    asked = {GET: [f"{stored.parents.path}/{read.sid}" for read in stored.read]}
+    for size in SIZES:
+        asked[case_of(size)] = [f"{stored.parents.path}?PageSize={size}"]
+    ours = stored.server.base_url.removeprefix("http://")
+    everything = [path for paths in asked.values() for path in paths]
+    answers = folder / "rest.answers"
+    write_answers(answers, {path.encode(): _body(ours, path, header) for path in everything})
+    found = [
+        (EMPTY, header, *run("bench.rivals.empty_http", "--answers", str(answers))),
+        (OURS, header, stored.server.process.pid, ours),
+        (FASTAPI, _header(_FASTAPI_KEY), *run("bench.rivals.fastapi_app", "--db", str(theirs))),
+    ]
+    contenders = []
+    for name, shown, pid, address in found:
+        if name != OURS:
+            agree_rest(
+                RestServer(f"http://{ours}", stored.key.basic),
+                RestServer(f"http://{address}", shown.partition(": ")[2]),
+                everything,
+            )
+        requests = {
+            case: tuple(
+                http_load.HttpRequest(http_load.get(path, shown), len(_body(address, path, shown)))
+                for path in paths
+            )
+            for case, paths in asked.items()
+        }
+        contenders.append(_Contender(name, pid, address, requests))
+    return contenders
+
+
+def _header(authorization: str) -> str:
+    return f"Authorization: {authorization}"
+
+
+def _measured(contenders: Sequence[_Contender], rounds: int, seconds: float) -> Costs:
+    costs: Costs = {}
+    for number in range(rounds + 1):  # the first one warms up
+        for case in CASES:
+            for contender in contenders:
+                cost = _cost(contender, case, seconds if number else seconds / 4)
+                if number:
+                    costs.setdefault((case, contender.name), []).append(cost)
+    return costs
+
+
+def _cost(contender: _Contender, case: str, seconds: float) -> float:
+    requests = contender.requests[case]
+    at_once = AT_ONCE_LARGE if case == case_of(_LARGE) else AT_ONCE
+    before = cpu_seconds(contender.pid)
+    if isinstance(requests[0], load.Request):
+        grpc_load = load.Load(contender.address, requests, seconds, _CONNECTIONS, at_once=at_once)
+        answered = load.run(grpc_load)
+        served_, failed = len(answered.ok), sum(map(len, answered.refused.values()))
+    else:
+        http = http_load.run(http_load.HttpLoad(contender.address, requests, seconds, at_once))
+        served_, failed = len(http.ok), sum(http.failed.values())
+    if failed or not served_:
+        raise RuntimeError(f"{contender.name}, {case}: {failed} of {failed + served_} failed")
+    return (cpu_seconds(contender.pid) - before) / served_ * 1e6
+
+
+def _method(request: Any) -> str:
+    return _SERVICE + type(request).__name__.removesuffix("Request")
+
+
+def _answer(address: str, request: Any, metadata: http2.Pairs) -> bytes:
+    with grpc.insecure_channel(address) as channel:
+        ask: Any = channel.unary_unary(_method(request))
+        answer: bytes = ask(request.SerializeToString(), metadata=metadata)
+        return answer
+
+
+def _body(address: str, path: str, header: str) -> bytes:
+    status, body = asyncio.run(http_load.fetch(address, http_load.get(path, header)))
+    if status != 200:
+        raise RuntimeError(f"{address}{path}: {status}")
+    return body

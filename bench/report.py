@@ -1,0 +1,107 @@
+"""What a run found, as a table and as a plot."""
+
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import grpc
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+mpl.rcParams["svg.hashsalt"] = "interaction-svc"  # the same figures give the same file
+
+_HEADINGS = (
+    "", "median", "from, to", "floor", "must", "aim", "met", "measured", "related to",
+)  # fmt: skip
+
+
+class Measure(NamedTuple):
+    """A ratio, as each round found it, and what it should be."""
+
+    name: str
+    ratios: list[float]
+    measured: str
+    """What is measured, in its own unit."""
+    base: str
+    """What it is related to."""
+    must: float
+    aim: float
+    at_least: bool = False
+    """Whether more is better."""
+    floor: float | None = None
+    """What there is no getting under: an empty answer of the same size."""
+
+    @property
+    def median(self) -> float:
+        """The median over the rounds."""
+        return statistics.median(self.ratios)
+
+    @property
+    def verdict(self) -> str:
+        """Say which of the targets is met."""
+
+        def meets(target: float) -> bool:
+            return self.median >= target if self.at_least else self.median <= target
+
+        return "aim" if meets(self.aim) else "must" if meets(self.must) else "no"
+
+
+def table_of(measures: Sequence[Measure]) -> str:
+    """Give the table of the targets."""
+    rows = [_HEADINGS]
+    for measure in measures:
+        sign = "≥" if measure.at_least else "≤"
+        rows.append((
+            measure.name, f"**{measure.median:.2f}**",
+            f"{min(measure.ratios):.2f}, {max(measure.ratios):.2f}",
+            "" if measure.floor is None else f"{measure.floor:.2f}",
+            f"{sign} {measure.must:g}", f"{sign} {measure.aim:g}", measure.verdict,
+            measure.measured, measure.base,
+        ))  # fmt: skip
+    return markdown(rows)
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Give rows, the first of them headings, as a table in Markdown."""
+    head, *rest = rows
+    lines = [head, ["---"] * len(head), *rest]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def machine() -> str:
+    """Say what it was measured on."""
+    return (
+        f"{platform.machine()}, {os.cpu_count()} cores for servers and clients together,"
+        f" {sys.platform}, Python {platform.python_version()}, grpcio {grpc.__version__}"
+    )
+
+
+def plot(
+    file: Path,
+    by_page_size: dict[str, dict[int, float]],
+    by_table_size: dict[int, list[float]],
+) -> None:
+    """Draw ratios by page size, for each contender, and by the size of the table."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name, ratios in by_page_size.items():
+        left.plot(list(ratios), list(ratios.values()), marker="o", label=name)
+    left.set(
+        xscale="log", yscale="log", xlabel="Interactions of the answer (1: Get)",
+        ylabel="server CPU, in empty RPCs", title="gRPC, by page size",
+    )  # fmt: skip
+    left.legend()
+    smallest = statistics.median(by_table_size[min(by_table_size)])
+    medians = {size: statistics.median(costs) for size, costs in by_table_size.items()}
+    right.plot(list(medians), [cost / smallest for cost in medians.values()], marker="o")
+    right.set(
+        xscale="log", ylim=(0, 2), xlabel="rows of the table",
+        ylabel="server CPU, in Gets from the smallest", title="Get, by table size",
+    )  # fmt: skip
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    figure.savefig(file, metadata={"Date": None})

@@ -1,0 +1,181 @@
+"""`make bench`: what the service costs, beside what the transport alone does and beside rivals.
+
+It starts `interaction-svc serve` with default settings and a key, and the rivals, on loopback, and
+drives them in rounds that take turns. Only ratios within a run say anything on a machine that
+others use, and whose cores the clients share with the servers.
+"""
+
+import argparse
+import statistics
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from bench import memory, reading, scaling, sizes, writing
+from bench.reading import EMPTY, FASTAPI, GET, GO, OURS, PLAIN, SIZES, Costs, case_of
+from bench.report import Measure, machine, markdown, plot, table_of
+
+_GRPC_TARGETS = {GET: (1.6, 1.3), case_of(50): (2.4, 1.8), case_of(1000): (9, 7)}
+_REST_TARGETS = {GET: (1.8, 1.4), case_of(50): (7, 3), case_of(1000): (20, 11)}
+
+
+def main() -> None:
+    """Run everything, print it, and write it into a folder."""
+    parser = argparse.ArgumentParser(prog="python -m bench.speed", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="in under two minutes, less exact")
+    parser.add_argument("--into", type=Path, required=True, help="the folder to write to")
+    given = parser.parse_args()
+    given.into.mkdir(parents=True, exist_ok=True)
+    report = _measured(given.into, quick=given.quick)
+    print(report)
+    (given.into / "run.md").write_text(report)
+
+
+def _measured(folder: Path, *, quick: bool) -> str:
+    rounds, seconds = (2, 0.4) if quick else (7, 1.5)
+    table_sizes = (10_000, 100_000) if quick else (10_000, 100_000, 1_000_000)
+    over_grpc, over_rest = reading.read_costs(rounds, seconds)
+    by_size = sizes.by_table_size(rounds, seconds, table_sizes)
+    targets = [
+        *_of_reads(over_grpc, over_rest),
+        *_of_sizes(by_size, rounds, seconds),
+        *_of_writes(rounds=2 if quick else 5, seconds=1.0 if quick else 4.0),
+    ]
+    plot(folder / "ratios.svg", _by_page_size(over_grpc), by_size)
+    parts = [
+        f"{machine()}. {rounds} rounds that take turns.\n",
+        "## Targets\n",
+        table_of(targets),
+        "## Server CPU of a request, in microseconds\n",
+        _contenders("gRPC", over_grpc, (EMPTY, OURS, PLAIN, GO)),
+        _contenders("REST", over_rest, (EMPTY, OURS, FASTAPI)),
+        "## Two workers against one\n",
+        _workers(rounds, seconds),
+        "## Memory\n",
+        markdown(
+            [("", ""), *memory.memory(3.0 if quick else 30.0, 20_000 if quick else 1_000_000)]
+        ),
+    ]
+    return "\n".join(parts)
+
+
+def _of_reads(over_grpc: Costs, over_rest: Costs) -> Iterable[Measure]:
+    for case, (must, aim) in _GRPC_TARGETS.items():
+        yield Measure(
+            f"{case} ÷ empty Get", _ratios(over_grpc, (case, OURS), (GET, EMPTY)),
+            _us(over_grpc[case, OURS]), _us(over_grpc[GET, EMPTY]), must, aim,
+            floor=statistics.median(_ratios(over_grpc, (case, EMPTY), (GET, EMPTY))),
+        )  # fmt: skip
+    for case, (must, aim) in _REST_TARGETS.items():
+        yield Measure(
+            f"REST {case} ÷ empty route, same bytes",
+            _ratios(over_rest, (case, OURS), (case, EMPTY)),
+            _us(over_rest[case, OURS]), _us(over_rest[case, EMPTY]), must, aim, floor=1.0,
+        )  # fmt: skip
+
+
+def _of_sizes(by_size: dict[int, list[float]], rounds: int, seconds: float) -> Iterable[Measure]:
+    small, large = min(by_size), max(by_size)
+    yield Measure(
+        f"Get at {large:,} rows ÷ at {small:,}",
+        [big / little for big, little in zip(by_size[large], by_size[small], strict=True)],
+        _us(by_size[large]), _us(by_size[small]), 1.3, 1.15,
+    )  # fmt: skip
+    pages = sizes.by_page(rounds, seconds)
+    yield _of_rounds("last page ÷ first page of 100,000", pages, 1.25, 1.1, _microseconds)
+
+
+def _of_writes(rounds: int, seconds: float) -> Iterable[Measure]:
+    yield _of_rounds(
+        "64 durable records at once ÷ one", writing.concurrent_records(rounds, seconds), 6, 10,
+        _per_second, at_least=True,
+    )  # fmt: skip
+    yield _of_rounds(
+        "bulk stream ÷ executemany", writing.streamed_records(rounds, int(seconds * 12) * 1000),
+        0.35, 0.5, _per_second, at_least=True,
+    )  # fmt: skip
+    yield _of_rounds(
+        "List 50 p99 while ingesting ÷ idle", writing.reads_while_ingesting(rounds, seconds), 3, 2,
+        lambda took: _microseconds(took * 1e6),
+    )  # fmt: skip
+
+
+def _of_rounds(
+    name: str,
+    rounds: list[writing.Ratio],
+    must: float,
+    aim: float,
+    shown: Callable[[float], str],
+    *,
+    at_least: bool = False,
+) -> Measure:
+    return Measure(
+        name,
+        [one.value for one in rounds],
+        shown(statistics.median(one.measured for one in rounds)),
+        shown(statistics.median(one.base for one in rounds)),
+        must,
+        aim,
+        at_least,
+    )
+
+
+def _workers(rounds: int, seconds: float) -> str:
+    throughput, cpu = scaling.two_workers(rounds, seconds)
+    rows = [("", "median", "from, to", "two", "one")]
+    for name, ratios, shown in (
+        ("Gets a second", throughput, _per_second),
+        ("CPU of a Get", cpu, _microseconds),
+    ):
+        values = sorted(ratio.value for ratio in ratios)
+        rows.append((
+            name, f"{statistics.median(values):.2f}", f"{values[0]:.2f}, {values[-1]:.2f}",
+            shown(statistics.median(ratio.measured for ratio in ratios)),
+            shown(statistics.median(ratio.base for ratio in ratios)),
+        ))  # fmt: skip
+    return markdown(rows)
+
+
+def _contenders(transport: str, costs: Costs, names: tuple[str, ...]) -> str:
+    there = [name for name in names if (GET, name) in costs]
+    cases = (GET, *map(case_of, SIZES))
+    return markdown(
+        [
+            (transport, *there),
+            *(
+                (case, *(f"{statistics.median(costs[case, name]):,.0f}" for name in there))
+                for case in cases
+            ),
+        ]
+    )
+
+
+def _by_page_size(costs: Costs) -> dict[str, dict[int, float]]:
+    of_size = {1: GET, **{size: case_of(size) for size in SIZES}}
+    return {
+        name: {
+            size: statistics.median(_ratios(costs, (case, name), (GET, EMPTY)))
+            for size, case in of_size.items()
+        }
+        for name in (EMPTY, OURS, PLAIN, GO)
+        if (GET, name) in costs
+    }
+
+
+def _ratios(costs: Costs, measured: tuple[str, str], base: tuple[str, str]) -> list[float]:
+    return [cost / of_base for cost, of_base in zip(costs[measured], costs[base], strict=True)]
+
+
+def _us(costs: list[float]) -> str:
+    return _microseconds(statistics.median(costs))
+
+
+def _microseconds(value: float) -> str:
+    return f"{value:,.0f} µs"
+
+
+def _per_second(value: float) -> str:
+    return f"{value:,.0f}/s"
+
+
+if __name__ == "__main__":
+    main()
