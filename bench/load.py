@@ -18,7 +18,7 @@ _TICK_SECONDS = 0.002
 _LAST_SECONDS = 10.0
 """How long answers are waited for once no more calls are made."""
 _STATUS = (b"grpc-status", bytes.fromhex("9acac8b21234da8f"))
-"""The name as it is, and in Huffman's code, which grpc-go uses; the code's digits are as they are."""
+"""The name as it is, and in Huffman's code, which grpc-go uses; its digits are as they are."""
 
 
 class Request(NamedTuple):
