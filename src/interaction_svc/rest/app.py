@@ -137,8 +137,9 @@ def create_app(
 
     app = _Application(
         routes=[
-            Route(_LIST_PATH, of_session, methods=["GET"]),
+            # What is asked for most comes first: every one before it is tried.
             Route(f"{_LIST_PATH}/{{sid}}", of_interaction, methods=["GET", "DELETE"]),
+            Route(_LIST_PATH, of_session, methods=["GET"]),
             Route("/openapi.json", openapi, methods=["GET"]),
             Route("/healthz", healthz, methods=["GET"]),
             Route("/readyz", readyz, methods=["GET"]),

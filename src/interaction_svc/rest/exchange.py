@@ -51,7 +51,10 @@ class Exchange:
         self.message_event = asyncio.Event()  # set when the connection, or the answer, has ended
 
     async def run(self, app: Any) -> None:
-        """Have the request answered; what is only half answered ends the connection."""
+        """Have the request answered; what is only half answered ends the connection.
+
+        In the end its task takes itself off uvicorn's list; a callback of the task is dearer.
+        """
         try:
             await app(self._scope, self.receive, self.send)
         except BaseException as cause:
@@ -59,10 +62,14 @@ class Exchange:
             log.error("no answer was made", reference=error.reference, exc_info=cause)
             if not self.response_started:
                 await error_response(error, "")(self._scope, self.receive, self.send)
-        if not self.response_complete and not self.disconnected:
-            # The client hasn't taken the answer in the time that a request has; and what it hasn't
-            # taken would wait in memory.
-            self._protocol.transport.abort()
+        finally:
+            if not self.response_complete and not self.disconnected:
+                # The client hasn't taken the answer in the time that a request has; and what it
+                # hasn't taken would wait in memory.
+                self._protocol.transport.abort()
+            task = asyncio.current_task()
+            assert task is not None  # noqa: S101 this is one
+            self._protocol.tasks.discard(task)
 
     async def receive(self) -> Message:
         """Give the body, which is none, and then wait for the end."""

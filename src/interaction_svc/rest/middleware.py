@@ -8,6 +8,7 @@ headers of a request is looked for there, without making an object of them.
 import asyncio
 import time
 from collections.abc import Awaitable
+from functools import lru_cache
 
 import structlog
 from starlette.exceptions import HTTPException
@@ -33,6 +34,7 @@ from interaction_svc.errors import (
 )
 from interaction_svc.guards import Guards
 from interaction_svc.observation import observed
+from interaction_svc.rest.deadline import Deadline
 from interaction_svc.rest.responses import error_response
 
 log = structlog.get_logger()
@@ -62,13 +64,15 @@ class Observe:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
         begun = time.perf_counter()
-        given = request_id_of(_header(scope, _REQUEST_ID_HEADER))
-        twilio_request_id = given if TWILIO_REQUEST_ID.fullmatch(given) else new_request_id()
-        peer = str(Address(*scope["client"])) if scope["client"] else ""
-        call = Call(TRANSPORT, "other", peer, given, code=_UNANSWERED)
-        call.about["path"] = _logged_path(scope)
+        sent = _header(scope, _REQUEST_ID_HEADER)
+        given = new_request_id() if sent is None else request_id_of(sent)
+        is_twilio_form = sent is None or TWILIO_REQUEST_ID.fullmatch(given)
+        twilio_request_id = given if is_twilio_form else new_request_id()
+        peer = _address(*scope["client"]) if scope["client"] else ""
+        about: dict[str, object] = {"path": _logged_path(scope)}
+        call = Call(TRANSPORT, "other", peer, given, code=_UNANSWERED, about=about)
         if twilio_request_id != given:
-            call.about["twilio_request_id"] = twilio_request_id
+            about["twilio_request_id"] = twilio_request_id
 
         def send_with_headers(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
@@ -119,6 +123,7 @@ class Admit:
     def __init__(self, app: ASGIApp, guards: Guards) -> None:
         self._app = app
         self._guards = guards
+        self._deadline = Deadline(guards.deadline_seconds)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
@@ -133,7 +138,7 @@ class Admit:
 
         with self._guards.concurrency.slot():
             try:
-                async with asyncio.timeout(self._guards.deadline_seconds):
+                with self._deadline:
                     await self._app(scope, receive, send_until_taken)
             except TimeoutError as error:
                 raise DeadlineExceeded from error
@@ -166,6 +171,11 @@ async def _send_until_taken(send: Send, message: Message) -> None:
     # has taken the rest, and until then the place is held.
     await send({**message, "more_body": True})
     await send({"type": message["type"], "body": b""})
+
+
+@lru_cache(maxsize=1024)
+def _address(host: str, port: int) -> str:
+    return str(Address(host, port))
 
 
 def _header(scope: Scope, name: bytes) -> str | None:

@@ -1,0 +1,48 @@
+"""The deadline of requests: all have the same time."""
+
+import asyncio
+from typing import Self
+
+_OVER = 0.0
+
+
+class Deadline:
+    """Ends what takes longer than `seconds` within the block, which then raises TimeoutError.
+
+    What asyncio.timeout does, for one block at a time in each task, and with one timer for all
+    tasks: for the one whose time ends first. A timer for each, started and cancelled, costs 12
+    microseconds a request, a third of what an empty one costs.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._ends: dict[asyncio.Task[object], float] = {}  # the first ends first
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __enter__(self) -> Self:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 there is one wherever something is awaited
+        loop = task.get_loop()
+        self._ends[task] = end = loop.time() + self._seconds
+        if self._timer is None:
+            self._timer = loop.call_at(end, self._look, loop)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101
+        is_over = self._ends.pop(task) == _OVER
+        # As asyncio.timeout: whoever else has cancelled the task means it to end.
+        if is_over and task.uncancel() == 0 and kind is asyncio.CancelledError:
+            raise TimeoutError
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        now = loop.time()
+        for task, end in self._ends.items():
+            if end > now:
+                self._timer = loop.call_at(end, self._look, loop)
+                return
+            if end != _OVER:
+                self._ends[task] = _OVER
+                task.cancel()
