@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from interaction_svc.rest.deadline import Deadline
+from interaction_svc.deadline import Deadline
 
 SECONDS = 0.02
 

@@ -24,6 +24,7 @@ from interaction_svc.calls import (
     request_id_of,
     this_call,
 )
+from interaction_svc.deadline import Deadline
 from interaction_svc.errors import (
     DeadlineExceeded,
     Internal,
@@ -34,7 +35,6 @@ from interaction_svc.errors import (
 )
 from interaction_svc.guards import Guards
 from interaction_svc.observation import observed
-from interaction_svc.rest.deadline import Deadline
 from interaction_svc.rest.responses import error_response
 
 log = structlog.get_logger()

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from interaction_svc.calls import this_call
+from interaction_svc.deadline import Deadline
 from interaction_svc.errors import DeadlineExceeded
 from interaction_svc.grpc_api.interceptors.base import (
     HEALTH_PREFIX,
@@ -36,6 +37,7 @@ class Admit(Interceptor):
     ) -> None:
         self._concurrency = concurrency
         self._deadline_seconds = deadline_seconds
+        self._deadline = Deadline(deadline_seconds)
         self._reads = reads
         self._exempt = exempt
         self._unsent = Unsent()
@@ -70,7 +72,7 @@ class Admit(Interceptor):
                 if not isinstance(request, bytes):
                     return await behavior(self._each_in_time(request), context)
                 try:
-                    async with asyncio.timeout(self._deadline_seconds):
+                    with self._deadline:
                         return await behavior(request, context)
                 except TimeoutError as error:
                     raise DeadlineExceeded from error

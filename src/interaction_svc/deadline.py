@@ -1,4 +1,4 @@
-"""The deadline of requests: all have the same time."""
+"""The deadline of calls and requests: all have the same time."""
 
 import asyncio
 from typing import Self
