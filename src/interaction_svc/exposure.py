@@ -9,11 +9,11 @@ from interaction_svc.store import Store
 log = structlog.get_logger()
 
 
-async def check_exposure(settings: Settings, store: Store) -> bool:
+async def check_exposure(settings: Settings, store: Store, *, warns: bool = True) -> bool:
     """Say whether callers may do without keys, as long as the store has never had one.
 
-    On loopback they may, and with `insecure`. Raises SettingsError, which says what to do, where
-    a listener is reached from other machines without keys or TLS.
+    On loopback they may, and with `insecure`. What is open is warned of. Raises SettingsError,
+    which says what to do, where a listener is reached from other machines without keys or TLS.
     """
     exposed = [
         f"{name} {address}"
@@ -35,6 +35,12 @@ async def check_exposure(settings: Settings, store: Store) -> bool:
                 f"{' and '.join(exposed)} can be reached from other machines: "
                 f"{' and '.join(missing)}, or say --insecure to serve without"
             )
+    if warns:
+        _warn(settings, has_keys=has_keys, is_exposed=bool(exposed))
+    return not has_keys and (not exposed or settings.insecure)
+
+
+def _warn(settings: Settings, *, has_keys: bool, is_exposed: bool) -> None:
     if not has_keys:
         log.warning(
             "serving openly: there are no keys, so whoever reaches it may do everything;"
@@ -42,6 +48,5 @@ async def check_exposure(settings: Settings, store: Store) -> bool:
         )
     if settings.metrics and not Address.parse(settings.metrics_address).is_loopback:
         log.warning("metrics can be read by whoever reaches them: they have no keys and no TLS")
-    if exposed and settings.tls_certificate is None:
+    if is_exposed and settings.tls_certificate is None:
         log.warning("serving without TLS: keys and messages can be read on their way")
-    return not has_keys and (not exposed or settings.insecure)

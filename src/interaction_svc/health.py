@@ -35,7 +35,12 @@ class Health:
         await listener(self.is_serving)
 
     async def start(self) -> None:
-        """Begin to follow the store; the first probe is done when it returns."""
+        """Begin to follow the store; the first probe is done when it returns.
+
+        Doing it again does nothing.
+        """
+        if self._probing is not None:
+            return
         await self._probe()
         self._probing = asyncio.create_task(self._keep_probing())
 

@@ -1,7 +1,9 @@
 """What Prometheus can ask the service: the metrics of the process, each made once, here.
 
-None has a SID, an address or anything else of callers in its labels, so that their number is
-bounded and they may be read by whoever watches the service. docs/operations.md lists them.
+With several workers, each counts by itself, and they are added up (workers/metrics.py); gauges say
+by their `multiprocess_mode` how. None has a SID, an address or anything else of callers in its
+labels, so that their number is bounded and they may be read by whoever watches the service.
+docs/operations.md lists them.
 """
 
 import asyncio
@@ -9,7 +11,15 @@ import platform
 import sqlite3
 from wsgiref.simple_server import WSGIServer
 
-from prometheus_client import Counter, Gauge, Histogram, Info, start_http_server
+from prometheus_client import (
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    start_http_server,
+)
 
 from interaction_svc import __version__
 from interaction_svc.addresses import Address
@@ -31,7 +41,10 @@ call_seconds = Histogram(
     buckets=_SECONDS,
 )
 calls_in_flight = Gauge(
-    "interaction_svc_calls_in_flight", "Calls that are being worked on.", ["transport"]
+    "interaction_svc_calls_in_flight",
+    "Calls that are being worked on.",
+    ["transport"],
+    multiprocess_mode="livesum",
 )
 refused = Counter(
     "interaction_svc_refused",
@@ -53,15 +66,21 @@ commit_operations = Histogram(
 commit_rows = Histogram(
     "interaction_svc_commit_rows", "Rows that were written by a commit.", buckets=_SIZES
 )
-waiting_rows = Gauge("interaction_svc_waiting_rows", "Rows that wait to be written.")
-waiting_bytes = Gauge("interaction_svc_waiting_bytes", "Their size.")
+waiting_rows = Gauge(
+    "interaction_svc_waiting_rows", "Rows that wait to be written.", multiprocess_mode="livesum"
+)
+waiting_bytes = Gauge("interaction_svc_waiting_bytes", "Their size.", multiprocess_mode="livesum")
 wal_bytes = Gauge("interaction_svc_wal_bytes", "Size of SQLite's write-ahead log.")
 rows_erased = Counter(
     "interaction_svc_rows_erased",
     "Interactions that were deleted for good: by a call, or by retention.",
     ["cause"],
 )
-serving = Gauge("interaction_svc_serving", "1 while health says SERVING, else 0.")
+serving = Gauge(
+    "interaction_svc_serving",
+    "1 while health says SERVING, else 0.",
+    multiprocess_mode="livemin",
+)
 build = Info("interaction_svc_build", "What is running.")
 build.info(
     {
@@ -73,16 +92,19 @@ build.info(
 
 
 class MetricsServer:
-    """Serves the metrics under /metrics, from a thread of its own."""
+    """Serves the metrics of a registry under /metrics, from a thread of its own."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, registry: CollectorRegistry = REGISTRY) -> None:
         self._address = address
+        self._registry = registry
         self._server: WSGIServer | None = None
 
     def start(self) -> Address:
         """Listen, and give the address with its real port. Raises OSError if that can't be."""
         try:
-            self._server, self._thread = start_http_server(self._address.port, self._address.host)
+            self._server, self._thread = start_http_server(
+                self._address.port, self._address.host, self._registry
+            )
         except OSError as error:
             raise OSError(
                 f"can't listen for metrics on {self._address}: {error.strerror}"

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
@@ -35,6 +36,9 @@ class Server:
     Use it as an async context manager: entering starts it, leaving drains it. Entering raises
     StoreError if the store can't be opened, OSError if an address can't be listened on,
     SettingsError and TlsError if the settings don't fit together, or with what there is.
+
+    As a worker, which has a number from 1 on, it shares its ports with others on the same store:
+    what is done once for all, the group does (workers/group.py), or worker 1.
     """
 
     grpc_address: Address | None = None
@@ -47,8 +51,10 @@ class Server:
     ended: asyncio.Future[None]
     """Done when a transport has ended by itself, which it should not."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, worker: int | None = None) -> None:
         self._settings = settings
+        self._worker = worker
+        self._is_worker = worker is not None
         self._listening: list[GrpcServer | HttpServer] = []
         self._has_started = False
         self.ended = asyncio.get_running_loop().create_future()
@@ -61,12 +67,11 @@ class Server:
             if certificates is not None:
                 await certificates.start()
                 cleanups.push_async_callback(certificates.stop)
-            self.store = await open_store(settings.store)
+            self.store = await open_store(settings.store, create=not self._is_worker)
             cleanups.push_async_callback(self.store.close)
             health = Health(self.store)
-            authenticator = Authenticator(
-                self.store, serves_openly=await check_exposure(settings, self.store)
-            )
+            serves_openly = await check_exposure(settings, self.store, warns=not self._is_worker)
+            authenticator = Authenticator(self.store, serves_openly=serves_openly)
             guards = Guards(
                 authenticator,
                 Concurrency(settings.max_concurrent_calls),
@@ -75,18 +80,21 @@ class Server:
             )
             retention = Retention(self.store, settings.retain_days, settings.retain_days_by_service)
             cleanups.push_async_callback(retention.stop)
-            if settings.metrics:
+            if settings.metrics and not self._is_worker:
                 metrics = MetricsServer(Address.parse(settings.metrics_address))
                 self.metrics_address = metrics.start()
                 cleanups.push_async_callback(metrics.stop)
             cleanups.push_async_callback(self._drain, health)
+            if self._is_worker:
+                await health.start()  # others serve meanwhile: no calls before it is ready
             interactions = Interactions(self.store)
             if settings.grpc:
                 await self._start_grpc(interactions, guards, health, certificates)
             if settings.http:
                 await self._start_http(interactions, guards, health, certificates)
             await health.start()
-            retention.start()
+            if self._worker in (None, 1):
+                retention.start()
             self._has_started = True
             self._cleanups = cleanups.pop_all()
         return self
@@ -106,7 +114,9 @@ class Server:
         health: Health,
         certificates: Certificates | None,
     ) -> None:
-        grpc = GrpcServer(interactions, self._settings, guards, certificates)
+        grpc = GrpcServer(
+            interactions, self._settings, guards, certificates, shares_port=self._is_worker
+        )
         self.grpc_address = await grpc.start()
         self._listening.append(grpc)
         await health.listen(grpc.set_serving)
@@ -135,6 +145,7 @@ class Server:
                 connection_idle_seconds=settings.connection_idle_seconds,
             ),
             ssl_context=None if certificates is None else certificates.ssl_context,
+            shares_port=self._is_worker,
         )
         self.ended = http.ended
         self.http_address = await http.start()
@@ -155,10 +166,11 @@ class Server:
                 raise result
 
 
-async def wait_for_signal() -> None:
+async def wait_for_signal(end_at_once: Callable[[int], object] = os._exit) -> None:
     """Return at SIGTERM or SIGINT. The next one ends the process at once, which loses nothing.
 
-    Python's own handlers would not: the threads of connections that stay open hold it up.
+    Python's own handlers would not: the threads of connections that stay open hold it up. What ends
+    it is called with the exit status.
     """
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -167,7 +179,7 @@ async def wait_for_signal() -> None:
         loop.add_signal_handler(number, told.set)
     await told.wait()
     for number in signals:
-        loop.add_signal_handler(number, os._exit, 128 + number)
+        loop.add_signal_handler(number, end_at_once, 128 + number)
 
 
 def log_settings(settings: Settings) -> None:

@@ -120,6 +120,12 @@ class Settings(BaseSettings):
         "127.0.0.1:9464",
         description="The address that metrics are served on, without TLS or keys.",
     )
+    workers: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="How many processes serve on the same ports; each has the limits for itself.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="The least that is logged; calls are info, health checks debug."
     )

@@ -4,17 +4,19 @@ from collections import Counter
 
 import typer
 
+from interaction_svc.addresses import Address
 from interaction_svc.rest.adapter import list_url
-from interaction_svc.server import Server
 from interaction_svc.settings import Settings
-from interaction_svc.store import decode
+from interaction_svc.store import Store, decode
 
 _LOOKED_AT = 1000
 
 
-async def print_examples(server: Server, settings: Settings) -> None:
+async def print_examples(
+    store: Store, settings: Settings, grpc_address: Address | None, http_address: Address | None
+) -> None:
     """Print grpcurl, curl and Twilio SDK calls for the fullest of the store's first Sessions."""
-    frames, _ = await server.store.scan(after=None, limit=_LOOKED_AT, max_bytes=2**22)
+    frames, _ = await store.scan(after=None, limit=_LOOKED_AT, max_bytes=2**22)
     if not frames:
         typer.echo("The store is empty; fill it with: interaction-svc import FILE")
         return
@@ -24,20 +26,20 @@ async def print_examples(server: Server, settings: Settings) -> None:
     account_sid, service_sid = some.account_sid, some.service_sid
     ca = settings.tls_certificate
     user, secret, bearer = account_sid, "secret", ""
-    if await server.store.has_keys():
+    if await store.has_keys():
         user, secret, bearer = "SK...", "SECRET", "-H 'authorization: Bearer SK....SECRET' "
         typer.echo("\nWrite a key of yours for SK... and SECRET (interaction-svc keys create).")
     typer.echo(f"\nSession {fullest} has {count} Interactions. Page through it, 10 at a time:")
-    if server.grpc_address is not None:
+    if grpc_address is not None:
         typer.echo(
             "\n# gRPC (pass next_page_token back as page_token)\n"
             f"grpcurl {f'-cacert {ca}' if ca else '-plaintext'} {bearer}"
             f'-d \'{{"service_sid": "{service_sid}", '
-            f'"session_sid": "{fullest}", "page_size": 10}}\' {server.grpc_address} '
+            f'"session_sid": "{fullest}", "page_size": 10}}\' {grpc_address} '
             "interaction_svc.v1.InteractionService/ListInteractions"
         )
-    if server.http_address is not None:
-        base_url = settings.public_url or server.http_address.url(settings.http_scheme)
+    if http_address is not None:
+        base_url = settings.public_url or http_address.url(settings.http_scheme)
         url = list_url(base_url, service_sid, fullest)
         typer.echo(
             "\n# REST (follow meta.next_page_url)\n"

@@ -11,6 +11,8 @@ from interaction_svc.cli.options import takes_settings
 from interaction_svc.logs import configure_logs
 from interaction_svc.server import Server, log_settings, wait_for_signal
 from interaction_svc.settings import CLIENT_SETTINGS, Settings, SettingsError
+from interaction_svc.store import open_store
+from interaction_svc.workers.group import Group
 
 
 @takes_settings(*(name for name in Settings.model_fields if name not in CLIENT_SETTINGS))
@@ -39,8 +41,14 @@ def serve(
 
 
 async def _serve(settings: Settings, *, examples: bool) -> None:
-    told = asyncio.create_task(wait_for_signal())
-    async with Server(settings) as server:
+    serving: Server | Group
+    if settings.workers == 1:
+        serving = Server(settings)
+        told = asyncio.create_task(wait_for_signal())
+    else:
+        serving = Group(settings)
+        told = asyncio.create_task(wait_for_signal(serving.end_at_once))
+    async with serving as server:
         if server.grpc_address is not None:
             typer.echo(f"gRPC on {server.grpc_address}")
         if server.http_address is not None:
@@ -48,10 +56,18 @@ async def _serve(settings: Settings, *, examples: bool) -> None:
         if server.metrics_address is not None:
             typer.echo(f"metrics on {server.metrics_address.url()}/metrics")
         if examples:
-            await print_examples(server, settings)
+            await _print_examples(server, settings)
         await asyncio.wait([told, server.ended], return_when=asyncio.FIRST_COMPLETED)
     if not told.done():
         raise OSError("the HTTP server has ended by itself")
+
+
+async def _print_examples(server: Server | Group, settings: Settings) -> None:
+    store = await open_store(settings.store, migrate=False)
+    try:
+        await print_examples(store, settings, server.grpc_address, server.http_address)
+    finally:
+        await store.close()
 
 
 def _allow_files() -> None:

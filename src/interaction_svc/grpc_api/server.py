@@ -102,7 +102,10 @@ class GrpcServer:
         settings: Settings,
         guards: Guards,
         certificates: Certificates | None,
+        *,
+        shares_port: bool = False,
     ) -> None:
+        """Listen, once started, beside others of this user on the port if it is shared."""
         self._address = Address.parse(settings.grpc_address)
         self._certificates = certificates
         self._allowed_names = frozenset(settings.tls_client_names)
@@ -124,7 +127,8 @@ class GrpcServer:
         chain = Chain(
             [self._in_flight, Observe(), Errors(), admit, authenticate], refuses=admit.refuses
         )
-        self._server = grpc.aio.server(interceptors=[chain], options=_options(settings))
+        options = _options(settings, shares_port=shares_port)
+        self._server = grpc.aio.server(interceptors=[chain], options=options)
         self._server.add_generic_rpc_handlers(_handlers(interactions))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         _add_reflection(self._server)
@@ -140,9 +144,7 @@ class GrpcServer:
                 credentials = self._certificates.grpc_credentials
                 port = self._server.add_secure_port(str(self._address), credentials)
         except RuntimeError as error:
-            raise OSError(
-                f"can't listen for gRPC on {self._address}: is it this machine's, and free?"
-            ) from error
+            raise cannot_listen(self._address, error) from error
         await self._server.start()
         return self._address._replace(port=port)
 
@@ -173,14 +175,19 @@ class GrpcServer:
         )
 
 
-def _options(settings: Settings) -> list[tuple[str, int]]:
+def cannot_listen(address: Address, _: Exception) -> OSError:
+    """Give the error of an address that can't be listened on; gRPC's own doesn't say why."""
+    return OSError(f"can't listen for gRPC on {address}: is it this machine's, and free?")
+
+
+def _options(settings: Settings, *, shares_port: bool) -> list[tuple[str, int]]:
     def ms(seconds: float) -> int:
         return round(seconds * 1000)
 
     options = [
         # On by default: a second server would bind the same port without a word, and share its
-        # calls.
-        ("grpc.so_reuseport", 0),
+        # calls. Only the workers of a group do.
+        ("grpc.so_reuseport", int(shares_port)),
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         # The first is from where on requests are refused at random, the second is the limit.
         ("grpc.max_metadata_size", settings.max_header_bytes),

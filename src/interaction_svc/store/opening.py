@@ -39,14 +39,17 @@ def _naming(path: Path) -> Iterator[None]:
         raise StoreUnavailableError(f"{path}: {error.strerror}") from error
 
 
-async def open_store(url: str, *, migrate: bool = True) -> Store:
+async def open_store(url: str, *, migrate: bool = True, create: bool = True) -> Store:
     """Open the store, make it if it isn't there, and bring its schema up to date.
 
-    With `migrate=False` a store that isn't there or isn't up to date is an error. Raises
-    StoreURLError, NotAStoreError, SchemaTooNewError, StoreUnavailableError, StoreFullError.
+    With `migrate=False` a store that isn't there or isn't up to date is an error, with
+    `create=False` only one that isn't there. Raises StoreURLError, NotAStoreError,
+    SchemaTooNewError, StoreUnavailableError, StoreFullError.
     """
     path = check_url(url)
     with _naming(path):
+        if not (create or path.exists()):
+            raise StoreUnavailableError("the file isn't there")
         return await SqliteStore.open(path, migrate=migrate)
 
 
