@@ -1,6 +1,7 @@
 """The composition root: builds the service, starts it, and drains it."""
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import Callable
@@ -96,6 +97,10 @@ class Server:
             if self._worker in (None, 1):
                 retention.start()
             self._has_started = True
+            # What is there by now stays: to look through it again and again for garbage is a
+            # twentieth of what a Get costs.
+            gc.collect()
+            gc.freeze()
             self._cleanups = cleanups.pop_all()
         return self
 
