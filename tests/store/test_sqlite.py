@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -196,6 +197,31 @@ async def test_without_migrating_a_store_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailableError, match="can't be opened"):
         await open_store(url(tmp_path), migrate=False)
     assert not os.listdir(tmp_path)
+
+
+async def test_a_lock_held_by_another_process_is_asked_for_often(
+    tmp_path: Path, parents: Parents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite's own waiting asks every 100 ms in the end, and so misses one that is often taken."""
+    asked: list[float] = []
+    pause = threading.Event()
+
+    def sleep(seconds: float) -> None:
+        asked.append(seconds)
+        pause.wait(seconds)
+
+    store = await open_store(url(tmp_path))
+    with another_process(tmp_path) as db:
+        db.execute("BEGIN IMMEDIATE")
+        monkeypatch.setattr("time.sleep", sleep)
+        recording = asyncio.create_task(store.record([row_of(new_interaction(parents))]))
+        async with asyncio.timeout(4):
+            while len(asked) < 100:
+                await asyncio.sleep(0)
+        db.execute("ROLLBACK")
+        assert (await recording)[0].outcome is Outcome.CREATED
+    assert max(asked) <= 0.001
+    await store.close()
 
 
 async def test_a_lock_held_by_another_process_is_unavailable_and_passes(

@@ -28,6 +28,7 @@ T = TypeVar("T")
 
 MIB = 1024 * 1024
 BUSY_TIMEOUT_SECONDS = 5.0
+_ASK_AGAIN_SECONDS = 0.0005  # 1 ms is too much to meet most of those moments; less costs CPU
 CACHE_BYTES = 16 * MIB
 JOURNAL_LIMIT_BYTES = 64 * MIB
 _STEPS_UNTIL_ASKED = 10_000  # of SQLite's virtual machine: well under a millisecond
@@ -246,7 +247,7 @@ def check_writable(db: sqlite3.Connection) -> None:
     That another process is writing at the moment doesn't matter.
     """
     try:
-        with waiting_at_most(db, 0), transaction(db):
+        with transaction(db, 0):
             write_nothing(db)
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
@@ -255,13 +256,12 @@ def check_writable(db: sqlite3.Connection) -> None:
 
 @contextmanager
 def waiting_at_most(db: sqlite3.Connection, milliseconds: int) -> Iterator[None]:
-    """Wait for locks no longer than this in the block."""
-    (usual,) = db.execute("PRAGMA busy_timeout").fetchone()
+    """Let SQLite wait for locks no longer than this in the block."""
     db.execute(f"PRAGMA busy_timeout = {milliseconds}")
     try:
         yield
     finally:
-        db.execute(f"PRAGMA busy_timeout = {usual}")
+        db.execute(f"PRAGMA busy_timeout = {round(BUSY_TIMEOUT_SECONDS * 1000)}")
 
 
 def _read_header(db: sqlite3.Connection) -> None:
@@ -275,11 +275,14 @@ def _read_header(db: sqlite3.Connection) -> None:
 
 
 @contextmanager
-def transaction(db: sqlite3.Connection) -> Iterator[None]:
-    """Commit what is written in the block, or leave no trace of it."""
+def transaction(db: sqlite3.Connection, patience_seconds: float | None = None) -> Iterator[None]:
+    """Commit what is written in the block, or leave no trace of it.
+
+    The lock is waited for this long; None is the usual time.
+    """
     # IMMEDIATE: a transaction that turns from reading to writing fails at once when another
     # process has written in between, whatever the timeout.
-    db.execute("BEGIN IMMEDIATE")
+    _begin_immediate(db, BUSY_TIMEOUT_SECONDS if patience_seconds is None else patience_seconds)
     try:
         yield
         db.execute("COMMIT")
@@ -287,6 +290,26 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
         if db.in_transaction:  # some failures have rolled back already
             db.execute("ROLLBACK")
         raise
+
+
+def _begin_immediate(db: sqlite3.Connection, patience_seconds: float) -> None:
+    """Take the lock for writing, asking often as long as another process has it.
+
+    SQLite's own waiting asks ever more rarely, every 100 ms in the end. Beside a process that
+    writes all the time the lock is free for moments only, which that meets by luck.
+    """
+    deadline = time.monotonic() + patience_seconds
+    with waiting_at_most(db, 0):
+        while True:
+            try:
+                db.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+                if not busy or time.monotonic() >= deadline:
+                    raise
+            else:
+                return
+            time.sleep(_ASK_AGAIN_SECONDS)
 
 
 _PASSING = {

@@ -12,7 +12,13 @@ from pathlib import Path
 import structlog
 
 from interaction_svc.store.errors import StoreError
-from interaction_svc.store.sqlite.connection import Connection, translated, waiting_at_most
+from interaction_svc.store.sqlite.connection import (
+    Connection,
+    connect,
+    translated,
+    waiting_at_most,
+)
+from interaction_svc.store.sqlite.probing import read_something
 from interaction_svc.store.sqlite.scrubbing import Scrubber
 
 ERASED_WITHIN_SECONDS = 10.0
@@ -28,8 +34,10 @@ log = structlog.get_logger()
 class Eraser:
     """Truncates the log soon after it was asked to, and tries again until it is done."""
 
-    def __init__(self, write: Connection, wal: Path) -> None:
+    def __init__(self, write: Connection, path: Path, wal: Path) -> None:
         self._write = write
+        self._path = path
+        self._pinning: sqlite3.Connection | None = None
         self._scrubber = Scrubber(wal)
         self._asked = 0
         self._done = 0
@@ -53,6 +61,23 @@ class Eraser:
         self._done = max(self._done, asked)
         return True
 
+    def pin(self) -> None:
+        """Keep what is committed from here on in the log, until `unpin`. Raises sqlite3.Error.
+
+        Another process may truncate the log, or begin it anew, right after a commit, and this one
+        would not find the pages there that it has to wipe. That needs all of the log to be in the
+        database, and a reader of the time before keeps it from getting there.
+        """
+        if self._pinning is None:
+            self._pinning = connect(self._path, read_only=True)
+        self._pinning.execute("BEGIN")
+        read_something(self._pinning)
+
+    def unpin(self) -> None:
+        """Let the log go again. Without a pin it does nothing."""
+        if self._pinning is not None and self._pinning.in_transaction:
+            self._pinning.execute("COMMIT")
+
     def scrub(self, db: sqlite3.Connection) -> None:
         """Wipe the pages that were just written, before the log may lose them."""
         try:
@@ -69,10 +94,12 @@ class Eraser:
             await asyncio.wait([self._task])
         if self._done < self._asked:
             await self._tried()
+        if self._pinning is not None:
+            self._pinning.close()
 
     def _scrub_and_truncate(self, db: sqlite3.Connection) -> bool:
+        self._scrubber.scrub(db, _BUSY_TIMEOUT_MS / 1000)
         with waiting_at_most(db, _BUSY_TIMEOUT_MS):
-            self._scrubber.scrub(db)
             busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         return not busy
 

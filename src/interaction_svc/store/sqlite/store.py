@@ -48,11 +48,13 @@ class SqliteStore(Store):
         self._read = read
         self._write = write
         self._probe = Probe(path, (read, write))
-        self._eraser = Eraser(write, _log_of(path))
+        self._eraser = Eraser(write, path, _log_of(path))
         self._writer = Writer(
             write,
             check=self._probe.check_same_file,
+            pin=self._eraser.pin,
             scrub=self._eraser.scrub,
+            unpin=self._eraser.unpin,
             on_erased=self._eraser.ask,
         )
         self._closing: asyncio.Task[None] | None = None

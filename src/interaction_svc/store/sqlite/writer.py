@@ -47,19 +47,24 @@ class Writer:
         max_waiting_rows: int = MAX_WAITING_ROWS,
         max_waiting_bytes: int = MAX_WAITING_BYTES,
         check: Callable[[], None] = lambda: None,
+        pin: Callable[[], None] = lambda: None,
         scrub: Callable[[sqlite3.Connection], None] = lambda _: None,
+        unpin: Callable[[], None] = lambda: None,
         on_erased: Callable[[], None] = lambda: None,
     ) -> None:
         """Call `check` before each commit, which isn't made if it raises.
 
-        After one in which an operation has erased something, call `scrub` with the connection, on
-        its thread, before anybody writes again; and `on_erased`.
+        Around one in which an operation has erased something, call `pin` before it, `scrub` with
+        the connection after it, and `unpin` at the end, all on the connection's thread; and then
+        `on_erased`.
         """
         self._connection = connection
         self._max_waiting_rows = max_waiting_rows
         self._max_waiting_bytes = max_waiting_bytes
         self._check = check
+        self._pin = pin
         self._scrub = scrub
+        self._unpin = unpin
         self._on_erased = on_erased
         self._queue: deque[_Operation] = deque()
         self._waiting_rows = 0
@@ -152,9 +157,42 @@ class Writer:
                 operation.done.set_result(result)
 
     def _run(self, db: sqlite3.Connection, operations: list[_Operation]) -> list[object]:
-        results = _run_together(db, [operation.work for operation in operations])
-        if _some_erased(operations, results):
-            self._scrub(db)
+        try:
+            results = self._run_together(db, operations)
+            if _some_erased(operations, results):
+                self._scrub(db)
+        finally:
+            self._unpin()
+        return results
+
+    def _run_together(self, db: sqlite3.Connection, operations: list[_Operation]) -> list[object]:
+        """Run all in one transaction; if one fails, each in its own, so that only it fails."""
+        try:
+            return self._run_in_transaction(db, operations)
+        except Exception as error:
+            if len(operations) == 1 or not _is_fault_of_one(error):
+                return [_as_store_error(error)] * len(operations)
+        results: list[object] = []
+        for operation in operations:
+            try:
+                results += self._run_in_transaction(db, [operation])
+            except Exception as error:
+                results.append(_as_store_error(error))
+        return results
+
+    def _run_in_transaction(
+        self, db: sqlite3.Connection, operations: list[_Operation]
+    ) -> list[object]:
+        results: list[object] = []
+        with transaction(db):
+            for kind, group in groupby((operation.work for operation in operations), type):
+                together: list[Any] = list(group)
+                if kind is Records:
+                    results += record_together(db, together)
+                else:
+                    results += [work(db) for work in together]
+            if _some_erased(operations, results):
+                self._pin()
         return results
 
     def _note(self, operations: list[_Operation], results: list[object]) -> None:
@@ -178,34 +216,6 @@ def _some_erased(operations: list[_Operation], results: list[object]) -> bool:
         for operation, result in zip(operations, results, strict=True)
         if not isinstance(result, Exception)
     )
-
-
-def _run_together(db: sqlite3.Connection, works: list[Work[object]]) -> list[object]:
-    """Run all in one transaction; if one of them fails, each in its own, so that only it fails."""
-    try:
-        return _run_in_transaction(db, works)
-    except Exception as error:
-        if len(works) == 1 or not _is_fault_of_one(error):
-            return [_as_store_error(error)] * len(works)
-    results: list[object] = []
-    for work in works:
-        try:
-            results += _run_in_transaction(db, [work])
-        except Exception as error:
-            results.append(_as_store_error(error))
-    return results
-
-
-def _run_in_transaction(db: sqlite3.Connection, works: list[Work[object]]) -> list[object]:
-    results: list[object] = []
-    with transaction(db):
-        for kind, group in groupby(works, type):
-            together: list[Any] = list(group)
-            if kind is Records:
-                results += record_together(db, together)
-            else:
-                results += [work(db) for work in together]
-    return results
 
 
 def _is_fault_of_one(error: Exception) -> bool:
