@@ -2,8 +2,8 @@
 
 import sqlite3
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import chain, islice
-from typing import NamedTuple
 
 from interaction_svc.store.interface import Key, Outcome, Recorded, Scope
 from interaction_svc.store.rows import COLUMNS, Row, with_created
@@ -55,7 +55,8 @@ _OWN = (
 )
 
 
-class Records(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Records:
     """Work for the writer: records of rows."""
 
     rows: Sequence[Row]
