@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 from urllib.parse import quote_plus, urlencode
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from interaction_svc import timestamps
 from interaction_svc.errors import InvalidField
 from interaction_svc.records import documented_resource_type
@@ -35,6 +33,7 @@ def _words(enum: Any, prefix: str) -> dict[int, str]:
 TYPES = _words(pb.InteractionType, "INTERACTION_TYPE_")
 STATUSES = _words(pb.ResourceStatus, "RESOURCE_STATUS_")
 _type_word, _status_word = TYPES.get, STATUSES.get
+_whole_text = timestamps.text_of_seconds
 _TYPE_NUMBERS = {word: number for number, word in TYPES.items()}
 _STATUS_NUMBERS = {word: number for number, word in STATUSES.items()}
 
@@ -61,13 +60,12 @@ def to_json(interaction: pb.Interaction, base_url: str, *, fraction: bool = Fals
     years 1 to 9999.
     """
     # Spelled out, and each field read once: 4 microseconds, where loops over the names of fields
-    # take 11; of a page of 1,000 that is all that there is to be gained.
-    sid, service_sid, session_sid = (
-        interaction.sid,
-        interaction.service_sid,
-        interaction.session_sid,
-    )
+    # take 12; of a page of 1,000 that is all that there is to be gained.
+    sid = interaction.sid
+    service_sid, session_sid = interaction.service_sid, interaction.session_sid
     inbound, outbound = interaction.inbound, interaction.outbound
+    created, updated = interaction.create_time.seconds, interaction.update_time.seconds
+    is_whole = created and updated and not fraction
     return {
         "sid": sid,
         "session_sid": session_sid,
@@ -85,21 +83,20 @@ def to_json(interaction: pb.Interaction, base_url: str, *, fraction: bool = Fals
         "outbound_resource_status": _status_word(outbound.resource_status),
         "outbound_resource_type": outbound.resource_type or None,
         "outbound_resource_url": outbound.resource_url or None,
-        "date_created": _time_text(interaction, "create_time", interaction.create_time, fraction),
-        "date_updated": _time_text(interaction, "update_time", interaction.update_time, fraction),
+        "date_created": (
+            _whole_text(created) if is_whole else _time_text(interaction, "create_time", fraction)
+        ),
+        "date_updated": (
+            _whole_text(updated) if is_whole else _time_text(interaction, "update_time", fraction)
+        ),
         "url": f"{base_url}/v1/Services/{service_sid}/Sessions/{session_sid}/Interactions/{sid}",
     }
 
 
-def _time_text(
-    interaction: pb.Interaction, field: _TimeField, time: Timestamp, fraction: bool
-) -> str | None:
-    seconds = time.seconds
-    if not seconds and not interaction.HasField(field):
+def _time_text(interaction: pb.Interaction, field: _TimeField, fraction: bool) -> str | None:
+    if not interaction.HasField(field):
         return None
-    if fraction:
-        return timestamps.text(timestamps.to_us(time), fraction=True)
-    return timestamps.text_of_seconds(seconds)
+    return timestamps.text(timestamps.to_us(getattr(interaction, field)), fraction=fraction)
 
 
 def from_json(resource: object) -> pb.Interaction:
