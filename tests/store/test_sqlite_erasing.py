@@ -106,11 +106,11 @@ async def test_nothing_is_left_where_a_row_was_before_it_moved(
     if others:  # other processes, which may truncate the log at the worst moment
         scrub = Scrubber.scrub
 
-        def after_another(self: Scrubber, db: sqlite3.Connection, *patience: float) -> None:
+        def after_another(self: Scrubber, db: sqlite3.Connection) -> None:
             with another_process(tmp_path) as other:
                 other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 other.execute("DELETE FROM schema_migrations WHERE version = 0")
-            scrub(self, db, *patience)
+            scrub(self, db)
 
         monkeypatch.setattr(Scrubber, "scrub", after_another)
     chance = random.Random(seed)

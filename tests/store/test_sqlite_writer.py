@@ -14,6 +14,7 @@ from interaction_svc.store import (
     StoreClosedError,
     open_store,
 )
+from interaction_svc.store.sqlite import writer as writer_module
 from interaction_svc.store.sqlite.connection import Connection
 from interaction_svc.store.sqlite.writer import MAX_BYTES_A_COMMIT, Writer
 from tests.store.files import url
@@ -50,6 +51,21 @@ async def test_what_waits_together_is_committed_together(write: Connection) -> N
     await asyncio.gather(*(writer.submit(insert(n), 1) for n in range(50)))
     assert await write.run(lambda db: db.execute("SELECT count(*) FROM t").fetchone()) == (50,)
     assert len(commits) <= 2
+    await writer.close()
+
+
+async def test_commits_that_follow_each_other_leave_the_lock_to_others(
+    write: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("time.sleep", pauses.append)
+    monkeypatch.setattr(writer_module, "OTHERS_SHARE", 1e6)
+    writer = Writer(write)
+    await writer.submit(insert(1), 1)
+    assert pauses == []
+    await writer.submit(insert(2), 1)
+    assert len(pauses) == 1
+    assert pauses[0] > 0
     await writer.close()
 
 

@@ -98,7 +98,7 @@ class Eraser:
             self._pinning.close()
 
     def _scrub_and_truncate(self, db: sqlite3.Connection) -> bool:
-        self._scrubber.scrub(db, _BUSY_TIMEOUT_MS / 1000)
+        self._scrubber.scrub(db)
         with waiting_at_most(db, _BUSY_TIMEOUT_MS):
             busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         return not busy

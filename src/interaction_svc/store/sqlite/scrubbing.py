@@ -54,15 +54,12 @@ class Scrubber:
         self._salt = b""
         self._offset = _WAL_HEADER.size
 
-    def scrub(self, db: sqlite3.Connection, patience_seconds: float | None = None) -> None:
-        """Wipe the unallocated space of the pages that the log has. Raises sqlite3.Error.
-
-        The lock for writing is waited for as `transaction` does.
-        """
+    def scrub(self, db: sqlite3.Connection) -> None:
+        """Wipe the unallocated space of the pages that the log has. Raises sqlite3.Error."""
         for _ in range(_ROUNDS):
             seen = self._salt, self._offset
             try:
-                with transaction(db, patience_seconds):  # so that nobody writes meanwhile
+                with transaction(db):  # so that nobody writes meanwhile
                     stained = self._stained()
                     for page in stained:
                         _wipe(db, page)
