@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import signal
+import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from types import TracebackType
@@ -29,6 +30,8 @@ from interaction_svc.store import Store, open_store
 from interaction_svc.tls import Certificates, certificates_of
 
 log = structlog.get_logger()
+
+_SWITCH_SECONDS = 0.0005
 
 
 class Server:
@@ -97,6 +100,9 @@ class Server:
             if self._worker in (None, 1):
                 retention.start()
             self._has_started = True
+            # Threads that want the interpreter get it sooner: while a bulk stream is checked and
+            # written, each step of a read would wait the usual 5 ms for it.
+            sys.setswitchinterval(_SWITCH_SECONDS)
             # What is there by now stays: to look through it again and again for garbage is a
             # twentieth of what a Get costs.
             gc.collect()
