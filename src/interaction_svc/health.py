@@ -12,8 +12,11 @@ log = structlog.get_logger()
 
 PROBE_SECONDS = 1.0
 """How often the store is probed."""
-PROBE_TIMEOUT_SECONDS = 10.0
-"""After which time a probe that doesn't return has failed: a disk may hang."""
+PROBE_TIMEOUT_SECONDS = 15.0
+"""After which time a probe that doesn't return has failed: a disk may hang.
+
+More than it takes to find, behind somebody else's commit, that the lock isn't to be had.
+"""
 
 
 class Health:

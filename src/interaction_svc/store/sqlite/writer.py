@@ -176,6 +176,7 @@ class Writer:
                 self._scrub(db)
         finally:
             self._unpin()
+        if not all(isinstance(result, Exception) for result in results):  # who had the lock
             ended = time.monotonic()
             self._others_until = ended + OTHERS_SHARE * (ended - begun)
         return results
