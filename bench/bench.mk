@@ -11,5 +11,5 @@ $(TOOLS)/rival-go: $(wildcard bench/rivals/go/*.go bench/rivals/go/go.*) clients
 bench: $(VENV)/.dev $(GO_RIVAL) ## what requests cost, beside an empty RPC and rivals; some 10 minutes, into docs/bench
 	$(BIN)/python -m bench.speed --into docs/bench
 
-bench-quick: $(VENV)/.dev $(GO_RIVAL) ## the same in under two minutes, less exact, into .build/bench
+bench-quick: $(VENV)/.dev $(GO_RIVAL) ## the same in a few minutes, less exact, into .build/bench
 	$(BIN)/python -m bench.speed --quick --into .build/bench

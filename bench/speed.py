@@ -21,7 +21,7 @@ _REST_TARGETS = {GET: (1.8, 1.4), case_of(50): (7, 3), case_of(1000): (20, 11)}
 def main() -> None:
     """Run everything, print it, and write it into a folder."""
     parser = argparse.ArgumentParser(prog="python -m bench.speed", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="in under two minutes, less exact")
+    parser.add_argument("--quick", action="store_true", help="in a few minutes, less exact")
     parser.add_argument("--into", type=Path, required=True, help="the folder to write to")
     given = parser.parse_args()
     given.into.mkdir(parents=True, exist_ok=True)
