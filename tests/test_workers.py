@@ -72,7 +72,8 @@ def calls(group: Served) -> float:
 
 
 def until_in_flight(group: Served, count: int) -> None:
-    wait_until(lambda: metric(group, "calls_in_flight", transport="grpc") == count)
+    # Not as long as a stream may be silent for, after which it isn't in flight either.
+    wait_until(lambda: metric(group, "calls_in_flight", transport="grpc") == count, seconds=20)
 
 
 def until_both_serve(group: Served) -> None:
@@ -247,6 +248,7 @@ async def test_calls_under_way_in_each_finish(tmp_path: Path, parents: Parents) 
                 assert not any(task.done() for task in recording)
             await asyncio.gather(*recording)
         assert await exit_status(group) == 0
+        assert not logged(group, "a worker has ended")
     with closing(sqlite3.connect(group.store)) as db:
         assert db.execute("SELECT count(*) FROM interactions").fetchone() == (2,)
 
