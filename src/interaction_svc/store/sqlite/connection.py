@@ -254,6 +254,11 @@ def check_writable(db: sqlite3.Connection) -> None:
             raise
 
 
+def forget_pages(db: sqlite3.Connection) -> None:
+    """Drop the pages in memory, which may be of before a damaged file was mended."""
+    db.execute("PRAGMA shrink_memory")
+
+
 @contextmanager
 def waiting_at_most(db: sqlite3.Connection, milliseconds: int) -> Iterator[None]:
     """Let SQLite wait for locks no longer than this in the block."""

@@ -9,7 +9,13 @@ from pathlib import Path
 import structlog
 
 from interaction_svc.store.errors import StoreDamagedError, StoreError, StoreUnavailableError
-from interaction_svc.store.sqlite.connection import Connection, connect, translated
+from interaction_svc.store.sqlite.connection import (
+    Connection,
+    connect,
+    forget_pages,
+    translated,
+)
+from interaction_svc.store.sqlite.quick import QuickReader
 
 QUICK_CHECK_SECONDS = 30.0
 """How often a damaged store is looked through, which reads all of it."""
@@ -20,10 +26,11 @@ log = structlog.get_logger()
 class Probe:
     """Knows the file that was opened, and the damage that was met in it."""
 
-    def __init__(self, path: Path, connections: Sequence[Connection]) -> None:
+    def __init__(self, path: Path, connections: Sequence[Connection], quick: QuickReader) -> None:
         """Remember which file it is that the connections have open."""
         self._path = path
         self._connections = connections
+        self._quick = quick
         self._opened = _identity(path)
         self._damaged = False
         self._checked_at = float("-inf")
@@ -66,7 +73,8 @@ class Probe:
                 await asyncio.shield(connection.close())
             if whole:
                 for connection in self._connections:
-                    await connection.run(_forget_pages)
+                    await connection.run(forget_pages)
+                self._quick.forget_pages()
                 self._damaged = False
                 log.info("the store has been found whole again")
         except StoreError as error:
@@ -104,11 +112,6 @@ def _read(path: Path) -> None:
             db.close()
     except sqlite3.Error as error:
         raise translated(error) from error
-
-
-def _forget_pages(db: sqlite3.Connection) -> None:
-    """Drop the pages in memory, which may be of before the file was mended."""
-    db.execute("PRAGMA shrink_memory")
 
 
 def _is_whole(db: sqlite3.Connection) -> bool:

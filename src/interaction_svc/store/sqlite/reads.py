@@ -33,19 +33,26 @@ _NO_ROWS = StoredPage(b"", 0, None, None, more=False)
 
 
 def page(db: sqlite3.Connection, scope: Scope, query: PageQuery, *, joins: bool) -> StoredPage:
-    """See Store.page. With `joins`, what joins_blobs says, SQLite may join the frames."""
-    owners = db.execute(_OWNERS, (query.session_sid,)).fetchall()
-    if len(owners) > 1:
-        if _is_owned(db, scope, query):
-            return _page_by_row(db, scope, query)
-        return _NO_ROWS
-    if not owners or owners[0] != (query.service_sid, scope.account_sid or owners[0][1]):
-        return _NO_ROWS
+    """See Store.page. With `joins`, SQLite may join the frames, if the filter allows it."""
     if joins and not query.filter.looks_at_rows:
-        joined = joining.page(db, owners[0], query)
+        joined = joined_page(db, scope, query)
         if joined is not None:
             return joined
-    return _page_by_row(db, scope, query)
+    return _page_by_row(db, scope, query) if _is_owned(db, scope, query) else _NO_ROWS
+
+
+def joined_page(db: sqlite3.Connection, scope: Scope, query: PageQuery) -> StoredPage | None:
+    """Give a page that SQLite joins, whose cost is bounded by the page.
+
+    For where joins_blobs says that it can, and a filter of times only. None: it has to be read row
+    by row.
+    """
+    owners = db.execute(_OWNERS, (query.session_sid,)).fetchall()
+    if len(owners) > 1:
+        return None
+    if not owners or owners[0] != (query.service_sid, scope.account_sid or owners[0][1]):
+        return _NO_ROWS
+    return joining.page(db, owners[0], query)
 
 
 def _is_owned(db: sqlite3.Connection, scope: Scope, query: PageQuery) -> bool:

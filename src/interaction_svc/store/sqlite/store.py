@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Concatenate, ParamSpec, Self, TypeVar
@@ -23,10 +24,16 @@ from interaction_svc.store.interface import (
 from interaction_svc.store.keys import StoredKey
 from interaction_svc.store.rows import Row
 from interaction_svc.store.sqlite import keys, migrations, reads, sweeps, writes
-from interaction_svc.store.sqlite.connection import Connection, check_writable, write_nothing
+from interaction_svc.store.sqlite.connection import (
+    Connection,
+    check_writable,
+    translated,
+    write_nothing,
+)
 from interaction_svc.store.sqlite.erasing import Eraser
 from interaction_svc.store.sqlite.joining import joins_blobs
 from interaction_svc.store.sqlite.probing import Probe, read_something
+from interaction_svc.store.sqlite.quick import NotQuickError, QuickReader
 from interaction_svc.store.sqlite.writer import Work, Writer
 from interaction_svc.store.sweeping import Expired, SweepPosition, Swept, TookPart
 
@@ -37,17 +44,21 @@ _NAMED_BAD_ROWS = 20
 
 
 class SqliteStore(Store):
-    """One file, one connection that reads and one that writes.
+    """One file, and three connections: one that writes, one that reads, one for quick reads.
 
-    In WAL mode the two don't wait for each other. Several readers would cost more CPU under
-    concurrency than one (measured), and no read lasts longer than a page.
+    In WAL mode readers and the writer don't wait for each other. The one that reads has a thread;
+    several of them would cost more CPU under concurrency than one (measured), and no read lasts
+    longer than a page.
     """
 
-    def __init__(self, path: Path, read: Connection, write: Connection, *, joins: bool) -> None:
+    def __init__(
+        self, path: Path, quick: QuickReader, read: Connection, write: Connection, *, joins: bool
+    ) -> None:
         self._joins = joins
+        self._quick = quick
         self._read = read
         self._write = write
-        self._probe = Probe(path, (read, write))
+        self._probe = Probe(path, (read, write), quick)
         self._eraser = Eraser(write, path, _log_of(path))
         self._writer = Writer(
             write,
@@ -62,17 +73,18 @@ class SqliteStore(Store):
     @classmethod
     async def open(cls, path: Path, *, migrate: bool) -> Self:
         """Open the file; see open_store."""
-        write = await Connection.open(path, create=migrate)
-        try:
+        async with AsyncExitStack() as opened:
+            write = await Connection.open(path, create=migrate)
+            opened.push_async_callback(lambda: asyncio.shield(write.close()))
             await write.run(migrations.migrate if migrate else migrations.check_is_current)
             if migrate:
                 await write.run(check_writable)
-            read = await Connection.open(path, read_only=True)
             joins = await write.run(joins_blobs)
-        except BaseException:
-            await asyncio.shield(write.close())
-            raise
-        store, log = cls(path, read, write, joins=joins), _log_of(path)
+            read = await Connection.open(path, read_only=True)
+            opened.push_async_callback(lambda: asyncio.shield(read.close()))
+            quick = await _opened_quick(path)
+            opened.pop_all()
+        store, log = cls(path, quick, read, write, joins=joins), _log_of(path)
         metrics.wal_bytes.set_function(partial(_size, log))
         if migrate and _size(log):  # of a process that didn't live to erase what it had deleted
             store._eraser.ask()
@@ -80,11 +92,21 @@ class SqliteStore(Store):
 
     async def get(self, scope: Scope, key: Key) -> bytes | None:
         """See Store."""
-        return await self._reading(reads.get, scope, key)
+        try:
+            return self._reading_now(reads.get, scope, key)
+        except NotQuickError:
+            return await self._reading(reads.get, scope, key)
 
     async def page(self, scope: Scope, query: PageQuery) -> StoredPage:
         """See Store."""
-        return await self._reading(reads.page, scope, query, joins=self._joins)
+        joins = self._joins and not query.filter.looks_at_rows
+        if joins:
+            with suppress(NotQuickError):
+                page = self._reading_now(reads.joined_page, scope, query)
+                if page is not None:
+                    return page
+                joins = False
+        return await self._reading(reads.page, scope, query, joins=joins)
 
     async def record(self, rows: Sequence[Row]) -> list[Recorded]:
         """See Store."""
@@ -170,6 +192,19 @@ class SqliteStore(Store):
             some_bad += bad[: _NAMED_BAD_ROWS - len(some_bad)]
         return StoreReport(version, migrations.LATEST, rows, bad_rows, tuple(some_bad))
 
+    def _reading_now(
+        self,
+        work: Callable[Concatenate[sqlite3.Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        try:
+            return self._quick.run(lambda db: work(db, *args, **kwargs))
+        except sqlite3.Error as error:
+            translation = translated(error)
+            self._probe.note(translation)
+            raise translation from error
+
     async def _reading(
         self,
         work: Callable[Concatenate[sqlite3.Connection, P], T],
@@ -206,9 +241,17 @@ class SqliteStore(Store):
     async def _close(self) -> None:
         await self._writer.close()
         await self._probe.close()
+        self._quick.close()
         await self._read.close()
         await self._eraser.close()
         await self._write.close()
+
+
+async def _opened_quick(path: Path) -> QuickReader:
+    try:
+        return await asyncio.to_thread(QuickReader, path)
+    except sqlite3.Error as error:
+        raise translated(error) from error
 
 
 def _some_replaced(recorded: list[Recorded]) -> bool:

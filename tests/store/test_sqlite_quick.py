@@ -1,0 +1,156 @@
+"""Reads that are quick are made on the event loop, and no others."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from interaction_svc.store import Filter, open_store, row_of
+from interaction_svc.store.sqlite import joining, reads
+from interaction_svc.store.sqlite.connection import connect
+from interaction_svc.store.sqlite.quick import QUICK_SECONDS, NotQuickError, QuickReader
+from interaction_svc.store.sqlite.store import SqliteStore
+from tests.build import NOON_US, Parents, new_interaction
+from tests.store.files import url
+from tests.store.opened import EVERYONE, query
+from tests.store.test_sqlite_interrupting import begun
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    opened = await open_store(url(tmp_path))
+    assert isinstance(opened, SqliteStore)
+    yield opened
+    async with asyncio.timeout(30):
+        await opened.close()
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def quick(store: SqliteStore, tmp_path: Path, clock: Clock) -> Iterator[QuickReader]:
+    with closing(QuickReader(file_of(store, tmp_path), clock)) as reader:
+        yield reader
+
+
+def file_of(_: SqliteStore, folder: Path) -> Path:
+    (file,) = folder.glob("*.db")
+    return file
+
+
+async def test_others_are_read_beside_a_long_read(store: SqliteStore, parents: Parents) -> None:
+    row = row_of(new_interaction(parents))
+    await store.record([row])
+    endless = await begun(store._read)
+    async with asyncio.timeout(30):
+        assert await store.get(EVERYONE, parents.key(row.sid)) == row.frame
+        assert (await store.page(EVERYONE, query(parents))).frames == row.frame
+    endless.cancel()
+
+
+async def test_a_list_that_looks_at_rows_is_not_made_on_the_loop(
+    store: SqliteStore, parents: Parents
+) -> None:
+    row = row_of(new_interaction(parents))
+    await store.record([row])
+    endless = await begun(store._read)
+    looking = asyncio.create_task(
+        store.page(EVERYONE, query(parents, filter=Filter(type=row.type)))
+    )
+    assert await store.get(EVERYONE, parents.key(row.sid)) == row.frame
+    assert not looking.done()
+    endless.cancel()
+    assert (await looking).frames == row.frame
+
+
+async def test_a_slow_read_sends_those_after_it_to_the_thread(
+    quick: QuickReader, clock: Clock
+) -> None:
+    def slow(_: sqlite3.Connection) -> None:
+        clock.now += 2 * QUICK_SECONDS
+
+    quick.run(slow)
+    rest = 100 * 2 * QUICK_SECONDS
+    clock.now += rest * 0.99
+    with pytest.raises(NotQuickError):
+        quick.run(lambda _: None)
+    clock.now += rest * 0.02
+    quick.run(lambda _: None)
+
+
+async def test_a_read_that_fails_slowly_counts_too(quick: QuickReader, clock: Clock) -> None:
+    def failing(db: sqlite3.Connection) -> None:
+        clock.now += 2 * QUICK_SECONDS
+        db.execute("SELECT what FROM nowhere")
+
+    with pytest.raises(sqlite3.OperationalError):
+        quick.run(failing)
+    with pytest.raises(NotQuickError):
+        quick.run(lambda _: None)
+
+
+async def test_quick_reads_go_on(quick: QuickReader, clock: Clock) -> None:
+    for _ in range(100):
+        quick.run(lambda _: None)
+        clock.now += QUICK_SECONDS
+
+
+async def test_no_lock_is_waited_for(
+    store: SqliteStore, quick: QuickReader, tmp_path: Path
+) -> None:
+    with closing(connect(file_of(store, tmp_path))) as other:
+        other.execute("BEGIN IMMEDIATE")
+        quick.run(lambda db: db.execute("PRAGMA query_only = OFF"))
+        with pytest.raises(NotQuickError):
+            quick.run(lambda db: db.execute("BEGIN IMMEDIATE"))  # the one lock that is easily held
+
+
+async def test_while_quick_reads_rest_the_thread_reads(
+    store: SqliteStore, parents: Parents
+) -> None:
+    row = row_of(new_interaction(parents))
+    await store.record([row])
+    store._quick._rests_until = float("inf")
+    assert await store.get(EVERYONE, parents.key(row.sid)) == row.frame
+    assert (await store.page(EVERYONE, query(parents))).frames == row.frame
+
+
+async def test_a_page_is_whole_when_rows_come_while_it_is_joined(
+    store: SqliteStore, parents: Parents, tmp_path: Path
+) -> None:
+    rows = [row_of(new_interaction(parents, NOON_US + 10 * n)) for n in range(3)]
+    late = row_of(new_interaction(parents, NOON_US + 5))
+    await store.record(rows)
+    loop = asyncio.get_running_loop()
+    joined = []
+
+    def record_late(statement: str) -> None:
+        if "group_concat" in statement:
+            joined.append(statement)
+            if len(joined) == 1:
+                asyncio.run_coroutine_threadsafe(store.record([late]), loop).result(30)
+
+    def read() -> tuple[object, object]:
+        with closing(connect(file_of(store, tmp_path), read_only=True)) as db:
+            db.set_trace_callback(record_late)
+            asked = query(parents, limit=3)
+            return joining.page(db, (parents.service_sid, parents.account_sid), asked), reads.page(
+                db, EVERYONE, asked, joins=True
+            )
+
+    joined_page, page = await asyncio.to_thread(read)
+    assert joined_page is None
+    assert page == (await store.page(EVERYONE, query(parents, limit=3)))
