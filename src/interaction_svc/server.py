@@ -13,6 +13,7 @@ from typing import Self
 import structlog
 
 from interaction_svc.addresses import Address
+from interaction_svc.allocation import keep_freed_memory
 from interaction_svc.exposure import check_exposure
 from interaction_svc.grpc_api import GrpcServer
 from interaction_svc.guards import Guards
@@ -107,6 +108,7 @@ class Server:
             # twentieth of what a Get costs.
             gc.collect()
             gc.freeze()
+            keep_freed_memory()
             self._cleanups = cleanups.pop_all()
         return self
 
