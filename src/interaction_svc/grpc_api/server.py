@@ -127,11 +127,12 @@ class GrpcServer:
         chain = Chain(
             [self._in_flight, Observe(), Errors(), admit, authenticate], refuses=admit.refuses
         )
-        options = _options(settings, shares_port=shares_port)
-        self._server = grpc.aio.server(interceptors=[chain], options=options)
-        self._server.add_generic_rpc_handlers(_handlers(interactions))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        _add_reflection(self._server)
+        chain.add_generic_rpc_handlers(_handlers(interactions))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, chain)
+        _add_reflection(chain)
+        self._server = grpc.aio.server(
+            handlers=[chain], options=_options(settings, shares_port=shares_port)
+        )
 
     async def start(self) -> Address:
         """Listen, and give the address with its real port. Raises OSError if that can't be."""
@@ -236,7 +237,7 @@ def _handlers(interactions: Interactions) -> tuple[grpc.GenericRpcHandler, ...]:
     )
 
 
-def _add_reflection(server: grpc.aio.Server) -> None:
+def _add_reflection(server: Chain) -> None:
     """Add reflection in both versions; the library has only v1alpha, whose messages v1 kept."""
     names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
     servicer = reflection.aio.ReflectionServicer(names)
