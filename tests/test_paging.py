@@ -14,9 +14,12 @@ from interaction_svc.credentials import ANYONE
 from interaction_svc.errors import InvalidField, InvalidPageToken, PageTokenMismatch
 from interaction_svc.interactions import Interactions, Page
 from interaction_svc.paging import Edge, ListIdentity, Position, clamp_page_size
-from interaction_svc.store import decode_page, open_store
+from interaction_svc.store import open_store
 from interaction_svc.v1 import interaction_pb2 as pb
-from interaction_svc.v1.interaction_service_pb2 import ListInteractionsRequest
+from interaction_svc.v1.interaction_service_pb2 import (
+    ListInteractionsRequest,
+    ListInteractionsResponse,
+)
 from tests.build import NOON_US, Parents, in_order, new_interaction, new_parents
 
 Order = ListInteractionsRequest.Order
@@ -35,6 +38,10 @@ steps = st.lists(
     min_size=1,
     max_size=8,
 )
+
+
+def listed(page: Page) -> list[pb.Interaction]:
+    return list(ListInteractionsResponse.FromString(page.frames).interactions)
 
 
 class Walk:
@@ -96,7 +103,7 @@ async def walk_forward(
         size, recorded, deleted = changes[number % len(changes)]
         page = await walk.page(order, token, size)
         assert page.frames or not page.next_page_token
-        seen += decode_page(page.frames)
+        seen += listed(page)
         token = page.next_page_token
         if not token:
             return seen, page
@@ -111,7 +118,7 @@ async def walk_backward(
     last: Page,
     changes: list[tuple[int, list[tuple[int, bool]], list[int]]],
 ) -> list[pb.Interaction]:
-    seen = list(decode_page(last.frames))
+    seen = listed(last)
     token = last.previous_page_token
     for number in range(1000):
         if not token:
@@ -121,7 +128,7 @@ async def walk_backward(
             await walk.change(recorded, deleted)
         page = await walk.page(order, token, size)
         assert page.frames or not page.next_page_token
-        seen = [*decode_page(page.frames), *seen]
+        seen = [*listed(page), *seen]
         token = page.previous_page_token
     pytest.fail("the pages don't end")
 

@@ -13,8 +13,8 @@ from interaction_svc.store import (
     Row,
     Scope,
     Store,
-    decode_page,
 )
+from interaction_svc.v1.interaction_service_pb2 import ListInteractionsResponse
 from tests.build import NOON_US, SECOND_US, Parents
 
 EVERYONE = Scope(None)
@@ -43,7 +43,9 @@ def position(row: Row) -> Position:
 
 
 def sids(frames: bytes) -> list[str]:
-    return [interaction.sid for interaction in decode_page(frames)]
+    return [
+        interaction.sid for interaction in ListInteractionsResponse.FromString(frames).interactions
+    ]
 
 
 class StoreTests:

@@ -28,9 +28,10 @@ from interaction_svc.rest.middleware import (
 )
 from interaction_svc.rest.openapi import openapi_document
 from interaction_svc.rest.parameters import parameter_of, read_parameters
+from interaction_svc.rest.rendering import Renderings
 from interaction_svc.rest.responses import json_response, send_json
 from interaction_svc.sids import Sid
-from interaction_svc.store import Key, decode, decode_page
+from interaction_svc.store import Key
 
 _LIST_PATH = "/v1/Services/{service_sid}/Sessions/{session_sid}/Interactions"
 _PATH_SIDS = {"service_sid": Sid.SERVICE, "session_sid": Sid.SESSION, "sid": Sid.INTERACTION}
@@ -43,8 +44,9 @@ class OfSession:
     put 12 microseconds around one.
     """
 
-    def __init__(self, interactions: Interactions, base_url: str) -> None:
+    def __init__(self, interactions: Interactions, renderings: Renderings, base_url: str) -> None:
         self._interactions = interactions
+        self._renderings = renderings
         self._base_url = base_url
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,9 +59,8 @@ class OfSession:
             found = await self._interactions.page(caller, wanted)
         except InvalidField as error:
             raise InvalidField(parameter_of(error.field), error.problem) from error
-        rows = decode_page(found.frames)
         envelope = adapter.to_envelope(
-            [adapter.to_json(each, self._base_url) for each in rows],
+            [],
             adapter.list_url(self._base_url, service_sid, session_sid),
             page=page,
             page_size=wanted.page_size,
@@ -68,15 +69,15 @@ class OfSession:
             previous_page_token=found.previous_page_token,
             carried=carried,
         )
-        await send_json(send, envelope)
+        await send_json(send, _joined(self._renderings.of(found.frames), envelope))
 
 
 class OfInteraction:
     """One Interaction."""
 
-    def __init__(self, interactions: Interactions, base_url: str) -> None:
+    def __init__(self, interactions: Interactions, renderings: Renderings) -> None:
         self._interactions = interactions
-        self._base_url = base_url
+        self._renderings = renderings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """GET or DELETE it."""
@@ -87,7 +88,8 @@ class OfInteraction:
             return
         caller = _caller_for("fetch", Right.READ)
         frame = await self._interactions.get(caller, Key(*_sids(scope)))
-        await send_json(send, adapter.to_json(decode(frame), self._base_url))
+        (rendered,) = self._renderings.of(frame)
+        await send_json(send, rendered)
 
 
 class _Application(Starlette):
@@ -114,8 +116,9 @@ def create_app(
 
     Links are never made from the Host header, which is the caller's to choose.
     """
-    of_session = OfSession(interactions, base_url)
-    of_interaction = OfInteraction(interactions, base_url)
+    renderings = Renderings(base_url)
+    of_session = OfSession(interactions, renderings, base_url)
+    of_interaction = OfInteraction(interactions, renderings)
     document = orjson.dumps(openapi_document(base_url))
 
     async def openapi(_: Request) -> Response:
@@ -155,6 +158,12 @@ def create_app(
     router: Router = app.router
     router.redirect_slashes = False  # the SDKs take a redirect for success
     return app
+
+
+def _joined(rendered: list[bytes], envelope: dict[str, object]) -> bytes:
+    """Put the rows, which are JSON already, into the list of an envelope that has none."""
+    before, _, after = orjson.dumps(envelope).partition(b"[]")  # links have no brackets
+    return b"".join([before, b"[", b",".join(rendered), b"]", after])
 
 
 def _sids(scope: Scope) -> list[str]:

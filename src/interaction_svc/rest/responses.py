@@ -12,13 +12,12 @@ _MORE_INFO = "https://www.twilio.com/docs/errors/"
 _VERSION = "/v1"
 
 
-async def send_json(send: Send, content: object) -> None:
-    """Answer with 200 and a JSON body.
+async def send_json(send: Send, body: bytes) -> None:
+    """Answer with 200 and this JSON.
 
     What is asked for all the time: a Response costs 3 microseconds more, for it makes its headers
     of texts.
     """
-    body = orjson.dumps(content)
     headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})

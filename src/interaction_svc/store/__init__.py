@@ -31,7 +31,7 @@ from interaction_svc.store.opening import (
     check_url,
     open_store,
 )
-from interaction_svc.store.rows import Row, decode, decode_page, row_of
+from interaction_svc.store.rows import Row, decode, decode_record, records_of, row_of
 from interaction_svc.store.sweeping import Expired, SweepPosition, Swept, TookPart
 
 __all__ = [
@@ -65,7 +65,8 @@ __all__ = [
     "check_store",
     "check_url",
     "decode",
-    "decode_page",
+    "decode_record",
     "open_store",
+    "records_of",
     "row_of",
 ]

@@ -6,19 +6,16 @@ and one element of a List, and protobuf lets both be made by joining bytes. No m
 read. Columns and frame are made by one function, `row_of`, and by nothing else.
 """
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
 from interaction_svc import timestamps
+from interaction_svc.internal.v1.unparsed_pb2 import UnparsedInteractions
 from interaction_svc.store.errors import DamagedRowError
 from interaction_svc.v1.interaction_pb2 import Interaction
-from interaction_svc.v1.interaction_service_pb2 import (
-    GetInteractionResponse,
-    ListInteractionsResponse,
-)
+from interaction_svc.v1.interaction_service_pb2 import GetInteractionResponse
 
 _DAMAGED = "a row is damaged; interaction-svc migrate --check names it"
 _LENGTH_DELIMITED = 2
@@ -89,11 +86,18 @@ def decode(frame: bytes) -> Interaction:
         raise DamagedRowError(_DAMAGED) from error
 
 
-def decode_page(frames: bytes) -> Sequence[Interaction]:
-    """Read the Interactions out of frames that have been joined. Raises DamagedRowError."""
-    # Half of what it takes to decode them one by one.
+def records_of(frames: bytes) -> list[bytes]:
+    """Tell apart the Interactions of frames that have been joined. Raises DamagedRowError."""
     try:
-        return ListInteractionsResponse.FromString(frames).interactions
+        return list(UnparsedInteractions.FromString(frames).interactions)
+    except DecodeError as error:
+        raise DamagedRowError(_DAMAGED) from error
+
+
+def decode_record(record: bytes) -> Interaction:
+    """Read one of them. Raises DamagedRowError."""
+    try:
+        return Interaction.FromString(record)
     except DecodeError as error:
         raise DamagedRowError(_DAMAGED) from error
 

@@ -1,0 +1,66 @@
+"""The JSON of rows, kept for a while for those who ask again."""
+
+import asyncio
+
+import orjson
+
+from interaction_svc.rest import adapter
+from interaction_svc.store import decode_record, records_of
+
+KEPT_BYTES = 16 * 1024 * 1024
+"""How much is kept at most, rows and their JSON together; beyond that by at most a page."""
+SECONDS_KEPT = 60.0
+"""After this time to twice this time what nobody asked for again is forgotten."""
+
+_OVERHEAD_BYTES = 200
+"""What an entry takes beside its bytes: two objects, and its place in the dict."""
+
+
+class Renderings:
+    """Renders rows as the vendor's JSON, each once as long as it is asked for.
+
+    Whoever polls a list, or leafs through a Session, is shown the same rows again and again: to
+    find a row's JSON by its stored bytes takes a fifteenth of rendering it. What is stored is read
+    each time, so nothing that has changed, or is gone, is ever shown.
+
+    Rows that are asked for are moved to the younger of two generations; when it is half of what may
+    be kept, or SECONDS_KEPT old, the older one is dropped and it becomes the older one.
+    """
+
+    def __init__(self, base_url: str) -> None:
+        self._base_url = base_url
+        self._young: dict[bytes, bytes] = {}
+        self._old: dict[bytes, bytes] = {}
+        self._young_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def of(self, frames: bytes) -> list[bytes]:
+        """Give the JSON of each row of joined frames. Raises DamagedRowError."""
+        records = records_of(frames)
+        rendered = list(map(self._young.get, records))
+        return [
+            self._found(record) if json is None else json
+            for record, json in zip(records, rendered, strict=True)
+        ]
+
+    def _found(self, record: bytes) -> bytes:
+        json = self._old.pop(record, None) or self._rendered(record)
+        self._young[record] = json
+        self._young_bytes += len(record) + len(json) + _OVERHEAD_BYTES
+        if self._young_bytes > KEPT_BYTES // 2:
+            self._age()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(SECONDS_KEPT, self._age)
+        return json
+
+    def _rendered(self, record: bytes) -> bytes:
+        return orjson.dumps(adapter.to_json(decode_record(record), self._base_url))
+
+    def _age(self) -> None:
+        """Drop the older generation; go on until nothing is kept."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._old, self._young, self._young_bytes = self._young, {}, 0
+        if self._old:
+            self._timer = asyncio.get_running_loop().call_later(SECONDS_KEPT, self._age)
