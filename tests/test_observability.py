@@ -185,7 +185,7 @@ async def test_deletes_and_refusals_are_audited_whatever_the_level(tmp_path: Pat
         f"sqlite:///{store}",
     )  # fmt: skip
     sid, secret = re.findall(r"(?:sid|secret) +(\S+)", made.stdout.decode())
-    assert '"action": "key created"' in made.stderr.decode()
+    assert '"action":"key created"' in made.stderr.decode()
     assert secret not in made.stderr.decode()
     admin = new_key(store, "admin")
     with served(tmp_path, "--log-level", "error") as server:
@@ -236,7 +236,7 @@ async def test_deletes_and_refusals_are_audited_whatever_the_level(tmp_path: Pat
     assert (over_grpc["sid"], over_http["sid"]) == (interaction.sid, created_in.sid)
     assert {over_grpc["key_sid"], over_http["key_sid"]} == {sid}
     revoked = run("keys", "revoke", sid, "--store", f"sqlite:///{store}")
-    assert '"action": "key revoked"' in revoked.stderr.decode()
+    assert '"action":"key revoked"' in revoked.stderr.decode()
 
 
 async def test_a_delete_whose_caller_has_gone_is_audited_too(

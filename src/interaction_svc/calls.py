@@ -28,6 +28,8 @@ class Call:
     request_id: str
     code: str
     """The gRPC code or HTTP status that it ends with."""
+    authorization: str | None = field(default=None, repr=False)
+    """What the caller shows of who it is; for no eyes but those of Authenticate."""
     caller: Caller = ANYONE
     error: ServiceError | None = None
     """What it was refused with, or failed with."""

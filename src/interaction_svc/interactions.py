@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from interaction_svc import metrics, paging
 from interaction_svc.asking import asking
+from interaction_svc.counting import count_soon
 from interaction_svc.credentials import Caller, Right
 from interaction_svc.errors import (
     InteractionNotFound,
@@ -105,7 +106,7 @@ class Interactions:
         )
         with asking("page"):
             page = await self._store.page(Scope(caller.account_sid), query)
-        metrics.page_interactions.observe(page.rows)
+        count_soon(metrics.page_interactions.observe, page.rows)
         following, preceding = _neighbours(page, edge)
         return Page(
             page.frames,

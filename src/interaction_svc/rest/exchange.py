@@ -37,6 +37,7 @@ class Exchange:
         "message_event",
         "response_complete",
         "response_started",
+        "task",
     )
 
     def __init__(self, protocol: "RestProtocol", scope: Scope, *, keep_alive: bool) -> None:
@@ -49,6 +50,7 @@ class Exchange:
         self.response_started = False
         self.response_complete = False
         self.message_event = asyncio.Event()  # set when the connection, or the answer, has ended
+        self.task: asyncio.Task[None] | None = None
 
     async def run(self, app: Any) -> None:
         """Have the request answered; what is only half answered ends the connection.
@@ -67,9 +69,8 @@ class Exchange:
                 # The client hasn't taken the answer in the time that a request has; and what it
                 # hasn't taken would wait in memory.
                 self._protocol.transport.abort()
-            task = asyncio.current_task()
-            assert task is not None  # noqa: S101 this is one
-            self._protocol.tasks.discard(task)
+            if self.task is not None:
+                self._protocol.tasks.discard(self.task)
 
     async def receive(self) -> Message:
         """Give the body, which is none, and then wait for the end."""

@@ -45,7 +45,8 @@ API_PREFIX = "/v1/"
 
 _UNANSWERED = "CANCELLED"
 """The code of a call until its response begins."""
-_REQUEST_ID_HEADER = REQUEST_ID_HEADER.encode()
+_REQUEST_ID = REQUEST_ID_HEADER.encode()
+_AUTHORIZATION = b"authorization"
 _MAX_LOGGED_PATH = 256
 _UNTAKEN_BYTES = 64 * 1024
 """What asyncio holds of an answer before the one who sends has to wait."""
@@ -64,13 +65,18 @@ class Observe:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
         begun = time.perf_counter()
-        sent = _header(scope, _REQUEST_ID_HEADER)
+        sent = authorization = None
+        for name, value in scope["headers"]:  # the first of each
+            if name == _AUTHORIZATION and authorization is None:
+                authorization = value.decode("latin-1")
+            elif name == _REQUEST_ID and sent is None:
+                sent = value.decode("latin-1")
         given = new_request_id() if sent is None else request_id_of(sent)
         is_twilio_form = sent is None or TWILIO_REQUEST_ID.fullmatch(given)
         twilio_request_id = given if is_twilio_form else new_request_id()
         peer = _address(*scope["client"]) if scope["client"] else ""
         about: dict[str, object] = {"path": _logged_path(scope)}
-        call = Call(TRANSPORT, "other", peer, given, code=_UNANSWERED, about=about)
+        call = Call(TRANSPORT, "other", peer, given, _UNANSWERED, authorization, about=about)
         if twilio_request_id != given:
             about["twilio_request_id"] = twilio_request_id
 
@@ -160,8 +166,8 @@ class Authenticate:
         if scope["path"].startswith(API_PREFIX):
             call = this_call()
             # An empty one is of no right form; None would be let in where no key is needed.
-            authorization = _header(scope, b"authorization") or ""
-            call.caller = await self._guards.authenticator.caller(authorization, call.peer)
+            shown = call.authorization or ""
+            call.caller = await self._guards.authenticator.caller(shown, call.peer)
             self._guards.call_rate.count(call.caller)
         await self._app(scope, receive, send)
 
@@ -176,15 +182,6 @@ async def _send_until_taken(send: Send, message: Message) -> None:
 @lru_cache(maxsize=1024)
 def _address(host: str, port: int) -> str:
     return str(Address(host, port))
-
-
-def _header(scope: Scope, name: bytes) -> str | None:
-    """Give a header of the request, the first if there are several."""
-    for given, value in scope["headers"]:
-        if given == name:
-            text: str = value.decode("latin-1")
-            return text
-    return None
 
 
 def _logged_path(scope: Scope) -> str:

@@ -180,7 +180,8 @@ class RestProtocol(HttpToolsProtocol):
         self._time_limit.set(_LINGER_SECONDS, self.transport.close)
 
     def _answer(self, exchange: Exchange) -> None:
-        self.tasks.add(self.loop.create_task(exchange.run(self.app)))
+        exchange.task = self.loop.create_task(exchange.run(self.app))
+        self.tasks.add(exchange.task)
 
     def _parse(self) -> None:
         while self._unparsed and not self._is_deaf and not self._is_answering():

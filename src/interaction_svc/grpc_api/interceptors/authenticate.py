@@ -12,7 +12,6 @@ from interaction_svc.grpc_api.interceptors.base import (
     Context,
     Interceptor,
 )
-from interaction_svc.grpc_api.interceptors.observe import metadata_of
 from interaction_svc.keys import Authenticator
 from interaction_svc.limits import CallRate
 
@@ -50,14 +49,13 @@ class Authenticate(Interceptor):
             call = this_call()
             if not self._is_peer_allowed(context):
                 raise PermissionDenied("The client certificate's names are not among those allowed")
-            authorization = metadata_of(context, "authorization")
-            caller = await self._authenticator.caller(authorization, call.peer)
+            caller = await self._authenticator.caller(call.authorization, call.peer)
             call.caller = caller
             self._call_rate.count(caller)
             if right is not None:
                 caller.require(right)
             if not isinstance(request, bytes) and right is not None:
-                request = self._each_still_known(request, authorization, call.peer)
+                request = self._each_still_known(request, call.authorization, call.peer)
             return await behavior(request, context)
 
         return authenticated

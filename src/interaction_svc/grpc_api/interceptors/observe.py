@@ -16,6 +16,7 @@ from interaction_svc.grpc_api.interceptors.base import (
 from interaction_svc.observation import observed
 
 TRANSPORT = "grpc"
+_AUTHORIZATION = "authorization"
 
 
 class Observe(Interceptor):
@@ -27,8 +28,12 @@ class Observe(Interceptor):
         is_quiet = method.startswith(HEALTH_PREFIX)
 
         async def observed_call(request: Any, context: Context) -> Any:
-            request_id = request_id_of(metadata_of(context, REQUEST_ID_HEADER))
-            call = Call(TRANSPORT, name, peer_of(context), request_id, "OK", is_quiet=is_quiet)
+            given, authorization = _headers_of(context)
+            request_id = request_id_of(given)
+            call = Call(
+                TRANSPORT, name, peer_of(context), request_id, "OK", authorization,
+                is_quiet=is_quiet,
+            )  # fmt: skip
             context.set_trailing_metadata(((REQUEST_ID_HEADER, request_id),))
             with observed(call):
                 try:
@@ -43,12 +48,22 @@ class Observe(Interceptor):
         return observed_call
 
 
-def metadata_of(context: Context, name: str) -> str | None:
-    """Give a value of the call's metadata; the first, if there are several."""
+def _headers_of(context: Context) -> tuple[str | None, str | None]:
+    """Give the request id and the authorization that the caller sent; the first of each.
+
+    Both at once, since grpc makes all of a call's metadata anew whenever it is asked for.
+    """
+    request_id: str | bytes | None = None
+    authorization: str | bytes | None = None
     for key, value in context.invocation_metadata() or ():
-        if key == name:
-            return value if isinstance(value, str) else None
-    return None
+        if key == REQUEST_ID_HEADER and request_id is None:
+            request_id = value
+        elif key == _AUTHORIZATION and authorization is None:
+            authorization = value
+    return (
+        request_id if isinstance(request_id, str) else None,
+        authorization if isinstance(authorization, str) else None,
+    )
 
 
 def peer_of(context: Context) -> str:
