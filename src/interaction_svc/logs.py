@@ -15,7 +15,6 @@ import threading
 import time
 import traceback
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import orjson
@@ -23,6 +22,7 @@ import structlog
 
 from interaction_svc.calls import Call, current_call
 from interaction_svc.store import StoreError
+from interaction_svc.timestamps import text_of_seconds
 
 SOON_SECONDS = 0.02
 """How long the lines of calls may wait for each other. Whatever else is logged goes out at once."""
@@ -177,10 +177,16 @@ def _line_of(ended: _EndedCall) -> str:
         **call.about,
         "event": "call",
         "level": "debug" if call.is_quiet else "info",
-        "timestamp": f"{datetime.fromtimestamp(at, UTC).replace(tzinfo=None).isoformat()}Z",
+        "timestamp": _timestamp(at),
         "request_id": call.request_id,
     }
     return str(_Form.render(None, "", event))
+
+
+def _timestamp(at: float) -> str:
+    """Write it as structlog does."""
+    second = int(at)
+    return f"{text_of_seconds(second)[:-1]}.{int((at - second) * 1e6):06d}Z"
 
 
 def audit(action: str, **about: Any) -> None:

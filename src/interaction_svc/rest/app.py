@@ -34,7 +34,6 @@ from interaction_svc.sids import Sid
 from interaction_svc.store import Key
 
 _LIST_PATH = "/v1/Services/{service_sid}/Sessions/{session_sid}/Interactions"
-_PATH_SIDS = {"service_sid": Sid.SERVICE, "session_sid": Sid.SESSION, "sid": Sid.INTERACTION}
 
 
 class OfSession:
@@ -52,7 +51,9 @@ class OfSession:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """GET a page of them."""
         caller = _caller_for("list", Right.READ)
-        service_sid, session_sid = _sids(scope)
+        service_sid, session_sid = scope["path_params"].values()
+        if not (Sid.SERVICE.matches(service_sid) and Sid.SESSION.matches(session_sid)):
+            raise InteractionNotFound(scope["path"])
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         wanted, page, carried = read_parameters(service_sid, session_sid, query)
         try:
@@ -81,15 +82,16 @@ class OfInteraction:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """GET or DELETE it."""
-        if scope["method"] == "DELETE":
-            caller = _caller_for("delete", Right.DELETE)
-            await self._interactions.delete(caller, Key(*_sids(scope)))
-            await Response(status_code=204)(scope, receive, send)
-            return
-        caller = _caller_for("fetch", Right.READ)
-        frame = await self._interactions.get(caller, Key(*_sids(scope)))
-        (rendered,) = self._renderings.of(frame)
-        await send_json(send, rendered)
+        key = Key(**scope["path_params"])
+        try:
+            if scope["method"] == "DELETE":
+                await self._interactions.delete(_caller_for("delete", Right.DELETE), key)
+                await Response(status_code=204)(scope, receive, send)
+                return
+            frame = await self._interactions.get(_caller_for("fetch", Right.READ), key)
+        except InvalidField as error:  # a malformed SID is a resource that doesn't exist
+            raise InteractionNotFound(scope["path"]) from error
+        await send_json(send, self._renderings.of_one(frame))
 
 
 class _Application(Starlette):
@@ -164,14 +166,6 @@ def _joined(rendered: list[bytes], envelope: dict[str, object]) -> bytes:
     """Put the rows, which are JSON already, into the list of an envelope that has none."""
     before, _, after = orjson.dumps(envelope).partition(b"[]")  # links have no brackets
     return b"".join([before, b"[", b",".join(rendered), b"]", after])
-
-
-def _sids(scope: Scope) -> list[str]:
-    """Give the SIDs of the path; a malformed one is a resource that doesn't exist."""
-    given: dict[str, str] = scope["path_params"]
-    if not all(_PATH_SIDS[name].matches(value) for name, value in given.items()):
-        raise InteractionNotFound(scope["path"])
-    return list(given.values())
 
 
 def _caller_for(method: str, right: Right) -> Caller:

@@ -28,13 +28,13 @@ class Exchange:
     """A request that the application answers; uvicorn asks for the attributes without a `_`."""
 
     __slots__ = (
+        "_ended",
         "_head",
         "_protocol",
         "_received",
         "_scope",
         "disconnected",
         "keep_alive",
-        "message_event",
         "response_complete",
         "response_started",
         "task",
@@ -49,7 +49,7 @@ class Exchange:
         self.disconnected = False
         self.response_started = False
         self.response_complete = False
-        self.message_event = asyncio.Event()  # set when the connection, or the answer, has ended
+        self._ended: asyncio.Event | None = None
         self.task: asyncio.Task[None] | None = None
 
     async def run(self, app: Any) -> None:
@@ -79,6 +79,15 @@ class Exchange:
             return {"type": "http.request", "body": b"", "more_body": False}
         await self.message_event.wait()
         return {"type": "http.disconnect"}
+
+    @property
+    def message_event(self) -> asyncio.Event:
+        """Is set when the connection, or the answer, has ended. Made for who waits for that."""
+        if self._ended is None:
+            self._ended = asyncio.Event()
+            if self.response_complete or self.disconnected:
+                self._ended.set()
+        return self._ended
 
     async def send(self, message: Message) -> None:
         """Send the beginning of an answer, or of its body the whole or a part.
@@ -121,5 +130,6 @@ class Exchange:
 
     def _end(self) -> None:
         self.response_complete = True
-        self.message_event.set()
+        if self._ended is not None:
+            self._ended.set()
         self._protocol.go_on(self)

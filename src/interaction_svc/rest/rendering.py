@@ -43,6 +43,11 @@ class Renderings:
             for record, json in zip(records, rendered, strict=True)
         ]
 
+    def of_one(self, frame: bytes) -> bytes:
+        """Give the JSON of a frame's row. Raises DamagedRowError."""
+        (record,) = records_of(frame)
+        return self._young.get(record) or self._found(record)
+
     def _found(self, record: bytes) -> bytes:
         json = self._old.pop(record, None) or self._rendered(record)
         self._young[record] = json

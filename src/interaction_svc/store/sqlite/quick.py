@@ -4,11 +4,12 @@ import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 from interaction_svc.store.errors import StoreClosedError
 from interaction_svc.store.sqlite.connection import connect, forget_pages
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 QUICK_SECONDS = 0.005
@@ -37,7 +38,12 @@ class QuickReader:
         self._clock = clock
         self._rests_until = float("-inf")
 
-    def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    def run(
+        self,
+        work: Callable[Concatenate[sqlite3.Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
         """Read now. Raises NotQuickError, StoreClosedError, sqlite3.Error."""
         if self._db is None:
             raise StoreClosedError("the store has been closed")
@@ -45,7 +51,7 @@ class QuickReader:
         if begun < self._rests_until:
             raise NotQuickError
         try:
-            return work(self._db)
+            return work(self._db, *args, **kwargs)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
                 raise NotQuickError from error

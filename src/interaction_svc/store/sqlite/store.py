@@ -199,7 +199,7 @@ class SqliteStore(Store):
         **kwargs: P.kwargs,
     ) -> T:
         try:
-            return self._quick.run(lambda db: work(db, *args, **kwargs))
+            return self._quick.run(work, *args, **kwargs)
         except sqlite3.Error as error:
             translation = translated(error)
             self._probe.note(translation)
