@@ -33,11 +33,14 @@ class HttpAnswered:
     """When an answer ended that was 200 and of the right length, and how long it took."""
     failed: Counter[str] = field(default_factory=Counter)
     """What else there was: another status, a body of another length, no answer."""
+    asked: int = 0
+    """How many requests there were."""
 
     def add(self, other: "HttpAnswered") -> None:
         """Add what became of another process's requests."""
         self.ok += other.ok
         self.failed += other.failed
+        self.asked += other.asked
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,10 @@ class HttpLoad:
     address: str
     """Host and port."""
     requests: tuple[HttpRequest, ...]
-    """Of these one is chosen at random every time."""
+    """Of these one is chosen at random every time, or, `in_turn`, one after the other."""
     seconds: float
     connections: int = 8
+    in_turn: bool = False
 
 
 def get(path: str, *headers: str) -> bytes:
@@ -136,7 +140,12 @@ class _Connection(asyncio.Protocol):
 
     def _ask(self) -> None:
         requests = self._load.requests
-        self._wanted = requests[int(self._rng.random() * len(requests))]
+        if self._load.in_turn:
+            place = self._answered.asked % len(requests)
+        else:
+            place = int(self._rng.random() * len(requests))
+        self._answered.asked += 1
+        self._wanted = requests[place]
         self._sent_at = time.perf_counter()
         self._transport.write(self._wanted.sent)
 

@@ -58,6 +58,8 @@ def case_of(size: int) -> str:
 
 
 CASES = (GET, *map(case_of, SIZES))
+UNSEEN = f"{case_of(_LARGE)} of rows not asked for lately"
+"""REST keeps the JSON of rows for those who ask again: this is of rows that it has not kept."""
 
 
 class _Contender(NamedTuple):
@@ -74,6 +76,8 @@ class _Stored(NamedTuple):
     key: Key
     parents: Parents
     read: list[Interaction]
+    others: list[Parents]
+    """Sessions of 1,000 each: together more than REST keeps."""
 
 
 def read_costs(rounds: int, seconds: float) -> tuple[Costs, Costs]:
@@ -117,7 +121,7 @@ def _stored(folder: Path) -> Iterator[_Stored]:
             )
             counts = ingest_pb.RecordInteractionsResponse.FromString(answer)
             assert counts.created == len(made)
-        yield _Stored(server, key, parents, session[:_GETS])
+        yield _Stored(server, key, parents, session[:_GETS], others)
 
 
 def _grpc_contenders(
@@ -166,6 +170,7 @@ def _rest_contenders(run: _Run, folder: Path, stored: _Stored, theirs: Path) -> 
     asked = {GET: [f"{stored.parents.path}/{read.sid}" for read in stored.read]}
     for size in SIZES:
         asked[case_of(size)] = [f"{stored.parents.path}?PageSize={size}"]
+    asked[UNSEEN] = [f"{each.path}?PageSize={_LARGE}" for each in stored.others]
     ours = stored.server.base_url.removeprefix("http://")
     everything = [path for paths in asked.values() for path in paths]
     answers = folder / "rest.answers"
@@ -201,7 +206,7 @@ def _header(authorization: str) -> str:
 def _measured(contenders: Sequence[_Contender], rounds: int, seconds: float) -> Costs:
     costs: Costs = {}
     for number in range(rounds + 1):  # the first one warms up
-        for case in CASES:
+        for case in contenders[0].requests:
             for contender in contenders:
                 cost = _cost(contender, case, seconds if number else seconds / 4)
                 if number:
@@ -211,14 +216,17 @@ def _measured(contenders: Sequence[_Contender], rounds: int, seconds: float) -> 
 
 def _cost(contender: _Contender, case: str, seconds: float) -> float:
     requests = contender.requests[case]
-    at_once = AT_ONCE_LARGE if case == case_of(_LARGE) else AT_ONCE
+    at_once = AT_ONCE_LARGE if case.startswith(case_of(_LARGE)) else AT_ONCE
     before = cpu_seconds(contender.pid)
     if isinstance(requests[0], load.Request):
         grpc_load = load.Load(contender.address, requests, seconds, _CONNECTIONS, at_once=at_once)
         answered = load.run(grpc_load)
         served_, failed = len(answered.ok), sum(map(len, answered.refused.values()))
     else:
-        http = http_load.run(http_load.HttpLoad(contender.address, requests, seconds, at_once))
+        http_requests = http_load.HttpLoad(
+            contender.address, requests, seconds, at_once, in_turn=case == UNSEEN
+        )
+        http = http_load.run(http_requests)
         served_, failed = len(http.ok), sum(http.failed.values())
     if failed or not served_:
         raise RuntimeError(f"{contender.name}, {case}: {failed} of {failed + served_} failed")

@@ -28,8 +28,9 @@ class Measure(NamedTuple):
     """What is measured, in its own unit."""
     base: str
     """What it is related to."""
-    must: float
-    aim: float
+    must: float | None = None
+    """None: it has no target."""
+    aim: float | None = None
     at_least: bool = False
     """Whether more is better."""
     floor: float | None = None
@@ -44,9 +45,13 @@ class Measure(NamedTuple):
     def verdict(self) -> str:
         """Say which of the targets is met."""
 
-        def meets(target: float) -> bool:
+        def meets(target: float | None) -> bool:
+            if target is None:
+                return False
             return self.median >= target if self.at_least else self.median <= target
 
+        if self.must is None:
+            return ""
         return "aim" if meets(self.aim) else "must" if meets(self.must) else "no"
 
 
@@ -55,12 +60,14 @@ def table_of(measures: Sequence[Measure]) -> str:
     rows = [_HEADINGS]
     for measure in measures:
         sign = "≥" if measure.at_least else "≤"
+        must, aim = (
+            "" if target is None else f"{sign} {target:g}" for target in (measure.must, measure.aim)
+        )
         rows.append((
             measure.name, f"**{measure.median:.2f}**",
             f"{min(measure.ratios):.2f}, {max(measure.ratios):.2f}",
             "" if measure.floor is None else f"{measure.floor:.2f}",
-            f"{sign} {measure.must:g}", f"{sign} {measure.aim:g}", measure.verdict,
-            measure.measured, measure.base,
+            must, aim, measure.verdict, measure.measured, measure.base,
         ))  # fmt: skip
     return markdown(rows)
 

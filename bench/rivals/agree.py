@@ -69,8 +69,10 @@ def agree_rest(
     As agree_grpc, but the host in links may differ, too. Raises DisagreementError,
     httpx.HTTPError.
     """
-    for path in paths:
-        if _resources(ours, path, pages) != _resources(theirs, path, pages):
+    with httpx.Client(timeout=_TIMEOUT_SECONDS, trust_env=False) as http:
+        for path in paths:
+            if _resources(http, ours, path, pages) == _resources(http, theirs, path, pages):
+                continue
             raise DisagreementError(f"{theirs.base_url}: not the same answer to {path}")
 
 
@@ -100,15 +102,11 @@ def _interactions(
     return found
 
 
-def _resources(server: RestServer, path: str, pages: int) -> list[Any]:
+def _resources(http: httpx.Client, server: RestServer, path: str, pages: int) -> list[Any]:
     """Give the JSON of a path and of the pages after it, without hosts and page tokens."""
     found = []
     for _ in range(pages):
-        response = httpx.get(
-            server.base_url + path,
-            headers={"Authorization": server.authorization},
-            timeout=_TIMEOUT_SECONDS,
-        )
+        response = http.get(server.base_url + path, headers={"Authorization": server.authorization})
         answer = response.raise_for_status().json()
         meta = answer.get("meta")
         found.append(answer)
