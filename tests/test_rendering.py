@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -40,11 +41,12 @@ def frames(rows: list[Row]) -> bytes:
 
 async def test_each_row_is_rendered_as_itself_however_it_is_asked_for(rendered: list[str]) -> None:
     rows, renderings = some_rows(5), Renderings(BASE_URL)
-    for asked in (rows[:3], rows[2:], rows[::-1]):
+    for asked in (rows[:3], rows[2:], rows[::-1], rows, rows):
         found = [json.loads(each) for each in renderings.of(frames(asked))]
         assert [each["sid"] for each in found] == [row.sid for row in asked]
         assert all(each["url"].startswith(BASE_URL) for each in found)
-    assert rendered == [row.sid for row in rows]  # each once
+        assert [json.loads(renderings.of_one(row.frame)) for row in asked] == found
+    assert Counter(rendered) == {row.sid: 2 for row in rows}  # from then on it is kept
     assert renderings.of(b"") == []
 
 
@@ -62,7 +64,7 @@ async def test_what_is_kept_is_bounded_in_bytes(
     monkeypatch.setattr(rendering, "KEPT_BYTES", 100_000)
     rows, renderings = some_rows(100, data="x" * 5_000), Renderings(BASE_URL)
     for row in rows:
-        renderings.of(row.frame)
+        renderings.of(row.frame + row.frame)
     del rendered[:]
     renderings.of(rows[-1].frame)  # the youngest is there
     assert rendered == []
@@ -82,7 +84,8 @@ async def test_what_nobody_asks_for_is_forgotten(
 
     monkeypatch.setattr(asyncio.get_running_loop(), "call_later", call_later)
     (asked_again, left), renderings = some_rows(2), Renderings(BASE_URL)
-    renderings.of(asked_again.frame + left.frame)
+    renderings.of(2 * (asked_again.frame + left.frame))
+    del rendered[2:]
     for _ in range(3):
         due.pop()()
         renderings.of(asked_again.frame)
