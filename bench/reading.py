@@ -69,7 +69,7 @@ class _Contender(NamedTuple):
     requests: dict[str, tuple[Any, ...]]
 
 
-class _Stored(NamedTuple):
+class Stored(NamedTuple):
     """A service that has something to read: a Session of 1,000 and more, among others."""
 
     server: Served
@@ -84,7 +84,7 @@ def read_costs(rounds: int, seconds: float) -> tuple[Costs, Costs]:
     """Measure reads over gRPC, and over REST: `seconds` for each case of each contender."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        stored = stack.enter_context(_stored(folder))
+        stored = stack.enter_context(serve_rows(folder))
         theirs = folder / "rivals.db"
         copy_db.copy(stored.server.store, theirs)
 
@@ -97,7 +97,8 @@ def read_costs(rounds: int, seconds: float) -> tuple[Costs, Costs]:
 
 
 @contextmanager
-def _stored(folder: Path) -> Iterator[_Stored]:
+def serve_rows(folder: Path) -> Iterator[Stored]:
+    """Serve a store with something to read."""
     parents = new_parents()
     key = new_key(folder / "interactions.db", "read", parents.account_sid)
     writer = new_key(folder / "interactions.db", "ingest", parents.account_sid)
@@ -121,11 +122,11 @@ def _stored(folder: Path) -> Iterator[_Stored]:
             )
             counts = ingest_pb.RecordInteractionsResponse.FromString(answer)
             assert counts.created == len(made)
-        yield _Stored(server, key, parents, session[:_GETS], others)
+        yield Stored(server, key, parents, session[:_GETS], others)
 
 
 def _grpc_contenders(
-    stack: ExitStack, run: _Run, folder: Path, stored: _Stored, theirs: Path
+    stack: ExitStack, run: _Run, folder: Path, stored: Stored, theirs: Path
 ) -> list[_Contender]:
     metadata = (("authorization", stored.key.bearer),)
     asked: dict[str, list[Any]] = {GET: list(map(get_request, stored.read))}
@@ -136,7 +137,10 @@ def _grpc_contenders(
     answers = folder / "grpc.answers"
     write_answers(
         answers,
-        {request.SerializeToString(): _answer(ours, request, metadata) for request in everything},
+        {
+            request.SerializeToString(): grpc_answer(ours, request, metadata)
+            for request in everything
+        },
     )
     found = [
         (EMPTY, *run("bench.rivals.empty_grpc", "--answers", str(answers))),
@@ -153,9 +157,9 @@ def _grpc_contenders(
         requests = {
             case: tuple(
                 load.Request(
-                    http2.call_headers(_method(request), metadata),
+                    http2.call_headers(method_of(request), metadata),
                     http2.message(request.SerializeToString()),
-                    len(_answer(address, request, metadata)),
+                    len(grpc_answer(address, request, metadata)),
                 )
                 for request in requests
             )
@@ -165,8 +169,8 @@ def _grpc_contenders(
     return contenders
 
 
-def _rest_contenders(run: _Run, folder: Path, stored: _Stored, theirs: Path) -> list[_Contender]:
-    header = _header(stored.key.basic)
+def _rest_contenders(run: _Run, folder: Path, stored: Stored, theirs: Path) -> list[_Contender]:
+    header = header_of(stored.key.basic)
     asked = {GET: [f"{stored.parents.path}/{read.sid}" for read in stored.read]}
     for size in SIZES:
         asked[case_of(size)] = [f"{stored.parents.path}?PageSize={size}"]
@@ -174,11 +178,11 @@ def _rest_contenders(run: _Run, folder: Path, stored: _Stored, theirs: Path) -> 
     ours = stored.server.base_url.removeprefix("http://")
     everything = [path for paths in asked.values() for path in paths]
     answers = folder / "rest.answers"
-    write_answers(answers, {path.encode(): _body(ours, path, header) for path in everything})
+    write_answers(answers, {path.encode(): rest_body(ours, path, header) for path in everything})
     found = [
         (EMPTY, header, *run("bench.rivals.empty_http", "--answers", str(answers))),
         (OURS, header, stored.server.process.pid, ours),
-        (FASTAPI, _header(_FASTAPI_KEY), *run("bench.rivals.fastapi_app", "--db", str(theirs))),
+        (FASTAPI, header_of(_FASTAPI_KEY), *run("bench.rivals.fastapi_app", "--db", str(theirs))),
     ]
     contenders = []
     for name, shown, pid, address in found:
@@ -190,7 +194,9 @@ def _rest_contenders(run: _Run, folder: Path, stored: _Stored, theirs: Path) -> 
             )
         requests = {
             case: tuple(
-                http_load.HttpRequest(http_load.get(path, shown), len(_body(address, path, shown)))
+                http_load.HttpRequest(
+                    http_load.get(path, shown), len(rest_body(address, path, shown))
+                )
                 for path in paths
             )
             for case, paths in asked.items()
@@ -199,7 +205,8 @@ def _rest_contenders(run: _Run, folder: Path, stored: _Stored, theirs: Path) -> 
     return contenders
 
 
-def _header(authorization: str) -> str:
+def header_of(authorization: str) -> str:
+    """Give the header line of credentials."""
     return f"Authorization: {authorization}"
 
 
@@ -233,18 +240,21 @@ def _cost(contender: _Contender, case: str, seconds: float) -> float:
     return (cpu_seconds(contender.pid) - before) / served_ * 1e6
 
 
-def _method(request: Any) -> str:
+def method_of(request: Any) -> str:
+    """Give the gRPC method that takes a request."""
     return _SERVICE + type(request).__name__.removesuffix("Request")
 
 
-def _answer(address: str, request: Any, metadata: http2.Pairs) -> bytes:
+def grpc_answer(address: str, request: Any, metadata: http2.Pairs) -> bytes:
+    """Ask over gRPC, and give the answer's bytes."""
     with grpc.insecure_channel(address) as channel:
-        ask: Any = channel.unary_unary(_method(request))
+        ask: Any = channel.unary_unary(method_of(request))
         answer: bytes = ask(request.SerializeToString(), metadata=metadata)
         return answer
 
 
-def _body(address: str, path: str, header: str) -> bytes:
+def rest_body(address: str, path: str, header: str) -> bytes:
+    """Ask over REST, and give the answer's body. Raises RuntimeError unless it is 200."""
     status, body = asyncio.run(http_load.fetch(address, http_load.get(path, header)))
     if status != 200:
         raise RuntimeError(f"{address}{path}: {status}")

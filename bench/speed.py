@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from bench import memory, reading, scaling, sizes, writing
+from bench import memory, parts, reading, scaling, sizes, writing
 from bench.reading import EMPTY, FASTAPI, GET, GO, OURS, PLAIN, SIZES, UNSEEN, Costs, case_of
 from bench.report import Measure, machine, markdown, plot, table_of
 
@@ -54,6 +54,8 @@ def _measured(folder: Path, *, quick: bool) -> str:
         "## Server CPU of a request, in microseconds\n",
         _contenders("gRPC", over_grpc, (EMPTY, OURS, PLAIN, GO)),
         _contenders("REST", over_rest, (EMPTY, OURS, FASTAPI)),
+        "## Where the time goes\n",
+        _parts(1.0 if quick else 6.0),
         "## Two workers against one\n",
         _workers(rounds, seconds),
         "## Memory\n",
@@ -139,6 +141,13 @@ def _workers(rounds: int, seconds: float) -> str:
             shown(statistics.median(ratio.base for ratio in ratios)),
         ))  # fmt: skip
     return markdown(rows)
+
+
+def _parts(seconds: float) -> str:
+    found = parts.parts(seconds)
+    if found is None:
+        return "Left out: this user may not look into another process (py-spy needs ptrace).\n"
+    return markdown(found)
 
 
 def _contenders(transport: str, costs: Costs, names: tuple[str, ...]) -> str:

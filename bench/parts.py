@@ -1,0 +1,161 @@
+"""Where the time of a read goes: what a sampling profiler sees of the server under load.
+
+py-spy looks a few hundred times a second what the threads of the event loop and of the store are
+at; a sample counts for the innermost module on its stack that is ours or the transport's. What
+grpc's core does on threads of its own is not seen.
+"""
+
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tests import http2
+from tests.calls import get_request, list_request
+
+from bench import http_load, load, reading
+from bench.reading import AT_ONCE, GET, case_of
+
+_SAMPLES_PER_SECOND = 500
+_FRAME = re.compile(
+    r"\((?:(?:asyncio|uvicorn|starlette|grpc)/[^)]*|interaction_svc/([^:)]+?)(?:\.py)?(?::\d+)?)\)"
+)
+"""Of a module that counts; the transport's have no name."""
+_PARTS = {
+    "": "the transport: grpc.aio or uvicorn, asyncio, sockets",
+    "grpc_api/interceptors/observe": "the call: ids, peer, its line and metrics",
+    "rest/middleware": "middleware: ids, errors, limits, authentication",
+    "observation": "the call: ids, peer, its line and metrics",
+    "calls": "the call: ids, peer, its line and metrics",
+    "counting": "the call: ids, peer, its line and metrics",
+    "logs": "the call: ids, peer, its line and metrics",
+    "grpc_api/interceptors": "limits, deadline, authentication, errors",
+    "keys": "limits, deadline, authentication, errors",
+    "limits": "limits, deadline, authentication, errors",
+    "deadline": "limits, deadline, authentication, errors",
+    "credentials": "limits, deadline, authentication, errors",
+    "grpc_api/servicers": "the request: parsing, checking, page tokens",
+    "interactions": "the request: parsing, checking, page tokens",
+    "records": "the request: parsing, checking, page tokens",
+    "paging": "the request: parsing, checking, page tokens",
+    "asking": "the request: parsing, checking, page tokens",
+    "rest/app": "JSON of rows, and the envelope",
+    "rest/parameters": "the request: parsing, checking, page tokens",
+    "rest/protocol": "the HTTP protocol: bounds, exchange",
+    "rest/exchange": "the HTTP protocol: bounds, exchange",
+    "rest/responses": "the HTTP protocol: bounds, exchange",
+    "store": "the store: SQLite",
+    "store/rows": "JSON of rows, and the envelope",
+    "rest/rendering": "JSON of rows, and the envelope",
+    "rest/adapter": "JSON of rows, and the envelope",
+}
+"""By module, or by the folder of one; the longest that fits."""
+OTHER = "the rest"
+_BEGINNINGS = ("run_forever", "_work_through")
+"""Where the work of a thread begins: of the event loop's, and of the store's."""
+
+
+def parts(seconds: float) -> list[tuple[str, ...]] | None:
+    """Give a table of percentages, a column a case; None where no process may look into another."""
+    columns = []
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        stored = stack.enter_context(reading.serve_rows(folder))
+        for name, put_load in _loads(stored, seconds):
+            found = _profiled(stored.server.process.pid, folder / "samples", seconds, put_load)
+            if found is None:
+                return None
+            columns.append((name, found))
+    names = sorted({part for _, found in columns for part in found}, key=_order)
+    rows = [("", *(name for name, _ in columns))]
+    for part in names:
+        shares = (found[part] / found.total() * 100 for _, found in columns)
+        rows.append((part, *(f"{share:.0f} %" for share in shares)))
+    return rows
+
+
+def _order(part: str) -> int:
+    return [*_PARTS.values(), OTHER].index(part)
+
+
+def _loads(stored: reading.Stored, seconds: float) -> list[tuple[str, Callable[[], object]]]:
+    metadata = (("authorization", stored.key.bearer),)
+    grpc_address = stored.server.grpc_address
+    http_address = stored.server.base_url.removeprefix("http://")
+    header = reading.header_of(stored.key.basic)
+    wanted: dict[str, tuple[list[Any], list[str]]] = {
+        GET: (
+            [get_request(read) for read in stored.read],
+            [f"{stored.parents.path}/{read.sid}" for read in stored.read],
+        ),
+        **{
+            case_of(size): (
+                [list_request(stored.parents, page_size=size)],
+                [f"{stored.parents.path}?PageSize={size}"],
+            )
+            for size in (50, 1000)
+        },
+    }
+    loads: list[tuple[str, Callable[[], object]]] = []
+    for case, (messages, _) in wanted.items():
+        requests = tuple(
+            load.Request(
+                http2.call_headers(reading.method_of(message), metadata),
+                http2.message(message.SerializeToString()),
+                len(reading.grpc_answer(grpc_address, message, metadata)),
+            )
+            for message in messages
+        )
+        of_grpc = load.Load(grpc_address, requests, seconds, 4, at_once=AT_ONCE)
+        loads.append((f"gRPC {case}", partial(load.run, of_grpc)))
+    for case, (_, paths) in wanted.items():
+        gets = tuple(
+            http_load.HttpRequest(
+                http_load.get(path, header), len(reading.rest_body(http_address, path, header))
+            )
+            for path in paths
+        )
+        of_http = http_load.HttpLoad(http_address, gets, seconds, AT_ONCE)
+        loads.append((f"REST {case}", partial(http_load.run, of_http)))
+    return loads
+
+
+def _profiled(
+    pid: int, file: Path, seconds: float, put_load: Callable[[], object]
+) -> Counter[str] | None:
+    command = [
+        str(Path(sys.executable).with_name("py-spy")), "record", "--format", "raw",
+        "--rate", str(_SAMPLES_PER_SECOND), "--duration", str(max(1, round(seconds))),
+        "--pid", str(pid), "--output", str(file),
+    ]  # fmt: skip
+    with subprocess.Popen(  # noqa: S603 our own command
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as profiler:
+        put_load()
+    if profiler.returncode:
+        return None
+    found: Counter[str] = Counter()
+    for line in file.read_text().splitlines():
+        stack, _, count = line.rpartition(" ")
+        if "(selectors.py" in stack:  # it waits there
+            continue
+        beginning = next((mark for mark in _BEGINNINGS if mark in stack), None)
+        if beginning is not None:
+            found[_part_of(stack.partition(beginning)[2])] += int(count)
+    return found
+
+
+def _part_of(stack: str) -> str:
+    modules = _FRAME.findall(stack)
+    module = modules[-1] if modules else ""
+    while module and module not in _PARTS:
+        module = module.rpartition("/")[0]
+        if not module:
+            return OTHER
+    return _PARTS[module]
