@@ -12,6 +12,7 @@ from typing import NamedTuple
 from interaction_svc import metrics, paging
 from interaction_svc.asking import asking
 from interaction_svc.counting import count_soon
+from interaction_svc.courtesy import others_first
 from interaction_svc.credentials import Caller, Right
 from interaction_svc.errors import (
     InteractionNotFound,
@@ -191,7 +192,7 @@ class Interactions:
         places: list[int] = []
         for place, interaction in enumerate(interactions):
             if place and not place % _ROWS_A_SLICE:
-                await asyncio.sleep(0)
+                await others_first()
             try:
                 normalize(interaction, now_us=now_us)
                 _check_owner(caller, interaction)
