@@ -116,6 +116,7 @@ def _of_rounds(
     *,
     at_least: bool = False,
 ) -> Measure:
+    floors = [one.floor for one in rounds if one.floor is not None]
     return Measure(
         name,
         [one.value for one in rounds],
@@ -124,6 +125,7 @@ def _of_rounds(
         must,
         aim,
         at_least,
+        statistics.median(floors) if floors else None,
     )
 
 

@@ -1,7 +1,8 @@
 """What writing costs, and what it costs those who read meanwhile.
 
 `python -m bench.writing` relates, each time in rounds that take turns in one run on servers with
-default settings and keys: records of 64 callers at once to those of one; the bulk stream to
+default settings and keys: records of 64 callers at once to those of one, beside what 64 callers of
+an empty RPC get; the bulk stream to
 `executemany` of the same rows; and a List of 50 beside a bulk stream to one on an idle server.
 """
 
@@ -25,6 +26,8 @@ from tests.keyring import Key, new_key
 from tests.serving import Served, served
 
 from bench.load import Load, Request, run
+from bench.processes import python, rival
+from bench.rivals.answers import DEFAULT, write_answers
 from interaction_svc.store.rows import COLUMNS, Row, row_of
 from interaction_svc.store.sqlite import connection, migrations
 from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
@@ -42,7 +45,7 @@ WARM_SECONDS = 1.0
 _RECORD = "/interaction_svc.v1.IngestService/RecordInteraction"
 _STREAM = "/interaction_svc.v1.IngestService/RecordInteractions"
 _LIST = "/interaction_svc.v1.InteractionService/ListInteractions"
-_MOST_PER_SECOND = 10_000
+_MOST_PER_SECOND = 30_000
 _MARK = "c0ffee00"
 """Stands in SIDs where every batch, or request, has digits of its own."""
 _ODD = 0x9E3779B1
@@ -53,11 +56,18 @@ class Ratio(NamedTuple):
 
     measured: float
     base: float
+    transport: float | None = None
+    """What the transport alone does, where that is known."""
 
     @property
     def value(self) -> float:
         """The ratio."""
         return self.measured / self.base
+
+    @property
+    def floor(self) -> float | None:
+        """The ratio that there is no getting past."""
+        return None if self.transport is None else self.transport / self.base
 
 
 class Memory(NamedTuple):
@@ -74,34 +84,39 @@ class Memory(NamedTuple):
 
 
 def concurrent_records(rounds: int, seconds: float) -> list[Ratio]:
-    """Measure durable RecordInteraction calls a second: 64 callers at once, and one at a time."""
-    with _writable() as (server, key, account):
-        stored = _rows_in(server.store)
+    """Measure durable RecordInteraction calls a second: 64 callers at once, and one at a time.
 
-        def per_second(at_once: int, seconds: float) -> float:
-            nonlocal stored
+    And of 64 callers whose calls do nothing: where the disk is quick, they are hardly more.
+    """
+    with _writable() as (server, key, account), _empty(account) as empty_address:
+
+        def per_second(address: str, at_once: int, seconds: float) -> float:
             requests = tuple(_records(account, key, int(seconds * _MOST_PER_SECOND)))
             load = Load(
-                server.grpc_address,
+                address,
                 requests,
                 seconds,
                 min(CONNECTIONS, at_once),
                 at_once=at_once,
                 once_each=True,
             )
+            before = _rows_in(server.store)
             answered = run(load)
             assert not answered.refused
             assert answered.offered < len(requests)
-            stored += len(answered.ok)
-            assert _rows_in(server.store) == stored
+            stored = len(answered.ok) if address == server.grpc_address else 0
+            assert _rows_in(server.store) == before + stored
             return sum(ended <= seconds for ended, _ in answered.ok) / seconds
 
-        for at_once in (1, AT_ONCE):
-            per_second(at_once, WARM_SECONDS)
-        return [
-            Ratio(base=per_second(1, seconds), measured=per_second(AT_ONCE, seconds))
-            for _ in range(rounds)
-        ]
+        def one(seconds: float) -> Ratio:
+            return Ratio(
+                base=per_second(server.grpc_address, 1, seconds),
+                measured=per_second(server.grpc_address, AT_ONCE, seconds),
+                transport=per_second(empty_address, AT_ONCE, seconds),
+            )
+
+        one(WARM_SECONDS)
+        return [one(seconds) for _ in range(rounds)]
 
 
 def streamed_records(rounds: int, rows: int) -> list[Ratio]:
@@ -197,6 +212,20 @@ def _writable() -> Iterator[tuple[Served, Key, str]]:
         key = new_key(folder / "interactions.db", "ingest", account)
         with served(folder) as server:
             yield server, key, account
+
+
+@contextmanager
+def _empty(account: str) -> Iterator[str]:
+    """Serve empty RPCs, whose answers are as long as those to a record; give the address."""
+    stored = new_interaction(new_parents(account_sid=account))
+    answer = ingest_pb.RecordInteractionResponse(
+        interaction=stored, outcome=ingest_pb.RECORD_OUTCOME_CREATED
+    )
+    with tempfile.TemporaryDirectory() as name:
+        answers = Path(name) / "answers.json"
+        write_answers(answers, {DEFAULT: answer.SerializeToString()})
+        with rival(*python("bench.rivals.empty_grpc", "--answers", str(answers))) as (_, address):
+            yield address
 
 
 def _disk() -> Path:
@@ -333,12 +362,12 @@ def main() -> None:
         return
     rounds, seconds, rows = (2, 1.0, 10_000) if given.quick else (5, 4.0, 50_000)
     print(f"{os.cpu_count()} cores for server and clients together\n")
-    print("| | target | median | from, to | measured | related to |\n|---|---|---|---|---|---|")
+    print("| | target | median | from, to | floor | measured | related to |\n" + "|---" * 7 + "|")
     _print_row("64 records at once ÷ one", "≥ 6", concurrent_records(rounds, seconds), "/s")
     _print_row("stream ÷ executemany", "≥ 0.35", streamed_records(rounds, rows), " rows/s")
     ingesting = [
-        Ratio(measured * 1e6, idle * 1e6)
-        for measured, idle in reads_while_ingesting(rounds, seconds)
+        Ratio(ratio.measured * 1e6, ratio.base * 1e6)
+        for ratio in reads_while_ingesting(rounds, seconds)
     ]
     _print_row("List 50 p99 while ingesting ÷ idle", "≤ 3", ingesting, " µs")
 
@@ -347,9 +376,11 @@ def _print_row(name: str, target: str, ratios: list[Ratio], unit: str) -> None:
     values = sorted(ratio.value for ratio in ratios)
     measured = statistics.median(ratio.measured for ratio in ratios)
     base = statistics.median(ratio.base for ratio in ratios)
+    floors = [ratio.floor for ratio in ratios if ratio.floor is not None]
+    floor = f"{statistics.median(floors):.2f}" if floors else ""
     print(
         f"| {name} | {target} | {statistics.median(values):.2f} | {values[0]:.2f},"
-        f" {values[-1]:.2f} | {measured:,.0f}{unit} | {base:,.0f}{unit} |",
+        f" {values[-1]:.2f} | {floor} | {measured:,.0f}{unit} | {base:,.0f}{unit} |",
         flush=True,
     )
 

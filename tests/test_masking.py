@@ -35,7 +35,7 @@ class Failing(Interactions):
 
     page: Any = get
     record: Any = get
-    record_many: Any = get
+    check_many: Any = get
 
 
 @pytest.fixture

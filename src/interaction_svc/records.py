@@ -3,6 +3,8 @@
 The limits stand in protos/interaction_svc/v1/interaction.proto, where callers read them.
 """
 
+import re
+
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from interaction_svc import timestamps
@@ -16,30 +18,43 @@ MAX_RESOURCE_URL_LENGTH = 2048
 
 # The enums' own values() makes a list of them every time, which was a third of a record's checks.
 _VALUES = {enum: frozenset(enum.values()) for enum in (pb.InteractionType, pb.ResourceStatus)}
+_TYPES = _VALUES[pb.InteractionType] - {pb.INTERACTION_TYPE_UNSPECIFIED}
+_STATUSES = _VALUES[pb.ResourceStatus]
+# One look at all SIDs; which of them is bad is found out when one is. With the names of the fields,
+# which are needed only then, a record is checked in 5 microseconds and not in 8. No SID holds a
+# comma, and each is of one length, so that none can make up for another.
+_are_sids = re.compile(
+    ",".join(sid.value for sid in (Sid.INTERACTION, Sid.ACCOUNT, Sid.SERVICE, Sid.SESSION))
+).fullmatch
+_are_sids_of_leg = re.compile(f"(?:{Sid.PARTICIPANT.value})?,(?:{Sid.RESOURCE.value})?").fullmatch
 _RESOURCE_TYPES = {"message": "Message", "call": "Call"}
 
 
 def normalized(given: pb.Interaction, *, now_us: int, make_sid: bool = False) -> pb.Interaction:
-    """Give a copy as it is stored; the argument stays as it is.
+    """Give a copy as it is stored, see `normalize`; the argument stays as it is."""
+    record = pb.Interaction()
+    record.CopyFrom(given)
+    normalize(record, now_us=now_us, make_sid=make_sid)
+    return record
+
+
+def normalize(record: pb.Interaction, *, now_us: int, make_sid: bool = False) -> None:
+    """Give a record its stored spelling. Raises InvalidField.
 
     Times are cut to microseconds, a missing update_time becomes the create_time, an empty leg is
     dropped, unknown fields too. With `make_sid`, a missing sid is made, and a missing create_time
-    then becomes `now_us`. Raises InvalidField.
+    then becomes `now_us`.
     """
-    record = pb.Interaction()
-    record.CopyFrom(given)
     record.DiscardUnknownFields()
     if make_sid and not record.sid:
         record.sid = new_interaction_sid(now_us)
         if not record.HasField("create_time"):
             timestamps.set_us(record.create_time, now_us)
-    check_sid(Sid.INTERACTION, "sid", record.sid)
-    check_sid(Sid.ACCOUNT, "account_sid", record.account_sid)
-    check_sid(Sid.SERVICE, "service_sid", record.service_sid)
-    check_sid(Sid.SESSION, "session_sid", record.session_sid)
-    if record.type == pb.INTERACTION_TYPE_UNSPECIFIED:
-        raise InvalidField("type", "is required; there is one for unknown, too")
-    check_enum(pb.InteractionType, "type", record.type)
+    _check_sids(record)
+    if record.type not in _TYPES:
+        if record.type == pb.INTERACTION_TYPE_UNSPECIFIED:
+            raise InvalidField("type", "is required; there is one for unknown, too")
+        check_enum(pb.InteractionType, "type", record.type)
     if len(record.data.encode()) > MAX_DATA_BYTES:
         raise InvalidField("data", f"must be at most {MAX_DATA_BYTES:,} bytes of UTF-8")
     if record.HasField("inbound") and not _normalize_leg("inbound", record.inbound):
@@ -53,18 +68,29 @@ def normalized(given: pb.Interaction, *, now_us: int, make_sid: bool = False) ->
         _normalize_time("update_time", record.update_time)
     else:
         record.update_time.CopyFrom(record.create_time)
-    return record
+
+
+def _check_sids(record: pb.Interaction) -> None:
+    sid, account_sid = record.sid, record.account_sid
+    service_sid, session_sid = record.service_sid, record.session_sid
+    if not _are_sids(f"{sid},{account_sid},{service_sid},{session_sid}"):
+        check_sid(Sid.INTERACTION, "sid", sid)
+        check_sid(Sid.ACCOUNT, "account_sid", account_sid)
+        check_sid(Sid.SERVICE, "service_sid", service_sid)
+        check_sid(Sid.SESSION, "session_sid", session_sid)
 
 
 def _normalize_leg(name: str, leg: pb.Leg) -> bool:
     """Normalize a leg, and say whether anything is known of it."""
     participant_sid, resource_sid = leg.participant_sid, leg.resource_sid
     status, kind, url = leg.resource_status, leg.resource_type, leg.resource_url
-    if participant_sid:
-        check_sid(Sid.PARTICIPANT, f"{name}.participant_sid", participant_sid)
-    if resource_sid:
-        check_sid(Sid.RESOURCE, f"{name}.resource_sid", resource_sid)
-    check_enum(pb.ResourceStatus, f"{name}.resource_status", status)
+    if not _are_sids_of_leg(f"{participant_sid},{resource_sid}"):
+        if participant_sid:
+            check_sid(Sid.PARTICIPANT, f"{name}.participant_sid", participant_sid)
+        if resource_sid:
+            check_sid(Sid.RESOURCE, f"{name}.resource_sid", resource_sid)
+    if status not in _STATUSES:
+        check_enum(pb.ResourceStatus, f"{name}.resource_status", status)
     if len(kind) > MAX_RESOURCE_TYPE_LENGTH:
         problem = f"must be at most {MAX_RESOURCE_TYPE_LENGTH} characters"
         raise InvalidField(f"{name}.resource_type", problem)

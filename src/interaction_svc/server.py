@@ -32,7 +32,7 @@ from interaction_svc.tls import Certificates, certificates_of
 
 log = structlog.get_logger()
 
-_SWITCH_SECONDS = 0.0005
+_SWITCH_SECONDS = 0.0001
 
 
 class Server:
@@ -101,8 +101,10 @@ class Server:
             if self._worker in (None, 1):
                 retention.start()
             self._has_started = True
-            # Threads that want the interpreter get it sooner: while a bulk stream is checked and
-            # written, each step of a read would wait the usual 5 ms for it.
+            # Threads that want the interpreter get it sooner than after the usual 5 ms. It has to
+            # be less than a slice of a batch takes (interactions.py): at the end of each the loop
+            # lets go for a moment, and who waits begins to wait anew, so that the writer's thread
+            # would get it only by luck.
             sys.setswitchinterval(_SWITCH_SECONDS)
             # What is there by now stays: to look through it again and again for garbage is a
             # twentieth of what a Get costs.

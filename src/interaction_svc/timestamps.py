@@ -24,9 +24,10 @@ def to_us(time: Timestamp) -> int:
 
     Raises ValueError, whose text says what would be right, outside the years 1 to 9999.
     """
-    if not (_FIRST_SECOND <= time.seconds <= _LAST_SECOND and 0 <= time.nanos < 1_000_000_000):
+    seconds, nanos = time.seconds, time.nanos
+    if not (_FIRST_SECOND <= seconds <= _LAST_SECOND and 0 <= nanos < 1_000_000_000):
         raise ValueError("must lie in the years 1 to 9999, with nanos from 0 to 999,999,999")
-    return time.seconds * 1_000_000 + time.nanos // 1000
+    return seconds * 1_000_000 + nanos // 1000
 
 
 def set_us(time: Timestamp, us: int) -> None:

@@ -5,23 +5,20 @@ Responses are bytes already: the stored frames, and where a response has further
 appended, for protobuf reads joined messages as one.
 """
 
+import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
-from typing import TypeVar
-
-from google.protobuf.message import DecodeError, Message
+from collections.abc import AsyncIterator, Iterable
 
 from interaction_svc.calls import this_call
-from interaction_svc.errors import InvalidField, MalformedRequest, ServiceError
-from interaction_svc.grpc_api.batches import check_batch
+from interaction_svc.errors import InvalidField, ServiceError
 from interaction_svc.grpc_api.interceptors.base import Context
-from interaction_svc.interactions import Interactions
+from interaction_svc.grpc_api.parsing import interactions_of, parsed
+from interaction_svc.interactions import Interactions, Result
 from interaction_svc.store import Key, Outcome
 from interaction_svc.v1.ingest_service_pb2 import (
     RecordFailure,
     RecordInteractionRequest,
     RecordInteractionResponse,
-    RecordInteractionsRequest,
     RecordInteractionsResponse,
     RecordOutcome,
 )
@@ -35,8 +32,6 @@ from interaction_svc.v1.interaction_service_pb2 import (
 MAX_FAILURES = 100
 """How many refused Interactions of a stream are described."""
 
-M = TypeVar("M", bound=Message)
-
 
 class InteractionServicer:
     """interaction_svc.v1.InteractionService."""
@@ -46,13 +41,13 @@ class InteractionServicer:
 
     async def get_interaction(self, request: bytes, _: Context) -> bytes:
         """GetInteraction: the stored frame is the response."""
-        wanted = _parsed(GetInteractionRequest, request)
+        wanted = parsed(GetInteractionRequest, request)
         key = Key(wanted.service_sid, wanted.session_sid, wanted.sid)
         return await self._interactions.get(this_call().caller, key)
 
     async def list_interactions(self, request: bytes, _: Context) -> bytes:
         """ListInteractions: the stored frames, then the tokens."""
-        wanted = _parsed(ListInteractionsRequest, request)
+        wanted = parsed(ListInteractionsRequest, request)
         page = await self._interactions.page(this_call().caller, wanted)
         tokens = ListInteractionsResponse(
             next_page_token=page.next_page_token, previous_page_token=page.previous_page_token
@@ -61,7 +56,7 @@ class InteractionServicer:
 
     async def delete_interaction(self, request: bytes, _: Context) -> bytes:
         """DeleteInteraction: the response is empty."""
-        wanted = _parsed(DeleteInteractionRequest, request)
+        wanted = parsed(DeleteInteractionRequest, request)
         key = Key(wanted.service_sid, wanted.session_sid, wanted.sid)
         await self._interactions.delete(this_call().caller, key, allow_missing=wanted.allow_missing)
         return b""
@@ -75,7 +70,7 @@ class IngestServicer:
 
     async def record_interaction(self, request: bytes, _: Context) -> bytes:
         """RecordInteraction: the frame that is stored now, then the outcome."""
-        given = _parsed(RecordInteractionRequest, request)
+        given = parsed(RecordInteractionRequest, request)
         if not given.HasField("interaction"):
             raise InvalidField("interaction", "is required")
         outcome, frame = await self._interactions.record(this_call().caller, given.interaction)
@@ -83,28 +78,68 @@ class IngestServicer:
         return (frame or b"") + rest.SerializeToString()
 
     async def record_interactions(self, requests: AsyncIterator[bytes], _: Context) -> bytes:
-        """RecordInteractions: each request is on disk before the next one is read."""
-        caller = this_call().caller
-        counts: Counter[Outcome] = Counter()
-        response = RecordInteractionsResponse()
-        index = 0
-        async for request in requests:
-            check_batch(request)
-            given = _parsed(RecordInteractionsRequest, request)
-            for result in await self._interactions.record_many(caller, given.interactions):
-                if isinstance(result, Outcome):
-                    counts[result] += 1
-                else:
-                    response.failed += 1
-                    if len(response.failures) < MAX_FAILURES:
-                        response.failures.append(_failure(index, result))
-                index += 1
-        response.created = counts[Outcome.CREATED]
-        response.updated = counts[Outcome.UPDATED]
-        response.unchanged = counts[Outcome.UNCHANGED]
-        response.stale = counts[Outcome.STALE]
-        response.deleted = counts[Outcome.DELETED]
-        return response.SerializeToString()
+        """RecordInteractions: while one request is being written, the next is read and checked.
+
+        No more than these two are in memory. They are written in their order, and the answer
+        follows the last one's commit.
+        """
+        caller, tally = this_call().caller, _Tally()
+        writing: asyncio.Task[list[Result]] | None = None
+        try:
+            async for request in requests:
+                batch = await self._interactions.check_many(caller, interactions_of(request))
+                if writing is not None:
+                    tally.add(await writing)
+                writing = asyncio.create_task(self._interactions.record_checked(batch))
+            if writing is not None:
+                tally.add(await writing)
+        except ServiceError:
+            if writing is not None:
+                await writing  # what precedes the failure is written, or has failed before it
+            raise
+        finally:
+            if writing is not None:
+                _give_up(writing)
+        return tally.response().SerializeToString()
+
+
+def _give_up(writing: asyncio.Task[list[Result]]) -> None:
+    """Take a write whose caller is gone out of the queue, if it waits there yet."""
+    if not writing.cancel() and not writing.cancelled():
+        writing.exception()  # nobody is left to hear of it
+
+
+class _Tally:
+    """Counts the outcomes of a stream, and describes the first of its failures."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[Outcome] = Counter()
+        self._failures: list[RecordFailure] = []
+        self._failed = 0
+        self._index = 0
+
+    def add(self, results: Iterable[Result]) -> None:
+        """Count the results of its next request."""
+        for index, result in enumerate(results, self._index):
+            if isinstance(result, Outcome):
+                self._counts[result] += 1
+            else:
+                self._failed += 1
+                if len(self._failures) < MAX_FAILURES:
+                    self._failures.append(_failure(index, result))
+            self._index += 1
+
+    def response(self) -> RecordInteractionsResponse:
+        """Give the answer."""
+        return RecordInteractionsResponse(
+            created=self._counts[Outcome.CREATED],
+            updated=self._counts[Outcome.UPDATED],
+            unchanged=self._counts[Outcome.UNCHANGED],
+            stale=self._counts[Outcome.STALE],
+            deleted=self._counts[Outcome.DELETED],
+            failed=self._failed,
+            failures=self._failures,
+        )
 
 
 def _failure(index: int, error: ServiceError) -> RecordFailure:
@@ -112,11 +147,3 @@ def _failure(index: int, error: ServiceError) -> RecordFailure:
     if isinstance(error, InvalidField):
         field, message = error.field, error.problem
     return RecordFailure(index=index, reason=error.reason, field=field, message=message)
-
-
-def _parsed(kind: type[M], request: bytes) -> M:
-    try:
-        return kind.FromString(request)
-    except DecodeError as error:
-        name = kind.DESCRIPTOR.full_name
-        raise MalformedRequest(f"The request is not a valid {name}") from error

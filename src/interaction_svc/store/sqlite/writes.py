@@ -9,7 +9,7 @@ from interaction_svc.store.interface import Key, Outcome, Recorded, Scope
 from interaction_svc.store.rows import COLUMNS, Row, with_created
 
 _ROWS_A_STATEMENT = (250, 25, 5, 1)
-"""How many new rows one statement takes; each is prepared once.
+"""How many new rows one statement takes, and owners of Sessions; each is prepared once.
 
 It runs without Python's lock, which it gives up and takes back once, and not once a row: a batch of
 1,000 takes 26 ms instead of 34, as many as executemany does without asking for tombstones.
@@ -28,7 +28,16 @@ def _insert(count: int) -> str:
     )
 
 
+def _own(count: int) -> str:
+    values = ", ".join(["(?, ?, ?)"] * count)
+    return (
+        "INSERT OR IGNORE INTO session_owners (session_sid, service_sid, account_sid)"
+        f" VALUES {values}"
+    )
+
+
 _INSERTS = tuple((count, _insert(count)) for count in _ROWS_A_STATEMENT)
+_OWNS = tuple((count, _own(count)) for count in _ROWS_A_STATEMENT)
 _LAST = "SELECT coalesce(max(rowid), 0) FROM interactions"
 _SINCE = "SELECT session_sid, sid FROM interactions WHERE rowid > ?"
 _STORED = (
@@ -48,11 +57,6 @@ _DELETE = (
     " AND (?4 IS NULL OR account_sid = ?4)"
 )
 _BURY = "INSERT OR IGNORE INTO tombstones (session_sid, sid, deleted_us) VALUES (?, ?, ?)"
-
-
-_OWN = (
-    "INSERT OR IGNORE INTO session_owners (session_sid, service_sid, account_sid) VALUES (?, ?, ?)"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ def record(db: sqlite3.Connection, rows: Sequence[Row]) -> list[Recorded]:
     """See Store.record."""
     # New rows are by far the most, so all are tried as such first; those that aren't are ignored.
     (last,) = db.execute(_LAST).fetchone()
-    count = _insert_new(db, rows)
+    count = _insert_all(db, _INSERTS, rows)
     if count == len(rows):
         created = rows
         recorded = [Recorded(Outcome.CREATED, row.frame) for row in rows]
@@ -92,14 +96,16 @@ def record(db: sqlite3.Connection, rows: Sequence[Row]) -> list[Recorded]:
             else:
                 recorded.append(_record_again(db, row))
     owners = {(row.session_sid, row.service_sid, row.account_sid) for row in created}
-    db.executemany(_OWN, owners)
+    _insert_all(db, _OWNS, list(owners))
     return recorded
 
 
-def _insert_new(db: sqlite3.Connection, rows: Sequence[Row]) -> int:
-    """Insert the rows that were never there, and say how many they were."""
+def _insert_all(
+    db: sqlite3.Connection, inserts: Sequence[tuple[int, str]], rows: Sequence[Sequence[object]]
+) -> int:
+    """Insert the rows that aren't there, with few statements, and say how many they were."""
     begin = inserted = 0
-    for count, insert in _INSERTS:
+    for count, insert in inserts:
         while len(rows) - begin >= count:
             values = tuple(chain.from_iterable(rows[begin : begin + count]))
             inserted += db.execute(insert, values).rowcount
