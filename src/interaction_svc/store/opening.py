@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from interaction_svc.addresses import without_password
 from interaction_svc.store.errors import StoreError, StoreUnavailableError, StoreURLError
@@ -15,6 +15,9 @@ from interaction_svc.store.postgres.limits import PostgresLimits
 from interaction_svc.store.sqlite import backup
 from interaction_svc.store.sqlite.migrations import inspect
 from interaction_svc.store.sqlite.store import SqliteStore
+
+if TYPE_CHECKING:
+    from interaction_svc.store.postgres.store import PostgresStore
 
 DEFAULT_URL = "sqlite:///interactions.db"
 
@@ -67,7 +70,7 @@ async def open_store(
     place = check_url(url)
     with _naming(place):
         if isinstance(place, Dsn):
-            return await _postgres().PostgresStore.open(place, postgres, migrate=migrate)
+            return await _postgres_store().open(place, postgres, migrate=migrate)
         if not (create or place.exists()):
             raise StoreUnavailableError("the file isn't there")
         return await SqliteStore.open(place, migrate=migrate)
@@ -81,7 +84,7 @@ async def check_store(url: str) -> StoreReport:
     place = check_url(url)
     with _naming(place):
         if isinstance(place, Dsn):
-            versions = await _postgres().inspect(place)
+            versions = await _postgres_store().inspect(place)
         else:
             versions = inspect(place)
     if not versions.is_current:
@@ -111,14 +114,15 @@ def backup_store(url: str, target: Path, on_progress: Callable[[int, int], None]
         backup.copy(place, target, on_progress)
 
 
-def _postgres() -> Any:
-    """Give the module of the backend, whose driver not everyone installs."""
+def _postgres_store() -> "type[PostgresStore]":
+    """Give the backend, whose driver not everyone installs."""
     try:
-        from interaction_svc.store.postgres import store  # noqa: PLC0415
+        from interaction_svc.store.postgres.store import PostgresStore  # noqa: PLC0415
     except ModuleNotFoundError as error:
         if error.name != "asyncpg":
             raise
         raise StoreURLError(
-            "PostgreSQL needs a driver that isn't installed: pip install 'interaction-svc[postgres]'"
+            "PostgreSQL needs a driver that isn't installed:"
+            " pip install 'interaction-svc[postgres]'"
         ) from error
-    return store
+    return PostgresStore

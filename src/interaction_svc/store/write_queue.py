@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from interaction_svc import metrics
 from interaction_svc.store.errors import StoreBusyError
@@ -30,7 +30,7 @@ class Writing(Protocol):
         """Their size in bytes."""
 
     @property
-    def done(self) -> "asyncio.Future[object]":
+    def done(self) -> "asyncio.Future[Any]":
         """What its caller waits for; cancelled if nobody does any more."""
 
 

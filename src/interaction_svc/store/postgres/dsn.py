@@ -56,8 +56,7 @@ class Dsn(NamedTuple):
         if fragment:
             raise _wrong(url, "has a #; write %23 for one in a name or a password")
         credentials, at, listed = netloc.rpartition("@")
-        if "host" in options:
-            listed = options.pop("host") if not listed else listed
+        listed = listed or options.pop("host", "")
         hosts = _hosts(url, listed, options.pop("port", ""))
         database = unquote(path.removeprefix("/")) or options.get("dbname", "")
         return cls(

@@ -1,7 +1,5 @@
 """What PostgreSQL and the network fail with, as the errors of a store: told by SQLSTATE alone."""
 
-import ssl
-
 import asyncpg
 
 from interaction_svc.store.errors import (
@@ -80,29 +78,29 @@ def ends_others(error: BaseException) -> bool:
 def translated(error: Failure) -> StoreError:
     """Give the store's error; its text has nothing of what was asked for."""
     state = sqlstate(error)
-    if state in _FULL:
-        return StoreFullError("PostgreSQL has no room: SQLSTATE " + state)
-    if state in _DAMAGED:
-        return StoreDamagedError("PostgreSQL has met damage: SQLSTATE " + state)
-    if text := _TEXTS.get(state):
-        return StoreUnavailableError(f"{text} (SQLSTATE {state})")
-    if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
-        return StoreUnavailableError("no server is of the kind that target_session_attrs asks for")
     if state and not state.startswith(_CONNECTION_LOST):
-        return StoreUnavailableError(f"PostgreSQL failed: SQLSTATE {state}")
-    if isinstance(error, ssl.SSLError):
-        return StoreUnavailableError("TLS with the server failed: " + (error.reason or "no reason"))
+        return _of_server(state)
+    return StoreUnavailableError(_of_connection(error))
+
+
+def _of_server(state: str) -> StoreError:
+    if state in _FULL:
+        return StoreFullError(f"PostgreSQL has no room (SQLSTATE {state})")
+    if state in _DAMAGED:
+        return StoreDamagedError(f"PostgreSQL has met damage (SQLSTATE {state})")
+    return StoreUnavailableError(f"{_TEXTS.get(state, 'PostgreSQL failed')} (SQLSTATE {state})")
+
+
+def _of_connection(error: Failure) -> str:
+    if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
+        return "no server is of the kind that target_session_attrs asks for"
     if isinstance(error, StatementTimeoutError):
-        return StoreUnavailableError("PostgreSQL doesn't answer")
+        return "PostgreSQL doesn't answer"
     if isinstance(error, TimeoutError):
-        return StoreUnavailableError("PostgreSQL can't be reached in time")
+        return "PostgreSQL can't be reached in time"
     if isinstance(error, OSError) and error.errno is not None:
-        return StoreUnavailableError(f"PostgreSQL can't be reached: {_reason(error)}")
-    return StoreUnavailableError("the connection to PostgreSQL is lost")
-
-
-def _reason(error: OSError) -> str:
-    return error.strerror or type(error).__name__
+        return f"PostgreSQL can't be reached: {error.strerror or type(error).__name__}"
+    return "the connection to PostgreSQL is lost"
 
 
 def closed() -> StoreClosedError:

@@ -85,8 +85,8 @@ async def _check_is_free(db: Connection) -> None:
                            " WHERE to_regclass(name) IS NOT NULL", list(TABLES))  # fmt: skip
     if found:
         raise NotAStoreError(
-            f"the database has a table {found[0][0]} that is not of interaction-svc; use a database,"
-            " or a schema (the option search_path), of its own"
+            f"the database has a table {found[0][0]} that is not of interaction-svc; use a"
+            " database, or a schema (the option search_path), of its own"
         )
 
 

@@ -44,13 +44,8 @@ class PostgresStore(Store):
 
     def __init__(self, dsn: Dsn, limits: PostgresLimits) -> None:
         """Make the store; nothing is connected to until it is asked."""
-        seconds = limits.statement_seconds
-        self._pool = Pool(
-            partial(Connection.open, dsn, seconds), size=limits.connections, wait_seconds=seconds
-        )
-        self._probes = Pool(
-            partial(Connection.open, dsn, PROBE_SECONDS), size=1, wait_seconds=PROBE_SECONDS
-        )
+        self._pool = _pool(dsn, limits.statement_seconds, size=limits.connections)
+        self._probes = _pool(dsn, PROBE_SECONDS, size=1)
         self._gets = SharedGets(self._pool)
         self._records = SharedRecords(self._pool)
         self._closing: asyncio.Task[None] | None = None
@@ -67,6 +62,19 @@ class PostgresStore(Store):
             await asyncio.shield(store.close())
             raise
         return store
+
+    @classmethod
+    async def inspect(cls, dsn: Dsn) -> StoreReport:
+        """Report the schema's version without changing anything.
+
+        Raises NotAStoreError, SchemaTooNewError, StoreUnavailableError.
+        """
+        pool = _pool(dsn, PROBE_SECONDS, size=1)
+        try:
+            versions = await pool.run(migrations.inspect)
+        finally:
+            await asyncio.shield(pool.close())
+        return StoreReport(schema_version=versions.version, known_version=LATEST)
 
     async def get(self, scope: Scope, key: Key) -> bytes | None:
         """See Store."""
@@ -184,6 +192,10 @@ class PostgresStore(Store):
         await self._probes.close()
 
 
+def _pool(dsn: Dsn, seconds: float, *, size: int) -> Pool:
+    return Pool(partial(Connection.open, dsn, seconds), size=size, wait_seconds=seconds)
+
+
 async def _probe(db: Connection) -> list[Any]:
     return await db.fetch(_PROBE)
 
@@ -192,22 +204,8 @@ async def _ask_nothing(_: Connection) -> None:
     pass
 
 
-async def inspect(dsn: Dsn) -> StoreReport:
-    """Report the schema's version without changing anything.
-
-    Raises NotAStoreError, SchemaTooNewError, StoreUnavailableError.
-    """
-    pool = Pool(partial(Connection.open, dsn, PROBE_SECONDS), size=1, wait_seconds=PROBE_SECONDS)
-    try:
-        versions = await pool.run(migrations.inspect)
-    finally:
-        await asyncio.shield(pool.close())
-    return StoreReport(schema_version=versions.version, known_version=LATEST)
-
-
 async def _migrate(dsn: Dsn) -> None:
-    seconds = migrations.STATEMENT_SECONDS
-    pool = Pool(partial(Connection.open, dsn, seconds), size=2, wait_seconds=seconds)
+    pool = _pool(dsn, migrations.STATEMENT_SECONDS, size=2)
     try:
         await migrations.migrate(pool)
     except asyncio.CancelledError:

@@ -8,6 +8,7 @@ costs reads only.
 from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import islice
+from typing import NamedTuple
 
 import asyncpg
 
@@ -78,6 +79,20 @@ BURY = (
 )
 
 
+class _State(NamedTuple):
+    """What is stored under a key."""
+
+    account_sid: str
+    service_sid: str
+    created_us: int
+    updated_us: int
+    frame: bytes
+
+    @classmethod
+    def of(cls, row: Row) -> "_State":
+        return cls(row.account_sid, row.service_sid, row.created_us, row.updated_us, row.frame)
+
+
 class _BuriedError(Exception):
     """Some of the rows that were inserted have a tombstone."""
 
@@ -139,9 +154,9 @@ async def _insert(db: Connection, rows: Sequence[Row]) -> set[RowKey]:
     }
 
 
-async def _stored(db: Connection, keys: Sequence[RowKey]) -> dict[RowKey, tuple[object, ...]]:
+async def _stored(db: Connection, keys: Sequence[RowKey]) -> dict[RowKey, _State]:
     found = await db.fetch(_STORED, [key[0] for key in keys], [key[1] for key in keys])
-    return {(row[0], row[1]): tuple(row)[2:] for row in found}
+    return {(row[0], row[1]): _State(*tuple(row)[2:]) for row in found}
 
 
 async def _look_again(db: Connection, new: Sequence[Row], missing: Sequence[RowKey]) -> set[RowKey]:
@@ -176,11 +191,11 @@ def _columns(rows: Sequence[tuple[str, ...]], count: int) -> list[list[str]]:
 def _decide(
     rows: Sequence[Row],
     created: set[RowKey],
-    stored: dict[RowKey, tuple[object, ...]],
+    stored: dict[RowKey, _State],
     buried: set[RowKey],
 ) -> tuple[list[Recorded], dict[RowKey, Row]]:
     """Give what becomes of each row, one after the other, and the rows to update in the end."""
-    state: dict[RowKey, tuple[object, ...]] = dict(stored)
+    state: dict[RowKey, _State] = dict(stored)
     changed: dict[RowKey, Row] = {}
     recorded = []
     for row in rows:
@@ -188,33 +203,27 @@ def _decide(
         if key in buried:
             recorded.append(Recorded(Outcome.DELETED, None))
         elif key in created and key not in state:
-            state[key] = _state(row)
+            state[key] = _State.of(row)
             recorded.append(Recorded(Outcome.CREATED, row.frame))
         else:
-            one, after = _record_again(row, *state[key])
+            one, after = _record_again(row, state[key])
             recorded.append(one)
             if after is not None:
-                state[key] = _state(after)
+                state[key] = _State.of(after)
                 changed[key] = after
     return recorded, changed
 
 
-def _state(row: Row) -> tuple[object, ...]:
-    return row.account_sid, row.service_sid, row.created_us, row.updated_us, row.frame
-
-
-def _record_again(
-    row: Row, account_sid: str, service_sid: str, created_us: int, updated_us: int, frame: bytes
-) -> tuple[Recorded, Row | None]:
+def _record_again(row: Row, stored: _State) -> tuple[Recorded, Row | None]:
     """Give what becomes of a row whose Interaction is stored, and the row that replaces it."""
-    if (account_sid, service_sid) != (row.account_sid, row.service_sid):
+    if (stored.account_sid, stored.service_sid) != (row.account_sid, row.service_sid):
         return Recorded(Outcome.OWNER_MISMATCH, None), None
-    if row.updated_us < updated_us:
-        return Recorded(Outcome.STALE, frame), None
-    if row.created_us != created_us:
-        row = with_created(row, created_us)
-    if row.frame == frame:
-        return Recorded(Outcome.UNCHANGED, frame), None
+    if row.updated_us < stored.updated_us:
+        return Recorded(Outcome.STALE, stored.frame), None
+    if row.created_us != stored.created_us:
+        row = with_created(row, stored.created_us)
+    if row.frame == stored.frame:
+        return Recorded(Outcome.UNCHANGED, stored.frame), None
     return Recorded(Outcome.UPDATED, row.frame), row
 
 
