@@ -19,7 +19,7 @@ LOCK_NOT_AVAILABLE = "55P03"
 
 _CONNECTION_LOST = "08"
 _OPERATOR_INTERVENTION = "57P"
-_FULL = ("53100", "53200")
+_FULL = "53100"
 _TOO_MANY_CONNECTIONS = "53300"
 _DAMAGED = ("XX001", "XX002")
 _TEXTS = {
@@ -84,8 +84,8 @@ def translated(error: Failure) -> StoreError:
 
 
 def _of_server(state: str) -> StoreError:
-    if state in _FULL:
-        return StoreFullError(f"PostgreSQL has no room (SQLSTATE {state})")
+    if state == _FULL:
+        return StoreFullError(f"PostgreSQL has no room on its disk (SQLSTATE {state})")
     if state in _DAMAGED:
         return StoreDamagedError(f"PostgreSQL has met damage (SQLSTATE {state})")
     return StoreUnavailableError(f"{_TEXTS.get(state, 'PostgreSQL failed')} (SQLSTATE {state})")

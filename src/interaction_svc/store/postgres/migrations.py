@@ -4,6 +4,7 @@ Who migrates holds a lock on a row, row 0 of schema_migrations: not an advisory 
 and distributed engines have none.
 """
 
+import asyncio
 from functools import partial
 from typing import NamedTuple
 
@@ -28,6 +29,8 @@ WAIT_FOR_ANOTHER_SECONDS = 60
 _WAIT_FOR_TABLE_SECONDS = 3
 """How long a step waits for the lock on a table: everything that comes after it waits too."""
 
+_PAUSE_SECONDS = 0.1
+
 _MAKE = (
     """
     CREATE TABLE schema_migrations (
@@ -40,9 +43,11 @@ _MAKE = (
     "INSERT INTO schema_migrations (version, name, compatible_with)"
     " VALUES (0, 'the row that is locked by who migrates', 0)",
 )
-_LOCK = "SELECT 1 FROM schema_migrations WHERE version = 0 FOR UPDATE"
+# Nobody waits for it within a statement: an index that is built online waits for all statements
+# that were begun before it, and this one would wait for the index.
+_LOCK = "SELECT 1 FROM schema_migrations WHERE version = 0 FOR UPDATE NOWAIT"
 _NOTE = "INSERT INTO schema_migrations (version, name, compatible_with) VALUES ($1, $2, $3)"
-_MADE_BY_ANOTHER = ("42P07", "23505", "40001")
+_MADE_BY_ANOTHER = ("42P07", "42710", "23505", "40001")
 
 
 class Versions(NamedTuple):
@@ -135,26 +140,34 @@ async def _make(db: Connection) -> None:
 
 async def _apply(db: Connection, *, step: Migration, pool: Pool) -> bool:
     async def apply(db: Connection) -> bool:
-        await db.execute(f"SET LOCAL lock_timeout = '{WAIT_FOR_ANOTHER_SECONDS}s'")
-        try:
-            await db.execute(_LOCK)
-        except asyncpg.PostgresError as error:
-            if sqlstate(error) != LOCK_NOT_AVAILABLE:
-                raise
-            raise StoreUnavailableError("another server is migrating the schema") from error
+        await db.execute(f"SET LOCAL lock_timeout = '{_WAIT_FOR_TABLE_SECONDS}s'")
+        await db.execute(_LOCK)
         # Looked up under the lock: another server may have been quicker.
         if (await inspect(db)).version >= step.version:
             return False
         if step.online:
+            # Ends the portal of the fetch before it, whose snapshot the index would wait for.
+            await db.execute("SELECT 1")
             await pool.run(partial(_run_online, step=step), repeatable=False)
         else:
-            await db.execute(f"SET LOCAL lock_timeout = '{_WAIT_FOR_TABLE_SECONDS}s'")
             for statement in step.statements:
                 await db.execute(statement)
         await db.execute(_NOTE, step.version, step.name, step.compatible_with)
         return True
 
-    return await db.in_transaction(apply)
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + WAIT_FOR_ANOTHER_SECONDS
+    while True:
+        try:
+            return await db.in_transaction(apply)
+        except asyncpg.PostgresError as error:
+            if sqlstate(error) != LOCK_NOT_AVAILABLE:
+                raise
+            if clock() >= deadline:
+                raise StoreUnavailableError(
+                    "another server is migrating the schema, or somebody else keeps a table locked"
+                ) from error
+        await asyncio.sleep(_PAUSE_SECONDS)
 
 
 async def _run_online(db: Connection, *, step: Migration) -> None:
