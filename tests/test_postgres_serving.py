@@ -50,14 +50,14 @@ async def test_both_transports_serve_from_it(
                 )
             )
             assert got.interaction == made[3]
-        with httpx.Client(
+        async with httpx.AsyncClient(
             base_url=server.base_url, auth=(parents.account_sid, "secret"), trust_env=False
         ) as http:
-            listed = http.get(parents.path, params={"PageSize": 5, "Order": "desc"}).json()
+            listed = (await http.get(parents.path, params={"PageSize": 5, "Order": "desc"})).json()
             assert [one["sid"] for one in listed["interactions"]] == sids[:-6:-1]
-            assert http.delete(f"{parents.path}/{made[3].sid}").status_code == 204
-            assert http.get(f"{parents.path}/{made[3].sid}").status_code == 404
-            assert http.get("/readyz").status_code == 200
+            assert (await http.delete(f"{parents.path}/{made[3].sid}")).status_code == 204
+            assert (await http.get(f"{parents.path}/{made[3].sid}")).status_code == 404
+            assert (await http.get("/readyz")).status_code == 200
     log = server.log.read_text()
     assert PASSWORD not in log
     assert PASSWORD.replace(" ", "%20") not in log
@@ -94,7 +94,7 @@ def test_commands_work_on_it_as_on_a_file(cluster: Cluster, tmp_path: Path) -> N
 
     assert "schema 0 of 1" in command("migrate", "--check", status=1)
     assert "0 rows checked, 0 bad" in command("migrate")
-    assert "300 created" in run("import", *files, "--store", url).stderr.decode() or True
+    assert "300 created" in run("import", *files, "--store", url).stdout.decode()
     exported = tmp_path / "all.jsonl"
     exported.write_text(command("export"))
     assert exported.read_text().count("\n") > 250
@@ -105,7 +105,7 @@ def test_commands_work_on_it_as_on_a_file(cluster: Cluster, tmp_path: Path) -> N
     participant = json.loads(exported.read_text().splitlines()[0])["inbound_participant_sid"]
     assert "deleted" in command("erase", "--participant", participant)
     assert participant not in command("export")
-    assert "secret" in command("keys", "create", "--role", "admin", "--table")
+    assert "secret" in command("keys", "create", "--role", "admin")
     assert "SK" in command("keys", "list")
     refused = run("backup", str(tmp_path / "copy.db"), "--store", url)
     assert refused.returncode == 1

@@ -20,6 +20,7 @@ from interaction_svc.store import (
 from tests.build import NOON_US, Parents, new_interaction, new_leg, new_parents, new_sid
 from tests.postgres import Cluster
 from tests.store.databases import database, opened_store
+from tests.store.keeping import new_key
 from tests.store.opened import EVERYONE, NOW_US, query
 from tests.store.suite import StoreSuite
 
@@ -166,8 +167,6 @@ async def test_an_interaction_of_another_session_is_not_its_namesake(
 
 
 async def test_keys_of_one_server_are_known_to_the_other(servers: list[Store]) -> None:
-    from tests.store.keeping import new_key  # noqa: PLC0415
-
     key = new_key()
     await servers[0].add_key(key)
     assert await servers[1].keys_of(key.sid) == [key]

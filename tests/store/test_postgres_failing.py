@@ -15,13 +15,14 @@ from interaction_svc.store import (
     StoreFullError,
     StoreUnavailableError,
     StoreURLError,
+    check_url,
     open_store,
     row_of,
 )
 from interaction_svc.store.errors import StoreDamagedError, StoreError
 from interaction_svc.store.postgres.failures import translated
 from tests.build import Parents, new_interaction
-from tests.postgres import HOST, Cluster, free_port
+from tests.postgres import HOST, PASSWORD, Cluster, free_port
 from tests.store.databases import database, opened_store
 from tests.store.opened import EVERYONE, NOW_US, query
 
@@ -87,7 +88,7 @@ async def test_a_statement_that_is_not_answered_in_time_ends_its_connection_only
             transaction = other.transaction()
             await transaction.start()
             await other.execute("LOCK TABLE tombstones")
-            with pytest.raises(StoreUnavailableError, match="cancelled|doesn't answer"):
+            with pytest.raises(StoreUnavailableError, match=r"cancelled|doesn't answer"):
                 await store.delete(EVERYONE, parents.key(row.sid), NOW_US)
             assert await store.get(EVERYONE, parents.key(row.sid)) == row.frame
             await transaction.rollback()
@@ -141,7 +142,7 @@ async def test_cancelled_calls_leave_no_connection_behind(
 
 async def test_a_server_that_is_not_there_is_said(database: str) -> None:
     url = f"postgresql://somebody:a%20secret@{HOST}:{free_port()}/{database}"
-    with pytest.raises(StoreUnavailableError, match="refused") as raised:
+    with pytest.raises(StoreUnavailableError, match="Connection refused") as raised:
         await open_store(url)
     assert "secret" not in str(raised.value)
     assert f"/{database}" in str(raised.value)
@@ -167,8 +168,6 @@ async def test_the_first_of_several_servers_that_will_do_is_asked(
 async def test_the_password_may_come_from_the_environment_or_a_file(
     cluster: Cluster, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.postgres import PASSWORD  # noqa: PLC0415
-
     bare = f"postgresql://interaction_svc@{HOST}:{cluster.port}/{database}"
     with monkeypatch.context() as environment:
         environment.setenv("PGPASSWORD", PASSWORD)
@@ -194,9 +193,6 @@ async def test_without_prepared_statements_all_works_as_well(
             await store.record(rows)
             found = await asyncio.gather(*(store.get(EVERYONE, parents.key(r.sid)) for r in rows))
             assert found == [row.frame for row in rows]
-        async with cluster.connected(database) as other:
-            left = "SELECT current_setting('server_version_num')::int"
-            assert await other.fetchval(left)
         assert (await store.page(EVERYONE, query(parents))).rows == 3
 
 
@@ -216,8 +212,6 @@ def test_without_the_driver_it_says_what_to_install(tmp_path: Path) -> None:
 
 
 def test_urls_that_name_no_database_are_refused_with_what_would_be_right() -> None:
-    from interaction_svc.store import check_url  # noqa: PLC0415
-
     for bad in (
         "postgresql:/host/db",
         "postgresql://host:port/db",

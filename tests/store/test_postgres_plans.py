@@ -1,7 +1,10 @@
 """What PostgreSQL reads for a page: an index, and no more for the last page than for the first."""
 
+import asyncio
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,8 +23,6 @@ Large = tuple[str, dict[bool, list[Row]]]
 @pytest.fixture(scope="module")
 def large(cluster: Cluster) -> Large:
     """A database with two large Sessions; in one of them all rows are of the same moment (True)."""
-    import asyncio  # noqa: PLC0415
-
     database = cluster.new_database()
     sessions: dict[bool, list[Row]] = {}
 
@@ -76,7 +77,7 @@ async def test_a_session_of_another_account_is_not_looked_at(
 
 
 async def _blocks(cluster: Cluster, database: str, parents: Parents, asked: PageQuery) -> int:
-    """Give how many blocks the page's statement reads; fail unless all it scans is indexes."""
+    """Give how many blocks the page's statement reads; fail unless it goes by an index."""
     statement, values = reads.page_statement(Scope(parents.account_sid), asked)
     async with cluster.connected(database) as db:
         types = ["bigint" if isinstance(value, int) else "text" for value in values]
@@ -89,15 +90,17 @@ async def _blocks(cluster: Cluster, database: str, parents: Parents, asked: Page
                 f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE page ({literals})"
             )
     (root,) = json.loads(explained)
-    scans = [kind for kind in _kinds(root["Plan"]) if kind.endswith("Scan")]
-    assert set(scans) <= {"Index Scan", "Index Only Scan", "Subquery Scan"}, scans
+    scans = list(_scans(root["Plan"]))
+    assert set(scans) <= {"Index Scan", "Index Only Scan"}, scans
     return int(root["Plan"]["Shared Hit Blocks"]) + int(root["Plan"]["Shared Read Blocks"])
 
 
-def _kinds(plan: dict[str, object]) -> list[str]:
-    inner = plan.get("Plans", [])
-    assert isinstance(inner, list)
-    return [str(plan["Node Type"]), *(kind for one in inner for kind in _kinds(one))]
+def _scans(plan: dict[str, Any]) -> Iterator[str]:
+    """Yield how the plan reads the large table."""
+    if plan.get("Relation Name") == "interactions":
+        yield plan["Node Type"]
+    for inner in plan.get("Plans", []):
+        yield from _scans(inner)
 
 
 def test_statements_have_no_value_in_their_text() -> None:

@@ -1,5 +1,8 @@
 """What PostgreSQL and the network fail with, as the errors of a store: told by SQLSTATE alone."""
 
+import os
+import socket
+
 import asyncpg
 
 from interaction_svc.store.errors import (
@@ -98,8 +101,10 @@ def _of_connection(error: Failure) -> str:
         return "PostgreSQL doesn't answer"
     if isinstance(error, TimeoutError):
         return "PostgreSQL can't be reached in time"
+    if isinstance(error, socket.gaierror):
+        return f"PostgreSQL can't be reached: {error.strerror}"
     if isinstance(error, OSError) and error.errno is not None:
-        return f"PostgreSQL can't be reached: {error.strerror or type(error).__name__}"
+        return f"PostgreSQL can't be reached: {os.strerror(error.errno)}"
     return "the connection to PostgreSQL is lost"
 
 
