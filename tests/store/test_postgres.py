@@ -166,6 +166,24 @@ async def test_an_interaction_of_another_session_is_not_its_namesake(
     assert found == [row.frame for row in rows] * 20 + [None] * 5
 
 
+async def test_calls_that_come_when_the_last_ends_are_answered(
+    servers: list[Store], parents: Parents
+) -> None:
+    """What shares round trips takes up what comes at any moment, its own end included."""
+    row = row_of(new_interaction(parents))
+    await servers[0].record([row])
+    key = parents.key(row.sid)
+    async with asyncio.timeout(60):
+        for n in range(300):
+            calls = [asyncio.create_task(servers[0].get(EVERYONE, key)) for _ in range(1 + n % 4)]
+            await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+            for _ in range(n % 3):
+                await asyncio.sleep(0)
+            assert await servers[0].get(EVERYONE, key) == row.frame
+            assert await servers[0].record([row]) == [(Outcome.UNCHANGED, row.frame)]
+            await asyncio.gather(*calls)
+
+
 async def test_keys_of_one_server_are_known_to_the_other(servers: list[Store]) -> None:
     key = new_key()
     await servers[0].add_key(key)
@@ -200,7 +218,7 @@ async def test_calls_beside_a_close_are_done_or_refused(
         closing = asyncio.create_task(store.close())
         for _ in range(50):
             await asyncio.sleep(0)
-            calls.append(asyncio.create_task(store.page(EVERYONE, query(parents))))  # type: ignore[arg-type]
+            calls.append(asyncio.create_task(store.page(EVERYONE, query(parents))))
         results = await asyncio.gather(*calls, return_exceptions=True)
         await closing
     unexpected = [r for r in results if isinstance(r, Exception)]

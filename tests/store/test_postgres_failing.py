@@ -126,7 +126,7 @@ async def test_cancelled_calls_leave_no_connection_behind(
         await store.record([row])
         for n in range(1000):
             call = asyncio.create_task(
-                store.page(EVERYONE, query(parents))  # type: ignore[arg-type]
+                store.page(EVERYONE, query(parents))
                 if n % 2
                 else store.get(EVERYONE, parents.key(row.sid))
             )

@@ -86,7 +86,7 @@ async def _blocks(cluster: Cluster, database: str, parents: Parents, asked: Page
             str(value) if isinstance(value, int) else f"'{value}'" for value in values
         )
         for _ in range(7):  # from the sixth on the plan is one for any values
-            (explained,) = await db.fetchrow(
+            explained = await db.fetchval(
                 f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE page ({literals})"
             )
     (root,) = json.loads(explained)

@@ -1,7 +1,7 @@
 """Calls that wait together share round trips: Gets one statement, records one transaction."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -23,6 +23,38 @@ RECORD_LANES = 2
 T = TypeVar("T")
 
 
+class _Lanes:
+    """Tasks that take what waits, a few at once; each goes on as long as something does."""
+
+    def __init__(self, run: Callable[[], Awaitable[None]], has_more: Callable[[], bool]) -> None:
+        self._run = run
+        self._has_more = has_more
+        self._running = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, most: int) -> None:
+        """Start one more, if there are not as many as this already."""
+        if self._running < most:
+            self._running += 1
+            task = asyncio.create_task(self._go_on())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _go_on(self) -> None:
+        try:
+            while self._has_more():
+                await self._run()
+        finally:
+            # Not when the task is done, which is a moment later: what comes in that moment would
+            # wait for a lane that takes no more.
+            self._running -= 1
+
+    async def end(self) -> None:
+        """Wait until nothing waits any more."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+
 class _Get(NamedTuple):
     wanted: reads.Wanted
     done: "asyncio.Future[bytes | None]"
@@ -34,27 +66,21 @@ class SharedGets:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._waiting: list[_Get] = []
-        self._lanes: set[asyncio.Task[None]] = set()
+        self._lanes = _Lanes(self._run, lambda: bool(self._waiting))
 
     async def get(self, wanted: reads.Wanted) -> bytes | None:
         """See Store.get."""
         done: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Get(wanted, done))
-        if len(self._lanes) < GET_LANES:
-            lane = asyncio.create_task(self._run())
-            self._lanes.add(lane)
-            lane.add_done_callback(self._lanes.discard)
+        self._lanes.start(GET_LANES)
         return await done
 
     async def _run(self) -> None:
-        while self._waiting:
-            taken, self._waiting = (
-                self._waiting[:MAX_SHARED_GETS],
-                self._waiting[MAX_SHARED_GETS:],
-            )
-            gets = [get for get in taken if not get.done.done()]
-            if gets:
-                await self._ask(gets)
+        taken = self._waiting[:MAX_SHARED_GETS]
+        del self._waiting[:MAX_SHARED_GETS]
+        gets = [get for get in taken if not get.done.done()]
+        if gets:
+            await self._ask(gets)
 
     async def _ask(self, gets: Sequence[_Get]) -> None:
         found: list[Any]
@@ -89,7 +115,7 @@ class SharedRecords:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._queue: WriteQueue[_Record] = WriteQueue()
-        self._lanes: set[asyncio.Task[None]] = set()
+        self._lanes = _Lanes(self._run, lambda: bool(self._queue))
         self._closed = False
 
     async def record(self, rows: Sequence[Row]) -> list[Recorded]:
@@ -102,23 +128,18 @@ class SharedRecords:
             raise closed()
         done: asyncio.Future[list[Recorded]] = asyncio.get_running_loop().create_future()
         self._queue.put(_Record(rows, sum(len(row.frame) for row in rows), done))
-        if len(self._lanes) < RECORD_LANES:
-            lane = asyncio.create_task(self._run())
-            self._lanes.add(lane)
-            lane.add_done_callback(self._lanes.discard)
+        self._lanes.start(RECORD_LANES)
         return await done
 
     async def close(self) -> None:
         """Take no more, and wait until everything that was taken is written."""
         self._closed = True
-        if self._lanes:
-            await asyncio.wait(self._lanes)
+        await self._lanes.end()
 
     async def _run(self) -> None:
-        while self._queue:
-            taken = self._queue.take()
-            if taken:
-                await self._commit(taken)
+        taken = self._queue.take()
+        if taken:
+            await self._commit(taken)
 
     async def _commit(self, records: Sequence[_Record]) -> None:
         try:
