@@ -215,11 +215,12 @@ async def test_calls_beside_a_close_are_done_or_refused(
         calls = [
             asyncio.create_task(store.get(EVERYONE, parents.key(new_sid("KI")))) for _ in range(50)
         ]
+        pages = []
         closing = asyncio.create_task(store.close())
         for _ in range(50):
             await asyncio.sleep(0)
-            calls.append(asyncio.create_task(store.page(EVERYONE, query(parents))))
-        results = await asyncio.gather(*calls, return_exceptions=True)
+            pages.append(asyncio.create_task(store.page(EVERYONE, query(parents))))
+        results = await asyncio.gather(*calls, *pages, return_exceptions=True)
         await closing
     unexpected = [r for r in results if isinstance(r, Exception)]
     assert all(isinstance(error, StoreClosedError) for error in unexpected)

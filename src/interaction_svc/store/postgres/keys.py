@@ -5,7 +5,7 @@ from interaction_svc.store.postgres.connection import Connection
 
 _COLUMNS = ", ".join(StoredKey._fields)
 _SELECT = f"SELECT {_COLUMNS} FROM api_keys"
-_OLDEST_FIRST = "ORDER BY created_us, sid"
+_OLDEST_FIRST = "ORDER BY created_us, added"
 _ADD = f"INSERT INTO api_keys ({_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6)"
 _REVOKE = (
     f"UPDATE api_keys SET revoked_us = coalesce(revoked_us, $2) WHERE sid = $1 RETURNING {_COLUMNS}"

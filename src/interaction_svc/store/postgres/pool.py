@@ -75,6 +75,12 @@ class Pool:
                 task.cancel()  # it only waits for its turn
             raise
 
+    async def run_here(self, work: Work[T]) -> T:
+        """Run repeatable work in this task, which nobody cancels, and which outlives no close."""
+        if self._closed:
+            raise closed()
+        return await self._run(work, repeatable=True, begun=asyncio.Event())
+
     def _ended(self, task: "asyncio.Task[object]") -> None:
         self._tasks.discard(task)
         if not task.cancelled():

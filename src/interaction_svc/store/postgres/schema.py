@@ -77,7 +77,8 @@ MIGRATIONS = (
                 role        text NOT NULL,
                 secret_hash bytea NOT NULL,
                 created_us  bigint NOT NULL,
-                revoked_us  bigint
+                revoked_us  bigint,
+                added       bigint GENERATED ALWAYS AS IDENTITY
             )
             """,
             "CREATE INDEX api_keys_by_account ON api_keys (account_sid)",

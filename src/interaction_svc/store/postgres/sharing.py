@@ -67,13 +67,21 @@ class SharedGets:
         self._pool = pool
         self._waiting: list[_Get] = []
         self._lanes = _Lanes(self._run, lambda: bool(self._waiting))
+        self._closed = False
 
     async def get(self, wanted: reads.Wanted) -> bytes | None:
         """See Store.get."""
+        if self._closed:
+            raise closed()
         done: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Get(wanted, done))
         self._lanes.start(GET_LANES)
         return await done
+
+    async def close(self) -> None:
+        """Take no more, and wait for what was taken."""
+        self._closed = True
+        await self._lanes.end()
 
     async def _run(self) -> None:
         taken = self._waiting[:MAX_SHARED_GETS]
@@ -86,10 +94,10 @@ class SharedGets:
         found: list[Any]
         try:
             if len(gets) == 1:
-                found = [await self._pool.run(partial(reads.get, wanted=gets[0].wanted))]
+                found = [await self._pool.run_here(partial(reads.get, wanted=gets[0].wanted))]
             else:
                 wanted = [get.wanted for get in gets]
-                found = await self._pool.run(partial(reads.get_each, wanted=wanted))
+                found = await self._pool.run_here(partial(reads.get_each, wanted=wanted))
         except Exception as error:  # whatever it is, those who wait must hear of it
             found = [error] * len(gets)
         for get, frame in zip(gets, found, strict=True):
@@ -158,7 +166,7 @@ class SharedRecords:
 
     async def _record(self, records: Sequence[_Record]) -> list[list[Recorded]]:
         works = [record.work for record in records]
-        return await self._pool.run(partial(writes.record_together, works=works))
+        return await self._pool.run_here(partial(writes.record_together, works=works))
 
 
 def _answer(done: "asyncio.Future[T]", result: T | Exception) -> None:

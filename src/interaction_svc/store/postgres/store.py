@@ -187,6 +187,7 @@ class PostgresStore(Store):
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
+        await self._gets.close()
         await self._records.close()
         await self._pool.close()
         await self._probes.close()
