@@ -147,7 +147,7 @@ async def test_sweeps_beside_records_of_the_same_rows_meet_no_deadlock(
         servers[2].record(rows[::-1]),
         servers[3].record(rows),
     )
-    swept = [one.by_service.get(parents.service_sid, 0) for one in found[:2]]  # type: ignore[union-attr]
+    swept = [one.by_service.get(parents.service_sid, 0) for one in found[:2]]
     assert sum(swept) == 150
     assert (await servers[0].page(EVERYONE, query(parents, limit=200))).rows == 0
 
