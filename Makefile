@@ -68,6 +68,8 @@ pytest: $(VENV)/.dev $(TOOLS)/grpcurl tests/node/node_modules/.stamp ## the test
 	PATH="$(CURDIR)/$(TOOLS):$$PATH" $(BIN)/python -m pytest -n 2 $(PYTEST)
 	@command -v go >/dev/null || echo "LEFT OUT: the tests with grpcurl, which need Go"
 	@command -v node >/dev/null || echo "LEFT OUT: the tests with Twilio's Node SDK, which need Node.js"
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null \
+	  || echo "LEFT OUT: the tests with PostgreSQL, which need its server: initdb, pg_ctl and psql"
 
 $(TOOLS)/grpcurl:
 	@mkdir -p $(TOOLS)
@@ -100,7 +102,7 @@ $(VENV)/.runtime: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) -e '.[dev,bench]'
+	$(PIP) -e '.[dev,bench,postgres]'
 	@touch $(VENV)/.runtime $@
 
 include clients/clients.mk

@@ -14,6 +14,7 @@ from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
 from tests.build import Parents, new_parents
 from tests.certificates import Authority
+from tests.postgres import Cluster, found_programs, running_cluster
 from tests.serving import Served, served
 from tests.stubs import Ingest, Reading
 
@@ -26,6 +27,15 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "here")
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with served(tmp_path_factory.mktemp("served")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A PostgreSQL of this process's tests; each has a database of its own in it."""
+    if found_programs() is None:
+        pytest.skip("PostgreSQL isn't on this machine")
+    with running_cluster() as running:
         yield running
 
 

@@ -139,7 +139,7 @@ def test_delete(server: Served, parents: Parents, interactions: list[pb.Interact
         (["serve", "--no-grpc", "--no-http"], "nothing to serve"),
         (["serve", "--drain-seconds", "-1"], "drain_seconds"),
         (["get", "KS1", "KC1", "KI1", "--server", "http://127.0.0.1:1"], "write host:port"),
-        (["serve", "--store", "postgresql://bob:hunter2@db/x"], "'postgresql://bob:***@db/x'"),
+        (["serve", "--store", "mysql://bob:hunter2@db/x"], "'mysql://bob:***@db/x'"),
         (["serve", "--public-url", "http://bob:hunter2@x/"], "'http://bob:***@x/'"),
         (["serve", "--store", "sqlite:///x.db?mode=ro"], "there are no options"),
         (["serve", "--config", "none.toml"], "none.toml is not a file"),

@@ -72,7 +72,9 @@ class Server:
             if certificates is not None:
                 await certificates.start()
                 cleanups.push_async_callback(certificates.stop)
-            self.store = await open_store(settings.store, create=not self._is_worker)
+            self.store = await open_store(
+                settings.store, create=not self._is_worker, postgres=settings.postgres_limits
+            )
             cleanups.push_async_callback(self.store.close)
             health = Health(self.store)
             serves_openly = await check_exposure(settings, self.store, warns=not self._is_worker)

@@ -18,7 +18,7 @@ from pydantic_settings import (
 
 from interaction_svc.addresses import Address, without_password
 from interaction_svc.sids import Sid
-from interaction_svc.store import DEFAULT_URL, StoreURLError, check_url
+from interaction_svc.store import DEFAULT_URL, PostgresLimits, StoreURLError, check_url
 
 ENV_PREFIX = "INTERACTION_SVC_"
 DEFAULT_FILE = Path("interaction-svc.toml")
@@ -101,7 +101,21 @@ class Settings(BaseSettings):
     )
 
     store: Annotated[str, AfterValidator(_store)] = Field(
-        DEFAULT_URL, description="Where Interactions are kept: sqlite:///path/of/file.db"
+        DEFAULT_URL,
+        description="Where Interactions are kept: sqlite:///path/of/file.db,"
+        " or postgresql://user@host/database",
+    )
+    postgres_connections: int = Field(
+        PostgresLimits().connections,
+        ge=1,
+        le=1000,
+        description="Connections to PostgreSQL at most, beside one that health probes through.",
+    )
+    postgres_statement_seconds: float = Field(
+        PostgresLimits().statement_seconds,
+        ge=0.1,
+        le=3600,
+        description="How long PostgreSQL may take for a statement, and a call wait for its turn.",
     )
     grpc: bool = Field(True, description="Whether to serve gRPC.")
     grpc_address: AddressText = Field(
@@ -217,6 +231,11 @@ class Settings(BaseSettings):
         None, description="The certificate that they show to the server, PEM."
     )
     client_key: Path | None = Field(None, description="That certificate's private key, PEM.")
+
+    @property
+    def postgres_limits(self) -> PostgresLimits:
+        """What a server takes of a PostgreSQL store."""
+        return PostgresLimits(self.postgres_connections, self.postgres_statement_seconds)
 
     @property
     def http_scheme(self) -> str:

@@ -16,7 +16,8 @@ from interaction_svc.store import (
 )
 from interaction_svc.store.sqlite import writer as writer_module
 from interaction_svc.store.sqlite.connection import Connection
-from interaction_svc.store.sqlite.writer import MAX_BYTES_A_COMMIT, Writer
+from interaction_svc.store.sqlite.writer import Writer
+from interaction_svc.store.write_queue import MAX_BYTES_A_COMMIT
 from tests.store.files import url
 
 

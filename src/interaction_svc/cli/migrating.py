@@ -31,7 +31,7 @@ def migrate(
         asyncio.run(_migrate(settings.store))
     report = asyncio.run(check_store(settings.store))
     typer.echo(f"schema {report.schema_version} of {report.known_version}")
-    if report.schema_version == report.known_version:
+    if report.is_current:
         typer.echo(f"{report.rows:,} rows checked, {report.bad_rows:,} bad")
         for session_sid, sid in report.some_bad:
             typer.echo(f"bad: session {session_sid}, interaction {sid}")

@@ -31,6 +31,7 @@ from interaction_svc.store.opening import (
     check_url,
     open_store,
 )
+from interaction_svc.store.postgres.limits import PostgresLimits
 from interaction_svc.store.rows import Row, decode, decode_record, records_of, row_of
 from interaction_svc.store.sweeping import Expired, SweepPosition, Swept, TookPart
 
@@ -42,6 +43,7 @@ __all__ = [
     "NotAStoreError",
     "Outcome",
     "PageQuery",
+    "PostgresLimits",
     "Recorded",
     "Row",
     "ScanPosition",

@@ -122,9 +122,14 @@ class StoreReport:
     """The first of them, by session_sid and sid."""
 
     @property
+    def is_current(self) -> bool:
+        """Whether no step is left to be taken; it may be newer than this program, if that fits."""
+        return self.schema_version >= self.known_version
+
+    @property
     def ok(self) -> bool:
         """Whether nothing is left to be done or mended."""
-        return self.schema_version == self.known_version and not self.bad_rows
+        return self.is_current and not self.bad_rows
 
 
 class Store(ABC):

@@ -3,21 +3,34 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from interaction_svc.addresses import without_password
 from interaction_svc.store.errors import StoreError, StoreUnavailableError, StoreURLError
 from interaction_svc.store.interface import Store, StoreReport
+from interaction_svc.store.postgres.dsn import FORM as _POSTGRES_FORM
+from interaction_svc.store.postgres.dsn import SCHEMES as _POSTGRES_SCHEMES
+from interaction_svc.store.postgres.dsn import Dsn
+from interaction_svc.store.postgres.limits import PostgresLimits
 from interaction_svc.store.sqlite import backup
 from interaction_svc.store.sqlite.migrations import inspect
 from interaction_svc.store.sqlite.store import SqliteStore
 
+if TYPE_CHECKING:
+    from interaction_svc.store.postgres.store import PostgresStore
+
 DEFAULT_URL = "sqlite:///interactions.db"
 
-_FORM = "write sqlite:///relative/path.db or sqlite:////absolute/path.db"
+_FORM = f"write sqlite:///relative/path.db or sqlite:////absolute/path.db, or {_POSTGRES_FORM}"
 
 
-def check_url(url: str) -> Path:
-    """Give the file of a store's URL. Raises StoreURLError, whose text says what would be right."""
+def check_url(url: str) -> Path | Dsn:
+    """Give the file of a store's URL, or the database.
+
+    Raises StoreURLError, whose text says what would be right.
+    """
+    if url.partition(":")[0] in _POSTGRES_SCHEMES:
+        return Dsn.parse(url)
     scheme, found, path = url.partition(":///")
     if scheme != "sqlite" or not found:
         raise StoreURLError(f"{without_password(url)!r} is not the URL of a store; {_FORM}")
@@ -29,28 +42,38 @@ def check_url(url: str) -> Path:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Put the file's name into the errors of what is done with it."""
+def _naming(place: Path | Dsn) -> Iterator[None]:
+    """Put the file's or the database's name into the errors of what is done with it."""
+    name = place.name if isinstance(place, Dsn) else place
     try:
         yield
     except StoreError as error:
-        raise type(error)(f"{path}: {error}") from error
+        raise type(error)(f"{name}: {error}") from error
     except OSError as error:
-        raise StoreUnavailableError(f"{path}: {error.strerror}") from error
+        raise StoreUnavailableError(f"{name}: {error.strerror}") from error
 
 
-async def open_store(url: str, *, migrate: bool = True, create: bool = True) -> Store:
+async def open_store(
+    url: str,
+    *,
+    migrate: bool = True,
+    create: bool = True,
+    postgres: PostgresLimits = PostgresLimits(),  # noqa: B008 immutable
+) -> Store:
     """Open the store, make it if it isn't there, and bring its schema up to date.
 
     With `migrate=False` a store that isn't there or isn't up to date is an error, with
-    `create=False` only one that isn't there. Raises StoreURLError, NotAStoreError,
-    SchemaTooNewError, StoreUnavailableError, StoreFullError.
+    `create=False` only one that isn't there; a database always has to be there, and a new one has
+    no schema. Raises StoreURLError, NotAStoreError, SchemaTooNewError, StoreUnavailableError,
+    StoreFullError.
     """
-    path = check_url(url)
-    with _naming(path):
-        if not (create or path.exists()):
+    place = check_url(url)
+    with _naming(place):
+        if isinstance(place, Dsn):
+            return await _postgres_store().open(place, postgres, migrate=migrate)
+        if not (create or place.exists()):
             raise StoreUnavailableError("the file isn't there")
-        return await SqliteStore.open(path, migrate=migrate)
+        return await SqliteStore.open(place, migrate=migrate)
 
 
 async def check_store(url: str) -> StoreReport:
@@ -58,10 +81,13 @@ async def check_store(url: str) -> StoreReport:
 
     Rows are checked only if the schema is up to date. Raises what open_store raises.
     """
-    path = check_url(url)
-    with _naming(path):
-        versions = inspect(path)
-    if versions.schema_version != versions.known_version:
+    place = check_url(url)
+    with _naming(place):
+        if isinstance(place, Dsn):
+            versions = await _postgres_store().inspect(place)
+        else:
+            versions = inspect(place)
+    if not versions.is_current:
         return versions
     store = await open_store(url, migrate=False)
     try:
@@ -76,8 +102,27 @@ def backup_store(url: str, target: Path, on_progress: Callable[[int, int], None]
     The copy is the store at one moment, whatever is written meanwhile. `on_progress` gets how many
     pages have been copied, and of how many. A file that is there already is not replaced, and a
     copy that fails leaves none. Raises StoreUnavailableError, StoreFullError, StoreDamagedError,
-    NotAStoreError, SchemaTooNewError.
+    NotAStoreError, SchemaTooNewError; StoreURLError for a database.
     """
-    path = check_url(url)
-    with _naming(path):
-        backup.copy(path, target, on_progress)
+    place = check_url(url)
+    if isinstance(place, Dsn):
+        raise StoreURLError(
+            f"{place.name} is a database, which has its own ways: pg_basebackup, with an archive of"
+            " its write-ahead log, copies all of it, pg_dump this database"
+        )
+    with _naming(place):
+        backup.copy(place, target, on_progress)
+
+
+def _postgres_store() -> "type[PostgresStore]":
+    """Give the backend, whose driver not everyone installs."""
+    try:
+        from interaction_svc.store.postgres.store import PostgresStore  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if error.name != "asyncpg":
+            raise
+        raise StoreURLError(
+            "PostgreSQL needs a driver that isn't installed:"
+            " pip install 'interaction-svc[postgres]'"
+        ) from error
+    return PostgresStore

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from interaction_svc.paging import Position
+from interaction_svc.store.bounds import bounds
 from interaction_svc.store.interface import PageQuery, StoredPage
 
 _FROM = "FROM interactions INDEXED BY interactions_by_creation WHERE session_sid = ?"
@@ -96,20 +97,3 @@ def _within(query: PageQuery, *, ascending: bool) -> tuple[str, list[object]]:
         condition += f" AND (created_us, sid) <{equal} (?, ?)"
         values += high
     return condition, values
-
-
-def bounds(query: PageQuery, *, ascending: bool) -> tuple[Position | None, Position | None]:
-    """Give the places between which the page's rows lie.
-
-    No row has the empty SID of a bound in time, so it is all one whether that bound is inclusive.
-    """
-    from_us, before_us = query.filter.created_from_us, query.filter.created_before_us
-    low = None if from_us is None else Position(from_us, "")
-    high = None if before_us is None else Position(before_us, "")
-    if query.edge is not None:
-        edge = query.edge.position
-        if ascending:
-            low = edge if low is None else max(low, edge)
-        else:
-            high = edge if high is None else min(high, edge)
-    return low, high

@@ -4,6 +4,7 @@ import sqlite3
 from typing import Any
 
 from interaction_svc.paging import Position
+from interaction_svc.store.bounds import bounds
 from interaction_svc.store.errors import DamagedRowError
 from interaction_svc.store.interface import Key, PageQuery, ScanPosition, Scope, StoredPage
 from interaction_svc.store.rows import COLUMNS, Row, decode, row_of
@@ -89,7 +90,7 @@ def _page_statement(scope: Scope, query: PageQuery, *, ascending: bool) -> tuple
     here, and SQLite gets at most one on each side. With two on a side it may seek to the looser
     one and walk from there, which makes the last page cost more than the first.
     """
-    low, high = joining.bounds(query, ascending=ascending)
+    low, high = bounds(query, ascending=ascending)
     clauses = ["session_sid = ?", "service_sid = ?"]
     values: list[object] = [query.session_sid, query.service_sid]
     if scope.account_sid is not None:

@@ -7,24 +7,16 @@ queue up, and the next commit takes all of them.
 import asyncio
 import sqlite3
 import time
-from collections import deque
 from collections.abc import Callable
 from itertools import groupby
 from typing import Any, NamedTuple, TypeVar
 
 from interaction_svc import metrics
-from interaction_svc.store.errors import StoreBusyError, StoreClosedError
-from interaction_svc.store.sqlite.connection import MIB, Connection, transaction, translated
+from interaction_svc.store.errors import StoreClosedError
+from interaction_svc.store.sqlite.connection import Connection, transaction, translated
 from interaction_svc.store.sqlite.writes import Records, record_together
+from interaction_svc.store.write_queue import MAX_WAITING_BYTES, MAX_WAITING_ROWS, WriteQueue
 
-MAX_WAITING_ROWS = 10_000
-"""Beyond this many rows in the queue, operations are refused."""
-MAX_WAITING_BYTES = 64 * MIB
-"""The same in bytes of what is to be written, so that the queue's memory is bounded."""
-MAX_ROWS_A_COMMIT = 4_000
-"""So that nobody waits longer than for a commit of this size and their own."""
-MAX_BYTES_A_COMMIT = 16 * MIB
-"""The same in bytes."""
 OTHERS_SHARE = 0.02
 """How long the lock is left to other processes, in parts of the time that it was held.
 
@@ -68,16 +60,14 @@ class Writer:
         `on_erased`.
         """
         self._connection = connection
-        self._max_waiting_rows = max_waiting_rows
-        self._max_waiting_bytes = max_waiting_bytes
         self._check = check
         self._pin = pin
         self._scrub = scrub
         self._unpin = unpin
         self._on_erased = on_erased
-        self._queue: deque[_Operation] = deque()
-        self._waiting_rows = 0
-        self._waiting_bytes = 0
+        self._queue: WriteQueue[_Operation] = WriteQueue(
+            max_waiting_rows=max_waiting_rows, max_waiting_bytes=max_waiting_bytes
+        )
         self._task: asyncio.Task[None] | None = None
         self._closed = False
         self._others_until = 0.0
@@ -98,16 +88,8 @@ class Writer:
         """
         if self._closed:
             raise StoreClosedError("the store has been closed")
-        if self._queue and (
-            self._waiting_rows + rows > self._max_waiting_rows
-            or self._waiting_bytes + size > self._max_waiting_bytes
-        ):
-            raise StoreBusyError(
-                f"{self._waiting_rows} rows of {self._waiting_bytes} bytes wait to be written"
-            )
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Operation(work, rows, size, erased, done))  # type: ignore[arg-type]
-        self._count(rows, size)
+        self._queue.put(_Operation(work, rows, size, erased, done))  # type: ignore[arg-type]
         if self._task is None:
             self._task = asyncio.create_task(self._write())
         return await done
@@ -121,33 +103,9 @@ class Writer:
     async def _write(self) -> None:
         try:
             while self._queue:
-                await self._commit(self._take())
+                await self._commit(self._queue.take())
         finally:
             self._task = None
-
-    def _take(self) -> list[_Operation]:
-        taken: list[_Operation] = []
-        rows = size = 0
-        while self._queue and (
-            not taken
-            or (
-                rows + self._queue[0].rows <= MAX_ROWS_A_COMMIT
-                and size + self._queue[0].size <= MAX_BYTES_A_COMMIT
-            )
-        ):
-            operation = self._queue.popleft()
-            self._count(-operation.rows, -operation.size)
-            if not operation.done.cancelled():
-                taken.append(operation)
-                rows += operation.rows
-                size += operation.size
-        return taken
-
-    def _count(self, rows: int, size: int) -> None:
-        self._waiting_rows += rows
-        self._waiting_bytes += size
-        metrics.waiting_rows.inc(rows)
-        metrics.waiting_bytes.inc(size)
 
     async def _commit(self, operations: list[_Operation]) -> None:
         if not operations:  # all were cancelled

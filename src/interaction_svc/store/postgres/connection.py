@@ -1,0 +1,141 @@
+"""A connection to PostgreSQL whose every round trip is bounded in time."""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import asyncpg
+
+from interaction_svc.store.postgres.dsn import ANY, Dsn, Host
+from interaction_svc.store.postgres.failures import FAILURES, StatementTimeoutError
+
+CONNECT_SECONDS = 5.0
+"""How long each server of a URL may take to let us in."""
+_CLOSE_SECONDS = 1.0
+_BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+
+T = TypeVar("T")
+
+
+class Connection:
+    """One connection, for one task at a time.
+
+    What isn't answered in time ends it: terminated, for asyncpg's own way is to ask a server that
+    doesn't answer to cancel (asyncpg #1326). Its calls must not be cancelled, for the same reason;
+    Pool sees to that. They raise asyncpg's errors and OSError.
+    """
+
+    def __init__(self, raw: asyncpg.Connection, seconds: float) -> None:
+        self._raw = raw
+        self._seconds = seconds
+        self._timed_out = False
+
+    @classmethod
+    async def open(cls, dsn: Dsn, seconds: float) -> "Connection":
+        """Connect to the first server that will do. Raises what asyncpg does."""
+        failure: Exception | None = None
+        for host, attributes in dsn.attempts():
+            try:
+                raw = await _connect(dsn, host, attributes, seconds)
+            except FAILURES as error:
+                failure = error
+            else:
+                return cls(raw, seconds)
+        raise failure or OSError("the URL names no server")
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it is of no use any more."""
+        return self._raw.is_closed()
+
+    async def fetch(self, statement: str, *values: object) -> list[Any]:
+        """Give the rows of a statement, which is prepared once."""
+        return await self._bounded(self._raw.fetch(statement, *values))
+
+    async def fetch_each(self, statement: str, values: Iterable[Sequence[object]]) -> list[Any]:
+        """Give the rows of a statement that is run for each of these values: one round trip."""
+        return await self._bounded(self._raw.fetchmany(statement, values))
+
+    async def execute(self, statement: str, *values: object) -> str:
+        """Run a statement, and give its tag."""
+        return await self._bounded(self._raw.execute(statement, *values))
+
+    async def execute_each(self, statement: str, values: Iterable[Sequence[object]]) -> None:
+        """Run a statement for each of these values: one round trip."""
+        await self._bounded(self._raw.executemany(statement, values))
+
+    async def in_transaction(self, work: "Callable[[Connection], Awaitable[T]]") -> T:
+        """Run work in a transaction: whole, or if it raises, not at all."""
+        await self.execute(_BEGIN)
+        try:
+            result = await work(self)
+            await self.execute("COMMIT")
+        except BaseException:
+            await self._roll_back()
+            raise
+        return result
+
+    async def _roll_back(self) -> None:
+        if self.is_closed:
+            return
+        try:
+            await self.execute("ROLLBACK")
+        except FAILURES:
+            self.terminate()
+
+    async def _bounded(self, answer: Awaitable[T]) -> T:
+        timer = asyncio.get_running_loop().call_later(self._seconds, self._time_out)
+        try:
+            return await answer
+        except FAILURES as error:
+            if self._timed_out:
+                raise StatementTimeoutError("a statement wasn't answered in time") from error
+            raise
+        finally:
+            timer.cancel()
+
+    def _time_out(self) -> None:
+        self._timed_out = True
+        self.terminate()
+
+    def terminate(self) -> None:
+        """Drop it, without a word to the server."""
+        self._raw.terminate()
+
+    async def close(self) -> None:
+        """Take leave of the server, if that can be done within a second."""
+        with suppress(*FAILURES):
+            await self._raw.close(timeout=_CLOSE_SECONDS)
+
+
+async def _connect(
+    dsn: Dsn, host: Host, attributes: str | None, seconds: float
+) -> asyncpg.Connection:
+    given: dict[str, Any] = {}
+    if host.name is not None:
+        given["host"] = host.name
+    if host.port is not None:
+        given["port"] = host.port
+    # PGTARGETSESSIONATTRS counts where the URL says nothing; one host alone is taken as it is.
+    if attributes is not None:
+        given["target_session_attrs"] = attributes
+    elif "PGTARGETSESSIONATTRS" not in os.environ:
+        given["target_session_attrs"] = ANY
+    return await asyncpg.connect(
+        dsn.url,
+        timeout=CONNECT_SECONDS,
+        statement_cache_size=dsn.statement_cache_size,
+        max_cached_statement_lifetime=0,
+        server_settings=_server_settings(dsn, seconds),
+        **given,
+    )
+
+
+def _server_settings(dsn: Dsn, seconds: float) -> dict[str, str]:
+    settings = {"application_name": "interaction-svc"}
+    if dsn.statement_cache_size:
+        # The server ends what nobody waits for any more. A pooler takes no such parameter.
+        settings["statement_timeout"] = str(round(seconds * 1000))
+    return settings

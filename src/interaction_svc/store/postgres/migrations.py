@@ -1,0 +1,175 @@
+"""Bringing the schema up to date, also when several servers start at once.
+
+Who migrates holds a lock on a row, row 0 of schema_migrations: not an advisory lock, for poolers
+and distributed engines have none.
+"""
+
+import asyncio
+from functools import partial
+from typing import NamedTuple
+
+import asyncpg
+
+from interaction_svc.store.errors import NotAStoreError, SchemaTooNewError, StoreUnavailableError
+from interaction_svc.store.postgres import schema
+from interaction_svc.store.postgres.connection import Connection
+from interaction_svc.store.postgres.failures import (
+    LOCK_NOT_AVAILABLE,
+    UNDEFINED_COLUMN,
+    UNDEFINED_TABLE,
+    sqlstate,
+)
+from interaction_svc.store.postgres.pool import Pool
+from interaction_svc.store.postgres.schema import LATEST, TABLES, Migration
+
+STATEMENT_SECONDS = 6 * 3600.0
+"""How long one statement of a migration may take: an index of a large table takes its time."""
+WAIT_FOR_ANOTHER_SECONDS = 60
+"""How long a server waits for another that is migrating."""
+_WAIT_FOR_TABLE_SECONDS = 3
+"""How long a step waits for the lock on a table: everything that comes after it waits too."""
+
+_PAUSE_SECONDS = 0.1
+
+_MAKE = (
+    """
+    CREATE TABLE schema_migrations (
+        version         integer PRIMARY KEY,
+        name            text NOT NULL,
+        compatible_with integer NOT NULL,
+        applied_at      timestamptz NOT NULL DEFAULT now()
+    )
+    """,
+    "INSERT INTO schema_migrations (version, name, compatible_with)"
+    " VALUES (0, 'the row that is locked by who migrates', 0)",
+)
+# Nobody waits for it within a statement: an index that is built online waits for all statements
+# that were begun before it, and this one would wait for the index.
+_LOCK = "SELECT 1 FROM schema_migrations WHERE version = 0 FOR UPDATE NOWAIT"
+_NOTE = "INSERT INTO schema_migrations (version, name, compatible_with) VALUES ($1, $2, $3)"
+_MADE_BY_ANOTHER = ("42P07", "42710", "23505", "40001")
+
+
+class Versions(NamedTuple):
+    """Where a schema is."""
+
+    version: int
+    """The last step that ran; 0: none."""
+    compatible_with: int
+    """The oldest version that may go on with it, as far as it is newer than this program."""
+
+
+async def inspect(db: Connection) -> Versions:
+    """Look where the schema is. Raises NotAStoreError, SchemaTooNewError."""
+    try:
+        steps = await db.fetch("SELECT version, compatible_with FROM schema_migrations")
+    except asyncpg.PostgresError as error:
+        if sqlstate(error) == UNDEFINED_COLUMN:
+            raise NotAStoreError(
+                "the database has a table schema_migrations of another program; use a database, or"
+                " a schema (the option search_path), of its own"
+            ) from error
+        if sqlstate(error) != UNDEFINED_TABLE:
+            raise
+        await _check_is_free(db)
+        return Versions(0, 0)
+    version = max((row[0] for row in steps), default=0)
+    compatible_with = max((row[1] for row in steps if row[0] > LATEST), default=0)
+    if compatible_with > LATEST:
+        raise SchemaTooNewError(
+            f"its schema is version {version}, which programs that know {compatible_with} or more"
+            f" can use, and this one knows only up to {LATEST}; use a later version of"
+            " interaction-svc"
+        )
+    return Versions(version, compatible_with)
+
+
+async def _check_is_free(db: Connection) -> None:
+    """Refuse a database in which our names are somebody else's."""
+    found = await db.fetch("SELECT name FROM unnest($1::text[]) AS name"
+                           " WHERE to_regclass(name) IS NOT NULL", list(TABLES))  # fmt: skip
+    if found:
+        raise NotAStoreError(
+            f"the database has a table {found[0][0]} that is not of interaction-svc; use a"
+            " database, or a schema (the option search_path), of its own"
+        )
+
+
+async def check_is_current(db: Connection) -> None:
+    """Refuse a store whose schema this program can't work with.
+
+    Raises NotAStoreError, SchemaTooNewError, StoreUnavailableError.
+    """
+    version = (await inspect(db)).version
+    if version < LATEST:
+        raise StoreUnavailableError(
+            f"its schema is version {version}, and {LATEST} is needed: run interaction-svc migrate"
+        )
+
+
+async def migrate(pool: Pool) -> list[Migration]:
+    """Bring the schema up to date, and give the steps that were taken.
+
+    The pool's connections have their time for it, and there are two at least. Raises
+    NotAStoreError, SchemaTooNewError, StoreUnavailableError; a step has then run or has not, but
+    for one that is online.
+    """
+    versions = await pool.run(inspect)
+    if versions.version >= LATEST:
+        return []  # without the lock, and with no right to do more than read
+    if versions.version == 0:
+        await pool.run(_make)
+    return [
+        step
+        for step in schema.MIGRATIONS
+        if step.version > versions.version and await pool.run(partial(_apply, step=step, pool=pool))
+    ]
+
+
+async def _make(db: Connection) -> None:
+    async def make(db: Connection) -> None:
+        for statement in _MAKE:
+            await db.execute(statement)
+
+    try:
+        await db.in_transaction(make)
+    except asyncpg.PostgresError as error:
+        if sqlstate(error) not in _MADE_BY_ANOTHER:
+            raise
+
+
+async def _apply(db: Connection, *, step: Migration, pool: Pool) -> bool:
+    async def apply(db: Connection) -> bool:
+        await db.execute(f"SET LOCAL lock_timeout = '{_WAIT_FOR_TABLE_SECONDS}s'")
+        await db.execute(_LOCK)
+        # Looked up under the lock: another server may have been quicker.
+        if (await inspect(db)).version >= step.version:
+            return False
+        if step.online:
+            # Ends the portal of the fetch before it, whose snapshot the index would wait for.
+            await db.execute("SELECT 1")
+            await pool.run(partial(_run_online, step=step), repeatable=False)
+        else:
+            for statement in step.statements:
+                await db.execute(statement)
+        await db.execute(_NOTE, step.version, step.name, step.compatible_with)
+        return True
+
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + WAIT_FOR_ANOTHER_SECONDS
+    while True:
+        try:
+            return await db.in_transaction(apply)
+        except asyncpg.PostgresError as error:
+            if sqlstate(error) != LOCK_NOT_AVAILABLE:
+                raise
+            if clock() >= deadline:
+                raise StoreUnavailableError(
+                    "another server is migrating the schema, or somebody else keeps a table locked"
+                ) from error
+        await asyncio.sleep(_PAUSE_SECONDS)
+
+
+async def _run_online(db: Connection, *, step: Migration) -> None:
+    for statement in step.statements:
+        await db.execute(statement)

@@ -1,0 +1,197 @@
+"""Connections that are shared by all calls.
+
+Not asyncpg's own pool: that one asks the server to reset a connection each time it is given back,
+a round trip more for every call, and has lost connections to callers that were cancelled (asyncpg
+#464, #467, #547). Here nothing of asyncpg's is ever cancelled: work runs in a task of the pool's,
+to its end, whether or not its caller still waits. Each round trip is bounded in time, and so that
+is too.
+"""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from interaction_svc.store.errors import StoreUnavailableError
+from interaction_svc.store.postgres.connection import Connection
+from interaction_svc.store.postgres.failures import (
+    FAILURES,
+    closed,
+    ends_others,
+    is_conflict,
+    is_loss,
+    translated,
+)
+
+ATTEMPTS = 3
+"""How often work that may be repeated is tried."""
+_CONFLICT_SECONDS = 0.02
+"""How long a transaction that met another's pauses at most, each time longer."""
+
+T = TypeVar("T")
+Work = Callable[[Connection], Awaitable[T]]
+
+
+class Pool:
+    """At most `size` connections, opened when they are needed, the last used first."""
+
+    def __init__(
+        self, connect: Callable[[], Awaitable[Connection]], *, size: int, wait_seconds: float
+    ) -> None:
+        """Open connections with `connect`; a call waits at most so long for one to be free."""
+        self._connect = connect
+        self._size = size
+        self._wait_seconds = wait_seconds
+        self._idle: list[Connection] = []
+        self._open = 0
+        self._waiting: deque[asyncio.Future[Connection | None]] = deque()
+        self._tasks: set[asyncio.Task[object]] = set()
+        self._stale: set[Connection] = set()
+        self._in_use: set[Connection] = set()
+        self._closed = False
+
+    @property
+    def in_use(self) -> int:
+        """How many connections work at the moment, those that are being opened included."""
+        return self._open - len(self._idle)
+
+    async def run(self, work: Work[T], *, repeatable: bool = True) -> T:
+        """Run work on a connection, to its end, also if the caller is cancelled meanwhile.
+
+        `repeatable` work is tried again on another connection if one is lost in the middle of it;
+        other work only if it can't have been done. Raises StoreError.
+        """
+        if self._closed:
+            raise closed()
+        begun = asyncio.Event()
+        task = asyncio.create_task(self._run(work, repeatable=repeatable, begun=begun))
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if not begun.is_set():
+                task.cancel()  # it only waits for its turn
+            raise
+
+    async def run_here(self, work: Work[T]) -> T:
+        """Run repeatable work in this task, which nobody cancels, and which outlives no close."""
+        if self._closed:
+            raise closed()
+        return await self._run(work, repeatable=True, begun=asyncio.Event())
+
+    def _ended(self, task: "asyncio.Task[object]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # its caller may be gone
+
+    async def _run(self, work: Work[T], *, repeatable: bool, begun: asyncio.Event) -> T:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                connection = await self._acquired(begun)
+            except FAILURES as error:
+                raise translated(error) from error
+            try:
+                return await work(connection)
+            except FAILURES as error:
+                if ends_others(error):
+                    self.expire()
+                if not (is_conflict(error) or (repeatable and is_loss(error))):
+                    raise translated(error) from error
+                if attempt == ATTEMPTS:
+                    raise translated(error) from error
+                met_another = is_conflict(error)
+            finally:
+                self._release(connection)
+            if met_another:
+                await asyncio.sleep(attempt * _CONFLICT_SECONDS * random.random())  # noqa: S311
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _acquired(self, begun: asyncio.Event) -> Connection:
+        connection: Connection | None = None
+        while self._idle and connection is None:
+            found = self._idle.pop()
+            if found.is_closed:
+                self._open -= 1
+            else:
+                connection = found
+        if connection is None and self._open >= self._size:
+            connection = await self._turn()
+        begun.set()
+        if connection is None:
+            connection = await self._opened()
+        self._in_use.add(connection)
+        return connection
+
+    async def _opened(self) -> Connection:
+        self._open += 1
+        try:
+            return await self._connect()
+        except BaseException:
+            self._open -= 1
+            self._pass_on(None)
+            raise
+
+    async def _turn(self) -> Connection | None:
+        """Wait for a connection that somebody gives back; None: there is room for a new one."""
+        turn: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            async with asyncio.timeout(self._wait_seconds):
+                return await turn
+        except BaseException as error:
+            if turn.done() and not turn.cancelled():  # it was given one in the same moment
+                self._put_back(turn.result())
+            else:
+                self._waiting.remove(turn)
+            if isinstance(error, TimeoutError):
+                raise StoreUnavailableError("all connections to PostgreSQL are busy") from None
+            raise
+
+    def _release(self, connection: Connection) -> None:
+        self._in_use.discard(connection)
+        if connection in self._stale:
+            self._stale.discard(connection)
+            connection.terminate()
+        if connection.is_closed:
+            self._open -= 1
+            self._pass_on(None)
+        else:
+            self._put_back(connection)
+
+    def _put_back(self, connection: Connection | None) -> None:
+        if not self._pass_on(connection) and connection is not None:
+            self._idle.append(connection)
+
+    def _pass_on(self, connection: Connection | None) -> bool:
+        """Give a connection, or the room for one, to who has waited longest."""
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(connection)
+                return True
+        return False
+
+    def expire(self) -> None:
+        """Drop every connection: at once what is idle, the rest when its work ends."""
+        for connection in self._idle:
+            connection.terminate()
+        self._open -= len(self._idle)
+        self._idle.clear()
+        self._stale |= self._in_use
+
+    def terminate(self) -> None:
+        """Drop every connection at once, whatever it is doing."""
+        self.expire()
+        for connection in self._in_use:
+            connection.terminate()
+
+    async def close(self) -> None:
+        """Take no more work, wait for what runs, and close. Doing it again does nothing."""
+        self._closed = True
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        idle, self._idle = self._idle, []
+        self._open -= len(idle)
+        await asyncio.gather(*(connection.close() for connection in idle))

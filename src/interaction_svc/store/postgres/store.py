@@ -1,0 +1,216 @@
+"""The PostgreSQL backend behind the Store interface."""
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Self
+
+from interaction_svc.store.errors import StoreUnavailableError
+from interaction_svc.store.interface import (
+    Key,
+    PageQuery,
+    Recorded,
+    ScanPosition,
+    Scope,
+    Store,
+    StoredPage,
+    StoreReport,
+)
+from interaction_svc.store.keys import StoredKey
+from interaction_svc.store.postgres import keys, migrations, reads, sweeps, walking, writes
+from interaction_svc.store.postgres.connection import Connection
+from interaction_svc.store.postgres.dsn import Dsn
+from interaction_svc.store.postgres.limits import PostgresLimits
+from interaction_svc.store.postgres.pool import Pool
+from interaction_svc.store.postgres.schema import LATEST
+from interaction_svc.store.postgres.sharing import SharedGets, SharedRecords
+from interaction_svc.store.rows import Row
+from interaction_svc.store.sweeping import Expired, SweepPosition, Swept, TookPart
+
+PROBE_SECONDS = 5.0
+"""How long a statement of a probe may take."""
+_PROBE = (
+    "SELECT current_setting('transaction_read_only') = 'on',"
+    " (SELECT max(version) FROM schema_migrations)"
+)
+_NAMED_BAD_ROWS = 20
+
+
+class PostgresStore(Store):
+    """A database, and a pool of connections to it; probes have one of their own.
+
+    So health doesn't depend on whether others leave it one.
+    """
+
+    def __init__(self, dsn: Dsn, limits: PostgresLimits) -> None:
+        """Make the store; nothing is connected to until it is asked."""
+        self._pool = _pool(dsn, limits.statement_seconds, size=limits.connections)
+        self._probes = _pool(dsn, PROBE_SECONDS, size=1)
+        self._gets = SharedGets(self._pool)
+        self._records = SharedRecords(self._pool)
+        self._closing: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def open(cls, dsn: Dsn, limits: PostgresLimits, *, migrate: bool) -> Self:
+        """Open the database; see open_store."""
+        if migrate:
+            await _migrate(dsn)
+        store = cls(dsn, limits)
+        try:
+            await store._pool.run(migrations.check_is_current)
+        except BaseException:
+            await asyncio.shield(store.close())
+            raise
+        return store
+
+    @classmethod
+    async def inspect(cls, dsn: Dsn) -> StoreReport:
+        """Report the schema's version without changing anything.
+
+        Raises NotAStoreError, SchemaTooNewError, StoreUnavailableError.
+        """
+        pool = _pool(dsn, PROBE_SECONDS, size=1)
+        try:
+            versions = await pool.run(migrations.inspect)
+        finally:
+            await asyncio.shield(pool.close())
+        return StoreReport(schema_version=versions.version, known_version=LATEST)
+
+    async def get(self, scope: Scope, key: Key) -> bytes | None:
+        """See Store."""
+        return await self._gets.get((scope, key))
+
+    async def page(self, scope: Scope, query: PageQuery) -> StoredPage:
+        """See Store."""
+        return await self._pool.run(partial(reads.page, scope=scope, query=query))
+
+    async def record(self, rows: Sequence[Row]) -> list[Recorded]:
+        """See Store."""
+        return await self._records.record(rows)
+
+    async def delete(self, scope: Scope, key: Key, now_us: int) -> bool:
+        """See Store."""
+        work = partial(writes.delete, scope=scope, key=key, now_us=now_us)
+        # Done and lost on the way, it would be told apart no more from one that found nothing.
+        return await self._pool.run(work, repeatable=False)
+
+    async def scan(
+        self,
+        *,
+        after: ScanPosition | None,
+        limit: int,
+        max_bytes: int,
+        service_sid: str | None = None,
+        session_sid: str | None = None,
+    ) -> tuple[list[bytes], ScanPosition | None]:
+        """See Store."""
+        return await self._pool.run(
+            partial(
+                reads.scan,
+                after=after,
+                limit=limit,
+                max_bytes=max_bytes,
+                service_sid=service_sid,
+                session_sid=session_sid,
+            )
+        )
+
+    async def sweep(
+        self,
+        what: Expired | TookPart,
+        *,
+        after: SweepPosition | None,
+        now_us: int,
+        dry_run: bool = False,
+    ) -> Swept:
+        """See Store."""
+        rows, following = await self._pool.run(partial(sweeps.find, what=what, after=after))
+        if dry_run or not rows:
+            return Swept(sweeps.counted(rows), following)
+        work = partial(sweeps.delete, what=what, rows=rows, now_us=now_us)
+        return Swept(await self._pool.run(work, repeatable=False), following)
+
+    async def add_key(self, key: StoredKey) -> None:
+        """See Store."""
+        await self._pool.run(partial(keys.add, key=key), repeatable=False)
+
+    async def revoke_key(self, sid: str, now_us: int) -> StoredKey | None:
+        """See Store."""
+        return await self._pool.run(partial(keys.revoke, sid=sid, now_us=now_us))
+
+    async def keys_of(self, user: str) -> list[StoredKey]:
+        """See Store."""
+        return await self._pool.run(partial(keys.of_user, user=user))
+
+    async def keys(self) -> list[StoredKey]:
+        """See Store."""
+        return await self._pool.run(keys.every)
+
+    async def has_keys(self) -> bool:
+        """See Store."""
+        return await self._pool.run(keys.any_ever)
+
+    async def erase_traces(self) -> bool:
+        """Say that what can be done from here is done: the rest is the database's.
+
+        What was deleted stays in its files until it is vacuumed, and in its write-ahead log and the
+        archive of that for as long as they are kept: docs/postgresql.md says what to do.
+        """
+        await self._pool.run(_ask_nothing)
+        return True
+
+    async def probe(self) -> None:
+        """See Store."""
+        ((reads_only, _),) = await self._probes.run(_probe)
+        if reads_only:
+            # It was the primary once, or will be no more: look for that one anew.
+            self._probes.expire()
+            self._pool.expire()
+            raise StoreUnavailableError("the server takes no writes: it is a standby")
+
+    async def check(self) -> StoreReport:
+        """See Store."""
+        version = (await self._pool.run(migrations.inspect)).version
+        rows = bad_rows = 0
+        some_bad: list[tuple[str, str]] = []
+        after: tuple[str, str] | None = walking.BEGINNING
+        while after is not None:
+            seen, bad, after = await self._pool.run(partial(walking.check_rows, after=after))
+            rows, bad_rows = rows + seen, bad_rows + len(bad)
+            some_bad += bad[: _NAMED_BAD_ROWS - len(some_bad)]
+        return StoreReport(version, LATEST, rows, bad_rows, tuple(some_bad))
+
+    async def close(self) -> None:
+        """See Store."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        await self._gets.close()
+        await self._records.close()
+        await self._pool.close()
+        await self._probes.close()
+
+
+def _pool(dsn: Dsn, seconds: float, *, size: int) -> Pool:
+    return Pool(partial(Connection.open, dsn, seconds), size=size, wait_seconds=seconds)
+
+
+async def _probe(db: Connection) -> list[Any]:
+    return await db.fetch(_PROBE)
+
+
+async def _ask_nothing(_: Connection) -> None:
+    pass
+
+
+async def _migrate(dsn: Dsn) -> None:
+    pool = _pool(dsn, migrations.STATEMENT_SECONDS, size=2)
+    try:
+        await migrations.migrate(pool)
+    except asyncio.CancelledError:
+        pool.terminate()  # whatever it is at; a step that hasn't run is run the next time
+        raise
+    finally:
+        await asyncio.shield(pool.close())

@@ -1,0 +1,53 @@
+"""Walking through all rows in the order of their keys, for what looks at each of them."""
+
+from typing import Any
+
+from interaction_svc.store.errors import DamagedRowError
+from interaction_svc.store.postgres.connection import Connection
+from interaction_svc.store.rows import COLUMNS, Row, decode, row_of
+
+BEGINNING = ("", "")
+_CHECKED_AT_ONCE = 250
+
+
+def walk(columns: str) -> str:
+    """Give the statement of a step: the rows after ($1, $2), at most $3 of them.
+
+    The rest of a Session and the Sessions after it are two ranges of one index, each read by
+    itself: a condition on both at once would read a Session from its beginning.
+    """
+    step = f"(SELECT {columns} FROM interactions WHERE %s ORDER BY session_sid, sid LIMIT $3)"
+    return (
+        f"SELECT * FROM ({step % 'session_sid = $1 AND sid > $2'} UNION ALL"
+        f" {step % 'session_sid > $1'}) AS either ORDER BY session_sid, sid LIMIT $3"
+    )
+
+
+_CHECK = (
+    f"SELECT {COLUMNS}, EXISTS (SELECT 1 FROM session_owners AS owner"
+    " WHERE owner.session_sid = step.session_sid AND owner.service_sid = step.service_sid"
+    f" AND owner.account_sid = step.account_sid) FROM ({walk(COLUMNS)}) AS step"
+    " ORDER BY session_sid, sid"
+)
+
+Key = tuple[str, str]
+
+
+async def check_rows(db: Connection, after: Key) -> tuple[int, list[Key], Key | None]:
+    """Compare the columns of the next rows with their frames.
+
+    Returns how many there were, the keys of the bad ones, and where to go on (None: done).
+    """
+    rows = await db.fetch(_CHECK, *after, _CHECKED_AT_ONCE)
+    bad = [(row[0], row[1]) for row in rows if not (row[-1] and _agrees(row))]
+    following = (rows[-1][0], rows[-1][1]) if len(rows) == _CHECKED_AT_ONCE else None
+    return len(rows), bad, following
+
+
+def _agrees(stored: Any) -> bool:
+    row = Row(*tuple(stored)[:-1])
+    try:
+        # All but the frame itself, whose bytes another version of protobuf may order differently.
+        return row_of(decode(row.frame))[:-1] == row[:-1]
+    except (DamagedRowError, ValueError):
+        return False

@@ -1,0 +1,231 @@
+"""The PostgreSQL backend: the suite of all stores, and what only a database can do."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from interaction_svc.store import (
+    Outcome,
+    Store,
+    StoreClosedError,
+    StoreURLError,
+    TookPart,
+    backup_store,
+    check_store,
+    row_of,
+)
+from tests.build import NOON_US, Parents, new_interaction, new_leg, new_parents, new_sid
+from tests.postgres import Cluster
+from tests.store.databases import database, opened_store
+from tests.store.keeping import new_key
+from tests.store.opened import EVERYONE, NOW_US, query
+from tests.store.suite import StoreSuite
+
+__all__ = ["database"]
+
+
+class TestPostgresStore(StoreSuite):
+    """A test's folder stands for a database, which is made when it is first opened."""
+
+    @pytest.fixture(autouse=True)
+    def _in(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._databases: dict[Path, str] = {}
+
+    @asynccontextmanager
+    async def _opened(self, folder: Path) -> AsyncIterator[Store]:
+        if folder not in self._databases:
+            self._databases[folder] = self._cluster.new_database()
+        async with opened_store(self._cluster.url(self._databases[folder])) as store:
+            yield store
+
+    def opened(self, folder: Path):  # type: ignore[no-untyped-def]
+        return self._opened(folder)
+
+
+@pytest.fixture
+async def servers(cluster: Cluster, database: str) -> AsyncIterator[list[Store]]:
+    """The stores of four servers on one database."""
+    async with AsyncExitStack() as stack:
+        yield [
+            await stack.enter_async_context(opened_store(cluster.url(database))) for _ in range(4)
+        ]
+
+
+async def test_one_of_many_servers_creates(servers: list[Store], parents: Parents) -> None:
+    for _ in range(30):
+        rows = [row_of(new_interaction(parents)) for _ in range(5)]
+        orders = (rows, rows[::-1], rows[2:] + rows[:2], rows)
+        recorded = await asyncio.gather(
+            *(store.record(order) for store, order in zip(servers, orders, strict=True))
+        )
+        outcomes = sorted(one.outcome for several in recorded for one in several)
+        assert outcomes == [Outcome.CREATED] * 5 + [Outcome.UNCHANGED] * 15
+
+
+async def test_the_newest_of_many_servers_updates_stays(
+    servers: list[Store], parents: Parents
+) -> None:
+    for _ in range(30):
+        first = [new_interaction(parents) for _ in range(3)]
+        await servers[0].record([row_of(interaction) for interaction in first])
+        updates = [
+            [
+                row_of(new_interaction(parents, NOON_US, NOON_US + n, sid=one.sid, data=f'"{n}"'))
+                for one in (first if n % 2 else first[::-1])
+            ]
+            for n in range(1, 5)
+        ]
+        await asyncio.gather(
+            *(store.record(rows) for store, rows in zip(servers, updates, strict=True))
+        )
+        newest = {row.sid: row.frame for row in updates[-1]}
+        for one in first:
+            assert await servers[1].get(EVERYONE, parents.key(one.sid)) == newest[one.sid]
+
+
+async def test_a_delete_wins_for_good_over_records_of_other_servers(
+    servers: list[Store], parents: Parents
+) -> None:
+    for n in range(60):
+        interaction = new_interaction(parents)
+        newer = new_interaction(parents, NOON_US, NOON_US + 1, sid=interaction.sid)
+        row, key = row_of(interaction), parents.key(interaction.sid)
+        await servers[0].record([row])
+        deleted, *_ = await asyncio.gather(
+            servers[0].delete(EVERYONE, key, NOW_US),
+            servers[1].record([row]),
+            servers[2].record([row_of(newer)]),
+            servers[3].record([row_of(new_interaction(parents)), row] if n % 2 else [row]),
+        )
+        assert deleted
+        for store in servers:
+            assert await store.get(EVERYONE, key) is None
+        assert await servers[3].record([row_of(newer)]) == [(Outcome.DELETED, None)]
+
+
+async def test_an_insert_that_waited_for_a_delete_sees_its_tombstone(
+    cluster: Cluster, database: str, servers: list[Store], parents: Parents
+) -> None:
+    """The race itself: the insert is held up by a delete that isn't committed yet."""
+    row = row_of(new_interaction(parents))
+    await servers[0].record([row])
+    async with cluster.connected(database) as other:
+        transaction = other.transaction()
+        await transaction.start()
+        await other.execute("DELETE FROM interactions")
+        await other.execute(
+            "INSERT INTO tombstones VALUES ($1, $2, 0)", parents.session_sid, row.sid
+        )
+        thief = parents._replace(account_sid=new_sid("AC"))
+        recording = asyncio.create_task(
+            servers[1].record([row_of(new_interaction(thief, sid=row.sid))])
+        )
+        waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        async with asyncio.timeout(20), cluster.connected(database) as watching:
+            while not await watching.fetchval(waits):
+                await asyncio.sleep(0.01)
+        await transaction.commit()
+        assert await recording == [(Outcome.DELETED, None)]
+        assert await other.fetchval("SELECT count(*) FROM interactions") == 0
+        # Who recorded what is deleted doesn't become an owner of the Session by that.
+        assert await other.fetchval("SELECT count(*) FROM session_owners") == 1
+
+
+async def test_sweeps_beside_records_of_the_same_rows_meet_no_deadlock(
+    servers: list[Store], parents: Parents
+) -> None:
+    leg = new_leg()
+    rows = [row_of(new_interaction(parents, NOON_US + n, inbound=leg)) for n in range(150)]
+    await servers[0].record(rows)
+    found = await asyncio.gather(
+        servers[0].sweep(TookPart(leg.participant_sid), after=None, now_us=NOW_US),
+        servers[1].sweep(TookPart(leg.participant_sid), after=None, now_us=NOW_US),
+        servers[2].record(rows[::-1]),
+        servers[3].record(rows),
+    )
+    swept = [one.by_service.get(parents.service_sid, 0) for one in found[:2]]
+    assert sum(swept) == 150
+    assert (await servers[0].page(EVERYONE, query(parents, limit=200))).rows == 0
+
+
+async def test_an_interaction_of_another_session_is_not_its_namesake(
+    servers: list[Store], parents: Parents
+) -> None:
+    """Reads that share a round trip keep apart what differs in one part of the key only."""
+    there = new_parents()
+    here = new_interaction(parents)
+    rows = [row_of(here), row_of(new_interaction(there, sid=here.sid, data='"there"'))]
+    await servers[0].record(rows)
+    keys = [parents.key(here.sid), there.key(here.sid)] * 20
+    wrong = [parents.key(here.sid)._replace(service_sid=there.service_sid)] * 5
+    found = await asyncio.gather(*(servers[1].get(EVERYONE, key) for key in [*keys, *wrong]))
+    assert found == [row.frame for row in rows] * 20 + [None] * 5
+
+
+async def test_calls_that_come_when_the_last_ends_are_answered(
+    servers: list[Store], parents: Parents
+) -> None:
+    """What shares round trips takes up what comes at any moment, its own end included."""
+    row = row_of(new_interaction(parents))
+    await servers[0].record([row])
+    key = parents.key(row.sid)
+    async with asyncio.timeout(60):
+        for n in range(300):
+            calls = [asyncio.create_task(servers[0].get(EVERYONE, key)) for _ in range(1 + n % 4)]
+            await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+            for _ in range(n % 3):
+                await asyncio.sleep(0)
+            assert await servers[0].get(EVERYONE, key) == row.frame
+            assert await servers[0].record([row]) == [(Outcome.UNCHANGED, row.frame)]
+            await asyncio.gather(*calls)
+
+
+async def test_keys_of_one_server_are_known_to_the_other(servers: list[Store]) -> None:
+    key = new_key()
+    await servers[0].add_key(key)
+    assert await servers[1].keys_of(key.sid) == [key]
+    await servers[1].revoke_key(key.sid, NOW_US)
+    assert (await servers[0].keys_of(key.sid))[0].revoked_us == NOW_US
+
+
+async def test_check_names_rows_whose_columns_are_not_those_of_their_frame(
+    cluster: Cluster, database: str, parents: Parents
+) -> None:
+    rows = sorted(row_of(new_interaction(parents)) for _ in range(600))
+    async with opened_store(cluster.url(database)) as store:
+        await store.record(rows)
+    assert (await check_store(cluster.url(database))).rows == 600
+    bad = rows[3], rows[400], rows[599]
+    cluster.sql(database, f"UPDATE interactions SET type = 3 WHERE sid = '{bad[0].sid}'")
+    cluster.sql(database, rf"UPDATE interactions SET frame = '\xff' WHERE sid = '{bad[1].sid}'")
+    cluster.sql(database, f"UPDATE interactions SET account_sid = 'AC' WHERE sid = '{bad[2].sid}'")
+    report = await check_store(cluster.url(database))
+    assert (report.rows, report.bad_rows, report.ok) == (600, 3, False)
+    assert report.some_bad == tuple((row.session_sid, row.sid) for row in bad)
+
+
+async def test_calls_beside_a_close_are_done_or_refused(
+    cluster: Cluster, database: str, parents: Parents
+) -> None:
+    async with opened_store(cluster.url(database)) as store:
+        calls = [
+            asyncio.create_task(store.get(EVERYONE, parents.key(new_sid("KI")))) for _ in range(50)
+        ]
+        pages = []
+        closing = asyncio.create_task(store.close())
+        for _ in range(50):
+            await asyncio.sleep(0)
+            pages.append(asyncio.create_task(store.page(EVERYONE, query(parents))))
+        results = await asyncio.gather(*calls, *pages, return_exceptions=True)
+        await closing
+    unexpected = [r for r in results if isinstance(r, Exception)]
+    assert all(isinstance(error, StoreClosedError) for error in unexpected)
+
+
+def test_a_backup_is_the_databases_own_to_make(cluster: Cluster, tmp_path: Path) -> None:
+    with pytest.raises(StoreURLError, match="pg_basebackup"):
+        backup_store(cluster.url("x"), tmp_path / "copy.db", lambda *_: None)
