@@ -13,6 +13,7 @@ from tests.build import Parents
 from tests.calls import list_request
 from tests.deploy.manifests import GUIDE
 from tests.serving import Served, served
+from tests.waiting import wait_until
 
 
 def service_config() -> str:
@@ -45,19 +46,24 @@ async def test_calls_reach_both_servers_and_leave_one_that_drains(
         async with grpc.aio.insecure_channel(target, options=options) as channel:
             stub = InteractionServiceStub(channel)
 
-            async def call(times: int = 20) -> None:
-                for _ in range(times):
-                    await stub.ListInteractions(list_request(parents), timeout=20)
+            made = 0
 
-            while not (calls(going) and calls(staying)):
-                await call()
-            going.terminate()
+            async def call() -> tuple[int, int]:
+                """Make some calls; give how many each has had in all, once they are logged."""
+                nonlocal made
+                for _ in range(20):
+                    await stub.ListInteractions(list_request(parents), timeout=20)
+                    made += 1
+                await asyncio.to_thread(wait_until, lambda: calls(going) + calls(staying) == made)
+                return calls(going), calls(staying)
+
             async with asyncio.timeout(60):
-                left = False
-                while not left:
-                    before = calls(going)
-                    await call()
-                    left = calls(going) == before
+                while not all(await call()):
+                    pass
+                going.terminate()
+                had, _ = await call()
+                while (now := (await call())[0]) != had:
+                    had = now
             assert going.process.poll() is None, "it still served: nobody was refused"
             going.process.send_signal(signal.SIGTERM)
             assert await asyncio.to_thread(going.exit_status) == 128 + signal.SIGTERM

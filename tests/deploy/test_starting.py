@@ -129,12 +129,14 @@ def test_it_starts_once_there_is_a_key_and_its_probes_follow_it(
         assert "make a key" in said
         assert "tls_certificate" not in said.splitlines()[-1], "the certificate is not enough"
     new_key(store, "admin")
-    # Ended by a second signal, for else it would drain for as long as in earnest.
+    # It would drain for as long as it may; a second signal ends it.
+    flags += ["--drain-delay-seconds", "600"]
     with served(tmp_path, *flags, env=deployed.environment, status=128 + signal.SIGTERM) as server:
         assert "unknown setting" not in server.log.read_text()
         assert deployed.is_ready(server)
         server.terminate()
         wait_until(lambda: not deployed.is_ready(server))
+        assert server.process.poll() is None
         if deployed.is_alive is not None:
             assert deployed.is_alive(server), "it would be killed while it drains"
         server.process.send_signal(signal.SIGTERM)
