@@ -10,7 +10,8 @@ DB     ?= interactions.db
 SERVE  ?=
 PYTEST ?=
 
-GRPCURL_VERSION := v1.9.4
+GRPCURL_VERSION   := v1.9.4
+KUSTOMIZE_VERSION := v5.7.1
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test lint types protos generate check-generated pytest overload format clean
@@ -64,9 +65,9 @@ check-generated: $(VENV)/.dev ## whether the committed stubs are those of protos
 	@while read -r file; do diff -u "src/$$file" ".build/generated/$$file" || exit 1; done < .build/generated.list \
 	  || { echo "The stubs are not those of protos/: run make generate, and commit them."; exit 1; }
 
-pytest: $(VENV)/.dev $(TOOLS)/grpcurl tests/node/node_modules/.stamp ## the tests alone; PYTEST='-k paging'
+pytest: $(VENV)/.dev $(TOOLS)/grpcurl $(TOOLS)/kustomize tests/node/node_modules/.stamp ## the tests alone; PYTEST='-k paging'
 	PATH="$(CURDIR)/$(TOOLS):$$PATH" $(BIN)/python -m pytest -n 2 $(PYTEST)
-	@command -v go >/dev/null || echo "LEFT OUT: the tests with grpcurl, which need Go"
+	@command -v go >/dev/null || echo "LEFT OUT: the tests with grpcurl and kustomize, which need Go"
 	@command -v node >/dev/null || echo "LEFT OUT: the tests with Twilio's Node SDK, which need Node.js"
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null \
 	  || echo "LEFT OUT: the tests with PostgreSQL, which need its server: initdb, pg_ctl and psql"
@@ -75,6 +76,11 @@ $(TOOLS)/grpcurl:
 	@mkdir -p $(TOOLS)
 	@if command -v go >/dev/null; then set -x; \
 	  GOBIN="$(CURDIR)/$(TOOLS)" go install github.com/fullstorydev/grpcurl/cmd/grpcurl@$(GRPCURL_VERSION); fi
+
+$(TOOLS)/kustomize:
+	@mkdir -p $(TOOLS)
+	@if command -v go >/dev/null; then set -x; \
+	  GOBIN="$(CURDIR)/$(TOOLS)" go install sigs.k8s.io/kustomize/kustomize/v5@$(KUSTOMIZE_VERSION); fi
 
 tests/node/node_modules/.stamp: tests/node/package.json tests/node/package-lock.json
 	@if command -v npm >/dev/null; then set -x; cd tests/node && npm ci --loglevel=error --no-audit --no-fund && touch node_modules/.stamp; fi

@@ -1,0 +1,1 @@
+"""deploy/: validators accept it, it says what the code says, and servers start with it."""
