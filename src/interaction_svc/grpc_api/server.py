@@ -133,6 +133,8 @@ class GrpcServer:
         self._server = grpc.aio.server(
             handlers=[chain], options=_options(settings, shares_port=shares_port)
         )
+        for service, handlers in chain.registered.items():  # health among them: see _WAITING_CALLS
+            self._server.add_registered_method_handlers(service, handlers)
 
     async def start(self) -> Address:
         """Listen, and give the address with its real port. Raises OSError if that can't be."""

@@ -53,6 +53,7 @@ class Chain(grpc.GenericRpcHandler):
         self._refuses = refuses
         self._handlers: list[grpc.GenericRpcHandler] = []
         self._wrapped: dict[str, Handler] = {}
+        self.registered: dict[str, dict[str, Handler]] = {}
         self._unknown = self._raising(UnknownMethod)
         self._overloaded = self._raising(Overloaded)
 
@@ -60,8 +61,14 @@ class Chain(grpc.GenericRpcHandler):
         """Take the methods of these; generated code adds them, to what it takes for a server."""
         self._handlers += handlers
 
-    def add_registered_method_handlers(self, _: str, __: Mapping[str, Handler]) -> None:
-        """Do nothing: generated code adds the same methods this way as well."""
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
+        """Take methods that get a queue of their own in grpc's core; generated code adds them.
+
+        They are in `registered`, wrapped, for the server to be given.
+        """
+        self.registered[service] = {
+            name: self._wrap(f"/{service}/{name}", handler) for name, handler in handlers.items()
+        }
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
         """Give the wrapped handler of a method; it is wrapped once."""
