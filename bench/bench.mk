@@ -13,3 +13,7 @@ bench: $(VENV)/.dev $(GO_RIVAL) ## what requests cost, beside an empty RPC and r
 
 bench-quick: $(VENV)/.dev $(GO_RIVAL) ## the same in under 2 minutes, less exact, into .build/bench
 	$(BIN)/python -m bench.speed --quick --into .build/bench
+
+.PHONY: bench-postgres
+bench-postgres: $(VENV)/.dev ## the same on PostgreSQL, beside SQLite; a minute, into docs/bench
+	$(BIN)/python -m bench.postgres --into docs/bench/postgres.md
