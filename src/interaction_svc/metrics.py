@@ -71,6 +71,21 @@ waiting_rows = Gauge(
 )
 waiting_bytes = Gauge("interaction_svc_waiting_bytes", "Their size.", multiprocess_mode="livesum")
 wal_bytes = Gauge("interaction_svc_wal_bytes", "Size of SQLite's write-ahead log.")
+replica_reads = Counter(
+    "interaction_svc_replica_reads",
+    "Gets and pages beside a replica, by the server that was read, and why that one.",
+    ["server", "reason"],
+)
+replica_up = Gauge(
+    "interaction_svc_replica_up",
+    "1 while reads go to the replica, else 0.",
+    multiprocess_mode="livemin",
+)
+replica_lag_bytes = Gauge(
+    "interaction_svc_replica_lag_bytes",
+    "How much of the primary's write-ahead log the replica has not replayed.",
+    multiprocess_mode="livemax",
+)
 rows_erased = Counter(
     "interaction_svc_rows_erased",
     "Interactions that were deleted for good: by a call, or by retention.",

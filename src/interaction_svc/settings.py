@@ -18,7 +18,13 @@ from pydantic_settings import (
 
 from interaction_svc.addresses import Address, without_password
 from interaction_svc.sids import Sid
-from interaction_svc.store import DEFAULT_URL, PostgresLimits, StoreURLError, check_url
+from interaction_svc.store import (
+    DEFAULT_URL,
+    PostgresLimits,
+    ReplicaStore,
+    StoreURLError,
+    check_url,
+)
 
 ENV_PREFIX = "INTERACTION_SVC_"
 DEFAULT_FILE = Path("interaction-svc.toml")
@@ -27,6 +33,9 @@ CLIENT_SETTINGS = (
     "server", "server_tls", "server_ca", "api_key", "client_certificate", "client_key",
 )  # fmt: skip
 """What only the commands that call a server use."""
+
+DATABASE_URLS = ("postgresql://", "postgres://")
+"""What the URL of a database begins with."""
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -47,6 +56,15 @@ def _store(url: str) -> str:
     except StoreURLError as error:
         raise ValueError(str(error)) from error
     return url
+
+
+def _database(url: str) -> str:
+    if not url.startswith(DATABASE_URLS):
+        raise ValueError(
+            f"{without_password(url)!r} is not the URL of a database;"
+            " write postgresql://user@host:5432/database"
+        )
+    return _store(url)
 
 
 def _public_url(url: str) -> str:
@@ -116,6 +134,15 @@ class Settings(BaseSettings):
         ge=0.1,
         le=3600,
         description="How long PostgreSQL may take for a statement, and a call wait for its turn.",
+    )
+    replica_store: Annotated[str, AfterValidator(_database)] | None = Field(
+        None, description="A standby of a PostgreSQL store, which Gets and Lists are read from."
+    )
+    replica_wait_seconds: float = Field(
+        ReplicaStore("").wait_seconds,
+        ge=0,
+        le=30,
+        description="How long a read with a consistency token waits for the replica to catch up.",
     )
     grpc: bool = Field(True, description="Whether to serve gRPC.")
     grpc_address: AddressText = Field(
@@ -236,6 +263,18 @@ class Settings(BaseSettings):
     def postgres_limits(self) -> PostgresLimits:
         """What a server takes of a PostgreSQL store."""
         return PostgresLimits(self.postgres_connections, self.postgres_statement_seconds)
+
+    @property
+    def replica(self) -> ReplicaStore | None:
+        """The replica to read from; None: there is none. Raises SettingsError."""
+        if self.replica_store is None:
+            return None
+        if not self.store.startswith(DATABASE_URLS):
+            raise SettingsError(
+                "replica_store: only a postgresql:// store can have a replica, and store is"
+                f" {without_password(self.store)!r}"
+            )
+        return ReplicaStore(self.replica_store, self.replica_wait_seconds)
 
     @property
     def http_scheme(self) -> str:
