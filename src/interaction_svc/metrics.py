@@ -23,11 +23,14 @@ from prometheus_client import (
 
 from interaction_svc import __version__
 from interaction_svc.addresses import Address
+from interaction_svc.counting import Settling
 
 _SECONDS = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 )  # fmt: skip
 _SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 4000)
+
+REGISTRY.register(Settling())  # the first: they are collected in the order of registration
 
 calls = Counter(
     "interaction_svc_calls",
