@@ -31,7 +31,6 @@ from interaction_svc.store import (
     Key,
     Outcome,
     PageQuery,
-    Reads,
     Recorded,
     Row,
     Scope,
@@ -94,6 +93,7 @@ class Interactions:
         _check_key(key)
         self._courtesy.note_read()
         store = self._store if consistency is None else self._since(consistency)
+        store = self._store if consistency is None else self._store.since(moment_of(consistency))
         with asking("get"):
             frame = await store.get(Scope(caller.account_sid), key)
         if frame is None:
@@ -101,11 +101,7 @@ class Interactions:
         return frame
 
     async def page(
-        self,
-        caller: Caller,
-        request: ListInteractionsRequest,
-        *,
-        consistency: str | None = None,
+        self, caller: Caller, request: ListInteractionsRequest, *, consistency: str | None = None
     ) -> Page:
         """Give a page of a Session's Interactions, as it is after the write that had this token.
 
@@ -137,6 +133,7 @@ class Interactions:
         )
         self._courtesy.note_read()
         store = self._store if consistency is None else self._since(consistency)
+        store = self._store if consistency is None else self._store.since(moment_of(consistency))
         with asking("page"):
             page = await store.page(Scope(caller.account_sid), query)
         count_soon(metrics.page_interactions.observe, page.rows)
@@ -147,9 +144,6 @@ class Interactions:
             identity.token(following) if following else "",
             identity.token(preceding) if preceding else "",
         )
-
-    def _since(self, consistency: str) -> Reads:
-        return self._store.since(moment_of(consistency))
 
     async def consistency(self) -> str | None:
         """Give the token of all that has been written by now; None: every read sees all of it."""
