@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from interaction_svc import metrics, paging
 from interaction_svc.asking import asking
+from interaction_svc.consistency import moment_of, token_of
 from interaction_svc.counting import count_soon
 from interaction_svc.courtesy import ROWS_A_SLICE, Courtesy
 from interaction_svc.credentials import Caller, Right
@@ -84,18 +85,28 @@ class Interactions:
         self._courtesy = Courtesy()
         self._deleting: set[asyncio.Task[bool]] = set()
 
-    async def get(self, caller: Caller, key: Key) -> bytes:
-        """Give the frame of an Interaction. Raises InvalidField, InteractionNotFound."""
+    async def get(self, caller: Caller, key: Key, *, consistency: str | None = None) -> bytes:
+        """Give the frame of an Interaction, as it is after the write that had this token.
+
+        Raises InvalidField, InvalidConsistencyToken, InteractionNotFound.
+        """
         _check_key(key)
         self._courtesy.note_read()
+        store = self._store if consistency is None else self._since(consistency)
+        store = self._store if consistency is None else self._store.since(moment_of(consistency))
         with asking("get"):
-            frame = await self._store.get(Scope(caller.account_sid), key)
+            frame = await store.get(Scope(caller.account_sid), key)
         if frame is None:
             raise InteractionNotFound(key.sid)
         return frame
 
-    async def page(self, caller: Caller, request: ListInteractionsRequest) -> Page:
-        """Give a page of a Session's Interactions. Raises InvalidField and its kinds."""
+    async def page(
+        self, caller: Caller, request: ListInteractionsRequest, *, consistency: str | None = None
+    ) -> Page:
+        """Give a page of a Session's Interactions, as it is after the write that had this token.
+
+        Raises InvalidField and its kinds.
+        """
         check_sid(Sid.SERVICE, "service_sid", request.service_sid)
         check_sid(Sid.SESSION, "session_sid", request.session_sid)
         limit = paging.clamp_page_size(request.page_size)
@@ -121,8 +132,10 @@ class Interactions:
             edge=edge,
         )
         self._courtesy.note_read()
+        store = self._store if consistency is None else self._since(consistency)
+        store = self._store if consistency is None else self._store.since(moment_of(consistency))
         with asking("page"):
-            page = await self._store.page(Scope(caller.account_sid), query)
+            page = await store.page(Scope(caller.account_sid), query)
         count_soon(metrics.page_interactions.observe, page.rows)
         following, preceding = _neighbours(page, edge)
         return Page(
@@ -131,6 +144,11 @@ class Interactions:
             identity.token(following) if following else "",
             identity.token(preceding) if preceding else "",
         )
+
+    async def consistency(self) -> str | None:
+        """Give the token of all that has been written by now; None: every read sees all of it."""
+        moment = await self._store.moment()
+        return None if moment is None else token_of(moment)
 
     async def delete(self, caller: Caller, key: Key, *, allow_missing: bool = False) -> None:
         """Delete an Interaction for good. Raises InvalidField, InteractionNotFound."""
