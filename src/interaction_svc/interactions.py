@@ -92,7 +92,6 @@ class Interactions:
         """
         _check_key(key)
         self._courtesy.note_read()
-        store = self._store if consistency is None else self._since(consistency)
         store = self._store if consistency is None else self._store.since(moment_of(consistency))
         with asking("get"):
             frame = await store.get(Scope(caller.account_sid), key)
@@ -132,7 +131,6 @@ class Interactions:
             edge=edge,
         )
         self._courtesy.note_read()
-        store = self._store if consistency is None else self._since(consistency)
         store = self._store if consistency is None else self._store.since(moment_of(consistency))
         with asking("page"):
             page = await store.page(Scope(caller.account_sid), query)
