@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import orjson
 
-from interaction_svc.store import Row, Store, StoredKey
+from interaction_svc.store import Row, Store, StoredKey, naming
 from interaction_svc.store.tables import (
     INTERACTIONS,
     TABLES,
@@ -33,9 +33,31 @@ _STEP_BYTES = 4 * 1024 * 1024
 class OtherDataError(Exception):
     """The target holds something that the source never had, or that is newer than the source's."""
 
-    def __init__(self, table: Table, key: RecordKey) -> None:
-        """Name a record by its key."""
-        super().__init__(f"{table.name}: {', '.join(key)}")
+    def __init__(self, target: str, table: Table, key: RecordKey) -> None:
+        """Name the target, and a record by its key."""
+        super().__init__(
+            f"{target} has data of its own: in {table.name}, {', '.join(key)} is not in the source,"
+            " or newer than there; give a store that is empty, or a copy of this source"
+        )
+
+
+class Place(NamedTuple):
+    """A store that is open, and what to call it in errors."""
+
+    name: str
+    store: Store
+
+    async def read(self, table: Table, after: RecordKey | None) -> list[Record]:
+        """Give a table's next records after a key; none at the end. Raises StoreError."""
+        with naming(self.name):
+            return await self.store.read(
+                table, after=after, limit=_STEP_ROWS, max_bytes=_STEP_BYTES
+            )
+
+    async def load(self, table: Table, records: list[Record]) -> None:
+        """Store records as they are. Raises StoreError."""
+        with naming(self.name):
+            await self.store.load(table, records)
 
 
 class Step(NamedTuple):
@@ -99,7 +121,7 @@ class Copying:
     to the target meanwhile. Who writes to the source is noticed by `verify`.
     """
 
-    def __init__(self, source: Store, target: Store, watch: Watch) -> None:
+    def __init__(self, source: Place, target: Place, watch: Watch) -> None:
         """Take two stores that are open."""
         self._source = source
         self._target = target
@@ -139,14 +161,14 @@ class Copying:
             if not _is_earlier(target[key], source[key])
         }
         if wrong:
-            raise OtherDataError(table, min(wrong))
+            raise OtherDataError(self._target.name, table, min(wrong))
 
     async def _deleted(self, step: Step) -> set[RecordKey]:
         """Give what the source has deleted among the keys of a step."""
         deleted: set[RecordKey] = set()
         after = step.after
         while True:
-            found = await _read(self._source, TOMBSTONES, after)
+            found = await self._source.read(TOMBSTONES, after)
             keys = list(map(TOMBSTONES.key_of, found))
             deleted.update(key for key in keys if key <= step.until)
             if not keys or keys[-1] >= step.until:
@@ -190,7 +212,7 @@ class Copying:
     async def _step(self, table: Table, after: RecordKey | None) -> Step | None:
         """Read on in both, as far as both have been read; None at the end of both."""
         source, target = await asyncio.gather(
-            _read(self._source, table, after), _read(self._target, table, after)
+            self._source.read(table, after), self._target.read(table, after)
         )
         ends = [table.key_of(records[-1]) for records in (source, target) if records]
         if not ends:
@@ -199,10 +221,6 @@ class Copying:
         return Step(
             after, until, _up_to(table, source, until), _up_to(table, target, until), not target
         )
-
-
-async def _read(store: Store, table: Table, after: RecordKey | None) -> list[Record]:
-    return await store.read(table, after=after, limit=_STEP_ROWS, max_bytes=_STEP_BYTES)
 
 
 def _up_to(table: Table, records: list[Record], until: RecordKey) -> list[Record]:

@@ -17,7 +17,5 @@ _OTHER_TYPES = {
 
 def unnested(columns: Iterable[str]) -> str:
     """Give the rows that these columns, the values $1, $2 and so on, are of."""
-    arrays = (
-        f"${n}::{_OTHER_TYPES.get(name, 'text')}[]" for n, name in enumerate(columns, 1)
-    )
+    arrays = (f"${n}::{_OTHER_TYPES.get(name, 'text')}[]" for n, name in enumerate(columns, 1))
     return f"unnest({', '.join(arrays)})"

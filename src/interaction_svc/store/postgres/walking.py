@@ -23,7 +23,10 @@ def walk(
     order, limit = ", ".join(key), f"${len(key) + 1}"
     ranges = [
         " AND ".join(
-            [*(f"{name} = ${n}" for n, name in enumerate(key[:place], 1)), f"{key[place]} > ${place + 1}"]
+            [
+                *(f"{name} = ${n}" for n, name in enumerate(key[:place], 1)),
+                f"{key[place]} > ${place + 1}",
+            ]
         )
         for place in reversed(range(len(key)))
     ]

@@ -41,9 +41,7 @@ def read(
 def _read(table: Table) -> str:
     columns, key = ", ".join(table.columns), ", ".join(table.key_columns)
     places = ", ".join("?" * table.key_length)
-    return (
-        f"SELECT {columns} FROM {table.name} WHERE ({key}) > ({places}) ORDER BY {key} LIMIT ?"
-    )
+    return f"SELECT {columns} FROM {table.name} WHERE ({key}) > ({places}) ORDER BY {key} LIMIT ?"
 
 
 def load(db: sqlite3.Connection, table: Table, records: Sequence[Record]) -> bool:
