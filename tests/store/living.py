@@ -16,6 +16,7 @@ from interaction_svc.store import (
     StoreClosedError,
     row_of,
 )
+from interaction_svc.store.tables import INTERACTIONS
 from tests.build import NOON_US, Parents, new_interaction, new_sid
 from tests.store.opened import EVERYONE, MIB, NOW_US, StoreTests, query, sids
 
@@ -111,6 +112,9 @@ class Living(StoreTests):
             store.sweep(Expired(NOW_US), after=None, now_us=NOW_US),
             store.probe(),
             store.check(),
+            store.count(INTERACTIONS),
+            store.read(INTERACTIONS, after=None, limit=1, max_bytes=1),
+            store.load(INTERACTIONS, [row]),
         ]
         for call in calls:
             with pytest.raises(StoreClosedError):
@@ -144,6 +148,8 @@ class Living(StoreTests):
             store.probe,
             store.erase_traces,
             store.check,
+            lambda: store.read(INTERACTIONS, after=None, limit=9, max_bytes=MIB),
+            lambda: store.load(INTERACTIONS, batch),
         ]
         for call in calls:
             for suspension in range(100):

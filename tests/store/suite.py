@@ -5,10 +5,11 @@ What a backend can't do it declares by overriding that very test.
 
 from tests.store.keeping import Keeping
 from tests.store.living import Living
+from tests.store.moving import Moving
 from tests.store.reading import Reading
 from tests.store.sweeping import Sweeping
 from tests.store.writing import Writing
 
 
-class StoreSuite(Reading, Writing, Keeping, Sweeping, Living):
+class StoreSuite(Reading, Writing, Keeping, Sweeping, Moving, Living):
     """All tests of a Store."""

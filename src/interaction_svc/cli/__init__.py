@@ -11,7 +11,16 @@ import typer
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from interaction_svc import __version__
-from interaction_svc.cli import backing_up, calls, erasing, keys, migrating, serving, transferring
+from interaction_svc.cli import (
+    backing_up,
+    calls,
+    copying,
+    erasing,
+    keys,
+    migrating,
+    serving,
+    transferring,
+)
 from interaction_svc.errors import ServiceError
 from interaction_svc.logs import configure_logs
 from interaction_svc.settings import SettingsError
@@ -29,7 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (serving, keys, transferring, calls, migrating, backing_up, erasing):
+for module in (serving, keys, transferring, calls, migrating, backing_up, copying, erasing):
     module.add_to(app)
 
 

@@ -31,6 +31,8 @@ from interaction_svc.store.opening import (
     backup_store,
     check_store,
     check_url,
+    name_of,
+    naming,
     open_store,
 )
 from interaction_svc.store.postgres.limits import PostgresLimits, ReplicaStore
@@ -74,6 +76,8 @@ __all__ = [
     "check_url",
     "decode",
     "decode_record",
+    "name_of",
+    "naming",
     "open_store",
     "records_of",
     "row_of",

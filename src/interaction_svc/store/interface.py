@@ -14,6 +14,7 @@ from interaction_svc.store.keys import StoredKey
 from interaction_svc.store.moments import Moment
 from interaction_svc.store.rows import Row
 from interaction_svc.store.sweeping import Expired, SweepPosition, Swept, TookPart
+from interaction_svc.store.tables import Record, RecordKey, Table
 
 
 class Scope(NamedTuple):
@@ -259,6 +260,29 @@ class Store(ABC):
     @abstractmethod
     async def check(self) -> StoreReport:
         """Compare each row's columns with its frame."""
+
+    @abstractmethod
+    async def count(self, table: Table) -> int:
+        """Count a table's records, which takes longer the more there are."""
+
+    @abstractmethod
+    async def read(
+        self, table: Table, *, after: RecordKey | None, limit: int, max_bytes: int
+    ) -> list[Record]:
+        """Give a table's next records after a key, in the order of keys; none at the end.
+
+        At most `limit`, and less where their large columns would exceed `max_bytes`, but at least
+        one if there is one.
+        """
+
+    @abstractmethod
+    async def load(self, table: Table, records: Sequence[Record]) -> None:
+        """Store records of another store exactly as they are, all in one transaction.
+
+        The keys differ. What is there under such a key is replaced, so that it may be done again.
+        A tombstone takes its Interaction with it, and an Interaction that has one is left out. When
+        it returns, it is on disk. Raises StoreBusyError.
+        """
 
     @abstractmethod
     async def close(self) -> None:

@@ -41,10 +41,18 @@ def check_url(url: str) -> Path | Dsn:
     return Path(path)
 
 
+def name_of(url: str) -> str:
+    """Give what to call a store in logs and errors: no user, no password. Raises StoreURLError."""
+    return _name_of(check_url(url))
+
+
+def _name_of(place: Path | Dsn) -> str:
+    return place.name if isinstance(place, Dsn) else str(place)
+
+
 @contextmanager
-def _naming(place: Path | Dsn) -> Iterator[None]:
-    """Put the file's or the database's name into the errors of what is done with it."""
-    name = place.name if isinstance(place, Dsn) else place
+def naming(name: str) -> Iterator[None]:
+    """Put a store's name into the errors of what is done with it."""
     try:
         yield
     except StoreError as error:
@@ -69,7 +77,7 @@ async def open_store(
     StoreURLError, NotAStoreError, SchemaTooNewError, StoreUnavailableError, StoreFullError.
     """
     place = check_url(url)
-    with _naming(place):
+    with naming(_name_of(place)):
         if replica is not None:
             return await _replicated(place, postgres, replica, migrate=migrate)
         if isinstance(place, Dsn):
@@ -85,7 +93,7 @@ async def check_store(url: str) -> StoreReport:
     Rows are checked only if the schema is up to date. Raises what open_store raises.
     """
     place = check_url(url)
-    with _naming(place):
+    with naming(_name_of(place)):
         if isinstance(place, Dsn):
             versions = await _postgres_store().inspect(place)
         else:
@@ -113,7 +121,7 @@ def backup_store(url: str, target: Path, on_progress: Callable[[int, int], None]
             f"{place.name} is a database, which has its own ways: pg_basebackup, with an archive of"
             " its write-ahead log, copies all of it, pg_dump this database"
         )
-    with _naming(place):
+    with naming(_name_of(place)):
         backup.copy(place, target, on_progress)
 
 

@@ -66,6 +66,12 @@ class Connection:
         """Run a statement for each of these values: one round trip."""
         await self._bounded(self._raw.executemany(statement, values))
 
+    async def copy_in(
+        self, table: str, columns: Sequence[str], rows: Sequence[Sequence[object]]
+    ) -> None:
+        """Add rows by COPY, which fails as a whole if one of them is there."""
+        await self._bounded(self._raw.copy_records_to_table(table, records=rows, columns=columns))
+
     async def in_transaction(self, work: "Callable[[Connection], Awaitable[T]]") -> T:
         """Run work in a transaction: whole, or if it raises, not at all."""
         await self.execute(_BEGIN)

@@ -17,7 +17,15 @@ from interaction_svc.store.interface import (
     StoreReport,
 )
 from interaction_svc.store.keys import StoredKey
-from interaction_svc.store.postgres import keys, migrations, reads, sweeps, walking, writes
+from interaction_svc.store.postgres import (
+    keys,
+    loading,
+    migrations,
+    reads,
+    sweeps,
+    walking,
+    writes,
+)
 from interaction_svc.store.postgres.connection import Connection
 from interaction_svc.store.postgres.dsn import Dsn
 from interaction_svc.store.postgres.limits import PostgresLimits
@@ -26,6 +34,7 @@ from interaction_svc.store.postgres.schema import LATEST
 from interaction_svc.store.postgres.sharing import SharedGets, SharedRecords
 from interaction_svc.store.rows import Row
 from interaction_svc.store.sweeping import Expired, SweepPosition, Swept, TookPart
+from interaction_svc.store.tables import Record, RecordKey, Table
 
 PROBE_SECONDS = 5.0
 """How long a statement of a probe may take."""
@@ -181,6 +190,21 @@ class PostgresStore(Store):
             rows, bad_rows = rows + seen, bad_rows + len(bad)
             some_bad += bad[: _NAMED_BAD_ROWS - len(some_bad)]
         return StoreReport(version, LATEST, rows, bad_rows, tuple(some_bad))
+
+    async def count(self, table: Table) -> int:
+        """See Store."""
+        return await self._pool.run(partial(loading.count, table=table))
+
+    async def read(
+        self, table: Table, *, after: RecordKey | None, limit: int, max_bytes: int
+    ) -> list[Record]:
+        """See Store."""
+        work = partial(loading.read, table=table, after=after, limit=limit, max_bytes=max_bytes)
+        return await self._pool.run(work)
+
+    async def load(self, table: Table, records: Sequence[Record]) -> None:
+        """See Store."""
+        await self._pool.run(partial(loading.load, table=table, records=records))
 
     async def close(self) -> None:
         """See Store."""

@@ -1,5 +1,6 @@
 """Walking through all rows in the order of their keys, for what looks at each of them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from interaction_svc.store.errors import DamagedRowError
@@ -10,17 +11,30 @@ BEGINNING = ("", "")
 _CHECKED_AT_ONCE = 250
 
 
-def walk(columns: str) -> str:
-    """Give the statement of a step: the rows after ($1, $2), at most $3 of them.
+def walk(
+    columns: str, table: str = "interactions", key: Sequence[str] = ("session_sid", "sid")
+) -> str:
+    """Give the statement of a step: the rows after the key ($1, $2), at most $3 of them.
 
     The rest of a Session and the Sessions after it are two ranges of one index, each read by
-    itself: a condition on both at once would read a Session from its beginning.
+    itself: a condition on both at once would read a Session from its beginning. A key of another
+    table has one range for each of its columns.
     """
-    step = f"(SELECT {columns} FROM interactions WHERE %s ORDER BY session_sid, sid LIMIT $3)"
-    return (
-        f"SELECT * FROM ({step % 'session_sid = $1 AND sid > $2'} UNION ALL"
-        f" {step % 'session_sid > $1'}) AS either ORDER BY session_sid, sid LIMIT $3"
-    )
+    order, limit = ", ".join(key), f"${len(key) + 1}"
+    ranges = [
+        " AND ".join(
+            [
+                *(f"{name} = ${n}" for n, name in enumerate(key[:place], 1)),
+                f"{key[place]} > ${place + 1}",
+            ]
+        )
+        for place in reversed(range(len(key)))
+    ]
+    steps = [
+        f"(SELECT {columns} FROM {table} WHERE {one} ORDER BY {order} LIMIT {limit})"
+        for one in ranges
+    ]
+    return f"SELECT * FROM ({' UNION ALL '.join(steps)}) AS either ORDER BY {order} LIMIT {limit}"
 
 
 _CHECK = (

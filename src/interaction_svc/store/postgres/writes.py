@@ -13,27 +13,17 @@ from typing import NamedTuple
 import asyncpg
 
 from interaction_svc.store.interface import Key, Outcome, Recorded, Scope
+from interaction_svc.store.postgres.arrays import unnested
 from interaction_svc.store.postgres.connection import Connection
 from interaction_svc.store.rows import COLUMNS, Row, with_created
 
 RowKey = tuple[str, str]
 Owner = tuple[str, str, str]
 
-_OTHER_TYPES = {
-    "created_us": "bigint",
-    "updated_us": "bigint",
-    "type": "smallint",
-    "inbound_resource_status": "smallint",
-    "outbound_resource_status": "smallint",
-    "frame": "bytea",
-}
-_ARRAYS = ", ".join(
-    f"${n}::{_OTHER_TYPES.get(name, 'text')}[]" for n, name in enumerate(Row._fields, 1)
-)
 # Without a target, a conflict in either of the two unique indexes is one. With the primary key as
 # the target, two servers that have the same new row could meet in the other index, as an error.
 _INSERT = (
-    f"INSERT INTO interactions ({COLUMNS}) SELECT * FROM unnest({_ARRAYS})"
+    f"INSERT INTO interactions ({COLUMNS}) SELECT * FROM {unnested(Row._fields)}"
     " ON CONFLICT DO NOTHING RETURNING session_sid, sid"
 )
 _STORED = (

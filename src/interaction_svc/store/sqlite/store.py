@@ -23,7 +23,7 @@ from interaction_svc.store.interface import (
 )
 from interaction_svc.store.keys import StoredKey
 from interaction_svc.store.rows import Row
-from interaction_svc.store.sqlite import keys, migrations, reads, sweeps, writes
+from interaction_svc.store.sqlite import keys, loading, migrations, reads, sweeps, writes
 from interaction_svc.store.sqlite.connection import (
     Connection,
     check_writable,
@@ -36,6 +36,7 @@ from interaction_svc.store.sqlite.probing import Probe, read_something
 from interaction_svc.store.sqlite.quick import NotQuickError, QuickReader
 from interaction_svc.store.sqlite.writer import Work, Writer
 from interaction_svc.store.sweeping import Expired, SweepPosition, Swept, TookPart
+from interaction_svc.store.tables import Record, RecordKey, Table
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -191,6 +192,22 @@ class SqliteStore(Store):
             rows, bad_rows = rows + seen, bad_rows + len(bad)
             some_bad += bad[: _NAMED_BAD_ROWS - len(some_bad)]
         return StoreReport(version, migrations.LATEST, rows, bad_rows, tuple(some_bad))
+
+    async def count(self, table: Table) -> int:
+        """See Store."""
+        return await self._reading(loading.count, table)
+
+    async def read(
+        self, table: Table, *, after: RecordKey | None, limit: int, max_bytes: int
+    ) -> list[Record]:
+        """See Store."""
+        return await self._reading(loading.read, table, after, limit, max_bytes)
+
+    async def load(self, table: Table, records: Sequence[Record]) -> None:
+        """See Store."""
+        size = sum(map(table.size_of, records))
+        work = partial(loading.load, table=table, records=records)
+        await self._writing(work, len(records), size, erased=bool)
 
     def _reading_now(
         self,

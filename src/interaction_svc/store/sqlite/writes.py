@@ -45,7 +45,7 @@ _STORED = (
     " WHERE session_sid = ? AND sid = ?"
 )
 _KEY_COLUMNS = ("session_sid", "sid")
-_UPDATE = (
+UPDATE = (
     "UPDATE interactions SET "
     + ", ".join(
         f"{name} = ?{n}" for n, name in enumerate(Row._fields, 1) if name not in _KEY_COLUMNS
@@ -80,7 +80,7 @@ def record(db: sqlite3.Connection, rows: Sequence[Row]) -> list[Recorded]:
     """See Store.record."""
     # New rows are by far the most, so all are tried as such first; those that aren't are ignored.
     (last,) = db.execute(_LAST).fetchone()
-    count = _insert_all(db, _INSERTS, rows)
+    count = insert(db, rows)
     if count == len(rows):
         created = rows
         recorded = [Recorded(Outcome.CREATED, row.frame) for row in rows]
@@ -98,6 +98,11 @@ def record(db: sqlite3.Connection, rows: Sequence[Row]) -> list[Recorded]:
     owners = {(row.session_sid, row.service_sid, row.account_sid) for row in created}
     _insert_all(db, _OWNS, list(owners))
     return recorded
+
+
+def insert(db: sqlite3.Connection, rows: Sequence[Row]) -> int:
+    """Insert the rows that are new and have no tombstone, and say how many they were."""
+    return _insert_all(db, _INSERTS, rows)
 
 
 def _insert_all(
@@ -126,7 +131,7 @@ def _record_again(db: sqlite3.Connection, row: Row) -> Recorded:
         row = with_created(row, created_us)
     if row.frame == frame:
         return Recorded(Outcome.UNCHANGED, frame)
-    db.execute(_UPDATE, row)
+    db.execute(UPDATE, row)
     return Recorded(Outcome.UPDATED, row.frame)
 
 
