@@ -1,4 +1,7 @@
-"""Keys for tests, made as an operator makes them: with the command line, on the server's store."""
+"""Keys for tests, made as an operator makes them: with the command line, on the server's store.
+
+A path is that of a file of SQLite, a text the URL of a store.
+"""
 
 import base64
 import json
@@ -25,16 +28,18 @@ def basic(user: str, secret: str = "secret") -> str:
     return "Basic " + base64.b64encode(f"{user}:{secret}".encode()).decode()
 
 
-def new_key(store: Path, role: str, account_sid: str | None = None) -> Key:
+def _url(store: Path | str) -> str:
+    return f"sqlite:///{store}" if isinstance(store, Path) else store
+
+
+def new_key(store: Path | str, role: str, account_sid: str | None = None) -> Key:
     account = () if account_sid is None else ("--account", account_sid)
-    made = run(
-        "keys", "create", "--store", f"sqlite:///{store}", "--role", role, *account, "--json"
-    )
+    made = run("keys", "create", "--store", _url(store), "--role", role, *account, "--json")
     assert made.returncode == 0, made.stderr
     shown = json.loads(made.stdout)
     return Key(shown["sid"], shown["secret"])
 
 
-def revoke(store: Path, key: Key) -> None:
-    revoked = run("keys", "revoke", key.sid, "--store", f"sqlite:///{store}")
+def revoke(store: Path | str, key: Key) -> None:
+    revoked = run("keys", "revoke", key.sid, "--store", _url(store))
     assert revoked.returncode == 0, revoked.stderr

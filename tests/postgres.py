@@ -168,7 +168,11 @@ class Cluster:
         """Give a database's URL; `port`: of what is between."""
         query = "&".join(f"{name}={value}" for name, value in options.items())
         password = PASSWORD.replace(" ", "%20")
-        return f"postgresql://{USER}:{password}@{HOST}:{port or self.port}/{database}?{query}".rstrip("?")
+        return (
+            f"postgresql://{USER}:{password}@{HOST}:{port or self.port}/{database}?{query}".rstrip(
+                "?"
+            )
+        )
 
     def new_database(self) -> str:
         """Make an empty database, and give its name."""

@@ -62,10 +62,11 @@ class Traffic:
         """Get what was recorded last, or list."""
         if self.reads % 2 and self.acknowledged:
             wanted = self.acknowledged[-1]
-            call = self.reading.GetInteraction(get_request(wanted), timeout=self.seconds)
+            asked = get_request(wanted)
+            call: Awaitable[Any] = self.reading.GetInteraction(asked, timeout=self.seconds)
         else:
-            asked = list_request(self.parents, page_size=5)
-            call = self.reading.ListInteractions(asked, timeout=self.seconds)
+            page = list_request(self.parents, page_size=5)
+            call = self.reading.ListInteractions(page, timeout=self.seconds)
         self.reads += await self._answered(call)
 
     async def _answered(self, call: Awaitable[Any]) -> bool:
@@ -74,14 +75,14 @@ class Traffic:
             await call
         except grpc.aio.AioRpcError as error:
             self.refused.append(error.code())
-            if error.code() is Code.DEADLINE_EXCEEDED:
-                return False
+        else:
+            return True
+        if self.refused[-1] is not Code.DEADLINE_EXCEEDED:
             code, reason, details = await failure(call)
-            assert (code, reason) == (Code.UNAVAILABLE, "ERROR_REASON_UNAVAILABLE"), error
+            assert (code, reason) == (Code.UNAVAILABLE, "ERROR_REASON_UNAVAILABLE")
             assert "RetryInfo" in details
             await asyncio.sleep(_PAUSE_SECONDS)
-            return False
-        return True
+        return False
 
     async def watch(self) -> None:
         """Note each change of health."""
@@ -92,6 +93,11 @@ class Traffic:
         """Wait for health to say so."""
         status = SERVING if wanted else NOT_SERVING
         await until(lambda: self.health[-1:] == [status], f"health with serving={wanted}")
+
+    async def until_one_succeeds(self) -> None:
+        """Wait until a record is answered, be it one that was under way."""
+        recorded = len(self.acknowledged)
+        await until(lambda: len(self.acknowledged) > recorded, "record that succeeds")
 
     async def until_all_succeed(self) -> None:
         """Wait until records and reads are answered that were begun from now on."""
@@ -104,7 +110,7 @@ class Traffic:
 
     async def check_nothing_is_lost(self) -> None:
         """Fail unless everything that was acknowledged is there as it was recorded."""
-        there = {}
+        there: dict[str, pb.Interaction] = {}
         token = ""
         while True:
             asked = list_request(self.parents, page_size=1000, page_token=token)
