@@ -30,7 +30,7 @@ INTERNALS = "SELECT body FROM somewhere"
 class Failing(Interactions):
     """An application whose every call stumbles over something."""
 
-    async def get(self, *_: Any) -> Any:
+    async def get(self, *_: Any, **__: Any) -> Any:
         raise RuntimeError(INTERNALS)
 
     page: Any = get

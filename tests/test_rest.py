@@ -328,10 +328,10 @@ class Failing(Interactions):
     def __init__(self, error: Exception) -> None:
         self.error = error
 
-    async def get(self, *_: Any) -> bytes:
+    async def get(self, *_: Any, **__: Any) -> bytes:
         raise self.error
 
-    async def page(self, *_: Any) -> Any:
+    async def page(self, *_: Any, **__: Any) -> Any:
         raise self.error
 
 

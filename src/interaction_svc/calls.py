@@ -30,6 +30,8 @@ class Call:
     """The gRPC code or HTTP status that it ends with."""
     authorization: str | None = field(default=None, repr=False)
     """What the caller shows of who it is; for no eyes but those of Authenticate."""
+    consistency: str | None = None
+    """The token that a read sends to see a write (consistency.py)."""
     caller: Caller = ANYONE
     error: ServiceError | None = None
     """What it was refused with, or failed with."""

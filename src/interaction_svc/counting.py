@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from prometheus_client import REGISTRY, Metric
+from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
 SOON_SECONDS = 0.02
@@ -40,12 +40,10 @@ def settle() -> None:
             count(amount)
 
 
-class _Settling(Collector):
-    """Comes before what is collected, and adds nothing of its own."""
+class Settling(Collector):
+    """Is collected before all that is counted, and adds nothing of its own."""
 
     def collect(self) -> Iterator[Metric]:
+        """Count what waits."""
         settle()
         return iter(())
-
-
-REGISTRY.register(_Settling())

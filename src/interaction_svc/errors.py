@@ -2,6 +2,7 @@
 
 ServiceError
 ├── InvalidField            a field is missing or bad
+│   ├── InvalidConsistencyToken  what a write answered, damaged
 │   ├── InvalidPageToken    the token is damaged
 │   └── PageTokenMismatch   the token is of a list with other arguments
 ├── MalformedRequest        not a message of this API, or not HTTP (rest/protocol.py has its kinds)
@@ -69,6 +70,13 @@ class InvalidField(ServiceError):
         super().__init__(f"{field}: {problem}", field=field)
         self.field = field
         self.problem = problem
+
+
+class InvalidConsistencyToken(InvalidField):
+    """What was sent as the consistency token of a write is none of this service's."""
+
+    def __init__(self, field: str) -> None:
+        super().__init__(field, "is damaged; send what a write answered unchanged, or leave it out")
 
 
 class InvalidPageToken(InvalidField):

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from interaction_svc import metrics, paging
 from interaction_svc.asking import asking
+from interaction_svc.consistency import moment_of, token_of
 from interaction_svc.counting import count_soon
-from interaction_svc.courtesy import others_first
+from interaction_svc.courtesy import ROWS_A_SLICE, Courtesy
 from interaction_svc.credentials import Caller, Right
 from interaction_svc.errors import (
     InteractionNotFound,
@@ -43,9 +44,6 @@ from interaction_svc.v1.interaction_service_pb2 import ListInteractionsRequest
 MAX_PAGE_BYTES = 4 * 1024 * 1024 - 64 * 1024
 """What gRPC clients accept by default, less room for tokens and framing."""
 MAX_BATCH = 1000
-_ROWS_A_SLICE = 20
-"""How many Interactions of a batch are checked at once, before other calls get their turn: for a
-fifth of a millisecond."""
 _ORDERS = frozenset(ListInteractionsRequest.Order.values())
 _NO_FILTER = Filter()
 
@@ -84,19 +82,30 @@ class Interactions:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._courtesy = Courtesy()
         self._deleting: set[asyncio.Task[bool]] = set()
 
-    async def get(self, caller: Caller, key: Key) -> bytes:
-        """Give the frame of an Interaction. Raises InvalidField, InteractionNotFound."""
+    async def get(self, caller: Caller, key: Key, *, consistency: str | None = None) -> bytes:
+        """Give the frame of an Interaction, as it is after the write that had this token.
+
+        Raises InvalidField, InvalidConsistencyToken, InteractionNotFound.
+        """
         _check_key(key)
+        self._courtesy.note_read()
+        store = self._store if consistency is None else self._store.since(moment_of(consistency))
         with asking("get"):
-            frame = await self._store.get(Scope(caller.account_sid), key)
+            frame = await store.get(Scope(caller.account_sid), key)
         if frame is None:
             raise InteractionNotFound(key.sid)
         return frame
 
-    async def page(self, caller: Caller, request: ListInteractionsRequest) -> Page:
-        """Give a page of a Session's Interactions. Raises InvalidField and its kinds."""
+    async def page(
+        self, caller: Caller, request: ListInteractionsRequest, *, consistency: str | None = None
+    ) -> Page:
+        """Give a page of a Session's Interactions, as it is after the write that had this token.
+
+        Raises InvalidField and its kinds.
+        """
         check_sid(Sid.SERVICE, "service_sid", request.service_sid)
         check_sid(Sid.SESSION, "session_sid", request.session_sid)
         limit = paging.clamp_page_size(request.page_size)
@@ -121,8 +130,10 @@ class Interactions:
             descending=order == ListInteractionsRequest.ORDER_CREATED_DESC,
             edge=edge,
         )
+        self._courtesy.note_read()
+        store = self._store if consistency is None else self._store.since(moment_of(consistency))
         with asking("page"):
-            page = await self._store.page(Scope(caller.account_sid), query)
+            page = await store.page(Scope(caller.account_sid), query)
         count_soon(metrics.page_interactions.observe, page.rows)
         following, preceding = _neighbours(page, edge)
         return Page(
@@ -131,6 +142,11 @@ class Interactions:
             identity.token(following) if following else "",
             identity.token(preceding) if preceding else "",
         )
+
+    async def consistency(self) -> str | None:
+        """Give the token of all that has been written by now; None: every read sees all of it."""
+        moment = await self._store.moment()
+        return None if moment is None else token_of(moment)
 
     async def delete(self, caller: Caller, key: Key, *, allow_missing: bool = False) -> None:
         """Delete an Interaction for good. Raises InvalidField, InteractionNotFound."""
@@ -191,8 +207,8 @@ class Interactions:
         rows: list[Row] = []
         places: list[int] = []
         for place, interaction in enumerate(interactions):
-            if place and not place % _ROWS_A_SLICE:
-                await others_first()
+            if place and not place % ROWS_A_SLICE:
+                await self._courtesy.others_first(place // ROWS_A_SLICE)
             try:
                 normalize(interaction, now_us=now_us)
                 _check_owner(caller, interaction)

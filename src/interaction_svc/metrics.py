@@ -23,11 +23,14 @@ from prometheus_client import (
 
 from interaction_svc import __version__
 from interaction_svc.addresses import Address
+from interaction_svc.counting import Settling
 
 _SECONDS = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 )  # fmt: skip
 _SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 4000)
+
+REGISTRY.register(Settling())  # the first: they are collected in the order of registration
 
 calls = Counter(
     "interaction_svc_calls",
@@ -71,6 +74,21 @@ waiting_rows = Gauge(
 )
 waiting_bytes = Gauge("interaction_svc_waiting_bytes", "Their size.", multiprocess_mode="livesum")
 wal_bytes = Gauge("interaction_svc_wal_bytes", "Size of SQLite's write-ahead log.")
+replica_reads = Counter(
+    "interaction_svc_replica_reads",
+    "Gets and pages beside a replica, by the server that was read, and why that one.",
+    ["server", "reason"],
+)
+replica_up = Gauge(
+    "interaction_svc_replica_up",
+    "1 while reads go to the replica, else 0.",
+    multiprocess_mode="livemin",
+)
+replica_lag_bytes = Gauge(
+    "interaction_svc_replica_lag_bytes",
+    "How much of the primary's write-ahead log the replica has not replayed.",
+    multiprocess_mode="livemax",
+)
 rows_erased = Counter(
     "interaction_svc_rows_erased",
     "Interactions that were deleted for good: by a call, or by retention.",

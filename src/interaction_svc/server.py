@@ -73,7 +73,10 @@ class Server:
                 await certificates.start()
                 cleanups.push_async_callback(certificates.stop)
             self.store = await open_store(
-                settings.store, create=not self._is_worker, postgres=settings.postgres_limits
+                settings.store,
+                create=not self._is_worker,
+                postgres=settings.postgres_limits,
+                replica=settings.replica,
             )
             cleanups.push_async_callback(self.store.close)
             health = Health(self.store)

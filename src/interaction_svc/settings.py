@@ -3,7 +3,6 @@
 The environment has them as INTERACTION_SVC_ and their name in capitals; the file under their name.
 """
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,9 +15,19 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from interaction_svc.addresses import Address, without_password
-from interaction_svc.sids import Sid
-from interaction_svc.store import DEFAULT_URL, PostgresLimits, StoreURLError, check_url
+from interaction_svc.addresses import without_password
+from interaction_svc.setting_values import (
+    check_address,
+    check_api_key,
+    check_database_url,
+    check_public_url,
+    check_services,
+    check_store_url,
+    is_database,
+    listed,
+    mapped,
+)
+from interaction_svc.store import DEFAULT_URL, PostgresLimits, ReplicaStore
 
 ENV_PREFIX = "INTERACTION_SVC_"
 DEFAULT_FILE = Path("interaction-svc.toml")
@@ -36,60 +45,7 @@ class SettingsError(Exception):
     """A setting can't be used. The text names it and says what would be right."""
 
 
-def _address(text: str) -> str:
-    Address.parse(text)
-    return text
-
-
-def _store(url: str) -> str:
-    try:
-        check_url(url)
-    except StoreURLError as error:
-        raise ValueError(str(error)) from error
-    return url
-
-
-def _public_url(url: str) -> str:
-    if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", url):
-        raise ValueError(
-            f"{without_password(url)!r} is not a base URL;"
-            " write http:// or https://, a host and perhaps a path"
-        )
-    return url.rstrip("/")
-
-
-def _listed(given: object) -> object:
-    """Split what comes as one text: from the environment, or a flag."""
-    if isinstance(given, str):
-        return [part.strip() for part in given.split(",") if part.strip()]
-    return given
-
-
-def _mapped(given: object) -> object:
-    parts = _listed(given)
-    if not isinstance(parts, list):
-        return given
-    pairs = [str(part).partition("=") for part in parts]
-    if not all(found for _, found, _ in pairs):
-        raise ValueError("write KS…=DAYS, and a comma between several")
-    return {name: days for name, _, days in pairs}
-
-
-def _services(given: dict[str, int]) -> dict[str, int]:
-    for sid in given:
-        if not Sid.SERVICE.matches(sid):
-            raise ValueError(f"{sid!r} is not the SID of a Service, KS and 32 hexadecimal digits")
-    return given
-
-
-def _api_key(key: SecretStr) -> SecretStr:
-    sid, _, secret = key.get_secret_value().partition(":")
-    if not (Sid.API_KEY.matches(sid) and secret):
-        raise ValueError("write the key's SID, a colon and its secret, as in SK…:secret")
-    return key
-
-
-AddressText = Annotated[str, AfterValidator(_address)]
+AddressText = Annotated[str, AfterValidator(check_address)]
 Days = Annotated[int, Field(ge=0, le=36_500)]
 
 
@@ -100,7 +56,7 @@ class Settings(BaseSettings):
         env_prefix=ENV_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True
     )
 
-    store: Annotated[str, AfterValidator(_store)] = Field(
+    store: Annotated[str, AfterValidator(check_store_url)] = Field(
         DEFAULT_URL,
         description="Where Interactions are kept: sqlite:///path/of/file.db,"
         " or postgresql://user@host/database",
@@ -117,6 +73,15 @@ class Settings(BaseSettings):
         le=3600,
         description="How long PostgreSQL may take for a statement, and a call wait for its turn.",
     )
+    replica_store: Annotated[str, AfterValidator(check_database_url)] | None = Field(
+        None, description="A standby of a PostgreSQL store, which Gets and Lists are read from."
+    )
+    replica_wait_seconds: float = Field(
+        ReplicaStore("").wait_seconds,
+        ge=0,
+        le=30,
+        description="How long a read with a consistency token waits for the replica to catch up.",
+    )
     grpc: bool = Field(True, description="Whether to serve gRPC.")
     grpc_address: AddressText = Field(
         "127.0.0.1:50051", description="The address that gRPC listens on; port 0 is any free one."
@@ -125,7 +90,7 @@ class Settings(BaseSettings):
     http_address: AddressText = Field(
         "127.0.0.1:8080", description="The address that HTTP listens on; port 0 is any free one."
     )
-    public_url: Annotated[str, AfterValidator(_public_url)] | None = Field(
+    public_url: Annotated[str, AfterValidator(check_public_url)] | None = Field(
         None,
         description="What links in the REST API begin with, if it isn't the address it listens on.",
     )
@@ -156,7 +121,7 @@ class Settings(BaseSettings):
     tls_client_ca: Path | None = Field(
         None, description="gRPC wants client certificates, signed by one of these CAs, PEM."
     )
-    tls_client_names: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = Field(
+    tls_client_names: Annotated[tuple[str, ...], NoDecode, BeforeValidator(listed)] = Field(
         (),
         description="Which subject names client certificates may have; any, if there are none.",
     )
@@ -214,7 +179,7 @@ class Settings(BaseSettings):
         0, description="Delete Interactions that were created longer ago; 0 keeps them."
     )
     retain_days_by_service: Annotated[
-        dict[str, Days], NoDecode, BeforeValidator(_mapped), AfterValidator(_services)
+        dict[str, Days], NoDecode, BeforeValidator(mapped), AfterValidator(check_services)
     ] = Field({}, description="The same for single Services, whatever holds for the rest.")
 
     server: AddressText = Field(
@@ -224,7 +189,7 @@ class Settings(BaseSettings):
     server_ca: Path | None = Field(
         None, description="With TLS, the CAs to trust, PEM, instead of gRPC's own."
     )
-    api_key: Annotated[SecretStr, AfterValidator(_api_key)] | None = Field(
+    api_key: Annotated[SecretStr, AfterValidator(check_api_key)] | None = Field(
         None, description="The key they call it with: SK…:secret. Not a flag, which others can see."
     )
     client_certificate: Path | None = Field(
@@ -236,6 +201,18 @@ class Settings(BaseSettings):
     def postgres_limits(self) -> PostgresLimits:
         """What a server takes of a PostgreSQL store."""
         return PostgresLimits(self.postgres_connections, self.postgres_statement_seconds)
+
+    @property
+    def replica(self) -> ReplicaStore | None:
+        """The replica to read from; None: there is none. Raises SettingsError."""
+        if self.replica_store is None:
+            return None
+        if not is_database(self.store):
+            raise SettingsError(
+                "replica_store: only a postgresql:// store can have a replica, and store is"
+                f" {without_password(self.store)!r}"
+            )
+        return ReplicaStore(self.replica_store, self.replica_wait_seconds)
 
     @property
     def http_scheme(self) -> str:

@@ -15,6 +15,7 @@ from interaction_svc.settings import ENV_PREFIX, Settings, load_settings
 
 _METAVARS = {
     "store": "URL",
+    "replica_store": "URL",
     "public_url": "URL",
     "tls_client_names": "NAME,...",
     "log_level": "LEVEL",

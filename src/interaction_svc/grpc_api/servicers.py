@@ -9,7 +9,8 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 
-from interaction_svc.calls import this_call
+from interaction_svc import consistency
+from interaction_svc.calls import REQUEST_ID_HEADER, this_call
 from interaction_svc.errors import InvalidField, ServiceError
 from interaction_svc.grpc_api.interceptors.base import Context
 from interaction_svc.grpc_api.parsing import interactions_of, parsed
@@ -43,22 +44,25 @@ class InteractionServicer:
         """GetInteraction: the stored frame is the response."""
         wanted = parsed(GetInteractionRequest, request)
         key = Key(wanted.service_sid, wanted.session_sid, wanted.sid)
-        return await self._interactions.get(this_call().caller, key)
+        call = this_call()
+        return await self._interactions.get(call.caller, key, consistency=call.consistency)
 
     async def list_interactions(self, request: bytes, _: Context) -> bytes:
         """ListInteractions: the stored frames, then the tokens."""
         wanted = parsed(ListInteractionsRequest, request)
-        page = await self._interactions.page(this_call().caller, wanted)
+        call = this_call()
+        page = await self._interactions.page(call.caller, wanted, consistency=call.consistency)
         tokens = ListInteractionsResponse(
             next_page_token=page.next_page_token, previous_page_token=page.previous_page_token
         )
         return page.frames + tokens.SerializeToString()
 
-    async def delete_interaction(self, request: bytes, _: Context) -> bytes:
+    async def delete_interaction(self, request: bytes, context: Context) -> bytes:
         """DeleteInteraction: the response is empty."""
         wanted = parsed(DeleteInteractionRequest, request)
         key = Key(wanted.service_sid, wanted.session_sid, wanted.sid)
         await self._interactions.delete(this_call().caller, key, allow_missing=wanted.allow_missing)
+        await _answer_token(self._interactions, context)
         return b""
 
 
@@ -68,16 +72,17 @@ class IngestServicer:
     def __init__(self, interactions: Interactions) -> None:
         self._interactions = interactions
 
-    async def record_interaction(self, request: bytes, _: Context) -> bytes:
+    async def record_interaction(self, request: bytes, context: Context) -> bytes:
         """RecordInteraction: the frame that is stored now, then the outcome."""
         given = parsed(RecordInteractionRequest, request)
         if not given.HasField("interaction"):
             raise InvalidField("interaction", "is required")
         outcome, frame = await self._interactions.record(this_call().caller, given.interaction)
+        await _answer_token(self._interactions, context)
         rest = RecordInteractionResponse(outcome=RecordOutcome.ValueType(outcome))
         return (frame or b"") + rest.SerializeToString()
 
-    async def record_interactions(self, requests: AsyncIterator[bytes], _: Context) -> bytes:
+    async def record_interactions(self, requests: AsyncIterator[bytes], context: Context) -> bytes:
         """RecordInteractions: while one request is being written, the next is read and checked.
 
         No more than these two are in memory. They are written in their order, and the answer
@@ -100,7 +105,17 @@ class IngestServicer:
         finally:
             if writing is not None:
                 _give_up(writing)
+        await _answer_token(self._interactions, context)
         return tally.response().SerializeToString()
+
+
+async def _answer_token(interactions: Interactions, context: Context) -> None:
+    """Put the consistency token of what was written into the trailers, if there is one."""
+    token = await interactions.consistency()
+    if token is not None:
+        context.set_trailing_metadata(
+            ((REQUEST_ID_HEADER, this_call().request_id), (consistency.KEY, token))
+        )
 
 
 def _give_up(writing: asyncio.Task[list[Result]]) -> None:

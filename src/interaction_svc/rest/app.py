@@ -11,10 +11,12 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from interaction_svc import consistency
 from interaction_svc.calls import this_call
 from interaction_svc.credentials import Caller, Right
 from interaction_svc.errors import (
     InteractionNotFound,
+    InvalidConsistencyToken,
     InvalidField,
 )
 from interaction_svc.guards import Guards
@@ -57,7 +59,9 @@ class OfSession:
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         wanted, page, carried = read_parameters(service_sid, session_sid, query)
         try:
-            found = await self._interactions.page(caller, wanted)
+            found = await self._interactions.page(
+                caller, wanted, consistency=this_call().consistency
+            )
         except InvalidField as error:
             raise InvalidField(parameter_of(error.field), error.problem) from error
         envelope = adapter.to_envelope(
@@ -86,9 +90,15 @@ class OfInteraction:
         try:
             if scope["method"] == "DELETE":
                 await self._interactions.delete(_caller_for("delete", Right.DELETE), key)
-                await Response(status_code=204)(scope, receive, send)
+                token = await self._interactions.consistency()
+                headers = None if token is None else {consistency.KEY: token}
+                await Response(status_code=204, headers=headers)(scope, receive, send)
                 return
-            frame = await self._interactions.get(_caller_for("fetch", Right.READ), key)
+            frame = await self._interactions.get(
+                _caller_for("fetch", Right.READ), key, consistency=this_call().consistency
+            )
+        except InvalidConsistencyToken:
+            raise
         except InvalidField as error:  # a malformed SID is a resource that doesn't exist
             raise InteractionNotFound(scope["path"]) from error
         await send_json(send, self._renderings.of_one(frame))

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from interaction_svc import consistency
 from interaction_svc.addresses import Address
 from interaction_svc.calls import (
     REQUEST_ID_HEADER,
@@ -47,6 +48,7 @@ _UNANSWERED = "CANCELLED"
 """The code of a call until its response begins."""
 _REQUEST_ID = REQUEST_ID_HEADER.encode()
 _AUTHORIZATION = b"authorization"
+_CONSISTENCY = consistency.KEY.encode()
 _MAX_LOGGED_PATH = 256
 _UNTAKEN_BYTES = 64 * 1024
 """What asyncio holds of an answer before the one who sends has to wait."""
@@ -65,18 +67,23 @@ class Observe:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
         begun = time.perf_counter()
-        sent = authorization = None
+        sent = authorization = token = None
         for name, value in scope["headers"]:  # the first of each
             if name == _AUTHORIZATION and authorization is None:
                 authorization = value.decode("latin-1")
             elif name == _REQUEST_ID and sent is None:
                 sent = value.decode("latin-1")
+            elif name == _CONSISTENCY and token is None:
+                token = value.decode("latin-1")
         given = new_request_id() if sent is None else request_id_of(sent)
         is_twilio_form = sent is None or TWILIO_REQUEST_ID.fullmatch(given)
         twilio_request_id = given if is_twilio_form else new_request_id()
         peer = _address(*scope["client"]) if scope["client"] else ""
         about: dict[str, object] = {"path": _logged_path(scope)}
-        call = Call(TRANSPORT, "other", peer, given, _UNANSWERED, authorization, about=about)
+        call = Call(
+            TRANSPORT, "other", peer, given, _UNANSWERED, authorization,
+            consistency=token, about=about,
+        )  # fmt: skip
         if twilio_request_id != given:
             about["twilio_request_id"] = twilio_request_id
 

@@ -1,10 +1,9 @@
 """The description of the REST API as an OpenAPI 3.1 document, made of what the code itself uses."""
 
-from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-from interaction_svc import __version__
+from interaction_svc import __version__, consistency
 from interaction_svc.errors import (
     InteractionNotFound,
     Internal,
@@ -16,21 +15,18 @@ from interaction_svc.errors import (
     Unavailable,
 )
 from interaction_svc.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, MAX_TOKEN_LENGTH
-from interaction_svc.rest.adapter import LIST_KEY, PROPERTIES, STATUSES, TYPES
+from interaction_svc.rest.adapter import STATUSES, TYPES
 from interaction_svc.rest.parameters import MAX_PAGE
 from interaction_svc.rest.protocol import HeadersTooLarge, HeadersTooSlow
+from interaction_svc.rest.schemas import Schema, envelope, error, interaction, object_of, ref
 from interaction_svc.sids import Sid
 
-Schema = dict[str, Any]
-
 _LIST = "/v1/Services/{ServiceSid}/Sessions/{SessionSid}/Interactions"
-_TIME = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$"
-_LEG: Mapping[str, tuple[Schema, str]] = {
-    "participant_sid": ({"pattern": Sid.PARTICIPANT.pattern}, "The Participant's SID."),
-    "resource_sid": ({"pattern": Sid.RESOURCE.pattern}, "The SID of the Message or Call."),
-    "resource_status": ({"enum": [*STATUSES.values(), None]}, "The status of the resource."),
-    "resource_type": ({"examples": ["Message", "Call"]}, "What the resource is."),
-    "resource_url": ({}, "The URL of the resource."),
+_CONSISTENCY = consistency.KEY.title()
+_TOKEN: Schema = {
+    "type": "string",
+    "pattern": "^[A-Za-z0-9_-]+$",
+    "maxLength": consistency.MAX_TOKEN_LENGTH,
 }
 
 
@@ -56,9 +52,12 @@ def openapi_document(base_url: str) -> dict[str, Any]:
             f"{_LIST}/{{Sid}}": {
                 "parameters": _path("ServiceSid", "SessionSid", "Sid"),
                 "get": _operation("FetchInteraction", "Fetch an Interaction", api)
-                | {"responses": {"200": _answer("The Interaction.", _ref("Interaction")), **api}},
+                | {
+                    "parameters": [_consistency()],
+                    "responses": {"200": _answer("The Interaction.", ref("Interaction")), **api},
+                },
                 "delete": _operation("DeleteInteraction", "Delete an Interaction for good", api)
-                | {"responses": {"204": _answer("It is deleted."), **api}},
+                | {"responses": {"204": _answer("It is deleted.", None, _CONSISTENCY), **api}},
             },
             "/healthz": _watched("GetHealth", "Whether the process is alive"),
             "/readyz": _watched("GetReadiness", "Whether it can do its work", is_refusable=True),
@@ -78,10 +77,10 @@ def openapi_document(base_url: str) -> dict[str, Any]:
                 },
             },
             "schemas": {
-                "Interaction": _interaction(),
-                "InteractionList": _envelope(),
-                "Error": _error(),
-                "Status": _object({"status": {"enum": ["ok", "unavailable"]}}),
+                "Interaction": interaction(),
+                "InteractionList": envelope(),
+                "Error": error(),
+                "Status": object_of({"status": {"enum": ["ok", "unavailable"]}}),
             },
             "headers": _headers(),
         },
@@ -90,8 +89,9 @@ def openapi_document(base_url: str) -> dict[str, Any]:
 
 def _list_operation(api: Schema) -> Schema:
     operation = _operation("ListInteractions", "List a Session's Interactions, by pages", api)
-    page = _answer("A page of them.", _ref("InteractionList"))
-    return operation | {"parameters": _query(), "responses": {"200": page, **api}}
+    page = _answer("A page of them.", ref("InteractionList"))
+    parameters = [*_query(), _consistency()]
+    return operation | {"parameters": parameters, "responses": {"200": page, **api}}
 
 
 def _operation(name: str, summary: str, responses: Schema) -> Schema:
@@ -107,7 +107,7 @@ def _watched(
     name: str, summary: str, schema: Schema | None = None, *, is_refusable: bool = False
 ) -> Schema:
     """Describe what those ask who watch the service, or want to learn of it."""
-    status = _ref("Status")
+    status = ref("Status")
     responses = {"200": _answer("It is so.", schema or status)} | _refusals_of_the_connection()
     if is_refusable:
         responses["503"] = _answer("It is not so.", status)
@@ -172,52 +172,13 @@ def _query() -> list[Schema]:
     ]
 
 
-def _interaction() -> Schema:
-    time = _text_or_null({"pattern": _TIME}, "In GMT, whole seconds.")
-    properties: dict[str, Schema] = {
-        "sid": {"type": "string", "pattern": Sid.INTERACTION.pattern},
-        "session_sid": {"type": "string", "pattern": Sid.SESSION.pattern},
-        "service_sid": {"type": "string", "pattern": Sid.SERVICE.pattern},
-        "account_sid": {"type": "string", "pattern": Sid.ACCOUNT.pattern},
-        "data": _text_or_null({}, "What was said, as JSON in a string: personal data."),
-        "type": {"type": "string", "enum": list(TYPES.values())},
-        **{
-            f"{side}_{name}": _text_or_null(schema, description)
-            for side in ("inbound", "outbound")
-            for name, (schema, description) in _LEG.items()
-        },
-        "date_created": time,
-        "date_updated": time,
-        "url": {"type": "string", "description": "The absolute URL of this Interaction."},
+def _consistency() -> Schema:
+    return {
+        "name": _CONSISTENCY,
+        "in": "header",
+        "schema": _TOKEN,
+        "description": "What a write had in its answer: the read sees that write.",
     }
-    assert properties.keys() == PROPERTIES  # noqa: S101 a new one is described too
-    return _object(properties)
-
-
-def _envelope() -> Schema:
-    link = _text_or_null({}, "The absolute URL of a page.")
-    meta = {
-        "first_page_url": link,
-        "key": {"const": LIST_KEY},
-        "next_page_url": link,
-        "page": {"type": "integer", "minimum": 0, "maximum": MAX_PAGE},
-        "page_size": {"type": "integer", "minimum": 1, "maximum": MAX_PAGE_SIZE},
-        "previous_page_url": link,
-        "url": link,
-    }
-    interactions = {"type": "array", "items": _ref("Interaction"), "maxItems": MAX_PAGE_SIZE}
-    return _object({LIST_KEY: interactions, "meta": _object(meta)})
-
-
-def _error() -> Schema:
-    return _object(
-        {
-            "code": {"type": "integer", "description": "One of the vendor's codes."},
-            "message": {"type": "string"},
-            "more_info": {"type": "string"},
-            "status": {"type": "integer", "description": "The HTTP status."},
-        }
-    )
 
 
 def _common_responses() -> Schema:
@@ -243,7 +204,7 @@ def _refusals_of_the_connection() -> Schema:
 
 def _refusal(error: type[ServiceError], *headers: str) -> Schema:
     phrase = HTTPStatus(error.http_status).phrase
-    return _answer(f"{phrase}: code {error.contract_code}.", _ref("Error"), *headers)
+    return _answer(f"{phrase}: code {error.contract_code}.", ref("Error"), *headers)
 
 
 def _answer(description: str, schema: Schema | None = None, *headers: str) -> Schema:
@@ -265,25 +226,9 @@ def _headers() -> dict[str, Schema]:
         "WWW-Authenticate": ({}, "That it takes Basic credentials."),
         "Retry-After": ({"pattern": r"^\d+$"}, "Seconds."),
     }
-    return {
+    always: dict[str, Schema] = {
         name: {"required": True, "schema": {"type": "string", **schema}, "description": text}
         for name, (schema, text) in headers.items()
     }
-
-
-def _ref(name: str) -> Schema:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def _object(properties: Mapping[str, Schema]) -> Schema:
-    """Describe an object that has all of these properties, and no others."""
-    return {
-        "type": "object",
-        "properties": dict(properties),
-        "required": list(properties),
-        "additionalProperties": False,
-    }
-
-
-def _text_or_null(schema: Schema, description: str) -> Schema:
-    return {"type": ["string", "null"], "description": description, **schema}
+    text = "Where a replica is read: what makes a read see this write, if it is sent with it."
+    return always | {_CONSISTENCY: {"required": False, "schema": _TOKEN, "description": text}}

@@ -16,6 +16,7 @@ from interaction_svc.store.interface import (
     Key,
     Outcome,
     PageQuery,
+    Reads,
     Recorded,
     ScanPosition,
     Scope,
@@ -24,6 +25,7 @@ from interaction_svc.store.interface import (
     StoreReport,
 )
 from interaction_svc.store.keys import StoredKey
+from interaction_svc.store.moments import UNKNOWN, Moment
 from interaction_svc.store.opening import (
     DEFAULT_URL,
     backup_store,
@@ -31,20 +33,24 @@ from interaction_svc.store.opening import (
     check_url,
     open_store,
 )
-from interaction_svc.store.postgres.limits import PostgresLimits
+from interaction_svc.store.postgres.limits import PostgresLimits, ReplicaStore
 from interaction_svc.store.rows import Row, decode, decode_record, records_of, row_of
 from interaction_svc.store.sweeping import Expired, SweepPosition, Swept, TookPart
 
 __all__ = [
     "DEFAULT_URL",
+    "UNKNOWN",
     "Expired",
     "Filter",
     "Key",
+    "Moment",
     "NotAStoreError",
     "Outcome",
     "PageQuery",
     "PostgresLimits",
+    "Reads",
     "Recorded",
+    "ReplicaStore",
     "Row",
     "ScanPosition",
     "SchemaTooNewError",

@@ -7,10 +7,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from interaction_svc.paging import Edge, Position
 from interaction_svc.store.keys import StoredKey
+from interaction_svc.store.moments import Moment
 from interaction_svc.store.rows import Row
 from interaction_svc.store.sweeping import Expired, SweepPosition, Swept, TookPart
 
@@ -132,6 +133,16 @@ class StoreReport:
         return self.is_current and not self.bad_rows
 
 
+class Reads(Protocol):
+    """The reads of callers: see Store."""
+
+    async def get(self, scope: Scope, key: Key) -> bytes | None:
+        """Give an Interaction's frame."""
+
+    async def page(self, scope: Scope, query: PageQuery) -> StoredPage:
+        """Give one page of a Session's Interactions."""
+
+
 class Store(ABC):
     """Where Interactions are kept. Made by open_store.
 
@@ -147,6 +158,18 @@ class Store(ABC):
     @abstractmethod
     async def page(self, scope: Scope, query: PageQuery) -> StoredPage:
         """Give one page of a Session's Interactions."""
+
+    def since(self, _: Moment) -> Reads:
+        """Give reads that see all that was answered before this moment.
+
+        Where all reads are of what is written to, any do. Others may be behind without it: `get`
+        and `page`, but no more of them.
+        """
+        return self
+
+    async def moment(self) -> Moment | None:
+        """Give a moment after all that has been answered; None: every read sees all of that."""
+        return None
 
     @abstractmethod
     async def record(self, rows: Sequence[Row]) -> list[Recorded]:

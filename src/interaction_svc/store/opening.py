@@ -11,7 +11,7 @@ from interaction_svc.store.interface import Store, StoreReport
 from interaction_svc.store.postgres.dsn import FORM as _POSTGRES_FORM
 from interaction_svc.store.postgres.dsn import SCHEMES as _POSTGRES_SCHEMES
 from interaction_svc.store.postgres.dsn import Dsn
-from interaction_svc.store.postgres.limits import PostgresLimits
+from interaction_svc.store.postgres.limits import PostgresLimits, ReplicaStore
 from interaction_svc.store.sqlite import backup
 from interaction_svc.store.sqlite.migrations import inspect
 from interaction_svc.store.sqlite.store import SqliteStore
@@ -59,16 +59,19 @@ async def open_store(
     migrate: bool = True,
     create: bool = True,
     postgres: PostgresLimits = PostgresLimits(),  # noqa: B008 immutable
+    replica: ReplicaStore | None = None,
 ) -> Store:
     """Open the store, make it if it isn't there, and bring its schema up to date.
 
     With `migrate=False` a store that isn't there or isn't up to date is an error, with
     `create=False` only one that isn't there; a database always has to be there, and a new one has
-    no schema. Raises StoreURLError, NotAStoreError, SchemaTooNewError, StoreUnavailableError,
-    StoreFullError.
+    no schema. Callers' reads go to the replica, which only a database can have. Raises
+    StoreURLError, NotAStoreError, SchemaTooNewError, StoreUnavailableError, StoreFullError.
     """
     place = check_url(url)
     with _naming(place):
+        if replica is not None:
+            return await _replicated(place, postgres, replica, migrate=migrate)
         if isinstance(place, Dsn):
             return await _postgres_store().open(place, postgres, migrate=migrate)
         if not (create or place.exists()):
@@ -112,6 +115,20 @@ def backup_store(url: str, target: Path, on_progress: Callable[[int, int], None]
         )
     with _naming(place):
         backup.copy(place, target, on_progress)
+
+
+async def _replicated(
+    place: Path | Dsn, limits: PostgresLimits, given: ReplicaStore, *, migrate: bool
+) -> Store:
+    followed = check_url(given.url)
+    if not (isinstance(place, Dsn) and isinstance(followed, Dsn)):
+        raise StoreURLError("only a database can have a replica, and only one be it")
+    _postgres_store()  # its driver has to be there
+    from interaction_svc.store.postgres.replica import Replica  # noqa: PLC0415
+    from interaction_svc.store.postgres.replicated import ReplicatedStore  # noqa: PLC0415
+
+    replica = Replica(followed, limits, given.wait_seconds)
+    return await ReplicatedStore.open_beside(place, limits, replica, migrate=migrate)
 
 
 def _postgres_store() -> "type[PostgresStore]":

@@ -33,7 +33,8 @@ class IngestServiceStub:
     service's own deadline is one for each of them.
 
     A record is an upsert by (session_sid, sid): sending it again changes nothing, so every record
-    that brings its own SID is safe to retry. An answer means that what it says is on disk.
+    that brings its own SID is safe to retry. An answer means that what it says is on disk; with its
+    consistency token, if the trailing metadata has one, a read sees it (InteractionService).
     """
 
     def __init__(self, channel):
@@ -62,7 +63,8 @@ class IngestServiceServicer:
     service's own deadline is one for each of them.
 
     A record is an upsert by (session_sid, sid): sending it again changes nothing, so every record
-    that brings its own SID is safe to retry. An answer means that what it says is on disk.
+    that brings its own SID is safe to retry. An answer means that what it says is on disk; with its
+    consistency token, if the trailing metadata has one, a read sees it (InteractionService).
     """
 
     def RecordInteraction(self, request, context):
@@ -82,7 +84,8 @@ class IngestServiceServicer:
         bad Interaction is reported in the answer, and doesn't keep the others from being recorded.
 
         The Interactions of one request are recorded together; what precedes a failure of the stream
-        may have been recorded, so send the whole stream again.
+        may have been recorded, so send the whole stream again. The consistency token, which only an
+        answer has, is that of the last of them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -117,7 +120,8 @@ class IngestService:
     service's own deadline is one for each of them.
 
     A record is an upsert by (session_sid, sid): sending it again changes nothing, so every record
-    that brings its own SID is safe to retry. An answer means that what it says is on disk.
+    that brings its own SID is safe to retry. An answer means that what it says is on disk; with its
+    consistency token, if the trailing metadata has one, a read sees it (InteractionService).
     """
 
     @staticmethod

@@ -34,7 +34,8 @@ class IngestServiceStub:
     service's own deadline is one for each of them.
 
     A record is an upsert by (session_sid, sid): sending it again changes nothing, so every record
-    that brings its own SID is safe to retry. An answer means that what it says is on disk.
+    that brings its own SID is safe to retry. An answer means that what it says is on disk; with its
+    consistency token, if the trailing metadata has one, a read sees it (InteractionService).
     """
 
     @_typing.overload
@@ -54,7 +55,8 @@ class IngestServiceStub:
     bad Interaction is reported in the answer, and doesn't keep the others from being recorded.
 
     The Interactions of one request are recorded together; what precedes a failure of the stream
-    may have been recorded, so send the whole stream again.
+    may have been recorded, so send the whole stream again. The consistency token, which only an
+    answer has, is that of the last of them.
     """
 
 @_typing.type_check_only
@@ -66,7 +68,8 @@ class IngestServiceAsyncStub(IngestServiceStub):
     service's own deadline is one for each of them.
 
     A record is an upsert by (session_sid, sid): sending it again changes nothing, so every record
-    that brings its own SID is safe to retry. An answer means that what it says is on disk.
+    that brings its own SID is safe to retry. An answer means that what it says is on disk; with its
+    consistency token, if the trailing metadata has one, a read sees it (InteractionService).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -83,7 +86,8 @@ class IngestServiceAsyncStub(IngestServiceStub):
     bad Interaction is reported in the answer, and doesn't keep the others from being recorded.
 
     The Interactions of one request are recorded together; what precedes a failure of the stream
-    may have been recorded, so send the whole stream again.
+    may have been recorded, so send the whole stream again. The consistency token, which only an
+    answer has, is that of the last of them.
     """
 
 class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -94,7 +98,8 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
     service's own deadline is one for each of them.
 
     A record is an upsert by (session_sid, sid): sending it again changes nothing, so every record
-    that brings its own SID is safe to retry. An answer means that what it says is on disk.
+    that brings its own SID is safe to retry. An answer means that what it says is on disk; with its
+    consistency token, if the trailing metadata has one, a read sees it (InteractionService).
     """
 
     @_abc_1.abstractmethod
@@ -121,7 +126,8 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         bad Interaction is reported in the answer, and doesn't keep the others from being recorded.
 
         The Interactions of one request are recorded together; what precedes a failure of the stream
-        may have been recorded, so send the whole stream again.
+        may have been recorded, so send the whole stream again. The consistency token, which only an
+        answer has, is that of the last of them.
         """
 
 def add_IngestServiceServicer_to_server(servicer: IngestServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -43,6 +43,14 @@ class InteractionServiceStub:
     seconds unless it is set otherwise, if its client sets none. A request id sent in `x-request-id`, up
     to 128 letters, digits and ._:/+=@-, comes back in the trailing metadata; else a new one does.
 
+    Where the service reads from a replica of its database, GetInteraction and ListInteractions may show
+    a state some time ago. There every write, a delete or a record, has a consistency token in its
+    trailing metadata, `interaction-svc-consistency`: at most 64 characters of `[A-Za-z0-9_-]`, which
+    mean nothing to anybody but the server. A read that sends it back as metadata of the same name sees
+    that write, and all that had been answered before it. A read that sends none, or one of another
+    database, is answered as well; one that sends what is no token is INVALID_ARGUMENT. Writes don't
+    look at it. Where no write has it, every read sees all writes that have been answered.
+
     Every error of the service itself (not those of gRPC, such as a deadline that has passed, or a
     message above 4 MiB) carries a google.rpc.ErrorInfo with the domain `interaction-svc` and a reason of
     ErrorReason; bad arguments also carry a google.rpc.BadRequest that names the field, errors about
@@ -56,21 +64,25 @@ class InteractionServiceStub:
     GetInteraction: _grpc.UnaryUnaryMultiCallable[_interaction_service_pb2.GetInteractionRequest, _interaction_service_pb2.GetInteractionResponse]
     """Returns one Interaction.
 
-    INVALID_ARGUMENT: a SID is malformed. NOT_FOUND: there is no such Interaction in this Session.
+    INVALID_ARGUMENT: a SID or the consistency token is malformed. NOT_FOUND: there is no such
+    Interaction in this Session.
     """
     ListInteractions: _grpc.UnaryUnaryMultiCallable[_interaction_service_pb2.ListInteractionsRequest, _interaction_service_pb2.ListInteractionsResponse]
     """Returns the Interactions of a Session, page by page, ordered by create_time and, where that is
     equal, by SID.
 
     Every Interaction that is there all along is returned exactly once, whatever is recorded or
-    deleted while the pages are read. A Session that doesn't exist is an empty one.
+    deleted while the pages are read; where a replica is read, if each page is asked for with the same
+    consistency token, of a write after it. A Session that doesn't exist is an empty one.
 
     INVALID_ARGUMENT: a SID is malformed, page_size is negative, the filter or the order has a
-    value that doesn't exist, or the page_token is damaged or belongs to other arguments.
+    value that doesn't exist, the page_token is damaged or belongs to other arguments, or the
+    consistency token is malformed.
     """
     DeleteInteraction: _grpc.UnaryUnaryMultiCallable[_interaction_service_pb2.DeleteInteractionRequest, _interaction_service_pb2.DeleteInteractionResponse]
     """Deletes one Interaction for good. The Message or Call that it speaks of is not touched. A
-    later record of the same Interaction doesn't bring it back.
+    later record of the same Interaction doesn't bring it back. The trailing metadata may have a
+    consistency token.
 
     INVALID_ARGUMENT: a SID is malformed. NOT_FOUND: there is no such Interaction in this Session,
     unless allow_missing is set.
@@ -94,6 +106,14 @@ class InteractionServiceAsyncStub(InteractionServiceStub):
     seconds unless it is set otherwise, if its client sets none. A request id sent in `x-request-id`, up
     to 128 letters, digits and ._:/+=@-, comes back in the trailing metadata; else a new one does.
 
+    Where the service reads from a replica of its database, GetInteraction and ListInteractions may show
+    a state some time ago. There every write, a delete or a record, has a consistency token in its
+    trailing metadata, `interaction-svc-consistency`: at most 64 characters of `[A-Za-z0-9_-]`, which
+    mean nothing to anybody but the server. A read that sends it back as metadata of the same name sees
+    that write, and all that had been answered before it. A read that sends none, or one of another
+    database, is answered as well; one that sends what is no token is INVALID_ARGUMENT. Writes don't
+    look at it. Where no write has it, every read sees all writes that have been answered.
+
     Every error of the service itself (not those of gRPC, such as a deadline that has passed, or a
     message above 4 MiB) carries a google.rpc.ErrorInfo with the domain `interaction-svc` and a reason of
     ErrorReason; bad arguments also carry a google.rpc.BadRequest that names the field, errors about
@@ -104,21 +124,25 @@ class InteractionServiceAsyncStub(InteractionServiceStub):
     GetInteraction: _aio.UnaryUnaryMultiCallable[_interaction_service_pb2.GetInteractionRequest, _interaction_service_pb2.GetInteractionResponse]  # type: ignore[assignment]
     """Returns one Interaction.
 
-    INVALID_ARGUMENT: a SID is malformed. NOT_FOUND: there is no such Interaction in this Session.
+    INVALID_ARGUMENT: a SID or the consistency token is malformed. NOT_FOUND: there is no such
+    Interaction in this Session.
     """
     ListInteractions: _aio.UnaryUnaryMultiCallable[_interaction_service_pb2.ListInteractionsRequest, _interaction_service_pb2.ListInteractionsResponse]  # type: ignore[assignment]
     """Returns the Interactions of a Session, page by page, ordered by create_time and, where that is
     equal, by SID.
 
     Every Interaction that is there all along is returned exactly once, whatever is recorded or
-    deleted while the pages are read. A Session that doesn't exist is an empty one.
+    deleted while the pages are read; where a replica is read, if each page is asked for with the same
+    consistency token, of a write after it. A Session that doesn't exist is an empty one.
 
     INVALID_ARGUMENT: a SID is malformed, page_size is negative, the filter or the order has a
-    value that doesn't exist, or the page_token is damaged or belongs to other arguments.
+    value that doesn't exist, the page_token is damaged or belongs to other arguments, or the
+    consistency token is malformed.
     """
     DeleteInteraction: _aio.UnaryUnaryMultiCallable[_interaction_service_pb2.DeleteInteractionRequest, _interaction_service_pb2.DeleteInteractionResponse]  # type: ignore[assignment]
     """Deletes one Interaction for good. The Message or Call that it speaks of is not touched. A
-    later record of the same Interaction doesn't bring it back.
+    later record of the same Interaction doesn't bring it back. The trailing metadata may have a
+    consistency token.
 
     INVALID_ARGUMENT: a SID is malformed. NOT_FOUND: there is no such Interaction in this Session,
     unless allow_missing is set.
@@ -141,6 +165,14 @@ class InteractionServiceServicer(metaclass=_abc_1.ABCMeta):
     seconds unless it is set otherwise, if its client sets none. A request id sent in `x-request-id`, up
     to 128 letters, digits and ._:/+=@-, comes back in the trailing metadata; else a new one does.
 
+    Where the service reads from a replica of its database, GetInteraction and ListInteractions may show
+    a state some time ago. There every write, a delete or a record, has a consistency token in its
+    trailing metadata, `interaction-svc-consistency`: at most 64 characters of `[A-Za-z0-9_-]`, which
+    mean nothing to anybody but the server. A read that sends it back as metadata of the same name sees
+    that write, and all that had been answered before it. A read that sends none, or one of another
+    database, is answered as well; one that sends what is no token is INVALID_ARGUMENT. Writes don't
+    look at it. Where no write has it, every read sees all writes that have been answered.
+
     Every error of the service itself (not those of gRPC, such as a deadline that has passed, or a
     message above 4 MiB) carries a google.rpc.ErrorInfo with the domain `interaction-svc` and a reason of
     ErrorReason; bad arguments also carry a google.rpc.BadRequest that names the field, errors about
@@ -155,7 +187,8 @@ class InteractionServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_interaction_service_pb2.GetInteractionResponse, _abc.Awaitable[_interaction_service_pb2.GetInteractionResponse]]:
         """Returns one Interaction.
 
-        INVALID_ARGUMENT: a SID is malformed. NOT_FOUND: there is no such Interaction in this Session.
+        INVALID_ARGUMENT: a SID or the consistency token is malformed. NOT_FOUND: there is no such
+        Interaction in this Session.
         """
 
     @_abc_1.abstractmethod
@@ -168,10 +201,12 @@ class InteractionServiceServicer(metaclass=_abc_1.ABCMeta):
         equal, by SID.
 
         Every Interaction that is there all along is returned exactly once, whatever is recorded or
-        deleted while the pages are read. A Session that doesn't exist is an empty one.
+        deleted while the pages are read; where a replica is read, if each page is asked for with the same
+        consistency token, of a write after it. A Session that doesn't exist is an empty one.
 
         INVALID_ARGUMENT: a SID is malformed, page_size is negative, the filter or the order has a
-        value that doesn't exist, or the page_token is damaged or belongs to other arguments.
+        value that doesn't exist, the page_token is damaged or belongs to other arguments, or the
+        consistency token is malformed.
         """
 
     @_abc_1.abstractmethod
@@ -181,7 +216,8 @@ class InteractionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_interaction_service_pb2.DeleteInteractionResponse, _abc.Awaitable[_interaction_service_pb2.DeleteInteractionResponse]]:
         """Deletes one Interaction for good. The Message or Call that it speaks of is not touched. A
-        later record of the same Interaction doesn't bring it back.
+        later record of the same Interaction doesn't bring it back. The trailing metadata may have a
+        consistency token.
 
         INVALID_ARGUMENT: a SID is malformed. NOT_FOUND: there is no such Interaction in this Session,
         unless allow_missing is set.

@@ -100,7 +100,7 @@ class Group:
 
     async def _prepare_store(self) -> None:
         """Do once what would otherwise be done by all: migrate, and warn of what is open."""
-        store = await open_store(self._settings.store)
+        store = await open_store(self._settings.store, replica=self._settings.replica)
         try:
             await check_exposure(self._settings, store)
         finally:

@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc
 
+from interaction_svc import consistency
 from interaction_svc.calls import REQUEST_ID_HEADER, Call, request_id_of
 from interaction_svc.grpc_api.interceptors.base import (
     HEALTH_PREFIX,
@@ -28,11 +29,11 @@ class Observe(Interceptor):
         is_quiet = method.startswith(HEALTH_PREFIX)
 
         async def observed_call(request: Any, context: Context) -> Any:
-            given, authorization = _headers_of(context)
+            given, authorization, sent = _headers_of(context)
             request_id = request_id_of(given)
             call = Call(
                 TRANSPORT, name, peer_of(context), request_id, "OK", authorization,
-                is_quiet=is_quiet,
+                consistency=sent, is_quiet=is_quiet,
             )  # fmt: skip
             context.set_trailing_metadata(((REQUEST_ID_HEADER, request_id),))
             with observed(call):
@@ -48,21 +49,25 @@ class Observe(Interceptor):
         return observed_call
 
 
-def _headers_of(context: Context) -> tuple[str | None, str | None]:
-    """Give the request id and the authorization that the caller sent; the first of each.
+def _headers_of(context: Context) -> tuple[str | None, str | None, str | None]:
+    """Give the request id, authorization and consistency token that came; the first of each.
 
-    Both at once, since grpc makes all of a call's metadata anew whenever it is asked for.
+    All at once, since grpc makes all of a call's metadata anew whenever it is asked for.
     """
     request_id: str | bytes | None = None
     authorization: str | bytes | None = None
+    token: str | bytes | None = None
     for key, value in context.invocation_metadata() or ():
         if key == REQUEST_ID_HEADER and request_id is None:
             request_id = value
         elif key == _AUTHORIZATION and authorization is None:
             authorization = value
+        elif key == consistency.KEY and token is None:
+            token = value
     return (
         request_id if isinstance(request_id, str) else None,
         authorization if isinstance(authorization, str) else None,
+        token if isinstance(token, str) else None,
     )
 
 

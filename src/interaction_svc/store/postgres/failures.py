@@ -53,6 +53,14 @@ class StatementTimeoutError(OSError):
     """A statement wasn't answered in time, and its connection has been terminated."""
 
 
+class NotAReplicaError(OSError):
+    """A server that was to be read from is no replica of the store's; its text says why."""
+
+    def __init__(self, text: str, *, is_of_another_system: bool = False) -> None:
+        super().__init__(text)
+        self.is_of_another_system = is_of_another_system
+
+
 def sqlstate(error: BaseException) -> str:
     """Give the SQLSTATE of an error; the empty text if the server didn't send it."""
     return getattr(error, "sqlstate", None) or ""
@@ -91,6 +99,8 @@ def ends_others(error: BaseException) -> bool:
 
 def translated(error: Failure) -> StoreError:
     """Give the store's error; its text has nothing of what was asked for."""
+    if isinstance(error, NotAReplicaError):
+        return StoreUnavailableError(str(error))
     state = sqlstate(error)
     if state and not state.startswith(_CONNECTION_LOST):
         return _of_server(state)

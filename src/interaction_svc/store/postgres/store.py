@@ -53,15 +53,17 @@ class PostgresStore(Store):
     @classmethod
     async def open(cls, dsn: Dsn, limits: PostgresLimits, *, migrate: bool) -> Self:
         """Open the database; see open_store."""
-        if migrate:
-            await _migrate(dsn)
-        store = cls(dsn, limits)
+        return await cls(dsn, limits)._made_ready(dsn, migrate=migrate)
+
+    async def _made_ready(self, dsn: Dsn, *, migrate: bool) -> Self:
         try:
-            await store._pool.run(migrations.check_is_current)
+            if migrate:
+                await _migrate(dsn)
+            await self._pool.run(migrations.check_is_current)
         except BaseException:
-            await asyncio.shield(store.close())
+            await asyncio.shield(self.close())
             raise
-        return store
+        return self
 
     @classmethod
     async def inspect(cls, dsn: Dsn) -> StoreReport:
