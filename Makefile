@@ -71,6 +71,8 @@ pytest: $(VENV)/.dev $(TOOLS)/grpcurl $(TOOLS)/kustomize tests/node/node_modules
 	@command -v node >/dev/null || echo "LEFT OUT: the tests with Twilio's Node SDK, which need Node.js"
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null \
 	  || echo "LEFT OUT: the tests with PostgreSQL, which need its server: initdb, pg_ctl and psql"
+	@PATH="$$PATH:/usr/sbin" command -v pgbouncer >/dev/null \
+	  || echo "LEFT OUT: the tests with PgBouncer, which need its program, pgbouncer"
 
 $(TOOLS)/grpcurl:
 	@mkdir -p $(TOOLS)

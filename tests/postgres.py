@@ -4,14 +4,17 @@ import os
 import pwd
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import asyncpg
+
+from tests.waiting import wait_until
 
 HOST = "127.0.0.1"
 USER = "interaction_svc"
@@ -71,7 +74,7 @@ class Cluster:
         self.configure(**{**_QUICK, **settings})
 
     def configure(self, **settings: str) -> None:
-        """Add settings, for its next start."""
+        """Add settings, for its next start, or reload."""
         given = {
             "port": str(self.port),
             "listen_addresses": HOST,
@@ -88,9 +91,52 @@ class Cluster:
     def stop(self, mode: str = "immediate") -> None:
         self.run("pg_ctl", "stop", "--wait", "--pgdata", str(self.data), "--mode", mode)
 
+    def reload(self) -> None:
+        """Have it read its settings anew."""
+        self.run("pg_ctl", "reload", "--pgdata", str(self.data))
+
+    def promote(self) -> None:
+        """Make a standby a primary; it is one when this returns."""
+        self.run("pg_ctl", "promote", "--wait", "--pgdata", str(self.data))
+
     @property
     def process_id(self) -> int:
-        return int((self.data / "postmaster.pid").read_text().split()[0])
+        return int(self._process_file.read_text().split()[0])
+
+    @property
+    def _process_file(self) -> Path:
+        return self.data / "postmaster.pid"
+
+    @property
+    def is_started(self) -> bool:
+        return self._process_file.exists()
+
+    def processes(self) -> list[int]:
+        """Give its processes: the first is the one that lets others in, its parent."""
+        parent = self.process_id
+        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+        return [parent, *map(int, children)]
+
+    def kill(self) -> None:
+        """End all its processes with SIGKILL, as a machine does that loses its power."""
+        processes = self.processes()
+        _signal(processes, signal.SIGKILL)
+        wait_until(lambda: not any(map(_is_running, processes)))
+        # Where nobody asks what became of a process, its number goes on to look as if it ran.
+        self._process_file.unlink()
+        (self.folder / f".s.PGSQL.{self.port}.lock").unlink()
+
+    @contextmanager
+    def hung(self) -> Iterator[None]:
+        """Have it stand still until the end of the block: it keeps what it holds, and is silent."""
+        processes = self.processes()
+        _signal(processes[:1], signal.SIGSTOP)  # from now on there are no new ones
+        processes = self.processes()
+        _signal(processes, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            _signal(processes, signal.SIGCONT)
 
     def run(self, program: str, *arguments: str) -> str:
         """Run one of PostgreSQL's programs to its end; give what it prints."""
@@ -118,10 +164,15 @@ class Cluster:
             entry = pwd.getpwnam(self._user)
             os.chown(path, entry.pw_uid, entry.pw_gid)
 
-    def url(self, database: str, **options: str) -> str:
+    def url(self, database: str, *, port: int | None = None, **options: str) -> str:
+        """Give a database's URL; `port`: of what is between."""
         query = "&".join(f"{name}={value}" for name, value in options.items())
         password = PASSWORD.replace(" ", "%20")
-        return f"postgresql://{USER}:{password}@{HOST}:{self.port}/{database}?{query}".rstrip("?")
+        return (
+            f"postgresql://{USER}:{password}@{HOST}:{port or self.port}/{database}?{query}".rstrip(
+                "?"
+            )
+        )
 
     def new_database(self) -> str:
         """Make an empty database, and give its name."""
@@ -147,18 +198,55 @@ class Cluster:
             await connection.close()
 
 
+def _signal(processes: list[int], number: signal.Signals) -> None:
+    for process in processes:
+        with suppress(ProcessLookupError):  # it has ended meanwhile
+            os.kill(process, number)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
 @contextmanager
-def running_cluster(**settings: str) -> Iterator[Cluster]:
-    """Run a new cluster until the end of the block."""
+def _in_new_folder() -> Iterator[Cluster]:
     programs = found_programs()
     assert programs is not None
     # Not pytest's folder, which is its user's alone, and too long a name for a socket.
     with tempfile.TemporaryDirectory(prefix="interaction-svc-") as folder:
         os.chmod(folder, 0o755)
         cluster = Cluster(Path(folder), programs)
-        cluster.make(**settings)
-        cluster.start()
+        cluster.own(cluster.folder)
         try:
             yield cluster
         finally:
+            if not cluster.is_started:
+                cluster.start()  # killed, it left memory behind, which its next start finds
             cluster.stop()
+
+
+@contextmanager
+def running_cluster(**settings: str) -> Iterator[Cluster]:
+    """Run a new cluster until the end of the block."""
+    with _in_new_folder() as cluster:
+        cluster.make(**settings)
+        cluster.start()
+        yield cluster
+
+
+@contextmanager
+def running_standby(primary: Cluster, name: str, **settings: str) -> Iterator[Cluster]:
+    """Run a standby that follows this primary, to which it is known by that name."""
+    with _in_new_folder() as standby:
+        standby.run(
+            "pg_basebackup", "--pgdata", str(standby.data), "--checkpoint", "fast", "--no-sync",
+            "--wal-method", "stream", "--write-recovery-conf",
+            "--dbname", f"host={HOST} port={primary.port} user={USER} application_name={name}",
+        )  # fmt: skip
+        standby.configure(**settings)
+        standby.start()
+        yield standby

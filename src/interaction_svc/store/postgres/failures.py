@@ -22,13 +22,14 @@ LOCK_NOT_AVAILABLE = "55P03"
 
 _CONNECTION_LOST = "08"
 _OPERATOR_INTERVENTION = "57P"
+_CANCELLED = "57014"
 _FULL = "53100"
 _TOO_MANY_CONNECTIONS = "53300"
 _DAMAGED = ("XX001", "XX002")
 _TEXTS = {
     _TOO_MANY_CONNECTIONS: "the server takes no more connections",
     READ_ONLY: "the server takes no writes: it is a standby, or set to read only",
-    "57014": "a statement was cancelled, or took longer than it may",
+    _CANCELLED: "a statement was cancelled, or took longer than it may",
     "57P01": "the server is being stopped",
     "57P02": "the server has crashed",
     "57P03": "the server is starting or stopping",
@@ -77,6 +78,16 @@ def is_loss(error: BaseException) -> bool:
     if isinstance(error, asyncpg.PostgresError):
         return sqlstate(error).startswith((_CONNECTION_LOST, _OPERATOR_INTERVENTION))
     return isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError)
+
+
+def is_cancelled(error: BaseException) -> bool:
+    """Say whether a statement was cancelled, by somebody or by the server's own timeout."""
+    return sqlstate(error) == _CANCELLED
+
+
+def is_full_house(error: BaseException) -> bool:
+    """Say whether the server takes no more connections than it has."""
+    return sqlstate(error) == _TOO_MANY_CONNECTIONS
 
 
 def ends_others(error: BaseException) -> bool:

@@ -19,7 +19,9 @@ from interaction_svc.store.postgres.failures import (
     FAILURES,
     closed,
     ends_others,
+    is_cancelled,
     is_conflict,
+    is_full_house,
     is_loss,
     translated,
 )
@@ -28,6 +30,9 @@ ATTEMPTS = 3
 """How often work that may be repeated is tried."""
 _CONFLICT_SECONDS = 0.02
 """How long a transaction that met another's pauses at most, each time longer."""
+
+_FULL_HOUSE_SECONDS = 1.0
+"""How long no more connections are asked for, as long as there are some, after one was refused."""
 
 T = TypeVar("T")
 Work = Callable[[Connection], Awaitable[T]]
@@ -49,6 +54,7 @@ class Pool:
         self._tasks: set[asyncio.Task[object]] = set()
         self._stale: set[Connection] = set()
         self._in_use: set[Connection] = set()
+        self._full_until = 0.0
         self._closed = False
 
     @property
@@ -59,8 +65,8 @@ class Pool:
     async def run(self, work: Work[T], *, repeatable: bool = True) -> T:
         """Run work on a connection, to its end, also if the caller is cancelled meanwhile.
 
-        `repeatable` work is tried again on another connection if one is lost in the middle of it;
-        other work only if it can't have been done. Raises StoreError.
+        `repeatable` work is tried again if its connection is lost in the middle of it, or its
+        statement cancelled; other work only if it met another's transaction. Raises StoreError.
         """
         if self._closed:
             raise closed()
@@ -92,14 +98,18 @@ class Pool:
                 connection = await self._acquired(begun)
             except FAILURES as error:
                 raise translated(error) from error
+            since = self._now()
             try:
                 return await work(connection)
             except FAILURES as error:
                 if ends_others(error):
                     self.expire()
-                if not (is_conflict(error) or (repeatable and is_loss(error))):
-                    raise translated(error) from error
-                if attempt == ATTEMPTS:
+                elif is_loss(error):
+                    self._end_idle()  # or each attempt may find one more that is as dead
+                # Sooner than at the server's own timeout: somebody meant just this statement.
+                cancelled = is_cancelled(error) and self._now() - since < self._wait_seconds
+                again = is_conflict(error) or (repeatable and (is_loss(error) or cancelled))
+                if attempt == ATTEMPTS or not again:
                     raise translated(error) from error
                 met_another = is_conflict(error)
             finally:
@@ -108,29 +118,49 @@ class Pool:
                 await asyncio.sleep(attempt * _CONFLICT_SECONDS * random.random())  # noqa: S311
         raise AssertionError("the last attempt returns or raises")
 
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
     async def _acquired(self, begun: asyncio.Event) -> Connection:
-        connection: Connection | None = None
-        while self._idle and connection is None:
-            found = self._idle.pop()
-            if found.is_closed:
-                self._open -= 1
-            else:
-                connection = found
-        if connection is None and self._open >= self._size:
+        connection = self._idle_one()
+        if connection is None and (self._open >= self._size or self._is_full_house()):
             connection = await self._turn()
         begun.set()
-        if connection is None:
-            connection = await self._opened()
+        while connection is None:
+            try:
+                connection = await self._opened()
+            except FAILURES as error:
+                if not is_full_house(error):
+                    raise
+                self._full_until = self._now() + _FULL_HOUSE_SECONDS
+                connection = self._idle_one()
+                if connection is None:
+                    if not self._in_use:
+                        raise
+                    connection = await self._turn()
         self._in_use.add(connection)
         return connection
+
+    def _idle_one(self) -> Connection | None:
+        while self._idle:
+            found = self._idle.pop()
+            if not found.is_closed:
+                return found
+            self._open -= 1
+        return None
+
+    def _is_full_house(self) -> bool:
+        """Say whether to wait for one of those in use, for the server lets no more in."""
+        return bool(self._in_use) and self._now() < self._full_until
 
     async def _opened(self) -> Connection:
         self._open += 1
         try:
             return await self._connect()
-        except BaseException:
+        except BaseException as error:
             self._open -= 1
-            self._pass_on(None)
+            if not (is_full_house(error) and self._in_use):  # who waits gets one of those
+                self._pass_on(None)
             raise
 
     async def _turn(self) -> Connection | None:
@@ -175,11 +205,14 @@ class Pool:
 
     def expire(self) -> None:
         """Drop every connection: at once what is idle, the rest when its work ends."""
+        self._end_idle()
+        self._stale |= self._in_use
+
+    def _end_idle(self) -> None:
         for connection in self._idle:
             connection.terminate()
         self._open -= len(self._idle)
         self._idle.clear()
-        self._stale |= self._in_use
 
     def terminate(self) -> None:
         """Drop every connection at once, whatever it is doing."""

@@ -1,0 +1,66 @@
+"""A real PgBouncer for tests, between the service and a cluster."""
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tests.postgres import HOST, PASSWORD, USER, Cluster, free_port
+from tests.waiting import wait_until
+
+_UNPRIVILEGED = "postgres"
+
+
+def found_pgbouncer() -> str | None:
+    """Give its program; None: it isn't on this machine."""
+    return shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+
+
+@contextmanager
+def running_pgbouncer(cluster: Cluster, *, connections: int) -> Iterator[int]:
+    """Run one in transaction mode until the end of the block; give its port.
+
+    It has so many connections to each database; who comes when they are in use waits.
+    """
+    program = found_pgbouncer()
+    assert program is not None
+    port = free_port()
+    user = _UNPRIVILEGED if os.geteuid() == 0 else None  # root can't run one
+    with tempfile.TemporaryDirectory(prefix="interaction-svc-") as name:
+        folder = Path(name)
+        users, settings = folder / "users", folder / "pgbouncer.ini"
+        users.write_text(f'"{USER}" "{PASSWORD}"\n')
+        settings.write_text(
+            f"[databases]\n* = host={HOST} port={cluster.port}\n"
+            "[pgbouncer]\n"
+            f"listen_addr = {HOST}\nlisten_port = {port}\nunix_socket_dir =\n"
+            f"auth_type = scram-sha-256\nauth_file = {users}\nlogfile = {folder / 'log'}\n"
+            f"pool_mode = transaction\ndefault_pool_size = {connections}\nmax_client_conn = 200\n"
+        )
+        if user is not None:
+            entry = pwd.getpwnam(user)
+            for path in (folder, users, settings):
+                os.chown(path, entry.pw_uid, entry.pw_gid)
+        with subprocess.Popen(
+            [program, "--quiet", str(settings)],
+            user=user,
+            group=None if user is None else pwd.getpwnam(user).pw_gid,
+            extra_groups=None if user is None else [],
+        ) as process:
+            try:
+                wait_until(lambda: process.poll() is not None or _listens(port))
+                assert process.poll() is None, (folder / "log").read_text()
+                yield port
+            finally:
+                process.kill()
+
+
+def _listens(port: int) -> bool:
+    with suppress(ConnectionRefusedError), socket.create_connection((HOST, port)):
+        return True
+    return False

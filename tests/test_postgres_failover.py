@@ -1,0 +1,59 @@
+"""A standby that takes the place of its primary, under a server with writers and readers."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.build import Parents
+from tests.calls import Code
+from tests.postgres import HOST, Cluster, found_programs, running_cluster, running_standby
+from tests.serving import served
+from tests.traffic import NOT_SERVING, SERVING, traffic, until
+
+_WAIT_FOR_STANDBY = (
+    "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+    " AND datname = current_database()"
+)
+
+
+@pytest.fixture
+def primary() -> Iterator[Cluster]:
+    """One that acknowledges what its standby has as well."""
+    if found_programs() is None:
+        pytest.skip("PostgreSQL isn't on this machine")
+    with running_cluster(wal_level="replica", synchronous_commit="on") as running:
+        yield running
+
+
+@pytest.fixture
+def standby(primary: Cluster) -> Iterator[Cluster]:
+    with running_standby(primary, "second", synchronous_commit="on") as running:
+        primary.configure(synchronous_standby_names="second")
+        primary.reload()
+        yield running
+
+
+async def test_no_acknowledged_write_is_lost_when_a_standby_is_promoted(
+    primary: Cluster, standby: Cluster, tmp_path: Path, parents: Parents
+) -> None:
+    database = primary.new_database()
+    url = primary.url(database, target_session_attrs="read-write").replace(
+        f"{HOST}:{primary.port}", f"{HOST}:{primary.port},{HOST}:{standby.port}"
+    )
+    with served(tmp_path, "--store", url) as server:
+        async with traffic(server.grpc_address, parents) as calls:
+            with standby.hung():
+                # These wait for the standby, which hasn't got them when the primary is lost.
+                async with primary.connected(database) as outside:
+                    while not await outside.fetchval(_WAIT_FOR_STANDBY):
+                        pass
+                primary.kill()
+            await calls.until_serving(False)
+            await until(lambda: bool(calls.refused), "call that is refused")
+            standby.promote()
+            await calls.until_serving(True)
+            await calls.until_all_succeed()
+        assert set(calls.refused) == {Code.UNAVAILABLE}
+        assert calls.health == [SERVING, NOT_SERVING, SERVING]
+    assert "internal error" not in server.log.read_text()
