@@ -29,6 +29,7 @@ from interaction_svc.store.opening import (
     backup_store,
     check_store,
     check_url,
+    distribute_store,
     open_store,
 )
 from interaction_svc.store.postgres.limits import PostgresLimits
@@ -68,6 +69,7 @@ __all__ = [
     "check_url",
     "decode",
     "decode_record",
+    "distribute_store",
     "open_store",
     "records_of",
     "row_of",

@@ -17,7 +17,15 @@ from interaction_svc.store.interface import (
     StoreReport,
 )
 from interaction_svc.store.keys import StoredKey
-from interaction_svc.store.postgres import keys, migrations, reads, sweeps, walking, writes
+from interaction_svc.store.postgres import (
+    distributing,
+    keys,
+    migrations,
+    reads,
+    sweeps,
+    walking,
+    writes,
+)
 from interaction_svc.store.postgres.connection import Connection
 from interaction_svc.store.postgres.dsn import Dsn
 from interaction_svc.store.postgres.limits import PostgresLimits
@@ -48,6 +56,7 @@ class PostgresStore(Store):
         self._probes = _pool(dsn, PROBE_SECONDS, size=1)
         self._gets = SharedGets(self._pool)
         self._records = SharedRecords(self._pool)
+        self._by_session = False
         self._closing: asyncio.Task[None] | None = None
 
     @classmethod
@@ -58,10 +67,25 @@ class PostgresStore(Store):
         store = cls(dsn, limits)
         try:
             await store._pool.run(migrations.check_is_current)
+            if await store._pool.run(distributing.is_distributed):
+                store._by_session = store._gets.by_session = store._records.by_session = True
         except BaseException:
             await asyncio.shield(store.close())
             raise
         return store
+
+    @classmethod
+    async def distribute(cls, dsn: Dsn) -> list[str]:
+        """Bring the schema up to date, and distribute its tables; see distribute_store."""
+        await _migrate(dsn)
+        pool = _pool(dsn, migrations.STATEMENT_SECONDS, size=1)
+        try:
+            return await distributing.distribute(pool)
+        except asyncio.CancelledError:
+            pool.terminate()
+            raise
+        finally:
+            await asyncio.shield(pool.close())
 
     @classmethod
     async def inspect(cls, dsn: Dsn) -> StoreReport:
@@ -124,7 +148,8 @@ class PostgresStore(Store):
         dry_run: bool = False,
     ) -> Swept:
         """See Store."""
-        rows, following = await self._pool.run(partial(sweeps.find, what=what, after=after))
+        find = partial(sweeps.find, what=what, after=after, by_session=self._by_session)
+        rows, following = await self._pool.run(find)
         if dry_run or not rows:
             return Swept(sweeps.counted(rows), following)
         work = partial(sweeps.delete, what=what, rows=rows, now_us=now_us)
