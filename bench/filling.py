@@ -1,4 +1,4 @@
-"""A database with many rows of many Sessions, and the calls whose statements bench/plans.py explains."""
+"""A database with many rows of many Sessions, and the calls that bench/plans.py explains."""
 
 import random
 from collections.abc import Awaitable, Callable
@@ -142,7 +142,7 @@ def calls_on(filled: Filled) -> list[tuple[str, Callable[[int], Call]]]:
         return partial(sweeps.delete, what=Expired(NOON_US), rows=found, now_us=NOON_US)
 
     def key(_: int) -> Call:
-        return partial(keys.of_user, user=random.choice(filled.keys).sid)  # noqa: S311
+        return partial(keys.of_user, user=random.choice(filled.keys).sid)
 
     last = len(rows) - 51
     rare = Filter(participant_sid=rows[len(rows) // 2].inbound_participant_sid)

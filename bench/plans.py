@@ -1,8 +1,8 @@
 """What each statement costs a PostgreSQL that holds many rows, and how large those are.
 
 `python -m bench.plans` fills one of its own with 1,000,000 rows of many Sessions, runs the store's
-functions on it, and prints what the server says of their statements (auto_explain), as the tables of
-docs/scaling.md. Half a minute on a machine with two cores that has nothing else to do.
+functions on it, and prints what the server says of their statements (auto_explain, which is EXPLAIN
+(ANALYZE, BUFFERS, WAL) of each), as the tables of docs/scaling.md. It takes a minute or two.
 """
 
 import argparse
@@ -69,6 +69,7 @@ class Seen:
 
 
 def main() -> None:
+    """Fill, ask, print."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--rows", type=int, default=ROWS, help="default: %(default)s")
     rows = arguments.parse_args().rows
@@ -90,9 +91,10 @@ async def _run(cluster: Cluster, rows: int) -> list[str]:
     explained = [(name, await _explained(cluster, database, call)) for name, call in calls]
     timed = await _timed(cluster, database, calls)
     frame = statistics.mean(len(row.frame) for row in filled.some)
+    version = cluster.sql(database, "SHOW server_version").split()[0]
     lines = [
-        f"{rows:,} rows, some {ROWS_A_SESSION} a Session and one Session of {rows // LARGE_PART:,}; a frame is"
-        f" {frame:.0f} bytes; PostgreSQL {cluster.sql(database, 'SHOW server_version').split()[0]}",
+        f"{rows:,} rows, some {ROWS_A_SESSION} a Session and one Session of {rows // LARGE_PART:,};"
+        f" a frame is {frame:.0f} bytes; PostgreSQL {version}",
         "",
         "| call | statements | what they read and write | buffers | WAL bytes | ms |",
         "|---|---|---|---|---|---|",
@@ -100,7 +102,8 @@ async def _run(cluster: Cluster, rows: int) -> list[str]:
     for name, seen in explained:
         scans = ", ".join(dict.fromkeys(seen.scans))
         lines.append(
-            f"| {name} | {seen.statements} | {scans} | {seen.blocks:,} | {seen.wal:,} | {seen.ms:.2f} |"
+            f"| {name} | {seen.statements} | {scans} | {seen.blocks:,} | {seen.wal:,}"
+            f" | {seen.ms:.2f} |"
         )
     lines += ["", "| | bytes a row |", "|---|---|"]
     lines += [f"| {name} | {size:.0f} |" for name, size in sizes]
