@@ -12,7 +12,7 @@ from typing import NamedTuple
 from interaction_svc import metrics, paging
 from interaction_svc.asking import asking
 from interaction_svc.counting import count_soon
-from interaction_svc.courtesy import others_first
+from interaction_svc.courtesy import ROWS_A_SLICE, Courtesy
 from interaction_svc.credentials import Caller, Right
 from interaction_svc.errors import (
     InteractionNotFound,
@@ -43,9 +43,6 @@ from interaction_svc.v1.interaction_service_pb2 import ListInteractionsRequest
 MAX_PAGE_BYTES = 4 * 1024 * 1024 - 64 * 1024
 """What gRPC clients accept by default, less room for tokens and framing."""
 MAX_BATCH = 1000
-_ROWS_A_SLICE = 20
-"""How many Interactions of a batch are checked at once, before other calls get their turn: for a
-fifth of a millisecond."""
 _ORDERS = frozenset(ListInteractionsRequest.Order.values())
 _NO_FILTER = Filter()
 
@@ -84,11 +81,13 @@ class Interactions:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._courtesy = Courtesy()
         self._deleting: set[asyncio.Task[bool]] = set()
 
     async def get(self, caller: Caller, key: Key) -> bytes:
         """Give the frame of an Interaction. Raises InvalidField, InteractionNotFound."""
         _check_key(key)
+        self._courtesy.note_read()
         with asking("get"):
             frame = await self._store.get(Scope(caller.account_sid), key)
         if frame is None:
@@ -121,6 +120,7 @@ class Interactions:
             descending=order == ListInteractionsRequest.ORDER_CREATED_DESC,
             edge=edge,
         )
+        self._courtesy.note_read()
         with asking("page"):
             page = await self._store.page(Scope(caller.account_sid), query)
         count_soon(metrics.page_interactions.observe, page.rows)
@@ -191,8 +191,8 @@ class Interactions:
         rows: list[Row] = []
         places: list[int] = []
         for place, interaction in enumerate(interactions):
-            if place and not place % _ROWS_A_SLICE:
-                await others_first()
+            if place and not place % ROWS_A_SLICE:
+                await self._courtesy.others_first(place // ROWS_A_SLICE)
             try:
                 normalize(interaction, now_us=now_us)
                 _check_owner(caller, interaction)
