@@ -17,16 +17,21 @@ from tests.store.databases import opened_store
 from tests.store.opened import NOW_US, query
 
 ROWS = 20_000
+SMALL = 400
 Large = tuple[str, dict[bool, list[Row]]]
 
 
 @pytest.fixture(scope="module")
 def large(cluster: Cluster) -> Large:
-    """A database with two large Sessions; in one of them all rows are of the same moment (True)."""
+    """A database with two large Sessions; in one of them all rows are of the same moment (True).
+
+    Beside many small ones of others: a plan for any Session is one for a small one.
+    """
     database = cluster.new_database()
     sessions: dict[bool, list[Row]] = {}
 
     async def fill() -> None:
+        others = [new_parents() for _ in range(SMALL)]
         async with opened_store(cluster.url(database)) as store:
             for tied in (False, True):
                 template = row_of(new_interaction(new_parents()))
@@ -34,8 +39,9 @@ def large(cluster: Cluster) -> Large:
                     template._replace(sid=f"KI{n:032x}", created_us=NOON_US + n * (not tied))
                     for n in range(ROWS)
                 ]
-                for start in range(0, ROWS, 2000):
-                    await store.record(sessions[tied][start : start + 2000])
+                for start in range(0, ROWS, 500):
+                    await store.record(sessions[tied][start : start + 500])
+                    await store.record([row_of(new_interaction(one)) for one in others])
 
     asyncio.run(fill())
     cluster.sql(database, "VACUUM ANALYZE")

@@ -7,7 +7,7 @@ import typer
 
 from interaction_svc.cli.options import takes_settings
 from interaction_svc.settings import Settings
-from interaction_svc.store import check_store, open_store
+from interaction_svc.store import check_store, distribute_store, open_store
 
 
 @takes_settings("store")
@@ -21,13 +21,29 @@ def migrate(
             " are those of its Interaction; exit status 1 if not.",
         ),
     ] = False,
+    distribute: Annotated[
+        bool,
+        typer.Option(
+            "--distribute",
+            help="Then distribute the tables over the nodes of Citus, by Session. Once done it"
+            " changes nothing.",
+        ),
+    ] = False,
 ) -> None:
     """Bring the store's schema up to date.
 
     serve and import do so by themselves. A schema of a later version than this program's is
     refused and left alone.
     """
-    if not check:
+    if check and distribute:
+        raise typer.BadParameter(
+            "--check changes nothing: use one of --check and --distribute",
+            param_hint="--distribute",
+        )
+    if distribute:
+        tables = asyncio.run(distribute_store(settings.store))
+        typer.echo(f"distributed: {', '.join(tables) or 'all tables are already'}")
+    elif not check:
         asyncio.run(_migrate(settings.store))
     report = asyncio.run(check_store(settings.store))
     typer.echo(f"schema {report.schema_version} of {report.known_version}")

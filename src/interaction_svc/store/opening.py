@@ -107,6 +107,22 @@ async def check_store(url: str) -> StoreReport:
         await store.close()
 
 
+async def distribute_store(url: str) -> list[str]:
+    """Distribute the tables of a PostgreSQL with the extension Citus, after migrating it.
+
+    Returns the names of those that were not distributed before. Raises what open_store raises;
+    StoreURLError for a file, StoreUnavailableError without the extension.
+    """
+    place = check_url(url)
+    if not isinstance(place, Dsn):
+        raise StoreURLError(
+            f"{place} is a file; only a PostgreSQL with the extension citus can distribute its"
+            f" tables: write {_POSTGRES_FORM}"
+        )
+    with naming(_name_of(place)):
+        return await _postgres_store().distribute(place)
+
+
 def backup_store(url: str, target: Path, on_progress: Callable[[int, int], None]) -> None:
     """Copy a store into a file, which may then be served like any other: keys and all.
 

@@ -5,8 +5,9 @@ and distributed engines have none.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import asyncpg
 
@@ -48,6 +49,8 @@ _MAKE = (
 _LOCK = "SELECT 1 FROM schema_migrations WHERE version = 0 FOR UPDATE NOWAIT"
 _NOTE = "INSERT INTO schema_migrations (version, name, compatible_with) VALUES ($1, $2, $3)"
 _MADE_BY_ANOTHER = ("42P07", "42710", "23505", "40001")
+
+T = TypeVar("T")
 
 
 class Versions(NamedTuple):
@@ -140,8 +143,6 @@ async def _make(db: Connection) -> None:
 
 async def _apply(db: Connection, *, step: Migration, pool: Pool) -> bool:
     async def apply(db: Connection) -> bool:
-        await db.execute(f"SET LOCAL lock_timeout = '{_WAIT_FOR_TABLE_SECONDS}s'")
-        await db.execute(_LOCK)
         # Looked up under the lock: another server may have been quicker.
         if (await inspect(db)).version >= step.version:
             return False
@@ -155,11 +156,26 @@ async def _apply(db: Connection, *, step: Migration, pool: Pool) -> bool:
         await db.execute(_NOTE, step.version, step.name, step.compatible_with)
         return True
 
+    return await under_lock(db, apply)
+
+
+async def under_lock(db: Connection, change: Callable[[Connection], Awaitable[T]]) -> T:
+    """Change the schema in a transaction, as the only one who does, and give what `change` gives.
+
+    Waits for another who does for a minute, and for a table's lock for 3 seconds at a time. Raises
+    StoreUnavailableError.
+    """
+
+    async def locked(db: Connection) -> T:
+        await db.execute(f"SET LOCAL lock_timeout = '{_WAIT_FOR_TABLE_SECONDS}s'")
+        await db.execute(_LOCK)
+        return await change(db)
+
     clock = asyncio.get_running_loop().time
     deadline = clock() + WAIT_FOR_ANOTHER_SECONDS
     while True:
         try:
-            return await db.in_transaction(apply)
+            return await db.in_transaction(locked)
         except asyncpg.PostgresError as error:
             if sqlstate(error) != LOCK_NOT_AVAILABLE:
                 raise

@@ -1,4 +1,8 @@
-"""Calls that wait together share round trips: Gets one statement, records one transaction."""
+"""Calls that wait together share round trips: Gets one statement, records one transaction.
+
+Not so where the tables are distributed: what is shared would ask many shards for each of its calls.
+There a Get is a statement of its own, and only records of one Session share a transaction.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -9,6 +13,7 @@ from interaction_svc import metrics
 from interaction_svc.store.errors import StoreError
 from interaction_svc.store.interface import Recorded
 from interaction_svc.store.postgres import reads, writes
+from interaction_svc.store.postgres.by_session import BY_SESSION
 from interaction_svc.store.postgres.failures import closed, is_fault_of_one
 from interaction_svc.store.postgres.pool import Pool
 from interaction_svc.store.rows import Row
@@ -19,6 +24,8 @@ GET_LANES = 2
 MAX_SHARED_GETS = 128
 RECORD_LANES = 2
 """Transactions of records that are under way at once."""
+SESSIONS_AT_ONCE = 6
+"""The same where the tables are distributed: less than connections, so that reads find some."""
 
 T = TypeVar("T")
 
@@ -64,6 +71,8 @@ class SharedGets:
     """Gets, of which those that wait together are asked for together."""
 
     def __init__(self, pool: Pool) -> None:
+        self.by_session = False
+        """Whether the tables are distributed: then each is asked for by itself."""
         self._pool = pool
         self._waiting: list[_Get] = []
         self._lanes = _Lanes(self._run, lambda: bool(self._waiting))
@@ -73,6 +82,8 @@ class SharedGets:
         """See Store.get."""
         if self._closed:
             raise closed()
+        if self.by_session:
+            return await self._pool.run(partial(reads.get, wanted=wanted))
         done: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Get(wanted, done))
         self._lanes.start(GET_LANES)
@@ -121,7 +132,10 @@ class SharedRecords:
     """
 
     def __init__(self, pool: Pool) -> None:
+        self.by_session = False
+        """Whether the tables are distributed: then those of one Session are committed together."""
         self._pool = pool
+        self._at_once = asyncio.Semaphore(SESSIONS_AT_ONCE)
         self._queue: WriteQueue[_Record] = WriteQueue()
         self._lanes = _Lanes(self._run, lambda: bool(self._queue))
         self._closed = False
@@ -146,8 +160,14 @@ class SharedRecords:
 
     async def _run(self) -> None:
         taken = self._queue.take()
-        if taken:
+        if self.by_session:
+            await asyncio.gather(*map(self._commit_in_turn, _by_session(taken)))
+        elif taken:
             await self._commit(taken)
+
+    async def _commit_in_turn(self, records: Sequence[_Record]) -> None:
+        async with self._at_once:
+            await self._commit(records)
 
     async def _commit(self, records: Sequence[_Record]) -> None:
         try:
@@ -166,7 +186,22 @@ class SharedRecords:
 
     async def _record(self, records: Sequence[_Record]) -> list[list[Recorded]]:
         works = [record.work for record in records]
-        return await self._pool.run_here(partial(writes.record_together, works=works))
+        statements = BY_SESSION if self.by_session else writes.TOGETHER
+        return await self._pool.run_here(
+            partial(writes.record_together, works=works, statements=statements)
+        )
+
+
+def _by_session(records: Sequence[_Record]) -> list[list[_Record]]:
+    """Put records together that are of the same one Session; others stay by themselves.
+
+    All rows of a record are one transaction, whatever their Sessions.
+    """
+    groups: dict[object, list[_Record]] = {}
+    for n, record in enumerate(records):
+        sessions = {row.session_sid for row in record.work}
+        groups.setdefault(sessions.pop() if len(sessions) == 1 else n, []).append(record)
+    return list(groups.values())
 
 
 def _answer(done: "asyncio.Future[T]", result: T | Exception) -> None:

@@ -18,6 +18,7 @@ from interaction_svc.store.interface import (
 )
 from interaction_svc.store.keys import StoredKey
 from interaction_svc.store.postgres import (
+    distributing,
     keys,
     loading,
     migrations,
@@ -57,6 +58,7 @@ class PostgresStore(Store):
         self._probes = _pool(dsn, PROBE_SECONDS, size=1)
         self._gets = SharedGets(self._pool)
         self._records = SharedRecords(self._pool)
+        self._by_session = False
         self._closing: asyncio.Task[None] | None = None
 
     @classmethod
@@ -69,10 +71,25 @@ class PostgresStore(Store):
             if migrate:
                 await _migrate(dsn)
             await self._pool.run(migrations.check_is_current)
+            if await self._pool.run(distributing.is_distributed):
+                self._by_session = self._gets.by_session = self._records.by_session = True
         except BaseException:
             await asyncio.shield(self.close())
             raise
         return self
+
+    @classmethod
+    async def distribute(cls, dsn: Dsn) -> list[str]:
+        """Bring the schema up to date, and distribute its tables; see distribute_store."""
+        await _migrate(dsn)
+        pool = _pool(dsn, migrations.STATEMENT_SECONDS, size=1)
+        try:
+            return await distributing.distribute(pool)
+        except asyncio.CancelledError:
+            pool.terminate()
+            raise
+        finally:
+            await asyncio.shield(pool.close())
 
     @classmethod
     async def inspect(cls, dsn: Dsn) -> StoreReport:
@@ -135,7 +152,8 @@ class PostgresStore(Store):
         dry_run: bool = False,
     ) -> Swept:
         """See Store."""
-        rows, following = await self._pool.run(partial(sweeps.find, what=what, after=after))
+        find = partial(sweeps.find, what=what, after=after, by_session=self._by_session)
+        rows, following = await self._pool.run(find)
         if dry_run or not rows:
             return Swept(sweeps.counted(rows), following)
         work = partial(sweeps.delete, what=what, rows=rows, now_us=now_us)

@@ -1,7 +1,7 @@
 """The statements of sweeps: those that find a stretch's rows, and those that delete them."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from interaction_svc.store.postgres.connection import Connection
@@ -21,6 +21,15 @@ _OLD_SESSIONS = (
     " interactions.session_sid = known.session_sid AND created_us < $2)"
     " FROM (SELECT DISTINCT session_sid FROM session_owners WHERE session_sid > $1"
     " ORDER BY session_sid LIMIT $3) AS known ORDER BY session_sid"
+)
+# The same of one shard at a time: distributed engines don't look up something for each row of a
+# limited number.
+_SESSIONS = (
+    "SELECT DISTINCT session_sid FROM session_owners WHERE session_sid > $1"
+    " ORDER BY session_sid LIMIT $2"
+)
+_OLD_SESSION = (
+    "SELECT session_sid FROM interactions WHERE session_sid = $1 AND created_us < $2 LIMIT 1"
 )
 _OLDEST = (
     "SELECT created_us, sid, service_sid FROM interactions"
@@ -43,16 +52,44 @@ class FoundRow(NamedTuple):
 
 
 Found = tuple[list[FoundRow], SweepPosition | None]
+_Sessions = list[tuple[str | int, bool]]
 
 
-async def find(db: Connection, what: Expired | TookPart, after: SweepPosition | None) -> Found:
-    """Find the rows of the next stretch, and where the one after it begins; None: nowhere."""
+async def find(
+    db: Connection,
+    what: Expired | TookPart,
+    after: SweepPosition | None,
+    *,
+    by_session: bool = False,
+) -> Found:
+    """Find the rows of the next stretch, and where the one after it begins; None: nowhere.
+
+    `by_session`: the tables are distributed.
+    """
     if isinstance(what, TookPart):
         return await _find_took_part(db, what, after)
-    return await _find_expired(db, what, after)
+    return await _find_expired(db, what, after, _sessions_by_shard if by_session else _sessions)
 
 
-async def _find_expired(db: Connection, what: Expired, after: SweepPosition | None) -> Found:
+async def _sessions(db: Connection, after: str, before_us: int, limit: int) -> _Sessions:
+    """Give the next Sessions, and whether each has something that old."""
+    found = await db.fetch(_OLD_SESSIONS, after, before_us, limit)
+    return [(row[0], row[1]) for row in found]
+
+
+async def _sessions_by_shard(db: Connection, after: str, before_us: int, limit: int) -> _Sessions:
+    sessions = [row[0] for row in await db.fetch(_SESSIONS, after, limit)]
+    asked = [(session, before_us) for session in sessions]
+    old = {row[0] for row in await db.fetch_each(_OLD_SESSION, asked)} if asked else set()
+    return [(session, session in old) for session in sessions]
+
+
+async def _find_expired(
+    db: Connection,
+    what: Expired,
+    after: SweepPosition | None,
+    next_sessions: Callable[[Connection, str, int, int], Awaitable[_Sessions]],
+) -> Found:
     """Look at each Session's oldest rows only, which its index holds together."""
     bounds = [what.default_before_us, *what.before_us_by_service.values()]
     latest = max((bound for bound in bounds if bound is not None), default=_FIRST_US)
@@ -77,10 +114,9 @@ async def _find_expired(db: Connection, what: Expired, after: SweepPosition | No
             if left <= 0 or len(found) == MAX_DELETED:
                 return found, (session_sid, created_us, sid)
             created_us, sid = _FIRST_US, ""
-        known = await db.fetch(_OLD_SESSIONS, session_sid, latest, left)
-        if not known:
+        sessions = await next_sessions(db, str(session_sid), latest, left)
+        if not sessions:
             return found, None
-        sessions = [(row[0], row[1]) for row in known]
 
 
 async def _find_took_part(db: Connection, what: TookPart, after: SweepPosition | None) -> Found:

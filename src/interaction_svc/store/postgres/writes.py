@@ -5,10 +5,10 @@ each other in a circle. Nothing is locked that isn't changed: to record once mor
 costs reads only.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import asyncpg
 
@@ -91,13 +91,30 @@ class _BuriedError(Exception):
         self.keys = set(keys)
 
 
-async def record_together(db: Connection, works: Sequence[Sequence[Row]]) -> list[list[Recorded]]:
+class Statements(NamedTuple):
+    """How rows are asked for and written; a distributed database has its own (by_session.py)."""
+
+    insert: Callable[[Connection, Sequence[Row]], Awaitable[list[Any]]]
+    """Insert rows with different keys, in their order; give the keys of those that are new."""
+    stored: Callable[[Connection, Sequence[RowKey]], Awaitable[list[Any]]]
+    """Give what is stored under these keys."""
+    look_again: Callable[[Connection, Sequence[RowKey], Sequence[Owner]], Awaitable[list[Any]]]
+    """Give which of these keys have a tombstone, with None for the account, and owners that are
+    known, these among them.
+    """
+    own: Callable[[Connection, Sequence[Owner]], Awaitable[None]]
+    """Make owners known."""
+
+
+async def record_together(
+    db: Connection, works: Sequence[Sequence[Row]], statements: Statements
+) -> list[list[Recorded]]:
     """Do several records as one transaction, and give the result of each."""
-    recorded = iter(await record(db, [row for rows in works for row in rows]))
+    recorded = iter(await record(db, [row for rows in works for row in rows], statements))
     return [list(islice(recorded, len(rows))) for rows in works]
 
 
-async def record(db: Connection, rows: Sequence[Row]) -> list[Recorded]:
+async def record(db: Connection, rows: Sequence[Row], statements: Statements) -> list[Recorded]:
     """See Store.record.
 
     All rows are tried as new ones first, for most are. Whether one has a tombstone is looked up
@@ -108,23 +125,31 @@ async def record(db: Connection, rows: Sequence[Row]) -> list[Recorded]:
     buried: set[RowKey] = set()
     while True:
         try:
-            return await db.in_transaction(partial(_record, rows=rows, buried=buried))
+            return await db.in_transaction(
+                partial(_record, rows=rows, buried=buried, statements=statements)
+            )
         except _BuriedError as error:
             buried |= error.keys
 
 
-async def _record(db: Connection, rows: Sequence[Row], buried: set[RowKey]) -> list[Recorded]:
+async def _record(
+    db: Connection, rows: Sequence[Row], buried: set[RowKey], statements: Statements
+) -> list[Recorded]:
     firsts: dict[RowKey, Row] = {}
     for row in rows:
         key = row.session_sid, row.sid
         if key not in buried:
             firsts.setdefault(key, row)
-    created = await _insert(db, [firsts[key] for key in sorted(firsts)])
+    created: set[RowKey] = set()
+    if firsts:
+        found = await statements.insert(db, [firsts[key] for key in sorted(firsts)])
+        created = {(row[0], row[1]) for row in found}
     rest = [key for key in firsts if key not in created]
-    stored = await _stored(db, rest) if rest else {}
+    found = await statements.stored(db, rest) if rest else []
+    stored = {(row[0], row[1]): _State(*tuple(row)[2:]) for row in found}
     missing = [key for key in rest if key not in stored]
     new = [row for key, row in firsts.items() if key in created]
-    buried = buried | await _look_again(db, new, missing)
+    buried = buried | await _look_again(db, new, missing, statements)
     if any(key not in buried for key in missing):
         raise asyncpg.SerializationError("a row went that left no tombstone")
     recorded, changed = _decide(rows, created, stored, buried)
@@ -135,21 +160,9 @@ async def _record(db: Connection, rows: Sequence[Row], buried: set[RowKey]) -> l
     return recorded
 
 
-async def _insert(db: Connection, rows: Sequence[Row]) -> set[RowKey]:
-    """Insert rows with different keys, and give the keys of those that were not there."""
-    if not rows:
-        return set()
-    return {
-        (row[0], row[1]) for row in await db.fetch(_INSERT, *map(list, zip(*rows, strict=True)))
-    }
-
-
-async def _stored(db: Connection, keys: Sequence[RowKey]) -> dict[RowKey, _State]:
-    found = await db.fetch(_STORED, [key[0] for key in keys], [key[1] for key in keys])
-    return {(row[0], row[1]): _State(*tuple(row)[2:]) for row in found}
-
-
-async def _look_again(db: Connection, new: Sequence[Row], missing: Sequence[RowKey]) -> set[RowKey]:
+async def _look_again(
+    db: Connection, new: Sequence[Row], missing: Sequence[RowKey], statements: Statements
+) -> set[RowKey]:
     """Make the new rows' owners known, and give those of the missing keys that have a tombstone.
 
     Raises _BuriedError if new rows have one.
@@ -158,20 +171,35 @@ async def _look_again(db: Connection, new: Sequence[Row], missing: Sequence[RowK
         return set()
     keys = [(row.session_sid, row.sid) for row in new]
     owners = sorted({(row.session_sid, row.service_sid, row.account_sid) for row in new})
-    found = await db.fetch(
-        _LOOK_AGAIN,
-        [key[0] for key in (*keys, *missing)],
-        [key[1] for key in (*keys, *missing)],
-        *_columns(owners, 3),
-    )
+    found = await statements.look_again(db, [*keys, *missing], owners)
     with_tombstone = {(row[0], row[1]) for row in found if row[2] is None}
     if with_tombstone.intersection(keys):
         raise _BuriedError(with_tombstone)
     known = {tuple(row) for row in found if row[2] is not None}
     unknown = [owner for owner in owners if owner not in known]
     if unknown:
-        await db.execute(_OWN, *_columns(unknown, 3))
+        await statements.own(db, unknown)
     return with_tombstone
+
+
+async def _insert(db: Connection, rows: Sequence[Row]) -> list[Any]:
+    return await db.fetch(_INSERT, *map(list, zip(*rows, strict=True)))
+
+
+async def _stored(db: Connection, keys: Sequence[RowKey]) -> list[Any]:
+    return await db.fetch(_STORED, *_columns(keys, 2))
+
+
+async def _look(db: Connection, keys: Sequence[RowKey], owners: Sequence[Owner]) -> list[Any]:
+    return await db.fetch(_LOOK_AGAIN, *_columns(keys, 2), *_columns(owners, 3))
+
+
+async def _own(db: Connection, owners: Sequence[Owner]) -> None:
+    await db.execute(_OWN, *_columns(owners, 3))
+
+
+TOGETHER = Statements(_insert, _stored, _look, _own)
+"""A statement for all rows, whatever their Sessions."""
 
 
 def _columns(rows: Sequence[tuple[str, ...]], count: int) -> list[list[str]]:

@@ -1,0 +1,177 @@
+"""A database with many rows of many Sessions, and the calls that bench/plans.py explains."""
+
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from tests.build import NOON_US, SECOND_US, Parents, new_interaction, new_parents, new_sid
+from tests.postgres import Cluster
+
+from interaction_svc.paging import Edge, Position
+from interaction_svc.store import Expired, Filter, PageQuery, Row, Scope, StoredKey, row_of
+from interaction_svc.store.postgres import keys, reads, sweeps, writes
+from interaction_svc.store.postgres.connection import Connection
+
+ROWS_A_SESSION = 100
+LARGE_PART = 10
+"""One row of so many is of a Session that is not like the others."""
+KEYS = 1_000
+TOMBSTONES = 100_000
+TOGETHER = 100
+"""Records that waited together."""
+MIB = 1024 * 1024
+_BODY = '{"body":"' + "Your courier is on the way and will be with you shortly. " * 2 + '"}'
+_BATCH = 10_000
+_CHOSEN = 40_000
+Call = Callable[[Connection], Awaitable[object]]
+
+
+@dataclass
+class Filled:
+    """What is in the database, and what may be asked of it."""
+
+    large: Parents
+    large_rows: list[Row] = field(default_factory=list)
+    some: list[Row] = field(default_factory=list)
+    """Of all other Sessions; each is used once."""
+    keys: list[StoredKey] = field(default_factory=list)
+
+
+async def fill(cluster: Cluster, database: str, count: int) -> Filled:
+    """Copy rows into the tables; the Sessions take turns, as they do in life."""
+    large = new_parents()
+    filled = Filled(large)
+    sessions = [new_parents() for _ in range(max(1, count // ROWS_A_SESSION))]
+    template = row_of(new_interaction(large, data=_BODY))
+    chosen = max(1, count // _CHOSEN)
+    async with cluster.connected(database) as db:
+        for begin in range(0, count, _BATCH):
+            made = []
+            for n in range(begin, min(begin + _BATCH, count)):
+                in_large = n % LARGE_PART == 0
+                parents = large if in_large else sessions[n % len(sessions)]
+                row = _row(template, parents, n)
+                made.append(row)
+                if in_large:
+                    filled.large_rows.append(row)
+                elif n % chosen == chosen - 1:
+                    filled.some.append(row)
+            await db.copy_records_to_table("interactions", records=made, columns=Row._fields)
+        await db.copy_records_to_table(
+            "session_owners",
+            records=[
+                (one.session_sid, one.service_sid, one.account_sid) for one in (large, *sessions)
+            ],
+            columns=("session_sid", "service_sid", "account_sid"),
+        )
+        await db.copy_records_to_table(
+            "tombstones",
+            records=[(new_sid("KC"), new_sid("KI"), NOON_US) for _ in range(TOMBSTONES)],
+            columns=("session_sid", "sid", "deleted_us"),
+        )
+        filled.keys = [
+            StoredKey(new_sid("SK"), new_sid("AC"), "read", bytes(32), NOON_US, None)
+            for _ in range(KEYS)
+        ]
+        await db.copy_records_to_table("api_keys", records=filled.keys, columns=StoredKey._fields)
+    random.Random(0).shuffle(filled.some)
+    return filled
+
+
+def _row(template: Row, parents: Parents, number: int) -> Row:
+    """Give the template another key; of the frame's bytes only the SIDs and the time change."""
+    created_us = NOON_US + number * SECOND_US
+    row = template._replace(
+        sid=new_sid("KI"),
+        **parents._asdict(),
+        created_us=created_us,
+        inbound_participant_sid=new_sid("KP"),
+    )
+    frame = template.frame
+    for name in ("sid", "session_sid", "service_sid", "account_sid", "inbound_participant_sid"):
+        frame = frame.replace(getattr(template, name).encode(), getattr(row, name).encode())
+    return row._replace(frame=frame)
+
+
+def calls_on(filled: Filled) -> list[tuple[str, Callable[[int], Call]]]:
+    """Give the calls, each made anew for its round."""
+    large, rows = filled.large, sorted(filled.large_rows, key=lambda row: (row.created_us, row.sid))
+    some = iter(filled.some)
+    scope = Scope(large.account_sid)
+
+    def get(_: int) -> Call:
+        return partial(reads.get, wanted=_wanted(next(some)))
+
+    def gets(_: int) -> Call:
+        return partial(reads.get_each, wanted=[_wanted(next(some)) for _ in range(16)])
+
+    def page(limit: int, at: int | None = None, **given: Any) -> Callable[[int], Call]:
+        def asked(_: int) -> Call:
+            edge = None if at is None else Edge(Position(rows[at].created_us, rows[at].sid))
+            query = PageQuery(
+                large.service_sid, large.session_sid, limit, 4 * MIB, edge=edge, **given
+            )
+            return partial(reads.page, scope=scope, query=query)
+
+        return asked
+
+    def record(make: Callable[[], list[Row]]) -> Callable[[int], Call]:
+        return lambda _: partial(writes.record, rows=make(), statements=writes.TOGETHER)
+
+    def new(parents: Parents) -> Row:
+        return row_of(new_interaction(parents, data=_BODY))
+
+    def updated(row: Row) -> Row:
+        return row._replace(updated_us=row.updated_us + 10**15, frame=row.frame[:-1] + b"\x01")
+
+    def delete(_: int) -> Call:
+        row = next(some)
+        scope, key = _wanted(row)
+        return partial(writes.delete, scope=scope, key=key, now_us=NOON_US)
+
+    def sweep(before_us: int) -> Callable[[int], Call]:
+        return lambda _: partial(sweeps.find, what=Expired(before_us), after=None)
+
+    def swept(_: int) -> Call:
+        found = [
+            sweeps.FoundRow(row.session_sid, row.sid, row.service_sid)
+            for row in (next(some) for _ in range(sweeps.MAX_DELETED))
+        ]
+        return partial(sweeps.delete, what=Expired(NOON_US), rows=found, now_us=NOON_US)
+
+    def key(_: int) -> Call:
+        return partial(keys.of_user, user=random.choice(filled.keys).sid)
+
+    last = len(rows) - 51
+    rare = Filter(participant_sid=rows[len(rows) // 2].inbound_participant_sid)
+    return [
+        ("Get", get),
+        ("16 Gets that waited together", gets),
+        ("List 50, first page", page(50)),
+        (f"List 50, last page of {len(rows):,}", page(50, at=last)),
+        ("List 50, newest first", page(50, descending=True)),
+        ("List 50, of a type that all have", page(50, filter=Filter(type=1))),
+        (f"List 50, of a participant of 1 in {len(rows):,}", page(50, filter=rare)),
+        ("List 1000, first page", page(1000)),
+        ("Record, new", record(lambda: [new(_parents(next(some)))])),
+        ("Record, new, the first of its Session", record(lambda: [new(new_parents())])),
+        ("Record, again", record(lambda: [next(some)])),
+        ("Record, an update", record(lambda: [updated(next(some))])),
+        (f"{TOGETHER} Records of as many Sessions", record(
+            lambda: [new(_parents(next(some))) for _ in range(TOGETHER)]
+        )),
+        ("Delete", delete),
+        ("key lookup", key),
+        ("sweep: a stretch of Sessions without anything old", sweep(NOON_US)),
+        (f"sweep: to delete {sweeps.MAX_DELETED}", swept),
+    ]  # fmt: skip
+
+
+def _parents(row: Row) -> Parents:
+    return Parents(row.account_sid, row.service_sid, row.session_sid)
+
+
+def _wanted(row: Row) -> reads.Wanted:
+    return Scope(row.account_sid), _parents(row).key(row.sid)

@@ -1,0 +1,131 @@
+"""Distributing the tables over the nodes of Citus: by session_sid, so that a call asks one shard.
+
+Which tables are distributed is read from Citus' own catalog and kept nowhere else: a note of ours
+would be wrong in a database that was restored from a dump.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+from interaction_svc.store.errors import NotAStoreError, StoreUnavailableError
+from interaction_svc.store.postgres import migrations
+from interaction_svc.store.postgres.connection import Connection
+from interaction_svc.store.postgres.pool import Pool
+
+COLUMN = "session_sid"
+BY_SESSION = ("interactions", "tombstones", "session_owners")
+"""Distributed, a Session's rows of all three on one node."""
+_FIRST = BY_SESSION[0]
+ON_EVERY_NODE = ("api_keys",)
+"""Reference tables: small, asked by every server, rarely written."""
+# schema_migrations stays the coordinator's own: its row is the lock of who changes the schema, and
+# only the coordinator may.
+
+_EXTENSION = "SELECT 1 FROM pg_extension WHERE extname = 'citus'"
+_HAS_CATALOG = "SELECT to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL"
+_DISTRIBUTED = (
+    "SELECT relname::text, partmethod::text, colocationid,"
+    " CASE WHEN partkey IS NOT NULL"
+    " THEN column_to_column_name(logicalrelid, partkey::text) END"
+    " FROM pg_dist_partition JOIN pg_class ON pg_class.oid = logicalrelid"
+    " WHERE logicalrelid = ANY (SELECT to_regclass(name) FROM unnest($1::text[]) AS name)"
+)
+_HASH = "h"
+_DISTRIBUTE = (
+    "SELECT create_distributed_table($1::text::regclass, $2::text, colocate_with => $3::text)"
+)
+_REPLICATE = "SELECT create_reference_table($1::text::regclass)"
+# The rows are in the shards then, and a copy of them, which nobody sees, is where they were: what
+# is deleted would be in it still, and indexes would be made of it.
+_DROP_COPY = "SELECT truncate_local_data_after_distributing_table($1::text::regclass)"
+
+
+class _Place(NamedTuple):
+    method: str
+    group: int
+    column: str | None
+
+
+async def is_distributed(db: Connection) -> bool:
+    """Say whether the tables are distributed: for a store to ask when it is opened."""
+    if not (await db.fetch(_HAS_CATALOG))[0][0]:
+        return False
+    places = await _places(db)
+    return _FIRST in places and places[_FIRST].method == _HASH
+
+
+async def distribute(pool: Pool) -> list[str]:
+    """Distribute the tables that are not yet, and give their names.
+
+    Writes wait until their rows are copied into the shards. The schema is up to date. Raises
+    StoreUnavailableError without the extension, NotAStoreError if a table is distributed in another
+    way.
+    """
+    await pool.run(_check_extension)
+    _check_places(await pool.run(_places))
+    # One by one: what was broken off goes on where it was, and Citus may not do other things in
+    # a transaction in which it has copied rows over many connections.
+    done = [
+        table
+        for table in (*ON_EVERY_NODE, *BY_SESSION)
+        if await pool.run(
+            partial(migrations.under_lock, change=partial(_distribute, table=table)),
+            repeatable=False,
+        )
+    ]
+    await pool.run(_drop_copies)
+    return done
+
+
+async def _check_extension(db: Connection) -> None:
+    if not await db.fetch(_EXTENSION):
+        raise StoreUnavailableError(
+            "it hasn't got the extension citus, without which tables can't be distributed: put"
+            " citus first in shared_preload_libraries of every node, and run CREATE EXTENSION citus"
+            " in this database as a superuser"
+        )
+
+
+async def _distribute(db: Connection, table: str) -> bool:
+    if table in await _places(db):
+        return False
+    if table in ON_EVERY_NODE:
+        await db.execute(_REPLICATE, table)
+    else:
+        # The first begins a group of our own: of another program's tables none is moved with it.
+        await db.execute(_DISTRIBUTE, table, COLUMN, "none" if table == _FIRST else _FIRST)
+    return True
+
+
+def _check_places(places: dict[str, _Place]) -> None:
+    distributed = [table for table in BY_SESSION if table in places]
+    wrong = [
+        table
+        for table in distributed
+        if (places[table].method, places[table].column) != (_HASH, COLUMN)
+    ] + [table for table in ON_EVERY_NODE if table in places and places[table].column is not None]
+    if wrong:
+        raise NotAStoreError(
+            f"its table {wrong[0]} is distributed in another way: {_RIGHT}; undo that with"
+            " undistribute_table"
+        )
+    if len({places[table].group for table in distributed}) > 1 or (
+        distributed and _FIRST not in distributed
+    ):
+        raise NotAStoreError(
+            f"its tables are not co-located: {_RIGHT}, in one group; undo that with"
+            " undistribute_table"
+        )
+
+
+_RIGHT = f"{', '.join(BY_SESSION)} go by hash of {COLUMN}, {', '.join(ON_EVERY_NODE)} to every node"
+
+
+async def _drop_copies(db: Connection) -> None:
+    for table in BY_SESSION:
+        await db.execute(_DROP_COPY, table)
+
+
+async def _places(db: Connection) -> dict[str, _Place]:
+    found = await db.fetch(_DISTRIBUTED, [*BY_SESSION, *ON_EVERY_NODE])
+    return {row[0]: _Place(row[1], row[2], row[3]) for row in found}
