@@ -172,7 +172,11 @@ class Pool:
                 return await turn
         except BaseException as error:
             if turn.done() and not turn.cancelled():  # it was given one in the same moment
-                self._put_back(turn.result())
+                given = turn.result()
+                if given is None:
+                    self._pass_on(None)
+                else:
+                    self._release(given)
             else:
                 self._waiting.remove(turn)
             if isinstance(error, TimeoutError):
@@ -190,8 +194,8 @@ class Pool:
         else:
             self._put_back(connection)
 
-    def _put_back(self, connection: Connection | None) -> None:
-        if not self._pass_on(connection) and connection is not None:
+    def _put_back(self, connection: Connection) -> None:
+        if not self._pass_on(connection):
             self._idle.append(connection)
 
     def _pass_on(self, connection: Connection | None) -> bool:
@@ -199,6 +203,8 @@ class Pool:
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():
+                if connection is not None:  # in use from now on, not only when its turn comes
+                    self._in_use.add(connection)
                 turn.set_result(connection)
                 return True
         return False
