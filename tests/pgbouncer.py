@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tests.postgres import HOST, PASSWORD, USER, Cluster, free_port
+from tests.postgres import HOST, PASSWORD, USER, Cluster, as_user, free_port
 from tests.waiting import wait_until
 
 _UNPRIVILEGED = "postgres"
@@ -46,12 +46,8 @@ def running_pgbouncer(cluster: Cluster, *, connections: int) -> Iterator[int]:
             entry = pwd.getpwnam(user)
             for path in (folder, users, settings):
                 os.chown(path, entry.pw_uid, entry.pw_gid)
-        with subprocess.Popen(
-            [program, "--quiet", str(settings)],
-            user=user,
-            group=None if user is None else pwd.getpwnam(user).pw_gid,
-            extra_groups=None if user is None else [],
-        ) as process:
+        command = [*as_user(user), program, "--quiet", str(settings)]
+        with subprocess.Popen(command) as process:
             try:
                 wait_until(lambda: process.poll() is not None or _listens(port))
                 assert process.poll() is None, (folder / "log").read_text()

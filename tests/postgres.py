@@ -48,6 +48,18 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
+def as_user(user: str | None) -> list[str]:
+    """Give what a command begins with to be run as this user; None: as who we are.
+
+    Not with subprocess's own `user`, for which it forks: beside gRPC's threads, whose handlers then
+    run in the child, that crashes now and then.
+    """
+    if user is None:
+        return []
+    group = pwd.getpwnam(user).pw_gid
+    return ["setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups"]
+
+
 class Cluster:
     """A PostgreSQL server that can be started, stopped and killed.
 
@@ -143,13 +155,10 @@ class Cluster:
         # To a file: the server that pg_ctl starts would hold a pipe open.
         with tempfile.TemporaryFile() as output:
             status = subprocess.call(
-                [str(self.programs / program), *arguments],
+                [*as_user(self._user), str(self.programs / program), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                user=self._user,
-                group=None if self._user is None else pwd.getpwnam(self._user).pw_gid,
-                extra_groups=None if self._user is None else [],
                 cwd=self.folder,
                 env={**os.environ, "PGPASSWORD": PASSWORD},
             )
