@@ -262,7 +262,7 @@ def test_every_setting_and_command_is_documented() -> None:
     reference = (DOCS / "cli.md").read_text()
     assert set(commands) == {
         "serve", "import", "export", "get", "list", "delete", "migrate",
-        "keys", "backup", "purge", "erase",
+        "keys", "backup", "copy", "purge", "erase",
     }  # fmt: skip
     for command in commands:
         assert f"interaction-svc {command}" in reference
