@@ -16,11 +16,13 @@ from interaction_svc.store import (
     Filter,
     NotAStoreError,
     Outcome,
+    ReplicaStore,
     Store,
     StoreUnavailableError,
     StoreURLError,
     check_store,
     distribute_store,
+    open_store,
     row_of,
 )
 from interaction_svc.store.postgres import migrations, schema
@@ -186,6 +188,28 @@ async def test_many_may_distribute_at_once(sharded: Cluster) -> None:
     assert sorted(table for tables in done for table in tables) == sorted(ALL)
 
 
+async def test_who_migrates_is_waited_for(
+    sharded: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = sharded.new_database()
+    sharded.sql(database, "CREATE EXTENSION citus")
+    async with opened_store(sharded.url(database)):
+        pass
+    monkeypatch.setattr(migrations, "WAIT_FOR_ANOTHER_SECONDS", 0)
+    async with sharded.connected(database) as other, other.transaction():
+        await other.execute("SELECT 1 FROM schema_migrations WHERE version = 0 FOR UPDATE")
+        with pytest.raises(StoreUnavailableError, match="another server is migrating"):
+            await distribute_store(sharded.url(database))
+    assert await distribute_store(sharded.url(database)) == ALL
+
+
+async def test_a_replica_is_refused(sharded: Cluster, database: str) -> None:
+    """Whether it has caught up is told by one server's log, and rows are on many."""
+    url = sharded.url(database)
+    with pytest.raises(StoreURLError, match=r"distributed over nodes.*leave replica_store out"):
+        await open_store(url, replica=ReplicaStore(url))
+
+
 async def test_what_was_broken_off_goes_on(sharded: Cluster) -> None:
     database = sharded.new_database()
     sharded.sql(database, "CREATE EXTENSION citus")
@@ -299,7 +323,8 @@ async def test_sweeps_look_at_sessions_one_by_one(
         assert sum(swept.by_service.values()) == 4
     for statement in statements(sharded, database):
         # Only which Sessions there are is asked of all shards.
-        assert "SELECT DISTINCT session_sid" in statement.text or len(statement.sessions) == 1
+        which = statement.text.startswith("SELECT DISTINCT session_sid FROM session_owners")
+        assert which or len(statement.sessions) == 1
 
 
 def test_the_command(sharded: Cluster, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from prometheus_client import Counter
 
 from interaction_svc import metrics
 from interaction_svc.counting import count_soon
-from interaction_svc.store.errors import StoreError, StoreUnavailableError
+from interaction_svc.store.errors import StoreError, StoreUnavailableError, StoreURLError
 from interaction_svc.store.interface import Key, PageQuery, Reads, Scope, StoredPage
 from interaction_svc.store.moments import UNKNOWN, Moment
 from interaction_svc.store.postgres import moments, reads
@@ -39,9 +39,18 @@ class ReplicatedStore(PostgresStore):
     async def open_beside(
         cls, dsn: Dsn, limits: PostgresLimits, replica: Replica, *, migrate: bool
     ) -> Self:
-        """Open the database; see open_store. A replica that is away is no reason to fail."""
+        """Open the database; see open_store. A replica that is away is no reason to fail.
+
+        Raises StoreURLError if its tables are distributed.
+        """
         store = await cls(dsn, limits, replica)._made_ready(dsn, migrate=migrate)
         try:
+            if store._by_session:
+                # A moment is a place in one server's log, and rows are in those of many.
+                raise StoreURLError(
+                    "its tables are distributed over nodes, so that no replica can be asked whether"
+                    " it has what was written; leave replica_store out"
+                )
             await replica.start(await store._moments.now())
         except BaseException:
             await asyncio.shield(store.close())
