@@ -1,14 +1,25 @@
 """A standby that takes the place of its primary, under a server with writers and readers."""
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.build import Parents
+from interaction_svc.store import (
+    Outcome,
+    PostgresLimits,
+    Row,
+    Store,
+    StoreUnavailableError,
+    row_of,
+)
+from tests.build import Parents, new_interaction
 from tests.calls import Code
 from tests.postgres import HOST, Cluster, found_programs, running_cluster, running_standby
 from tests.serving import served
+from tests.store.databases import opened_store
+from tests.store.opened import EVERYONE, query
 from tests.traffic import NOT_SERVING, SERVING, traffic, until
 
 _WAIT_FOR_STANDBY = (
@@ -45,10 +56,12 @@ async def test_no_acknowledged_write_is_lost_when_a_standby_is_promoted(
         async with traffic(server.grpc_address, parents) as calls:
             with standby.hung():
                 # These wait for the standby, which hasn't got them when the primary is lost.
-                async with primary.connected(database) as outside:
+                async with asyncio.timeout(30), primary.connected(database) as outside:
                     while not await outside.fetchval(_WAIT_FOR_STANDBY):
-                        pass
+                        await asyncio.sleep(0.01)
                 primary.kill()
+                standby.kill()  # or it would find them in what the network has kept for it
+            standby.start()
             await calls.until_serving(False)
             await until(lambda: bool(calls.refused), "call that is refused")
             standby.promote()
@@ -57,3 +70,34 @@ async def test_no_acknowledged_write_is_lost_when_a_standby_is_promoted(
         assert set(calls.refused) == {Code.UNAVAILABLE}
         assert calls.health == [SERVING, NOT_SERVING, SERVING]
     assert "internal error" not in server.log.read_text()
+
+
+async def test_without_a_standby_reads_go_on_and_writes_are_in_doubt(
+    primary: Cluster, parents: Parents
+) -> None:
+    database = primary.new_database()
+    limits = PostgresLimits(connections=3, statement_seconds=1)
+    async with opened_store(primary.url(database), limits=limits) as store:
+        primary.configure(synchronous_standby_names="away")
+        primary.reload()
+        late = await refused_record(store, parents)
+        there = (await store.page(EVERYONE, query(parents, limit=1000))).rows
+        with pytest.raises(StoreUnavailableError):  # it waits for the first, for which all wait
+            await store.record([late])
+        assert (await store.page(EVERYONE, query(parents, limit=1000))).rows == there
+        primary.configure(synchronous_standby_names="")
+        primary.reload()
+        async with asyncio.timeout(30), primary.connected(database) as outside:
+            while await outside.fetchval(_WAIT_FOR_STANDBY):
+                await asyncio.sleep(0.01)
+        assert [one.outcome for one in await store.record([late])] == [Outcome.UNCHANGED]
+
+
+async def refused_record(store: Store, parents: Parents) -> Row:
+    """Record until one isn't acknowledged, for then the server has read its settings; give that."""
+    while True:
+        row = row_of(new_interaction(parents))
+        try:
+            await store.record([row])
+        except StoreUnavailableError:
+            return row
