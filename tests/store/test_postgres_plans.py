@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ import pytest
 
 from interaction_svc.paging import Edge, Position
 from interaction_svc.store import Filter, PageQuery, Row, Scope, row_of
-from interaction_svc.store.postgres import reads
+from interaction_svc.store.postgres import loading, reads
+from interaction_svc.store.tables import INTERACTIONS
 from tests.build import NOON_US, Parents, new_interaction, new_parents
 from tests.postgres import Cluster
 from tests.store.databases import opened_store
@@ -82,9 +83,32 @@ async def test_a_session_of_another_account_is_not_looked_at(
     assert await _blocks(cluster, database, thief, query(thief, limit=1000)) < 10
 
 
+async def test_a_stretch_of_a_table_costs_the_same_everywhere(
+    cluster: Cluster, large: Large
+) -> None:
+    database, sessions = large
+    ordered = sorted(row for rows in sessions.values() for row in rows)
+    costs = [
+        await _blocks_of(
+            cluster,
+            database,
+            loading.read_statement(INTERACTIONS),
+            [*INTERACTIONS.key_of(ordered[after]), 100, 1 << 22],
+        )
+        for after in (0, ROWS // 2, ROWS - 50, ROWS, 2 * ROWS - 101)
+    ]
+    assert max(costs) < 150, costs
+
+
 async def _blocks(cluster: Cluster, database: str, parents: Parents, asked: PageQuery) -> int:
-    """Give how many blocks the page's statement reads; fail unless it goes by an index."""
     statement, values = reads.page_statement(Scope(parents.account_sid), asked)
+    return await _blocks_of(cluster, database, statement, values)
+
+
+async def _blocks_of(
+    cluster: Cluster, database: str, statement: str, values: Sequence[object]
+) -> int:
+    """Give how many blocks a statement reads; fail unless it goes by an index."""
     async with cluster.connected(database) as db:
         types = ["bigint" if isinstance(value, int) else "text" for value in values]
         await db.execute(f"PREPARE page ({', '.join(types)}) AS {statement}")

@@ -15,6 +15,7 @@ from interaction_svc.store import Row, Store, open_store, row_of
 from interaction_svc.store.sqlite import erasing
 from interaction_svc.store.sqlite.erasing import ERASED_WITHIN_SECONDS
 from interaction_svc.store.sqlite.scrubbing import Scrubber
+from interaction_svc.store.tables import INTERACTIONS, TOMBSTONES, Tombstone
 from tests.build import NOON_US, Parents, new_interaction
 from tests.store.files import another_process, url
 from tests.store.opened import EVERYONE, NOW_US, query
@@ -91,6 +92,22 @@ async def test_nothing_of_an_earlier_version_is_left(
     await store.record([row_of(update)])
     await until_gone(tmp_path, texts)
     assert all(found(tmp_path, texts_of(row_of(update), "the later")).values())
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_nothing_of_what_a_load_replaces_or_deletes_is_left(
+    store: Store, tmp_path: Path, parents: Parents, replaced: bool
+) -> None:
+    first = new_interaction(parents, data="the earlier text")
+    update = new_interaction(parents, sid=first.sid, updated_us=NOW_US, data="the later")
+    await store.record([row_of(first)])
+    texts = texts_of(row_of(first), "the earlier text")
+    assert all(found(tmp_path, texts).values())
+    if replaced:
+        await store.load(INTERACTIONS, [row_of(update)])
+    else:
+        await store.load(TOMBSTONES, [Tombstone(parents.session_sid, first.sid, NOW_US)])
+    await until_gone(tmp_path, texts)
 
 
 # Of these, SQLite leaves a copy where a row was before its page was joined with another.

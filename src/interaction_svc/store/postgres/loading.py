@@ -31,11 +31,14 @@ async def read(
     """See Store.read."""
     place = after or ("",) * table.key_length
     bound = () if table.large is None else (max_bytes,)
-    return [table.record(*row) for row in await db.fetch(_read(table), *place, limit, *bound)]
+    return [
+        table.record(*row) for row in await db.fetch(read_statement(table), *place, limit, *bound)
+    ]
 
 
 @cache
-def _read(table: Table) -> str:
+def read_statement(table: Table) -> str:
+    """Put the statement of `read` together: its values are a key, the limit, and the bytes."""
     columns, key = ", ".join(table.columns), ", ".join(table.key_columns)
     step = walk(columns, table.name, table.key_columns)
     if table.large is None:
