@@ -313,6 +313,25 @@ async def test_what_was_broken_off_goes_on_from_there(tmp_path: Path, target: st
     assert await contents(target) == await contents(source)
 
 
+@pytest.mark.parametrize("there", [slice(0, None, 3), slice(5_000, 7_000), slice(8_994, None)])
+async def test_gaps_of_any_width_are_found_and_filled(
+    tmp_path: Path, target: str, there: slice
+) -> None:
+    source = url(tmp_path)
+    rows = sorted((await fill(source, 9_000))[5:])
+    async with Opened(source) as here, Opened(target) as store:
+        for start in range(0, 9_000, 1_000):
+            of_these = set(rows[start : start + 1_000]) & set(rows[there])
+            await store.load(INTERACTIONS, sorted(of_these))
+        copying = Copying(Place("source", here), Place("target", store), nobody)
+        verified = await copying.verify(INTERACTIONS)
+    assert (verified.source.count, verified.target.count) == (len(rows), len(rows[there]))
+    missing = set(rows) - set(rows[there])
+    assert verified.first_difference == INTERACTIONS.key_of(min(missing))
+    assert (await copied_here(source, target))["interactions"] == len(missing)
+    assert await everything_in(target, INTERACTIONS) == rows
+
+
 def another(row: Row) -> Row:
     return row_of(new_interaction(Parents(row.account_sid, row.service_sid, row.session_sid)))
 
@@ -320,6 +339,12 @@ def another(row: Row) -> Row:
 async def revoke_all(store: Store, _: Row) -> None:
     for key in await store.keys():
         await store.revoke_key(key.sid, NOW_US - 1)
+
+
+async def delete_later(store: Store, _: Row) -> None:
+    for one in await everything(store, TOMBSTONES):
+        session_sid, sid = TOMBSTONES.key_of(one)
+        await store.load(TOMBSTONES, [Tombstone(session_sid, sid, NOW_US + 1)])
 
 
 OWN: dict[str, tuple[str, Callable[[Store, Row], Awaitable[object]]]] = {
@@ -342,6 +367,7 @@ OWN: dict[str, tuple[str, Callable[[Store, Row], Awaitable[object]]]] = {
         "tombstones",
         lambda store, row: store.load(TOMBSTONES, [Tombstone(row.session_sid, row.sid, NOW_US)]),
     ),
+    "a deletion of another time": ("tombstones", delete_later),
     "a key": ("api_keys", lambda store, row: store.add_key(new_key())),
     "a revocation": ("api_keys", revoke_all),
 }

@@ -17,10 +17,12 @@ from interaction_svc.store import (
     check_store,
     row_of,
 )
+from interaction_svc.store.tables import INTERACTIONS
 from tests.build import NOON_US, Parents, new_interaction, new_leg, new_parents, new_sid
 from tests.postgres import Cluster
 from tests.store.databases import database, opened_store
 from tests.store.keeping import new_key
+from tests.store.moving import everything
 from tests.store.opened import EVERYONE, NOW_US, query
 from tests.store.suite import StoreSuite
 
@@ -53,6 +55,28 @@ async def servers(cluster: Cluster, database: str) -> AsyncIterator[list[Store]]
         yield [
             await stack.enter_async_context(opened_store(cluster.url(database))) for _ in range(4)
         ]
+
+
+async def test_a_load_that_meets_a_record_of_the_same_row_is_the_one_that_stays(
+    cluster: Cluster, database: str, parents: Parents
+) -> None:
+    row = row_of(new_interaction(parents))
+    earlier = row._replace(updated_us=0, frame=b"earlier")
+    async with opened_store(cluster.url(database)) as store, cluster.connected(database) as db:
+        recording = db.transaction()
+        await recording.start()
+        places = ", ".join(f"${n}" for n in range(1, len(row) + 1))
+        await db.execute(f"INSERT INTO interactions VALUES ({places})", *earlier)
+        loading = asyncio.create_task(store.load(INTERACTIONS, [row]))
+        async with asyncio.timeout(30), cluster.connected(database) as onlooker:
+            while not await onlooker.fetchval(
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            ):
+                await asyncio.sleep(0.01)
+        await recording.commit()
+        await loading
+        assert await everything(store, INTERACTIONS) == [row]
 
 
 async def test_one_of_many_servers_creates(servers: list[Store], parents: Parents) -> None:
