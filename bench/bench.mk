@@ -8,7 +8,7 @@ $(TOOLS)/rival-go: $(wildcard bench/rivals/go/*.go bench/rivals/go/go.*) clients
 	cd bench/rivals/go && CGO_ENABLED=1 go vet . && CGO_ENABLED=1 go build -o "$(CURDIR)/$@" .
 
 .PHONY: bench bench-quick
-bench: $(VENV)/.dev $(GO_RIVAL) ## what requests cost, beside an empty RPC and rivals; some 8 minutes, into docs/bench
+bench: $(VENV)/.dev $(GO_RIVAL) ## what requests cost, beside an empty RPC and rivals; some 12 minutes, into docs/bench
 	$(BIN)/python -m bench.speed --into docs/bench
 
 bench-quick: $(VENV)/.dev $(GO_RIVAL) ## the same in under 2 minutes, less exact, into .build/bench
