@@ -12,13 +12,15 @@ ROWS_A_SLICE = 10
 _LATELY_SECONDS = 0.01
 _PAUSE_SECONDS = 0.002
 """How long it then leaves everything to them: a stream has a seventh of its speed beside reads that
-follow each other, and the slowest of 100 Lists twice its time. Half the pause, half as much again
-of both."""
+follow each other, and the slowest of 100 Lists two to three times its time. Half the pause, half as
+much again of both."""
 _QUIET_SECONDS = 0.00005
 """A turn of the loop that takes longer had others' work in it, or another thread's."""
 _QUIET_TURNS = 3
 _MOST_TURNS = 20
 _SLICES_A_LOOK = 5
+"""After so many slices it lets others go first that don't read. To let go after less than threads
+wait for the interpreter (server.py) would starve the writer's."""
 
 
 class Courtesy:

@@ -107,7 +107,7 @@ class Server:
                 retention.start()
             self._has_started = True
             # Threads that want the interpreter get it sooner than after the usual 5 ms. It has to
-            # be less than a slice of a batch takes (interactions.py): at the end of each the loop
+            # be less than what a stream checks in one go (courtesy.py): at its end the loop
             # lets go for a moment, and who waits begins to wait anew, so that the writer's thread
             # would get it only by luck.
             sys.setswitchinterval(_SWITCH_SECONDS)

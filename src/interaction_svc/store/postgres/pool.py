@@ -57,11 +57,6 @@ class Pool:
         self._full_until = 0.0
         self._closed = False
 
-    @property
-    def in_use(self) -> int:
-        """How many connections work at the moment, those that are being opened included."""
-        return self._open - len(self._idle)
-
     async def run(self, work: Work[T], *, repeatable: bool = True) -> T:
         """Run work on a connection, to its end, also if the caller is cancelled meanwhile.
 
