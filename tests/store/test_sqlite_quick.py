@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from interaction_svc.store import Filter, open_store, row_of
+from interaction_svc.store import Filter, StoreClosedError, open_store, row_of
 from interaction_svc.store.sqlite import joining, reads
 from interaction_svc.store.sqlite.connection import connect
 from interaction_svc.store.sqlite.quick import QUICK_SECONDS, NotQuickError, QuickReader
@@ -82,13 +82,13 @@ async def test_a_slow_read_sends_those_after_it_to_the_thread(
     def slow(_: sqlite3.Connection) -> None:
         clock.now += 2 * QUICK_SECONDS
 
-    quick.run(slow)
+    await quick.run(slow)
     rest = 100 * 2 * QUICK_SECONDS
     clock.now += rest * 0.99
     with pytest.raises(NotQuickError):
-        quick.run(lambda _: None)
+        await quick.run(lambda _: None)
     clock.now += rest * 0.02
-    quick.run(lambda _: None)
+    await quick.run(lambda _: None)
 
 
 async def test_a_read_that_fails_slowly_counts_too(quick: QuickReader, clock: Clock) -> None:
@@ -97,15 +97,74 @@ async def test_a_read_that_fails_slowly_counts_too(quick: QuickReader, clock: Cl
         db.execute("SELECT what FROM nowhere")
 
     with pytest.raises(sqlite3.OperationalError):
-        quick.run(failing)
+        await quick.run(failing)
     with pytest.raises(NotQuickError):
-        quick.run(lambda _: None)
+        await quick.run(lambda _: None)
 
 
 async def test_quick_reads_go_on(quick: QuickReader, clock: Clock) -> None:
     for _ in range(100):
-        quick.run(lambda _: None)
+        await quick.run(lambda _: None)
         clock.now += QUICK_SECONDS
+
+
+async def test_reads_of_one_turn_are_made_in_a_row(quick: QuickReader) -> None:
+    seen: list[str] = []
+
+    async def one(name: str) -> None:
+        seen.append(f"{name} asked")
+        await quick.run(lambda _: seen.append(f"{name} read"))
+        seen.append(f"{name} answered")
+
+    await asyncio.gather(one("first"), one("second"))
+    assert seen == [
+        f"{name} {what}" for what in ("asked", "read", "answered") for name in ("first", "second")
+    ]
+
+
+async def test_a_row_of_reads_does_not_hold_others_up(quick: QuickReader, clock: Clock) -> None:
+    """It lasts as long as one read may; then come others, and then the rest of it."""
+    seen: list[int | str] = []
+
+    def work(number: int) -> None:
+        clock.now += 0.7 * QUICK_SECONDS
+        seen.append(number)
+        if not number:
+            asyncio.get_running_loop().call_soon(seen.append, "another")
+
+    await asyncio.gather(*(quick.run(lambda _, n=n: work(n)) for n in range(3)))  # type: ignore[misc]
+    assert seen == [0, 1, "another", 2]
+
+
+async def test_a_slow_read_sends_the_others_of_its_row_to_the_thread(
+    quick: QuickReader, clock: Clock
+) -> None:
+    def slow(_: sqlite3.Connection) -> None:
+        clock.now += 2 * QUICK_SECONDS
+
+    first, second = await asyncio.gather(
+        quick.run(slow), quick.run(lambda _: None), return_exceptions=True
+    )
+    assert first is None
+    assert isinstance(second, NotQuickError)
+
+
+async def test_what_nobody_waits_for_is_not_read(quick: QuickReader) -> None:
+    seen: list[str] = []
+    given_up = asyncio.create_task(quick.run(lambda _: seen.append("given up")))
+    kept = asyncio.create_task(quick.run(lambda _: seen.append("kept")))
+    asyncio.get_running_loop().call_soon(given_up.cancel)
+    await asyncio.sleep(0)
+    await kept
+    assert seen == ["kept"]
+    assert given_up.cancelled()
+
+
+async def test_what_waits_when_it_closes_is_not_read(quick: QuickReader) -> None:
+    waiting = asyncio.create_task(quick.run(lambda _: None))
+    asyncio.get_running_loop().call_soon(quick.close)
+    with pytest.raises(StoreClosedError):
+        await waiting
 
 
 async def test_no_lock_is_waited_for(
@@ -113,9 +172,10 @@ async def test_no_lock_is_waited_for(
 ) -> None:
     with closing(connect(file_of(store, tmp_path))) as other:
         other.execute("BEGIN IMMEDIATE")
-        quick.run(lambda db: db.execute("PRAGMA query_only = OFF"))
+        await quick.run(lambda db: db.execute("PRAGMA query_only = OFF"))
         with pytest.raises(NotQuickError):
-            quick.run(lambda db: db.execute("BEGIN IMMEDIATE"))  # the one lock that is easily held
+            # The one lock that is easily held.
+            await quick.run(lambda db: db.execute("BEGIN IMMEDIATE"))
 
 
 async def test_while_quick_reads_rest_the_thread_reads(

@@ -94,7 +94,7 @@ class SqliteStore(Store):
     async def get(self, scope: Scope, key: Key) -> bytes | None:
         """See Store."""
         try:
-            return self._reading_now(reads.get, scope, key)
+            return await self._reading_soon(reads.get, scope, key)
         except NotQuickError:
             return await self._reading(reads.get, scope, key)
 
@@ -103,7 +103,7 @@ class SqliteStore(Store):
         joins = self._joins and not query.filter.looks_at_rows
         if joins:
             with suppress(NotQuickError):
-                page = self._reading_now(reads.joined_page, scope, query)
+                page = await self._reading_soon(reads.joined_page, scope, query)
                 if page is not None:
                     return page
                 joins = False
@@ -209,14 +209,14 @@ class SqliteStore(Store):
         work = partial(loading.load, table=table, records=records)
         await self._writing(work, len(records), size, erased=bool)
 
-    def _reading_now(
+    async def _reading_soon(
         self,
         work: Callable[Concatenate[sqlite3.Connection, P], T],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
         try:
-            return self._quick.run(work, *args, **kwargs)
+            return await self._quick.run(work, *args, **kwargs)
         except sqlite3.Error as error:
             translation = translated(error)
             self._probe.note(translation)
