@@ -35,7 +35,7 @@ class asking:  # noqa: N801 it stands where a function would
         self._begun = time.perf_counter()
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        count_soon(_seconds(self._operation).observe, time.perf_counter() - self._begun)
+        count_soon(_seconds(self._operation), time.perf_counter() - self._begun)
         if isinstance(error, StoreError) and (of_caller := self._as_callers(error)):
             raise of_caller from error
 

@@ -134,7 +134,7 @@ class Interactions:
         store = self._store if consistency is None else self._store.since(moment_of(consistency))
         with asking("page"):
             page = await store.page(Scope(caller.account_sid), query)
-        count_soon(metrics.page_interactions.observe, page.rows)
+        count_soon(metrics.page_interactions, page.rows)
         following, preceding = _neighbours(page, edge)
         return Page(
             page.frames,

@@ -15,6 +15,7 @@ import threading
 import time
 import traceback
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import orjson
@@ -186,7 +187,12 @@ def _line_of(ended: _EndedCall) -> str:
 def _timestamp(at: float) -> str:
     """Write it as structlog does."""
     second = int(at)
-    return f"{text_of_seconds(second)[:-1]}.{int((at - second) * 1e6):06d}Z"
+    return f"{_to_the_second(second)}{int((at - second) * 1e6):06d}Z"
+
+
+@lru_cache(maxsize=2)  # of all the lines that are made together
+def _to_the_second(second: int) -> str:
+    return f"{text_of_seconds(second)[:-1]}."
 
 
 def audit(action: str, **about: Any) -> None:

@@ -27,16 +27,16 @@ class observed:  # noqa: N801 it stands where a function would
 
     def __enter__(self) -> None:
         self._begun = time.perf_counter()
-        count_soon(_in_flight(self._call.transport).inc, 1)
+        count_soon(_in_flight(self._call.transport), 1)
         self._token = begin(self._call)
 
     def __exit__(self, *_: object) -> None:
         call = self._call
         try:
             seconds = time.perf_counter() - self._begun
-            count_soon(_in_flight(call.transport).dec, 1)
-            count_soon(_seconds(call.transport, call.method).observe, seconds)
-            count_soon(_count(call.transport, call.method, call.code).inc, 1)
+            count_soon(_in_flight(call.transport), -1)
+            count_soon(_seconds(call.transport, call.method), seconds)
+            count_soon(_count(call.transport, call.method, call.code), 1)
             if call.error is not None:
                 metrics.refused.labels(call.transport, call.error.reason_name()).inc()
                 if isinstance(call.error, _AUDITED):

@@ -92,19 +92,19 @@ class Exchange:
     async def send(self, message: Message) -> None:
         """Send the beginning of an answer, or of its body the whole or a part.
 
-        What has a body has its Content-Length among its headers.
+        What has a body has its Content-Length among its headers. Returns when the client has taken
+        all but a little: until then a call that is answered holds its place, and its time runs.
         """
-        flow = self._protocol.flow
-        if flow.write_paused and not self.disconnected:
-            await flow.drain()
         if self.disconnected:
             return
         if message["type"] == "http.response.start":
             self._begin(message["status"], message["headers"])
             return
-        body = b"" if self._scope["method"] == "HEAD" else message["body"]
-        self._write(body)
-        if not message.get("more_body", False):
+        self._write(b"" if self._scope["method"] == "HEAD" else message["body"])
+        flow = self._protocol.flow
+        if flow.write_paused:
+            await flow.drain()
+        if not message.get("more_body", False) and not self.disconnected:
             self._end()
 
     def _begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:

@@ -50,8 +50,6 @@ _REQUEST_ID = REQUEST_ID_HEADER.encode()
 _AUTHORIZATION = b"authorization"
 _CONSISTENCY = consistency.KEY.encode()
 _MAX_LOGGED_PATH = 256
-_UNTAKEN_BYTES = 64 * 1024
-"""What asyncio holds of an answer before the one who sends has to wait."""
 
 
 class Observe:
@@ -143,16 +141,10 @@ class Admit:
         if not scope["path"].startswith(API_PREFIX):
             await self._app(scope, receive, send)
             return
-
-        def send_until_taken(message: Message) -> Awaitable[None]:
-            if len(message.get("body", b"")) > _UNTAKEN_BYTES:
-                return _send_until_taken(send, message)
-            return send(message)
-
         with self._guards.concurrency.slot():
             try:
                 with self._deadline:
-                    await self._app(scope, receive, send_until_taken)
+                    await self._app(scope, receive, send)
             except TimeoutError as error:
                 raise DeadlineExceeded from error
 
@@ -177,13 +169,6 @@ class Authenticate:
             call.caller = await self._guards.authenticator.caller(shown, call.peer)
             self._guards.call_rate.count(call.caller)
         await self._app(scope, receive, send)
-
-
-async def _send_until_taken(send: Send, message: Message) -> None:
-    # The server waits before it sends, not after: so an empty end is sent as well, when the client
-    # has taken the rest, and until then the place is held.
-    await send({**message, "more_body": True})
-    await send({"type": message["type"], "body": b""})
 
 
 @lru_cache(maxsize=1024)

@@ -110,9 +110,9 @@ class ReplicatedStore(PostgresStore):
                 why = "failed"
                 self._replica.check_soon()
             else:
-                count_soon(_reads("replica", reason).inc, 1)
+                count_soon(_reads("replica", reason), 1)
                 return answer
-        count_soon(_reads("primary", why).inc, 1)
+        count_soon(_reads("primary", why), 1)
         return await at_primary()
 
     async def moment(self) -> Moment:
