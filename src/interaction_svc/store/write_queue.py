@@ -5,6 +5,7 @@ from collections import deque
 from typing import Any, Generic, Protocol, TypeVar
 
 from interaction_svc import metrics
+from interaction_svc.counting import count_soon
 from interaction_svc.store.errors import StoreBusyError
 
 MIB = 1024 * 1024
@@ -89,5 +90,5 @@ class WriteQueue(Generic[W]):
     def _count(self, rows: int, size: int) -> None:
         self._waiting_rows += rows
         self._waiting_bytes += size
-        metrics.waiting_rows.inc(rows)
-        metrics.waiting_bytes.inc(size)
+        count_soon(metrics.waiting_rows, rows)
+        count_soon(metrics.waiting_bytes, size)

@@ -261,14 +261,19 @@ def forget_pages(db: sqlite3.Connection) -> None:
     db.execute("PRAGMA shrink_memory")
 
 
+def wait_no_more(db: sqlite3.Connection) -> None:
+    """Have SQLite wait for no lock from here on: `transaction` waits, and does it better."""
+    db.execute("PRAGMA busy_timeout = 0")
+
+
 @contextmanager
 def waiting_at_most(db: sqlite3.Connection, milliseconds: int) -> Iterator[None]:
-    """Let SQLite wait for locks no longer than this in the block."""
+    """Let SQLite wait for locks this long in the block, on a connection that waits no more."""
     db.execute(f"PRAGMA busy_timeout = {milliseconds}")
     try:
         yield
     finally:
-        db.execute(f"PRAGMA busy_timeout = {round(BUSY_TIMEOUT_SECONDS * 1000)}")
+        wait_no_more(db)
 
 
 def _read_header(db: sqlite3.Connection) -> None:
@@ -306,17 +311,16 @@ def _begin_immediate(db: sqlite3.Connection, patience_seconds: float) -> None:
     writes all the time the lock is free for moments only, which that meets by luck.
     """
     deadline = time.monotonic() + patience_seconds
-    with waiting_at_most(db, 0):
-        while True:
-            try:
-                db.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError as error:
-                busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
-                if not busy or time.monotonic() >= deadline:
-                    raise
-            else:
-                return
-            time.sleep(_ASK_AGAIN_SECONDS)
+    while True:
+        try:
+            db.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            if not busy or time.monotonic() >= deadline:
+                raise
+        else:
+            return
+        time.sleep(_ASK_AGAIN_SECONDS)
 
 
 _PASSING = {

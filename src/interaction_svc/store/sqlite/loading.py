@@ -56,7 +56,7 @@ def load(db: sqlite3.Connection, table: Table, records: Sequence[Record]) -> boo
 
 
 def _load_interactions(db: sqlite3.Connection, rows: Sequence[Row]) -> bool:
-    if insert(db, rows) == len(rows):
+    if insert(db, rows).rows == len(rows):
         return False
     return db.executemany(_UPDATE_IF_DIFFERENT, rows).rowcount > 0
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from interaction_svc.store.errors import StoreClosedError
-from interaction_svc.store.sqlite.connection import connect, forget_pages
+from interaction_svc.store.sqlite.connection import connect, forget_pages, wait_no_more
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -44,7 +44,7 @@ class QuickReader:
     def __init__(self, path: Path, clock: Callable[[], float] = time.perf_counter) -> None:
         """Open the file, on any thread. Raises as `connect`."""
         self._db: sqlite3.Connection | None = connect(path, read_only=True)
-        self._db.execute("PRAGMA busy_timeout = 0")
+        wait_no_more(self._db)
         self._clock = clock
         self._rests_until = float("-inf")
         self._waiting: list[_Read] = []

@@ -28,6 +28,7 @@ from interaction_svc.store.sqlite.connection import (
     Connection,
     check_writable,
     translated,
+    wait_no_more,
     write_nothing,
 )
 from interaction_svc.store.sqlite.erasing import Eraser
@@ -78,6 +79,7 @@ class SqliteStore(Store):
             write = await Connection.open(path, create=migrate)
             opened.push_async_callback(lambda: asyncio.shield(write.close()))
             await write.run(migrations.migrate if migrate else migrations.check_is_current)
+            await write.run(wait_no_more)
             if migrate:
                 await write.run(check_writable)
             joins = await write.run(joins_blobs)
