@@ -93,10 +93,14 @@ def _of_sizes(by_size: dict[int, list[float]], rounds: int, seconds: float) -> I
 
 
 def _of_writes(rounds: int, seconds: float) -> Iterable[Measure]:
+    records = "64 durable records at once ÷ one"
     yield _of_rounds(
-        "64 durable records at once ÷ one", writing.concurrent_records(rounds, seconds), 6, 10,
-        _per_second, at_least=True,
-    )  # fmt: skip
+        records, writing.concurrent_records(rounds, seconds), 6, 10, _per_second, at_least=True
+    )
+    slowly = writing.concurrent_records_flushed_slowly(rounds, seconds)
+    if slowly is not None:
+        longer = f"{records}, each flush {writing.SLOW_FLUSH_MS} ms longer"
+        yield _of_rounds(longer, slowly, 6, 10, _per_second, at_least=True)
     yield _of_rounds(
         "bulk stream ÷ executemany", writing.streamed_records(rounds, int(seconds * 12) * 1000),
         0.35, 0.5, _per_second, at_least=True,

@@ -2,31 +2,40 @@
 
 `python -m bench.writing` relates, each time in rounds that take turns in one run on servers with
 default settings and keys: records of 64 callers at once to those of one, beside what 64 callers of
-an empty RPC get; the bulk stream to
-`executemany` of the same rows; and a List of 50 beside a bulk stream to one on an idle server.
+an empty RPC get, and the same on a disk that is slower; the bulk stream to `executemany` of the
+same rows; and a List of 50 beside a bulk stream to one on an idle server.
 """
 
 import argparse
 import os
 import statistics
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import get_context
-from multiprocessing.synchronize import Event
 from pathlib import Path
-from sqlite3 import connect
 from time import perf_counter
 from typing import Any, NamedTuple
 
 import grpc
-from tests import http2
-from tests.build import NOON_US, Parents, new_interaction, new_parents, new_session
-from tests.keyring import Key, new_key
-from tests.serving import Served, served
+from tests.build import new_interaction, new_parents, new_session
+from tests.keyring import new_key
 
-from bench.load import Load, Request, run
+from bench.flushing import slower_by
+from bench.load import Load, run
 from bench.processes import python, rival
+from bench.records import (
+    BATCH,
+    WARM_ROWS,
+    batches_of,
+    content_of,
+    ingesting,
+    metadata_of,
+    record_requests,
+    request_of,
+    rows_in,
+    stream,
+    writable,
+)
 from bench.rivals.answers import DEFAULT, write_answers
 from interaction_svc.store.rows import COLUMNS, Row, row_of
 from interaction_svc.store.sqlite import connection, migrations
@@ -35,20 +44,13 @@ from interaction_svc.v1 import interaction_service_pb2 as pb
 
 AT_ONCE = 64
 CONNECTIONS = 8
-BATCH = 1000
-SESSIONS = 50
-"""How many Sessions the Interactions of a batch are of."""
+SLOW_FLUSH_MS = 2
+"""What a flush takes on disks that are reached over a network."""
 PAGE = 50
-WARM_ROWS = 5_000
 WARM_SECONDS = 1.0
 
-_RECORD = "/interaction_svc.v1.IngestService/RecordInteraction"
-_STREAM = "/interaction_svc.v1.IngestService/RecordInteractions"
 _LIST = "/interaction_svc.v1.InteractionService/ListInteractions"
 _MOST_PER_SECOND = 30_000
-_MARK = "c0ffee00"
-"""Stands in SIDs where every batch, or request, has digits of its own."""
-_ODD = 0x9E3779B1
 
 
 class Ratio(NamedTuple):
@@ -83,15 +85,18 @@ class Memory(NamedTuple):
         return max(self.quarters)
 
 
-def concurrent_records(rounds: int, seconds: float) -> list[Ratio]:
+def concurrent_records(
+    rounds: int, seconds: float, env: dict[str, str] | None = None
+) -> list[Ratio]:
     """Measure durable RecordInteraction calls a second: 64 callers at once, and one at a time.
 
-    And of 64 callers whose calls do nothing: where the disk is quick, they are hardly more.
+    And of 64 callers whose calls do nothing: where the disk is quick, they are hardly more. `env`
+    is for the service alone.
     """
-    with _writable() as (server, key, account), _empty(account) as empty_address:
+    with writable(env) as (server, key, account), _empty(account) as empty_address:
 
         def per_second(address: str, at_once: int, seconds: float) -> float:
-            requests = tuple(_records(account, key, int(seconds * _MOST_PER_SECOND)))
+            requests = tuple(record_requests(account, key, int(seconds * _MOST_PER_SECOND)))
             load = Load(
                 address,
                 requests,
@@ -100,12 +105,12 @@ def concurrent_records(rounds: int, seconds: float) -> list[Ratio]:
                 at_once=at_once,
                 once_each=True,
             )
-            before = _rows_in(server.store)
+            before = rows_in(server.store)
             answered = run(load)
             assert not answered.refused
             assert answered.offered < len(requests)
             stored = len(answered.ok) if address == server.grpc_address else 0
-            assert _rows_in(server.store) == before + stored
+            assert rows_in(server.store) == before + stored
             return sum(ended <= seconds for ended, _ in answered.ok) / seconds
 
         def one(seconds: float) -> Ratio:
@@ -119,12 +124,22 @@ def concurrent_records(rounds: int, seconds: float) -> list[Ratio]:
         return [one(seconds) for _ in range(rounds)]
 
 
+def concurrent_records_flushed_slowly(rounds: int, seconds: float) -> list[Ratio] | None:
+    """Measure the same on a disk that takes SLOW_FLUSH_MS longer for a flush.
+
+    None: there is no C compiler, which that needs.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        env = slower_by(SLOW_FLUSH_MS, Path(name))
+        return None if env is None else concurrent_records(rounds, seconds, env)
+
+
 def streamed_records(rounds: int, rows: int) -> list[Ratio]:
     """Measure rows a second: a bulk stream, and `executemany` of the same in one transaction.
 
     The latter with our schema, our pragmas, and rows that were made beforehand.
     """
-    with _writable() as (server, key, account):
+    with writable() as (server, key, account):
         rival = server.store.with_name("rival.db")
         db = connection.connect(rival, create=True)
         migrations.migrate(db)
@@ -132,7 +147,7 @@ def streamed_records(rounds: int, rows: int) -> list[Ratio]:
         insert = f"INSERT INTO interactions ({COLUMNS}) VALUES ({places})"  # noqa: S608 our own
 
         def one(rows: int) -> Ratio:
-            batches = list(_batches(account, rows // BATCH))
+            batches = list(batches_of(account, rows // BATCH))
             made = [
                 row_of(interaction)
                 for batch in batches
@@ -145,9 +160,9 @@ def streamed_records(rounds: int, rows: int) -> list[Ratio]:
                 db.executemany(insert, made)
             executed = perf_counter() - begun
             begun = perf_counter()
-            assert _stream(server.grpc_address, key, batches) == rows
+            assert stream(server.grpc_address, key, batches) == rows
             streamed = perf_counter() - begun
-            assert _content(server.store) == _content(rival)
+            assert content_of(server.store) == content_of(rival)
             return Ratio(rows / streamed, rows / executed)
 
         try:
@@ -159,18 +174,18 @@ def streamed_records(rounds: int, rows: int) -> list[Ratio]:
 
 def reads_while_ingesting(rounds: int, seconds: float, at_once: int = 1) -> list[Ratio]:
     """Measure the p99 of List 50, in seconds: beside a bulk stream at full speed, and idle."""
-    with _writable() as (server, key, account):
+    with writable() as (server, key, account):
         reader = new_key(server.store, "read", account)
         parents = new_parents(account_sid=account)
         session = ingest_pb.RecordInteractionsRequest(interactions=new_session(parents, PAGE))
-        assert _stream(server.grpc_address, key, [session.SerializeToString()]) == PAGE
+        assert stream(server.grpc_address, key, [session.SerializeToString()]) == PAGE
         wanted = pb.ListInteractionsRequest(
             service_sid=parents.service_sid, session_sid=parents.session_sid, page_size=PAGE
         )
-        request = _request(_LIST, reader, wanted.SerializeToString())
+        request = request_of(_LIST, reader, wanted.SerializeToString())
         with grpc.insecure_channel(server.grpc_address) as channel:
             call: Any = channel.unary_unary(_LIST)
-            answer = call(wanted.SerializeToString(), metadata=_metadata(reader))
+            answer = call(wanted.SerializeToString(), metadata=metadata_of(reader))
         assert len(pb.ListInteractionsResponse.FromString(answer).interactions) == PAGE
 
         def p99(seconds: float) -> float:
@@ -183,35 +198,24 @@ def reads_while_ingesting(rounds: int, seconds: float, at_once: int = 1) -> list
         ratios = []
         for _ in range(rounds):
             idle = p99(seconds)
-            with _ingesting(server, key, account):
+            with ingesting(server, key, account):
                 ratios.append(Ratio(p99(seconds), idle))
         return ratios
 
 
 def stream_memory(rows: int) -> Memory:
     """Measure a server's resident memory around and during a bulk stream of as many rows."""
-    with _writable() as (server, key, account):
-        assert _stream(server.grpc_address, key, _batches(account, WARM_ROWS // BATCH))
+    with writable() as (server, key, account):
+        assert stream(server.grpc_address, key, batches_of(account, WARM_ROWS // BATCH))
         process = Path(f"/proc/{server.process.pid}")
         before = _mib(process, "VmRSS")
         quarters = []
         for _ in range(4):
             (process / "clear_refs").write_text("5")  # the peak begins anew
-            batches = _batches(account, rows // 4 // BATCH)
-            assert _stream(server.grpc_address, key, batches) == rows // 4 // BATCH * BATCH
+            batches = batches_of(account, rows // 4 // BATCH)
+            assert stream(server.grpc_address, key, batches) == rows // 4 // BATCH * BATCH
             quarters.append(_mib(process, "VmHWM"))
         return Memory(before, tuple(quarters))
-
-
-@contextmanager
-def _writable() -> Iterator[tuple[Served, Key, str]]:
-    """Serve, with a key of the role ingest, and give the account that it writes for."""
-    account = new_parents().account_sid
-    with tempfile.TemporaryDirectory(dir=_disk()) as name:
-        folder = Path(name)
-        key = new_key(folder / "interactions.db", "ingest", account)
-        with served(folder) as server:
-            yield server, key, account
 
 
 @contextmanager
@@ -226,122 +230,6 @@ def _empty(account: str) -> Iterator[str]:
         write_answers(answers, {DEFAULT: answer.SerializeToString()})
         with rival(*python("bench.rivals.empty_grpc", "--answers", str(answers))) as (_, address):
             yield address
-
-
-def _disk() -> Path:
-    """Give a folder on a disk: where files are in memory there is no flush to be shared."""
-    folder = Path(tempfile.gettempdir()).resolve()
-    mounts = (line.split() for line in Path("/proc/mounts").read_text().splitlines())
-    under = [(where, kind) for _, where, kind, *_ in mounts if folder.is_relative_to(where)]
-    return Path.cwd() if max(under)[1] == "tmpfs" else folder
-
-
-def _records(account: str, key: Key, count: int) -> Iterator[Request]:
-    templates = [
-        _request(
-            _RECORD, key, ingest_pb.RecordInteractionRequest(interaction=made).SerializeToString()
-        )
-        for made in _marked([new_parents(account_sid=account) for _ in range(SESSIONS)], SESSIONS)
-    ]
-    for number, digits in enumerate(_digits(count)):
-        template = templates[number % len(templates)]
-        yield template._replace(data=template.data.replace(_MARK.encode(), digits))
-
-
-def _batches(account: str, count: int) -> Iterator[bytes]:
-    """Give requests of a bulk stream: new Interactions of new Sessions, which take turns.
-
-    A batch is another's bytes with other digits in its SIDs, so that it costs next to nothing.
-    """
-    sessions = [
-        parents._replace(session_sid=parents.session_sid[:-8] + _MARK)
-        for parents in (new_parents(account_sid=account) for _ in range(SESSIONS))
-    ]
-    template = ingest_pb.RecordInteractionsRequest(
-        interactions=_marked(sessions, BATCH)
-    ).SerializeToString()
-    for digits in _digits(count):
-        yield template.replace(_MARK.encode(), digits)
-
-
-def _marked(sessions: list[Parents], count: int) -> Iterator[Any]:
-    for number in range(count):
-        made = new_interaction(sessions[number % len(sessions)], NOON_US + number * 1000)
-        made.sid = f"KI{_MARK}{made.sid[10:]}"
-        yield made
-
-
-def _digits(count: int) -> Iterator[bytes]:
-    """Give digits that are different each time, and in no order."""
-    for number in range(count):
-        yield b"%08x" % (number * _ODD % 2**32)
-
-
-def _request(method: str, key: Key, data: bytes) -> Request:
-    return Request(http2.call_headers(method, _metadata(key)), http2.message(data))
-
-
-def _metadata(key: Key) -> tuple[tuple[str, str], ...]:
-    return (("authorization", key.bearer),)
-
-
-def _stream(address: str, key: Key, batches: Iterable[bytes]) -> int:
-    """Stream batches; give how many Interactions are new, and fail if any isn't."""
-    with grpc.insecure_channel(address) as channel:
-        call: Any = channel.stream_unary(_STREAM)
-        answer = call(iter(batches), metadata=_metadata(key))
-    counts = ingest_pb.RecordInteractionsResponse.FromString(answer)
-    assert counts == ingest_pb.RecordInteractionsResponse(created=counts.created), counts
-    return counts.created
-
-
-@contextmanager
-def _ingesting(server: Served, key: Key, account: str) -> Iterator[None]:
-    """Stream at full speed during the block, from a process of its own."""
-    spawning = get_context("spawn")
-    over, begun = spawning.Event(), spawning.Event()
-    before = _rows_in(server.store)
-    process = spawning.Process(
-        target=_stream_until, args=(server.grpc_address, key, account, begun, over)
-    )
-    process.start()
-    try:
-        assert begun.wait(30)
-        yield
-        assert process.is_alive()
-    finally:
-        over.set()
-        process.join()
-    assert process.exitcode == 0
-    assert _rows_in(server.store) > before
-
-
-def _stream_until(address: str, key: Key, account: str, begun: Event, over: Event) -> None:
-    def batches() -> Iterator[bytes]:
-        for number, batch in enumerate(_batches(account, 2**32)):
-            if over.is_set():
-                return
-            if number == WARM_ROWS // BATCH:
-                begun.set()
-            yield batch
-
-    _stream(address, key, batches())
-
-
-def _rows_in(store: Path) -> int:
-    return _content(store)[0]
-
-
-def _content(store: Path) -> tuple[int, int]:
-    """Count rows, and the bytes of their frames."""
-    db = connect(store)
-    try:
-        count, size = db.execute(
-            "SELECT count(*), total(length(frame)) FROM interactions"
-        ).fetchone()
-        return count, int(size)
-    finally:
-        db.close()
 
 
 def _mib(process: Path, name: str) -> float:
@@ -363,7 +251,11 @@ def main() -> None:
     rounds, seconds, rows = (2, 1.0, 10_000) if given.quick else (5, 4.0, 50_000)
     print(f"{os.cpu_count()} cores for server and clients together\n")
     print("| | target | median | from, to | floor | measured | related to |\n" + "|---" * 7 + "|")
-    _print_row("64 records at once ÷ one", "≥ 6", concurrent_records(rounds, seconds), "/s")
+    records = "64 records at once ÷ one"
+    _print_row(records, "≥ 6", concurrent_records(rounds, seconds), "/s")
+    slowly = concurrent_records_flushed_slowly(rounds, seconds)
+    if slowly is not None:
+        _print_row(f"{records}, a flush {SLOW_FLUSH_MS} ms longer", "≥ 6", slowly, "/s")
     _print_row("stream ÷ executemany", "≥ 0.35", streamed_records(rounds, rows), " rows/s")
     ingesting = [
         Ratio(ratio.measured * 1e6, ratio.base * 1e6)

@@ -1,0 +1,22 @@
+"""Disks of other speeds: what a record costs depends on how long its flush takes."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+_SOURCE = Path(__file__).with_name("slow_flush.c")
+
+
+def slower_by(milliseconds: int, folder: Path) -> dict[str, str] | None:
+    """Give the environment of a process whose flushes take so much longer.
+
+    What it needs is built into the folder. None: there is no C compiler.
+    """
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        return None
+    library = folder / "slow_flush.so"
+    subprocess.run(  # noqa: S603
+        [compiler, "-shared", "-fPIC", "-O2", "-o", str(library), str(_SOURCE)], check=True
+    )
+    return {"LD_PRELOAD": str(library), "BENCH_FLUSH_MS": str(milliseconds)}
