@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from interaction_svc.store import Filter, StoreClosedError, open_store, row_of
+from interaction_svc.store import Filter, StoreClosedError, StoreError, open_store, row_of
 from interaction_svc.store.sqlite import joining, reads
 from interaction_svc.store.sqlite.connection import connect
 from interaction_svc.store.sqlite.quick import QUICK_SECONDS, NotQuickError, QuickReader
@@ -96,7 +96,7 @@ async def test_a_read_that_fails_slowly_counts_too(quick: QuickReader, clock: Cl
         clock.now += 2 * QUICK_SECONDS
         db.execute("SELECT what FROM nowhere")
 
-    with pytest.raises(sqlite3.OperationalError):
+    with pytest.raises(StoreError):
         await quick.run(failing)
     with pytest.raises(NotQuickError):
         await quick.run(lambda _: None)
@@ -151,20 +151,26 @@ async def test_a_slow_read_sends_the_others_of_its_row_to_the_thread(
 
 async def test_what_nobody_waits_for_is_not_read(quick: QuickReader) -> None:
     seen: list[str] = []
-    given_up = asyncio.create_task(quick.run(lambda _: seen.append("given up")))
-    kept = asyncio.create_task(quick.run(lambda _: seen.append("kept")))
-    asyncio.get_running_loop().call_soon(given_up.cancel)
-    await asyncio.sleep(0)
+    given_up = quick.run(lambda _: seen.append("given up"))
+    kept = quick.run(lambda _: seen.append("kept"))
+    given_up.cancel()
     await kept
     assert seen == ["kept"]
-    assert given_up.cancelled()
 
 
 async def test_what_waits_when_it_closes_is_not_read(quick: QuickReader) -> None:
-    waiting = asyncio.create_task(quick.run(lambda _: None))
-    asyncio.get_running_loop().call_soon(quick.close)
+    waiting = quick.run(lambda _: None)
+    quick.close()
     with pytest.raises(StoreClosedError):
         await waiting
+
+
+async def test_whoever_watches_the_store_hears_of_a_read_that_fails(quick: QuickReader) -> None:
+    heard: list[StoreError] = []
+    quick.on_error = heard.append
+    with pytest.raises(StoreError) as raised:
+        await quick.run(lambda db: db.execute("SELECT what FROM nowhere"))
+    assert heard == [raised.value]
 
 
 async def test_no_lock_is_waited_for(

@@ -54,28 +54,28 @@ class Admit(Interceptor):
         if self._is_exempt(method):
             return behavior
 
+        is_read = method in self._reads
+
         async def admitted(request: Any, context: Context) -> Any:
             call = this_call()
             self._unsent.check(call)
-            answer = await worked_on(request, context)
-            if method in self._reads:  # what is written must not be refused afterwards
+            with self._concurrency.slot():
+                if context.time_remaining() is not None:
+                    answer = await behavior(request, context)
+                elif not isinstance(request, bytes):
+                    answer = await behavior(self._each_in_time(request), context)
+                else:
+                    try:
+                        with self._deadline:
+                            answer = await behavior(request, context)
+                    except TimeoutError as error:
+                        raise DeadlineExceeded from error
+            if is_read:  # what is written must not be refused afterwards
                 self._unsent.check(call, len(answer))
             task = asyncio.current_task()
             if answer is not None and task is not None:  # which sends it when this has returned
                 self._unsent.hold(call, len(answer), task)
             return answer
-
-        async def worked_on(request: Any, context: Context) -> Any:
-            with self._concurrency.slot():
-                if context.time_remaining() is not None:
-                    return await behavior(request, context)
-                if not isinstance(request, bytes):
-                    return await behavior(self._each_in_time(request), context)
-                try:
-                    with self._deadline:
-                        return await behavior(request, context)
-                except TimeoutError as error:
-                    raise DeadlineExceeded from error
 
         return admitted
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import urllib.parse
+from functools import lru_cache
 from typing import Any
 
 import grpc
@@ -73,4 +74,9 @@ def _headers_of(context: Context) -> tuple[str | None, str | None, str | None]:
 
 def peer_of(context: Context) -> str:
     """Give the caller's `host:port`; an IPv6 host stands in brackets."""
-    return urllib.parse.unquote(context.peer()).partition(":")[2]
+    return _address_in(context.peer())
+
+
+@lru_cache(maxsize=1024)  # a connection has one for all of its calls
+def _address_in(peer: str) -> str:
+    return urllib.parse.unquote(peer).partition(":")[2]

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
-from interaction_svc.store.errors import StoreClosedError
-from interaction_svc.store.sqlite.connection import connect, forget_pages, wait_no_more
+from interaction_svc.store.errors import StoreClosedError, StoreError
+from interaction_svc.store.sqlite.connection import connect, forget_pages, translated, wait_no_more
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -48,20 +48,22 @@ class QuickReader:
         self._clock = clock
         self._rests_until = float("-inf")
         self._waiting: list[_Read] = []
+        self.on_error: Callable[[StoreError], None] = lambda _: None
+        """Hears of every read that fails."""
 
-    async def run(
+    def run(
         self,
         work: Callable[Concatenate[sqlite3.Connection, P], T],
         *args: P.args,
         **kwargs: P.kwargs,
-    ) -> T:
-        """Read at the end of this turn. Raises NotQuickError, StoreClosedError, sqlite3.Error."""
+    ) -> "asyncio.Future[T]":
+        """Read at the end of this turn. What is returned raises NotQuickError, StoreError."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
         self._waiting.append(_Read(lambda db: work(db, *args, **kwargs), done))
         if len(self._waiting) == 1:
             loop.call_soon(self._read)
-        return await done
+        return done
 
     def _read(self) -> None:
         """Make the reads that wait, for as long as one may take; what is left, a turn later."""
@@ -90,10 +92,12 @@ class QuickReader:
             raise NotQuickError
         try:
             return work(self._db)
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
                 raise NotQuickError from error
-            raise
+            translation = translated(error)
+            self.on_error(translation)
+            raise translation from error
 
     def forget_pages(self) -> None:
         """Drop the pages in memory."""

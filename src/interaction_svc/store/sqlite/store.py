@@ -61,6 +61,7 @@ class SqliteStore(Store):
         self._read = read
         self._write = write
         self._probe = Probe(path, (read, write), quick)
+        quick.on_error = self._probe.note
         self._eraser = Eraser(write, path, _log_of(path))
         self._writer = Writer(
             write,
@@ -96,7 +97,7 @@ class SqliteStore(Store):
     async def get(self, scope: Scope, key: Key) -> bytes | None:
         """See Store."""
         try:
-            return await self._reading_soon(reads.get, scope, key)
+            return await self._quick.run(reads.get, scope, key)
         except NotQuickError:
             return await self._reading(reads.get, scope, key)
 
@@ -105,7 +106,7 @@ class SqliteStore(Store):
         joins = self._joins and not query.filter.looks_at_rows
         if joins:
             with suppress(NotQuickError):
-                page = await self._reading_soon(reads.joined_page, scope, query)
+                page = await self._quick.run(reads.joined_page, scope, query)
                 if page is not None:
                     return page
                 joins = False
@@ -210,19 +211,6 @@ class SqliteStore(Store):
         size = sum(map(table.size_of, records))
         work = partial(loading.load, table=table, records=records)
         await self._writing(work, len(records), size, erased=bool)
-
-    async def _reading_soon(
-        self,
-        work: Callable[Concatenate[sqlite3.Connection, P], T],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> T:
-        try:
-            return await self._quick.run(work, *args, **kwargs)
-        except sqlite3.Error as error:
-            translation = translated(error)
-            self._probe.note(translation)
-            raise translation from error
 
     async def _reading(
         self,
