@@ -123,7 +123,7 @@ def _insert_all(
             values = tuple(chain.from_iterable(rows[begin : begin + count]))
             cursor = db.execute(insert, values)
             inserted += cursor.rowcount
-            last = cursor.lastrowid or last
+            last = cursor.lastrowid or 0  # of this connection, whichever statement it was
             begin += count
     return Inserted(inserted, last)
 
