@@ -59,14 +59,17 @@ class Unsent:
     """What a call costs beside its answer."""
 
     def __init__(self) -> None:
-        self._held: dict[str, int] = {}
+        self._all = 0
+        self._held: dict[str, int] = {}  # by account, or key, and by connection
 
     def check(self, call: Call, answer_bytes: int = 0) -> None:
         """Raise Overloaded if answers have to be taken before there may be this one more."""
         size = answer_bytes + self.OVERHEAD_BYTES
+        if self._all + size <= self.MAX_BYTES_A_CONNECTION:  # as nearly always: it is the least
+            return
         held = self._held.get
         if (
-            held("", 0) + size > self.MAX_BYTES
+            self._all + size > self.MAX_BYTES
             or held(call.caller.rate_name, 0) + size > self.MAX_BYTES_AN_ACCOUNT
             or held(call.peer, 0) + size > self.MAX_BYTES_A_CONNECTION
         ):
@@ -74,16 +77,20 @@ class Unsent:
 
     def hold(self, call: Call, answer_bytes: int, until: asyncio.Task[object]) -> None:
         """Count an answer until the task that sends it is done."""
-        names = ("", call.caller.rate_name, call.peer)
         size = answer_bytes + self.OVERHEAD_BYTES
-        self._count(names, size)
-        until.add_done_callback(lambda _: self._count(names, -size))
+        caller, peer = call.caller.rate_name, call.peer
+        self._count(caller, peer, size)
+        until.add_done_callback(lambda _: self._count(caller, peer, -size))
 
-    def _count(self, names: tuple[str, ...], size: int) -> None:
-        for name in names:
-            held = self._held.pop(name, 0) + size
-            if held:
-                self._held[name] = held
+    def _count(self, caller: str, peer: str, size: int) -> None:
+        self._all += size
+        held = self._held
+        held[caller] = of_caller = held.get(caller, 0) + size
+        held[peer] = of_peer = held.get(peer, 0) + size
+        if not of_caller:
+            del held[caller]
+        if not of_peer:
+            del held[peer]
 
 
 class Rate:

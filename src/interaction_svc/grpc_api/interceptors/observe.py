@@ -55,21 +55,16 @@ def _headers_of(context: Context) -> tuple[str | None, str | None, str | None]:
 
     All at once, since grpc makes all of a call's metadata anew whenever it is asked for.
     """
-    request_id: str | bytes | None = None
-    authorization: str | bytes | None = None
-    token: str | bytes | None = None
-    for key, value in context.invocation_metadata() or ():
-        if key == REQUEST_ID_HEADER and request_id is None:
-            request_id = value
-        elif key == _AUTHORIZATION and authorization is None:
-            authorization = value
-        elif key == consistency.KEY and token is None:
-            token = value
+    first = dict(reversed(tuple(context.invocation_metadata() or ())))
     return (
-        request_id if isinstance(request_id, str) else None,
-        authorization if isinstance(authorization, str) else None,
-        token if isinstance(token, str) else None,
+        _text(first.get(REQUEST_ID_HEADER)),
+        _text(first.get(_AUTHORIZATION)),
+        _text(first.get(consistency.KEY)),
     )
+
+
+def _text(value: str | bytes | None) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def peer_of(context: Context) -> str:
