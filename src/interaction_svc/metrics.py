@@ -8,7 +8,9 @@ docs/operations.md lists them.
 
 import asyncio
 import platform
+import socket
 import sqlite3
+from contextlib import suppress
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import (
@@ -132,6 +134,9 @@ class MetricsServer:
     async def stop(self) -> None:
         """Listen no more."""
         if self._server is not None:
+            # Its thread looks twice a second whether to end, and whenever its socket has something.
+            with suppress(OSError):  # not on every system can one that listens be shut down
+                self._server.socket.shutdown(socket.SHUT_RDWR)
             await asyncio.to_thread(self._server.shutdown)
             self._server.server_close()
             await asyncio.to_thread(self._thread.join)
