@@ -190,8 +190,11 @@ def test_export_from_a_store_that_is_not_there_makes_none(tmp_path: Path) -> Non
 
 
 def write_many(file: Path, count: int, form: str) -> None:
-    """Write so many Interactions, a thousand a Session, as JSON lines or as one list page."""
-    template, sid = json.dumps(FIVE[0]), str(FIVE[0]["sid"])
+    """Write so many Interactions, a thousand a Session, as JSON lines or as one list page.
+
+    Each has some 5 kB: it is bytes that fill the memory, and rows that take time.
+    """
+    template, sid = json.dumps({**FIVE[0], "data": "x" * 4_000}), str(FIVE[0]["sid"])
     with file.open("w") as out:
         out.write('{"interactions": [' if form == "page" else "")
         for number in range(count):
@@ -205,9 +208,9 @@ def write_many(file: Path, count: int, form: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["lines", "page"])
-def test_100_000_interactions_take_no_more_memory_than_10_000(tmp_path: Path, form: str) -> None:
+def test_ten_times_the_interactions_take_no_more_memory(tmp_path: Path, form: str) -> None:
     peaks: dict[str, list[float]] = {"import": [], "export": []}
-    for count in (10_000, 100_000):
+    for count in (2_000, 20_000):
         folder = tmp_path / str(count)
         folder.mkdir()
         file = folder / "many.json"
