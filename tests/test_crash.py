@@ -1,4 +1,8 @@
-"""An answered write is on disk: the server is killed at random moments, again and again."""
+"""An answered write is on disk: the server is killed again and again.
+
+That is at random moments, and in every other round as soon as an answer comes: whatever is answered
+too early shows then.
+"""
 
 import asyncio
 import itertools
@@ -28,7 +32,7 @@ from tests.serving import COMMAND
 from tests.store.files import url
 from tests.stubs import Ingest, Reading
 
-ROUNDS = 8
+ROUNDS = 10
 BATCH = 20
 
 
@@ -41,6 +45,14 @@ class Known:
     deleted: dict[str, pb.Interaction] = field(default_factory=dict)
     recording: list[pb.Interaction] = field(default_factory=list)
     deleting: list[pb.Interaction] = field(default_factory=list)
+    enough: asyncio.Event = field(default_factory=asyncio.Event)
+    answers_left: int = 0
+    """After how many more answers it is enough."""
+
+    def answered(self) -> None:
+        self.answers_left -= 1
+        if self.answers_left == 0:
+            self.enough.set()
 
 
 @asynccontextmanager
@@ -86,6 +98,7 @@ async def write(ingest: Ingest, known: Known, chance: random.Random) -> None:
             await ingest.RecordInteractions(iter([RecordInteractionsRequest(interactions=made)]))
         else:
             await ingest.RecordInteraction(RecordInteractionRequest(interaction=made[0]))
+        known.answered()
         known.recording = []
         # An update that came after its deletion has changed nothing.
         known.stored.update({i.sid: i for i in made if i.sid not in known.deleted})
@@ -104,6 +117,7 @@ async def delete(reading: Reading, known: Known, chance: random.Random) -> None:
             service_sid=doomed.service_sid, session_sid=doomed.session_sid, sid=doomed.sid
         )
         await reading.DeleteInteraction(request)
+        known.answered()
         known.deleting = []
         known.deleted[doomed.sid] = known.stored.pop(doomed.sid, doomed)
 
@@ -148,14 +162,19 @@ async def test_a_killed_server_has_kept_what_it_had_answered(tmp_path: Path, see
     chance = random.Random(seed)
     known = Known(new_parents())
     answered = 0
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
         async with killed(tmp_path) as (ingest, reading, process):
             await settle(ingest, reading, known)
+            known.enough.clear()
+            known.answers_left = chance.randrange(50, 200)
             tasks = [
                 asyncio.create_task(write(ingest, known, chance)),
                 asyncio.create_task(delete(reading, known, chance)),
             ]
-            await asyncio.sleep(chance.uniform(0.02, 0.5))
+            if number % 2:
+                await known.enough.wait()
+            else:
+                await asyncio.sleep(chance.uniform(0.02, 0.5))
             process.kill()
             results = await asyncio.gather(*tasks, return_exceptions=True)
             codes = [error.code() for error in results if isinstance(error, grpc.aio.AioRpcError)]
