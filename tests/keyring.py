@@ -1,14 +1,20 @@
-"""Keys for tests, made as an operator makes them: with the command line, on the server's store.
+"""Keys for tests, made on the server's store as the command line makes them, by what it calls.
 
 A path is that of a file of SQLite, a text the URL of a store.
 """
 
+import asyncio
 import base64
-import json
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from tests.serving import run
+from interaction_svc import keys
+from interaction_svc.credentials import Role
+from interaction_svc.store import Store, open_store
+
+T = TypeVar("T")
 
 
 class Key(NamedTuple):
@@ -33,13 +39,24 @@ def _url(store: Path | str) -> str:
 
 
 def new_key(store: Path | str, role: str, account_sid: str | None = None) -> Key:
-    account = () if account_sid is None else ("--account", account_sid)
-    made = run("keys", "create", "--store", _url(store), "--role", role, *account, "--json")
-    assert made.returncode == 0, made.stderr
-    shown = json.loads(made.stdout)
-    return Key(shown["sid"], shown["secret"])
+    key, secret = _with_store(
+        store, lambda opened: keys.create_key(opened, account_sid, Role(role))
+    )
+    return Key(key.sid, secret)
 
 
 def revoke(store: Path | str, key: Key) -> None:
-    revoked = run("keys", "revoke", key.sid, "--store", _url(store))
-    assert revoked.returncode == 0, revoked.stderr
+    assert _with_store(store, lambda opened: keys.revoke_key(opened, key.sid)) is not None
+
+
+def _with_store(store: Path | str, work: Callable[[Store], Awaitable[T]]) -> T:
+    async def with_store() -> T:
+        opened = await open_store(_url(store))
+        try:
+            return await work(opened)
+        finally:
+            await opened.close()
+
+    # In a thread, for the test may have a loop that runs.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, with_store()).result()

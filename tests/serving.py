@@ -1,16 +1,37 @@
 """Runs the service as a user does: a process of its own, on free ports, on a file of its own."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 COMMAND = [sys.executable, "-m", "interaction_svc"]
 EXIT_SECONDS = 60
+_PROGRAM_WITH_TIMES = """
+import importlib, json, runpy, sys
+
+for name, seconds in json.loads(sys.argv.pop(1)).items():
+    module, _, constant = name.rpartition(".")
+    found = importlib.import_module("interaction_svc." + module)
+    assert hasattr(found, constant), name
+    setattr(found, constant, seconds)
+runpy.run_module("interaction_svc", run_name="__main__", alter_sys=True)
+"""
+
+
+def command(times: Mapping[str, float] | None) -> list[str]:
+    """Give the command line; with other times, by the names of their constants, if it is given any.
+
+    They are for limits that no setting changes and a test would have to wait for.
+    """
+    if times is None:
+        return COMMAND
+    return [sys.executable, "-c", _PROGRAM_WITH_TIMES, json.dumps(dict(times))]
 
 
 @dataclass
@@ -35,19 +56,23 @@ class Served:
 
 @contextmanager
 def served(
-    folder: Path, *flags: str, env: dict[str, str] | None = None, status: int = 0
+    folder: Path,
+    *flags: str,
+    env: dict[str, str] | None = None,
+    status: int = 0,
+    times: Mapping[str, float] | None = None,
 ) -> Iterator[Served]:
     """Serve until the end of the block; fail unless it then ends by itself, with this status."""
     store, log = folder / "interactions.db", folder / "log.jsonl"
-    command = [
-        *COMMAND, "serve", "--store", f"sqlite:///{store}",
+    serve = [
+        *command(times), "serve", "--store", f"sqlite:///{store}",
         "--grpc-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0",
         "--metrics-address", "127.0.0.1:0", *flags,
     ]  # fmt: skip
     with (
         log.open("w") as stderr,
         subprocess.Popen(
-            command,
+            serve,
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
@@ -83,11 +108,15 @@ def _read_addresses(server: Served, count: int) -> None:
 
 
 def run(
-    *arguments: str, stdin: bytes | None = None, cwd: Path | None = None, **env: str
+    *arguments: str,
+    stdin: bytes | None = None,
+    cwd: Path | None = None,
+    times: Mapping[str, float] | None = None,
+    **env: str,
 ) -> subprocess.CompletedProcess[bytes]:
     """Run the command line to its end."""
     return subprocess.run(
-        [*COMMAND, *arguments],
+        [*command(times), *arguments],
         input=stdin,
         stdin=subprocess.DEVNULL if stdin is None else None,
         capture_output=True,

@@ -5,17 +5,20 @@ import os
 import pty
 import re
 import sqlite3
+import subprocess
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from interaction_svc import __version__
+from interaction_svc.cli import app
 from interaction_svc.settings import Settings, SettingsError, load_settings
 from interaction_svc.store.sqlite.migrations import LATEST
 from interaction_svc.v1 import interaction_pb2 as pb
 from tests.build import Parents, new_session
 from tests.calls import record
-from tests.serving import COMMAND, Served, run, served
+from tests.serving import COMMAND, EXIT_SECONDS, Served, run, served
 from tests.stubs import Ingest
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -89,10 +92,13 @@ def test_list_is_a_table_on_a_terminal_and_commands_it_nothing(
 
 def on_a_terminal(command: list[str], columns: int = 160) -> str:
     """Run a command on a terminal of so many columns; give what it shows."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.environ.update(COLUMNS=str(columns), TERM="dumb")
-        os.execv(command[0], command)
+    # Not with pty.fork: beside gRPC's threads, its handlers would run in the child.
+    terminal, its_side = pty.openpty()
+    environment = {**os.environ, "COLUMNS": str(columns), "TERM": "dumb"}
+    process = subprocess.Popen(
+        command, stdin=its_side, stdout=its_side, stderr=its_side, env=environment
+    )
+    os.close(its_side)
     shown = b""
     try:
         while chunk := os.read(terminal, 65536):
@@ -100,8 +106,7 @@ def on_a_terminal(command: list[str], columns: int = 160) -> str:
     except OSError:  # Linux's way to say that the other side has closed
         pass
     os.close(terminal)
-    _, status = os.waitpid(pid, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
+    assert process.wait(EXIT_SECONDS) == 0
     return shown.decode().replace("\r\n", "\n")
 
 
@@ -266,7 +271,7 @@ def test_every_setting_and_command_is_documented() -> None:
     }  # fmt: skip
     for command in commands:
         assert f"interaction-svc {command}" in reference
-        assert run(command, "--help").returncode == 0
+        assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0
 
 
 def test_examples_are_of_a_session_that_is_there(tmp_path: Path) -> None:

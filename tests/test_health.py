@@ -55,8 +55,8 @@ class Clients(NamedTuple):
 
 
 @asynccontextmanager
-async def clients(folder: Path, *flags: str) -> AsyncIterator[Clients]:
-    with served(folder, *flags) as server:
+async def clients(folder: Path, *flags: str, **times: float) -> AsyncIterator[Clients]:
+    with served(folder, *flags, times=times or None) as server:
         async with (
             grpc.aio.insecure_channel(server.grpc_address) as channel,
             httpx.AsyncClient(base_url=server.base_url, trust_env=False) as http,
@@ -65,7 +65,8 @@ async def clients(folder: Path, *flags: str) -> AsyncIterator[Clients]:
 
 
 async def test_a_lock_held_by_another_process(tmp_path: Path, parents: Parents) -> None:
-    async with clients(tmp_path) as using:
+    patience = {"store.sqlite.connection.BUSY_TIMEOUT_SECONDS": 0.5}
+    async with clients(tmp_path, **patience) as using:
         assert await using.is_ready()
         watch = health_pb2_grpc.HealthStub(using.channel).Watch(health_pb2.HealthCheckRequest())
         assert (await watch.read()).status == SERVING

@@ -7,9 +7,25 @@ from pathlib import Path
 
 import pytest
 
+from tests import keyring
 from tests.build import new_sid
-from tests.keyring import new_key, revoke
+from tests.keyring import Key
 from tests.serving import run
+
+
+def new_key(store: Path, role: str, account_sid: str | None = None) -> Key:
+    account = () if account_sid is None else ("--account", account_sid)
+    made = run(
+        "keys", "create", "--store", f"sqlite:///{store}", "--role", role, *account, "--json"
+    )
+    assert made.returncode == 0, made.stderr
+    shown = json.loads(made.stdout)
+    return Key(shown["sid"], shown["secret"])
+
+
+def revoke(store: Path, key: Key) -> None:
+    revoked = run("keys", "revoke", key.sid, "--store", f"sqlite:///{store}")
+    assert revoked.returncode == 0, revoked.stderr
 
 
 def test_the_secret_is_shown_once_and_kept_nowhere(tmp_path: Path) -> None:
@@ -61,7 +77,7 @@ def test_a_wrong_use_of_keys_is_explained(
     tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     store = tmp_path / "interactions.db"
-    new_key(store, "admin")
+    keyring.new_key(store, "admin")
     answer = run("keys", *arguments, "--store", f"sqlite:///{store}")
     assert answer.returncode == 2
     assert message in " ".join(answer.stderr.decode().split())

@@ -14,6 +14,9 @@ from tests.postgres import Cluster, found_programs, running_cluster
 from tests.serving import served
 from tests.traffic import NOT_SERVING, SERVING, traffic, until
 
+PROBE = {"store.postgres.store.PROBE_SECONDS": 1.0}
+"""A probe that isn't answered in this time has failed."""
+
 
 @pytest.fixture(scope="module")
 def own_cluster() -> Iterator[Cluster]:
@@ -56,8 +59,10 @@ async def test_calls_end_in_time_while_the_database_hangs(
     for folder in folders:
         folder.mkdir()
     with (
-        served(folders[0], "--store", url, "--postgres-statement-seconds", "1") as impatient,
-        served(folders[1], "--store", url, "--deadline-seconds", "2") as patient,
+        served(
+            folders[0], "--store", url, "--postgres-statement-seconds", "1", times=PROBE
+        ) as impatient,
+        served(folders[1], "--store", url, "--deadline-seconds", "2", times=PROBE) as patient,
     ):
         async with (
             traffic(impatient.grpc_address, parents) as calls,
