@@ -15,7 +15,8 @@ from tests.serving import served
 from tests.traffic import NOT_SERVING, SERVING, traffic, until
 
 PROBE = {"store.postgres.store.PROBE_SECONDS": 1.0}
-"""A probe that isn't answered in this time has failed."""
+CONNECT = {"store.postgres.connection.CONNECT_SECONDS": 1.0}
+"""After which time a probe that isn't answered has failed, and a connection that isn't made."""
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,12 @@ async def test_calls_end_in_time_while_the_database_hangs(
         folder.mkdir()
     with (
         served(
-            folders[0], "--store", url, "--postgres-statement-seconds", "1", times=PROBE
+            folders[0],
+            "--store",
+            url,
+            "--postgres-statement-seconds",
+            "1",
+            times={**PROBE, **CONNECT},
         ) as impatient,
         served(folders[1], "--store", url, "--deadline-seconds", "2", times=PROBE) as patient,
     ):
