@@ -111,12 +111,11 @@ def run(
     *arguments: str,
     stdin: bytes | None = None,
     cwd: Path | None = None,
-    times: Mapping[str, float] | None = None,
     **env: str,
 ) -> subprocess.CompletedProcess[bytes]:
     """Run the command line to its end."""
     return subprocess.run(
-        [*command(times), *arguments],
+        [*COMMAND, *arguments],
         input=stdin,
         stdin=subprocess.DEVNULL if stdin is None else None,
         capture_output=True,

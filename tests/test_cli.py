@@ -50,11 +50,12 @@ def test_list_follows_pages(
     expected = [interaction.sid for interaction in interactions]
 
     def listed(*flags: str) -> list[str]:
-        ran = run(*keys, *flags)
-        assert ran.returncode == 0, ran.stderr
+        ran = CliRunner().invoke(app, [*keys, *flags])
+        assert ran.exit_code == 0, ran.output
         return [json.loads(line)["sid"] for line in ran.stdout.splitlines()]
 
     assert listed() == expected
+    assert [json.loads(line)["sid"] for line in run(*keys).stdout.splitlines()] == expected
     assert listed("--json", "--limit", "7") == expected[:7]
     assert listed("--order", "desc", "--limit", "3") == expected[:-4:-1]
     assert listed("--type", "voice") == [expected[4]]

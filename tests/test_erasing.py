@@ -1,5 +1,6 @@
 """`purge` and `erase`, as an operator runs them: beside a server, on its store."""
 
+import asyncio
 import subprocess
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from interaction_svc.retention import DAY_US
 from interaction_svc.store import open_store, row_of
 from tests.build import Parents, new_interaction, new_leg, new_parents, new_sid
-from tests.serving import run
+from tests.serving import command, run
 from tests.store.files import another_process, url
 from tests.store.opened import EVERYONE, query, sids
 
@@ -116,10 +117,11 @@ async def test_erase_says_that_another_process_keeps_what_was_deleted(
     with another_process(tmp_path) as db:
         db.execute("BEGIN")
         db.execute("SELECT count(*) FROM interactions").fetchone()
-        done = run(
-            "erase", "--store", url(tmp_path), "--participant", leg.participant_sid,
-            times={"cli.erasing.ERASE_TRACES_SECONDS": 0.5},
-        )  # fmt: skip
+        impatient = command({"cli.erasing.ERASE_TRACES_SECONDS": 0.5})
+        erase = ["erase", "--store", url(tmp_path), "--participant", leg.participant_sid]
+        done = await asyncio.to_thread(
+            subprocess.run, [*impatient, *erase], capture_output=True, check=False
+        )
     assert (done.returncode, done.stdout.splitlines()[-1]) == (1, b"1 Interactions deleted")
     assert b"another process is reading the store" in done.stderr
     assert await left(tmp_path, parents) == []
