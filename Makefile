@@ -66,7 +66,7 @@ check-generated: $(VENV)/.dev ## whether the committed stubs are those of protos
 	  || { echo "The stubs are not those of protos/: run make generate, and commit them."; exit 1; }
 
 pytest: $(VENV)/.dev $(TOOLS)/grpcurl $(TOOLS)/kustomize tests/node/node_modules/.stamp ## the tests alone; PYTEST='-k paging'
-	PATH="$(CURDIR)/$(TOOLS):$$PATH" $(BIN)/python -m pytest -n 2 $(PYTEST)
+	PATH="$(CURDIR)/$(TOOLS):$$PATH" $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST)
 	@command -v go >/dev/null || echo "LEFT OUT: the tests with grpcurl and kustomize, which need Go"
 	@command -v node >/dev/null || echo "LEFT OUT: the tests with Twilio's Node SDK, which need Node.js"
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null \
