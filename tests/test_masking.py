@@ -16,11 +16,11 @@ from interaction_svc.interactions import Interactions
 from interaction_svc.keys import Authenticator
 from interaction_svc.limits import CallRate, Concurrency
 from interaction_svc.settings import load_settings
-from interaction_svc.store import open_store
+from interaction_svc.store import Store, open_store
 from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
-from tests.build import Parents, new_interaction
+from tests.build import Parents, new_interaction, new_parents
 from tests.calls import Code, failure, get_request, list_request
 from tests.store import files
 
@@ -38,12 +38,15 @@ class Failing(Interactions):
     check_many: Any = get
 
 
+def server_on(interactions: Interactions, store: Store) -> GrpcServer:
+    guards = Guards(Authenticator(store, serves_openly=True), Concurrency(9), CallRate(0), 30)
+    return GrpcServer(interactions, load_settings(grpc_address="127.0.0.1:0"), guards, None)
+
+
 @pytest.fixture
 async def channel(tmp_path: Path) -> AsyncIterator[grpc.aio.Channel]:
     store = await open_store(files.url(tmp_path))
-    guards = Guards(Authenticator(store, serves_openly=True), Concurrency(9), CallRate(0), 30)
-    settings = load_settings(grpc_address="127.0.0.1:0")
-    server = GrpcServer(Failing(store), settings, guards, None)
+    server = server_on(Failing(store), store)
     address = await server.start()
     async with grpc.aio.insecure_channel(str(address)) as opened:
         yield opened
@@ -75,3 +78,18 @@ async def test_what_is_unexpected_is_masked(
     assert "RuntimeError" in logged
     assert len(set(references)) == 4
     assert all(reference in logged for reference in references)
+
+
+async def test_a_server_that_waits_for_nobody_stops_every_time(tmp_path: Path) -> None:
+    """Of grpc's two ways to stop, one must not end the other's server under its hands."""
+    store = await open_store(files.url(tmp_path))
+    for _ in range(15):
+        server = server_on(Failing(store), store)
+        address = await server.start()
+        async with grpc.aio.insecure_channel(str(address)) as channel:
+            with pytest.raises(grpc.aio.AioRpcError):
+                await InteractionServiceStub(channel).GetInteraction(
+                    get_request(new_interaction(new_parents()))
+                )
+        await server.drain(0)
+    await store.close()

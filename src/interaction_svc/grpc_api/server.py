@@ -42,6 +42,12 @@ RIGHTS = {
     f"/{INGEST_SERVICE.full_name}/RecordInteractions": Right.INGEST,
 }
 
+_WITHOUT_END_SECONDS = 7 * 24 * 3600.0
+"""How long grpc may leave calls alone once it stops: the time of a drain is measured here.
+
+If its own time ended while it is told to cut calls off, it would cancel those of a server that is
+gone by then, and crash.
+"""
 _LAST_CALLS_SECONDS = 1.0
 _KEEPALIVE_TIMEOUT_SECONDS = 20
 _CLIENT_PING_SECONDS = 10
@@ -161,7 +167,7 @@ class GrpcServer:
 
     async def drain(self, seconds: float) -> None:
         """Refuse new calls, let those under way finish, and cut them off after this time."""
-        stopping = asyncio.create_task(self._server.stop(seconds))
+        stopping = asyncio.create_task(self._server.stop(_WITHOUT_END_SECONDS))
         await asyncio.sleep(0)  # so that it refuses calls from here on
         with suppress(TimeoutError):
             await asyncio.wait_for(self._in_flight.idle(), seconds)
