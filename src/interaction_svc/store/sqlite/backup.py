@@ -26,22 +26,21 @@ def copy(source: Path, target: Path, on_progress: Callable[[int, int], None]) ->
     disk. Raises StoreError.
     """
     part = target.with_name(f"{target.name}.part")
+    _refuse_if_there(target)
     try:
-        _refuse_if_there(target)
         # Readable by its owner only, as the store is; and not into what another backup writes.
         os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    except OSError as error:
-        raise StoreUnavailableError(f"{error.filename}: {error.strerror}") from error
-    try:
         _copy(source, part, on_progress)
         _check(part)
         _sync(part)
         _refuse_if_there(target)
         part.rename(target)
         _sync(target.absolute().parent)
-    except BaseException as error:
+    except FileExistsError as error:  # another backup's: it stays
+        raise StoreUnavailableError(f"{part}: {error.strerror}") from error
+    except BaseException as error:  # an interruption as soon as there is a file, too
         for ending in _AFTER_IT:
-            with suppress(FileNotFoundError):
+            with suppress(OSError):
                 os.unlink(f"{part}{ending}")
         if isinstance(error, sqlite3.Error):
             raise _explained(error, part) from error
