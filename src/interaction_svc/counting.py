@@ -13,7 +13,11 @@ from prometheus_client import Counter, Gauge, Histogram, Metric
 from prometheus_client.registry import Collector
 
 SOON_SECONDS = 0.02
-"""How long counts may wait for each other. Whoever asks for the metrics gets all of them."""
+"""How long counts may wait for each other.
+
+Whoever asks a process for its metrics gets all of them; a group of workers reads what they have
+written down, and may miss the last ones.
+"""
 
 MOST_WAITING = 2_000
 """As many are counted at once, however soon it is."""
