@@ -2,16 +2,22 @@
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from interaction_svc.store import Filter, StoreClosedError, StoreError, open_store, row_of
+from interaction_svc.store import Filter, Outcome, StoreClosedError, StoreError, open_store, row_of
 from interaction_svc.store.sqlite import joining, reads
 from interaction_svc.store.sqlite.connection import connect
-from interaction_svc.store.sqlite.quick import QUICK_SECONDS, NotQuickError, QuickReader
+from interaction_svc.store.sqlite.quick import (
+    LATELY_SECONDS,
+    QUICK_SECONDS,
+    NotQuickError,
+    QuickReader,
+)
 from interaction_svc.store.sqlite.store import SqliteStore
 from tests.build import NOON_US, Parents, new_interaction
 from tests.store.files import url
@@ -220,3 +226,43 @@ async def test_a_page_is_whole_when_rows_come_while_it_is_joined(
     joined_page, page = await asyncio.to_thread(read)
     assert joined_page is None
     assert page == (await store.page(EVERYONE, query(parents, limit=3)))
+
+
+async def test_others_are_known_to_read_for_a_moment(quick: QuickReader, clock: Clock) -> None:
+    assert not quick.has_read_lately()
+    await quick.run(lambda _: None)
+    clock.now += 0.9 * LATELY_SECONDS
+    assert quick.has_read_lately()
+    clock.now += 0.2 * LATELY_SECONDS
+    assert not quick.has_read_lately()
+
+
+@pytest.mark.parametrize("others_read", [True, False])
+async def test_a_batch_gives_way_to_those_who_read(
+    store: SqliteStore, parents: Parents, monkeypatch: pytest.MonkeyPatch, others_read: bool
+) -> None:
+    statements: list[str] = []
+    rests: list[float] = []
+    monkeypatch.setattr(QuickReader, "has_read_lately", lambda _: others_read)
+    await store._write.run(lambda db: db.set_trace_callback(statements.append))
+    monkeypatch.setattr(time, "sleep", rests.append)
+    rows = [row_of(new_interaction(parents)) for _ in range(620)]
+    assert {outcome for outcome, _ in await store.record(rows)} == {Outcome.CREATED}
+    inserts = [each.count("), (") + 1 for each in statements if "INTO interactions" in each]
+    if others_read:
+        assert inserts == [50] * 12 + [20]
+        assert len(rests) == 12
+        assert all(rest > 0 for rest in rests)
+    else:
+        assert inserts == [250, 250, 50, 50, 20]
+        assert rests == []
+
+
+async def test_records_of_one_each_are_not_slowed_down(
+    store: SqliteStore, parents: Parents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rests: list[float] = []
+    monkeypatch.setattr(QuickReader, "has_read_lately", lambda _: True)
+    monkeypatch.setattr(time, "sleep", rests.append)
+    await asyncio.gather(*(store.record([row_of(new_interaction(parents))]) for _ in range(40)))
+    assert rests == []

@@ -20,6 +20,10 @@ _REST = 100
 """
 
 
+LATELY_SECONDS = 0.01
+"""For so long after a read others are taken to be reading."""
+
+
 class NotQuickError(Exception):
     """The read was not made: it has to be made on a thread."""
 
@@ -47,6 +51,7 @@ class QuickReader:
         wait_no_more(self._db)
         self._clock = clock
         self._rests_until = float("-inf")
+        self._read_at = float("-inf")
         self._waiting: list[_Read] = []
         self.on_error: Callable[[StoreError], None] = lambda _: None
         """Hears of every read that fails."""
@@ -83,7 +88,7 @@ class QuickReader:
             ended = self._clock()
             if ended - before > QUICK_SECONDS:
                 self._rests_until = ended + _REST * (ended - before)
-            before = ended
+            self._read_at = before = ended
 
     def _result_of(self, work: Callable[[sqlite3.Connection], Any], now: float) -> Any:
         if self._db is None:
@@ -98,6 +103,10 @@ class QuickReader:
             translation = translated(error)
             self.on_error(translation)
             raise translation from error
+
+    def has_read_lately(self) -> bool:
+        """Say, on any thread, whether something was read within LATELY_SECONDS."""
+        return self._clock() - self._read_at < LATELY_SECONDS
 
     def forget_pages(self) -> None:
         """Drop the pages in memory."""

@@ -115,7 +115,7 @@ class SqliteStore(Store):
     async def record(self, rows: Sequence[Row]) -> list[Recorded]:
         """See Store."""
         return await self._writing(
-            writes.Records(rows),
+            writes.Records(rows, self._quick.has_read_lately),
             len(rows),
             sum(len(row.frame) for row in rows),
             erased=_some_replaced,
