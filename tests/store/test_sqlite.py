@@ -337,3 +337,19 @@ async def test_a_sid_of_another_case_is_another(store: Store, parents: Parents) 
     await store.record([row])
     assert await store.get(EVERYONE, parents.key(row.sid.upper())) is None
     assert await store.get(EVERYONE, parents.key(new_sid("KI"))) is None
+
+
+@pytest.mark.parametrize("known", [0, 25, 50, 75])
+async def test_of_a_batch_of_several_statements_each_row_gets_its_outcome(
+    tmp_path: Path, parents: Parents, known: int
+) -> None:
+    """Wherever the one lies that is there already: a statement of its own may insert nothing."""
+    rows = [row_of(new_interaction(parents)) for _ in range(76)]
+    store = await open_store(url(tmp_path))
+    try:
+        await store.record([rows[known]])
+        outcomes = [outcome for outcome, _ in await store.record(rows)]
+    finally:
+        await store.close()
+    assert outcomes.pop(known) is Outcome.UNCHANGED
+    assert set(outcomes) == {Outcome.CREATED}

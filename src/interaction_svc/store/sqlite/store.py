@@ -80,10 +80,10 @@ class SqliteStore(Store):
             write = await Connection.open(path, create=migrate)
             opened.push_async_callback(lambda: asyncio.shield(write.close()))
             await write.run(migrations.migrate if migrate else migrations.check_is_current)
+            joins = await write.run(joins_blobs)
             await write.run(wait_no_more)
             if migrate:
                 await write.run(check_writable)
-            joins = await write.run(joins_blobs)
             read = await Connection.open(path, read_only=True)
             opened.push_async_callback(lambda: asyncio.shield(read.close()))
             quick = await _opened_quick(path)

@@ -16,6 +16,9 @@ _ROWS_WHILE_OTHERS_READ = 50
 Of two cores a batch would keep one busy for 30 ms, and the slowest of 100 Lists would take 2.6
 times as long as on an idle server; so it is 2.2. A stream is as quick, which rests more itself.
 """
+_LONGEST_REST_SECONDS = 0.005
+"""What takes longer waits for the disk, which leaves the cores to others; and rests hold the lock.
+"""
 _ROWS_A_STATEMENT = (250, _ROWS_WHILE_OTHERS_READ, *range(25, 0, -1))
 """How many new rows one statement takes, and owners of Sessions; each is prepared once.
 
@@ -144,7 +147,7 @@ def _insert_all(
             begun = time.perf_counter()
             cursor = db.execute(insert, values)
             if gives_way:
-                time.sleep(time.perf_counter() - begun)
+                time.sleep(min(time.perf_counter() - begun, _LONGEST_REST_SECONDS))
             inserted += cursor.rowcount
             last = cursor.lastrowid or 0  # of this connection, whichever statement it was
             begin += count
