@@ -8,8 +8,17 @@ from prometheus_client import Histogram
 
 from interaction_svc import metrics
 from interaction_svc.counting import count_soon
-from interaction_svc.errors import Overloaded, ServiceError, StoreFull, Unavailable
+from interaction_svc.errors import (
+    AmbiguousAccount,
+    DataLoss,
+    Overloaded,
+    ServiceError,
+    StoreFull,
+    Unavailable,
+)
 from interaction_svc.store import (
+    AmbiguousAccountError,
+    DamagedRowError,
     StoreBusyError,
     StoreClosedError,
     StoreError,
@@ -21,9 +30,10 @@ log = structlog.get_logger()
 
 
 class asking:  # noqa: N801 it stands where a function would
-    """Ask the store within the block. Raises Overloaded, StoreFull, Unavailable.
+    """Ask the store within the block; raise ServiceErrors in place of its errors.
 
-    A class, since a generator as a context manager costs twice as much, and this is every call's.
+    Raises Overloaded, StoreFull, Unavailable, AmbiguousAccount, DataLoss. It is a class, since a
+    generator as a context manager costs twice as much, and this is every call's.
     """
 
     __slots__ = ("_begun", "_operation")
@@ -45,12 +55,15 @@ class asking:  # noqa: N801 it stands where a function would
         if isinstance(error, StoreFullError):
             log.warning("the store is full", operation=self._operation)
             return StoreFull()
-        if isinstance(error, StoreClosedError):
-            return Unavailable("The service is shutting down")
-        if isinstance(error, StoreUnavailableError):
+        if isinstance(error, StoreUnavailableError | StoreClosedError):
+            if isinstance(error, StoreClosedError):
+                return Unavailable("The service is shutting down")
             log.warning("the store can't be used", operation=self._operation, cause=str(error))
             return Unavailable("The store can't be used at the moment")
-        return None
+        if isinstance(error, DamagedRowError):
+            log.error("an Interaction is damaged", operation=self._operation, cause=str(error))
+            return DataLoss()
+        return AmbiguousAccount() if isinstance(error, AmbiguousAccountError) else None
 
 
 @cache

@@ -8,7 +8,9 @@ ServiceError
 ├── MalformedRequest        not a message of this API, or not HTTP (rest/protocol.py has its kinds)
 ├── InteractionNotFound     not there, or not the caller's
 ├── UnknownPath             nothing is served there (HTTP only)
-├── OwnerMismatch           stored under another account or Service
+├── OwnerMismatch           stored under another Service
+├── AmbiguousAccount        several accounts have it, and the call names none
+├── DataLoss                what is stored of it is damaged
 ├── Unauthenticated         credentials missing or wrong
 ├── PermissionDenied        credentials without the right
 ├── UnknownMethod           there is no such method (gRPC only)
@@ -133,7 +135,7 @@ class UnknownPath(ServiceError):
 
 
 class OwnerMismatch(ServiceError):
-    """The Interaction is stored under another account or Service, which never change."""
+    """The account's Interaction is stored under another Service, which never changes."""
 
     reason = reasons.ERROR_REASON_OWNER_MISMATCH
     grpc_code = grpc.StatusCode.FAILED_PRECONDITION
@@ -142,9 +144,37 @@ class OwnerMismatch(ServiceError):
 
     def __init__(self, sid: str) -> None:
         super().__init__(
-            f"Interaction {sid} is stored under another account or Service; they never change",
+            f"Interaction {sid} is stored under another Service, which never changes",
             sid=sid,
         )
+
+
+class AmbiguousAccount(ServiceError):
+    """Several accounts have the Interaction, and the call reaches all of them."""
+
+    reason = reasons.ERROR_REASON_AMBIGUOUS_ACCOUNT
+    grpc_code = grpc.StatusCode.FAILED_PRECONDITION
+    http_status = 409
+    contract_code = 20409
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Several accounts have this Interaction; name one of them in account_sid (over HTTP:"
+            " AccountSid)",
+            field="account_sid",
+        )
+
+
+class DataLoss(ServiceError):
+    """What is stored of an Interaction is damaged, and is not answered."""
+
+    reason = reasons.ERROR_REASON_DATA_LOSS
+    grpc_code = grpc.StatusCode.DATA_LOSS
+    http_status = 500
+    contract_code = 20500
+
+    def __init__(self) -> None:
+        super().__init__("What is stored is damaged; its operator has to restore it from a backup")
 
 
 class Unauthenticated(ServiceError):

@@ -25,7 +25,7 @@ from interaction_svc.errors import (
 from interaction_svc.logs import audit
 from interaction_svc.paging import Edge, ListIdentity
 from interaction_svc.records import check_enum, check_sid, check_time, normalize
-from interaction_svc.sids import Sid
+from interaction_svc.sids import Sid, canonical_sid
 from interaction_svc.store import (
     Filter,
     Key,
@@ -85,16 +85,20 @@ class Interactions:
         self._courtesy = Courtesy()
         self._deleting: set[asyncio.Task[bool]] = set()
 
-    async def get(self, caller: Caller, key: Key, *, consistency: str | None = None) -> bytes:
-        """Give the frame of an Interaction, as it is after the write that had this token.
+    async def get(
+        self, caller: Caller, key: Key, *, account_sid: str = "", consistency: str | None = None
+    ) -> bytes:
+        """Return the frame of an Interaction, as it is after the write that had this token.
 
-        Raises InvalidField, InvalidConsistencyToken, InteractionNotFound.
+        `account_sid` is as in `_scope`. Raises InvalidField, InvalidConsistencyToken,
+        InteractionNotFound, PermissionDenied, AmbiguousAccount, DataLoss.
         """
-        _check_key(key)
+        key = _checked_key(key)
+        scope = _scope(caller, account_sid)
         self._courtesy.note_read()
         store = self._store if consistency is None else self._store.since(moment_of(consistency))
         with asking("get"):
-            frame = await store.get(Scope(caller.account_sid), key)
+            frame = await store.get(scope, key)
         if frame is None:
             raise InteractionNotFound(key.sid)
         return frame
@@ -104,26 +108,30 @@ class Interactions:
     ) -> Page:
         """Give a page of a Session's Interactions, as it is after the write that had this token.
 
-        Raises InvalidField and its kinds.
+        Raises InvalidField and its kinds, PermissionDenied.
         """
         check_sid(Sid.SERVICE, "service_sid", request.service_sid)
         check_sid(Sid.SESSION, "session_sid", request.session_sid)
+        service_sid = canonical_sid(request.service_sid)
+        session_sid = canonical_sid(request.session_sid)
+        scope = _scope(caller, request.account_sid)
         limit = paging.clamp_page_size(request.page_size)
         order = request.order or ListInteractionsRequest.ORDER_CREATED_ASC
         if order not in _ORDERS:
             raise InvalidField("order", f"{order} is not a value of Order")
         has_filter = request.HasField("filter")
         identity = ListIdentity(
-            request.service_sid,
-            request.session_sid,
+            service_sid,
+            session_sid,
+            scope.account_sid or "",
             order,
             # As bytes of the API, which stay the same from version to version.
             request.filter.SerializeToString(deterministic=True) if has_filter else b"",
         )
         edge = identity.read(request.page_token) if request.page_token else None
         query = PageQuery(
-            service_sid=request.service_sid,
-            session_sid=request.session_sid,
+            service_sid=service_sid,
+            session_sid=session_sid,
             limit=limit,
             max_bytes=MAX_PAGE_BYTES,
             filter=_filter_of(request.filter) if has_filter else _NO_FILTER,
@@ -133,7 +141,7 @@ class Interactions:
         self._courtesy.note_read()
         store = self._store if consistency is None else self._store.since(moment_of(consistency))
         with asking("page"):
-            page = await store.page(Scope(caller.account_sid), query)
+            page = await store.page(scope, query)
         count_soon(metrics.page_interactions, page.rows)
         following, preceding = _neighbours(page, edge)
         return Page(
@@ -148,19 +156,26 @@ class Interactions:
         moment = await self._store.moment()
         return None if moment is None else token_of(moment)
 
-    async def delete(self, caller: Caller, key: Key, *, allow_missing: bool = False) -> None:
-        """Delete an Interaction for good. Raises InvalidField, InteractionNotFound."""
-        _check_key(key)
+    async def delete(
+        self, caller: Caller, key: Key, *, account_sid: str = "", allow_missing: bool = False
+    ) -> None:
+        """Delete an Interaction for good.
+
+        `account_sid` is as in `_scope`. Raises InvalidField, InteractionNotFound, PermissionDenied,
+        AmbiguousAccount.
+        """
+        key = _checked_key(key)
+        scope = _scope(caller, account_sid)
         # Shielded, so that what is deleted is audited even if its caller has gone meanwhile.
-        deleting = asyncio.create_task(self._delete(caller, key))
+        deleting = asyncio.create_task(self._delete(scope, key))
         self._deleting.add(deleting)
         deleting.add_done_callback(self._deleted)
         if not await asyncio.shield(deleting) and not allow_missing:
             raise InteractionNotFound(key.sid)
 
-    async def _delete(self, caller: Caller, key: Key) -> bool:
+    async def _delete(self, scope: Scope, key: Key) -> bool:
         with asking("delete"):
-            found = await self._store.delete(Scope(caller.account_sid), key, _now_us())
+            found = await self._store.delete(scope, key, _now_us())
         if found:
             metrics.rows_erased.labels("call").inc()
             audit("delete", **key._asdict())
@@ -256,10 +271,27 @@ def _neighbours(page: StoredPage, edge: Edge | None) -> tuple[Edge | None, Edge 
     return following, preceding
 
 
-def _check_key(key: Key) -> None:
+def _checked_key(key: Key) -> Key:
+    """Return a key in its stored spelling. Raises InvalidField."""
     check_sid(Sid.SERVICE, "service_sid", key.service_sid)
     check_sid(Sid.SESSION, "session_sid", key.session_sid)
     check_sid(Sid.INTERACTION, "sid", key.sid)
+    return Key(*map(canonical_sid, key))
+
+
+def _scope(caller: Caller, account_sid: str) -> Scope:
+    """Return whose Interactions a call reaches: the caller's account's, or those it names.
+
+    A caller of all accounts may name one; without one it reaches all. Raises InvalidField,
+    PermissionDenied.
+    """
+    if not account_sid:
+        return Scope(caller.account_sid)
+    check_sid(Sid.ACCOUNT, "account_sid", account_sid)
+    account_sid = canonical_sid(account_sid)
+    if caller.account_sid not in (None, account_sid):
+        raise PermissionDenied("The credentials are of another account than account_sid names")
+    return Scope(account_sid)
 
 
 def _check_owner(caller: Caller, record: pb.Interaction) -> None:
@@ -287,8 +319,8 @@ def _filter_of(given: ListInteractionsRequest.Filter) -> Filter:
         type=given.type or None,
         created_from_us=created_from_us,
         created_before_us=created_before_us,
-        participant_sid=given.participant_sid or None,
-        resource_sid=given.resource_sid or None,
+        participant_sid=canonical_sid(given.participant_sid) or None,
+        resource_sid=canonical_sid(given.resource_sid) or None,
         resource_status=given.resource_status or None,
     )
 

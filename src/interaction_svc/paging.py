@@ -20,18 +20,20 @@ from interaction_svc.internal.v1.page_token_pb2 import PageToken
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000
 MAX_TOKEN_LENGTH = 512
-_VERSION = 1
+_VERSION = 2
 _CHECKSUM_BYTES = 6
 
 
 class Position(NamedTuple):
-    """A place in a Session's order: a row's creation in microseconds, then its SID.
+    """A place in a Session's order: a row's creation in microseconds, its SID, and its account.
 
-    With an empty SID: the place before every row that was created at that time.
+    With an empty SID: the place before every row that was created at that time. The account is
+    empty in a list of one account, where it says nothing.
     """
 
     created_us: int
     sid: str
+    account_sid: str = ""
 
 
 class Edge(NamedTuple):
@@ -50,6 +52,8 @@ class ListIdentity(NamedTuple):
 
     service_sid: str
     session_sid: str
+    account_sid: str
+    """The account whose Interactions are listed; empty: every account's."""
     order: int
     filter: bytes
 
@@ -59,11 +63,13 @@ class ListIdentity(NamedTuple):
             version=_VERSION,
             created_us=edge.position.created_us,
             sid=edge.position.sid,
+            account_sid=edge.position.account_sid,
             backward=edge.backward,
             inclusive=edge.inclusive,
             order=self.order,
             service_digest=_digest(self.service_sid.encode()),
             session_digest=_digest(self.session_sid.encode()),
+            account_digest=_digest(self.account_sid.encode()),
             filter_digest=_digest(self.filter),
         ).SerializeToString()
         return urlsafe_b64encode(_checksum(body) + body).rstrip(b"=").decode()
@@ -78,11 +84,14 @@ class ListIdentity(NamedTuple):
             raise PageTokenMismatch("service_sid")
         if found.session_digest != _digest(self.session_sid.encode()):
             raise PageTokenMismatch("session_sid")
+        if found.account_digest != _digest(self.account_sid.encode()):
+            raise PageTokenMismatch("account_sid")
         if found.order != self.order:
             raise PageTokenMismatch("order")
         if found.filter_digest != _digest(self.filter):
             raise PageTokenMismatch("filter")
-        return Edge(Position(found.created_us, found.sid), found.backward, found.inclusive)
+        position = Position(found.created_us, found.sid, found.account_sid)
+        return Edge(position, found.backward, found.inclusive)
 
 
 def clamp_page_size(size: int) -> int:

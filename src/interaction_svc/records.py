@@ -9,24 +9,34 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from interaction_svc import timestamps
 from interaction_svc.errors import InvalidField
-from interaction_svc.sids import Sid, new_interaction_sid
+from interaction_svc.sids import Sid, canonical_sid, new_interaction_sid
 from interaction_svc.v1 import interaction_pb2 as pb
 
 MAX_DATA_BYTES = 262_144
 MAX_RESOURCE_TYPE_LENGTH = 64
 MAX_RESOURCE_URL_LENGTH = 2048
+EARLIEST_US = 1_199_145_600_000_000
+"""2008-01-01T00:00:00Z: the platform is not older. Retention would delete what is at once."""
+LATEST_AHEAD_US = 24 * 60 * 60 * 1_000_000
+"""How far ahead of this machine's clock a time may be. Later ones would never expire."""
 
 # The enums' own values() makes a list of them every time, which was a third of a record's checks.
 _VALUES = {enum: frozenset(enum.values()) for enum in (pb.InteractionType, pb.ResourceStatus)}
 _TYPES = _VALUES[pb.InteractionType] - {pb.INTERACTION_TYPE_UNSPECIFIED}
 _STATUSES = _VALUES[pb.ResourceStatus]
-# One look at all SIDs; which of them is bad is found out when one is. With the names of the fields,
+# One look at all SIDs in their usual spelling; which of them is bad, or has other digits, is found
+# out when one differs. With the names of the fields,
 # which are needed only then, a record is checked in 5 microseconds and not in 8. No SID holds a
 # comma, and each is of one length, so that none can make up for another.
 _are_sids = re.compile(
-    ",".join(sid.value for sid in (Sid.INTERACTION, Sid.ACCOUNT, Sid.SERVICE, Sid.SESSION))
+    ",".join(sid.canonical for sid in (Sid.INTERACTION, Sid.ACCOUNT, Sid.SERVICE, Sid.SESSION))
 ).fullmatch
-_are_sids_of_leg = re.compile(f"(?:{Sid.PARTICIPANT.value})?,(?:{Sid.RESOURCE.value})?").fullmatch
+_are_sids_of_leg = re.compile(
+    f"(?:{Sid.PARTICIPANT.canonical})?,(?:{Sid.RESOURCE.canonical})?"
+).fullmatch
+_is_url = re.compile(
+    r"""(?i:https?)://[^\s\x00-\x1f\x7f<>"/?#\\]+[^\s\x00-\x1f\x7f<>"]*"""
+).fullmatch
 _RESOURCE_TYPES = {"message": "Message", "call": "Call"}
 
 
@@ -41,9 +51,9 @@ def normalized(given: pb.Interaction, *, now_us: int, make_sid: bool = False) ->
 def normalize(record: pb.Interaction, *, now_us: int, make_sid: bool = False) -> None:
     """Give a record its stored spelling. Raises InvalidField.
 
-    Times are cut to microseconds, a missing update_time becomes the create_time, an empty leg is
-    dropped, unknown fields too. With `make_sid`, a missing sid is made, and a missing create_time
-    then becomes `now_us`.
+    Digits of SIDs are put into lower case, times are cut to microseconds, a missing update_time
+    becomes the create_time, an empty leg is dropped, unknown fields too. With `make_sid`, a missing
+    sid is made, and a missing create_time then becomes `now_us`, the current time.
     """
     record.DiscardUnknownFields()
     if make_sid and not record.sid:
@@ -63,9 +73,18 @@ def normalize(record: pb.Interaction, *, now_us: int, make_sid: bool = False) ->
         record.ClearField("outbound")
     if not record.HasField("create_time"):
         raise InvalidField("create_time", "is required")
-    _normalize_time("create_time", record.create_time)
+    created_us = _normalize_time("create_time", record.create_time)
+    latest_us = now_us + LATEST_AHEAD_US
+    if not EARLIEST_US <= created_us <= latest_us:
+        raise InvalidField(
+            "create_time", "must lie between 2008-01-01T00:00:00Z and one day from now"
+        )
     if record.HasField("update_time"):
-        _normalize_time("update_time", record.update_time)
+        updated_us = _normalize_time("update_time", record.update_time)
+        if not created_us - created_us % 1_000_000 <= updated_us <= latest_us:
+            raise InvalidField(
+                "update_time", "must lie between the second of create_time and one day from now"
+            )
     else:
         record.update_time.CopyFrom(record.create_time)
 
@@ -78,6 +97,10 @@ def _check_sids(record: pb.Interaction) -> None:
         check_sid(Sid.ACCOUNT, "account_sid", account_sid)
         check_sid(Sid.SERVICE, "service_sid", service_sid)
         check_sid(Sid.SESSION, "session_sid", session_sid)
+        record.sid = canonical_sid(sid)
+        record.account_sid = canonical_sid(account_sid)
+        record.service_sid = canonical_sid(service_sid)
+        record.session_sid = canonical_sid(session_sid)
 
 
 def _normalize_leg(name: str, leg: pb.Leg) -> bool:
@@ -87,8 +110,10 @@ def _normalize_leg(name: str, leg: pb.Leg) -> bool:
     if not _are_sids_of_leg(f"{participant_sid},{resource_sid}"):
         if participant_sid:
             check_sid(Sid.PARTICIPANT, f"{name}.participant_sid", participant_sid)
+            leg.participant_sid = canonical_sid(participant_sid)
         if resource_sid:
             check_sid(Sid.RESOURCE, f"{name}.resource_sid", resource_sid)
+            leg.resource_sid = canonical_sid(resource_sid)
     if status not in _STATUSES:
         check_enum(pb.ResourceStatus, f"{name}.resource_status", status)
     if len(kind) > MAX_RESOURCE_TYPE_LENGTH:
@@ -99,6 +124,9 @@ def _normalize_leg(name: str, leg: pb.Leg) -> bool:
     if len(url) > MAX_RESOURCE_URL_LENGTH:
         problem = f"must be at most {MAX_RESOURCE_URL_LENGTH:,} characters"
         raise InvalidField(f"{name}.resource_url", problem)
+    if url and not _is_url(url):
+        problem = 'must be an http or https address, without white space, control characters or <>"'
+        raise InvalidField(f"{name}.resource_url", problem)
     return bool(participant_sid or resource_sid or status or kind or url)
 
 
@@ -107,10 +135,12 @@ def documented_resource_type(text: str) -> str:
     return _RESOURCE_TYPES.get(text.lower(), text)
 
 
-def _normalize_time(name: str, time: Timestamp) -> None:
-    check_time(name, time)
+def _normalize_time(name: str, time: Timestamp) -> int:
+    """Cut a time to microseconds, and return it."""
+    us = check_time(name, time)
     if time.nanos % 1000:
         time.nanos -= time.nanos % 1000
+    return us
 
 
 def check_sid(kind: Sid, field: str, value: str) -> None:

@@ -1,7 +1,8 @@
 """String identifiers: which forms they have, and how new ones are made.
 
 A SID is a prefix of two letters and 32 hexadecimal digits of either case, as the vendor's public
-description of Proxy v1 has it. SIDs compare byte for byte: `KIab…` and `KIAB…` are two.
+description of Proxy v1 has it. `KIab…` and `KIAB…` are the same SID, which is kept and answered
+with lower-case digits (`canonical_sid`).
 """
 
 import re
@@ -23,9 +24,16 @@ class Sid(Enum):
 
     def __init__(self, pattern: str) -> None:
         self.pattern = f"^{pattern}$"
+        self.canonical = pattern.replace("0-9a-fA-F", "0-9a-f")
+        """What a SID in its stored spelling matches as a whole."""
         # The bare method: a record's eight SIDs are a third of what checking it costs.
         self.matches: Callable[[str], object | None] = re.compile(pattern).fullmatch
         """Whether a text is a SID of this kind; None: it isn't."""
+
+
+def canonical_sid(sid: str) -> str:
+    """Return a SID with its hexadecimal digits in lower case; its two letters stay."""
+    return sid[:2] + sid[2:].lower()
 
 
 def new_interaction_sid(now_us: int) -> str:

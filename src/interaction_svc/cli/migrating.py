@@ -49,8 +49,8 @@ def migrate(
     typer.echo(f"schema {report.schema_version} of {report.known_version}")
     if report.is_current:
         typer.echo(f"{report.rows:,} rows checked, {report.bad_rows:,} bad")
-        for session_sid, sid in report.some_bad:
-            typer.echo(f"bad: session {session_sid}, interaction {sid}")
+        for session_sid, account_sid, sid in report.some_bad:
+            typer.echo(f"bad: session {session_sid}, account {account_sid}, interaction {sid}")
     if not report.ok:
         raise typer.Exit(1)
 

@@ -45,7 +45,9 @@ class InteractionServicer:
         wanted = parsed(GetInteractionRequest, request)
         key = Key(wanted.service_sid, wanted.session_sid, wanted.sid)
         call = this_call()
-        return await self._interactions.get(call.caller, key, consistency=call.consistency)
+        return await self._interactions.get(
+            call.caller, key, account_sid=wanted.account_sid, consistency=call.consistency
+        )
 
     async def list_interactions(self, request: bytes, _: Context) -> bytes:
         """ListInteractions: the stored frames, then the tokens."""
@@ -61,7 +63,12 @@ class InteractionServicer:
         """DeleteInteraction: the response is empty."""
         wanted = parsed(DeleteInteractionRequest, request)
         key = Key(wanted.service_sid, wanted.session_sid, wanted.sid)
-        await self._interactions.delete(this_call().caller, key, allow_missing=wanted.allow_missing)
+        await self._interactions.delete(
+            this_call().caller,
+            key,
+            account_sid=wanted.account_sid,
+            allow_missing=wanted.allow_missing,
+        )
         await _answer_token(self._interactions, context)
         return b""
 

@@ -1,6 +1,8 @@
 """Where Interactions are kept: the Store interface, its errors, and what opens one by its URL."""
 
 from interaction_svc.store.errors import (
+    AmbiguousAccountError,
+    DamagedRowError,
     NotAStoreError,
     SchemaTooNewError,
     StoreBusyError,
@@ -14,10 +16,8 @@ from interaction_svc.store.errors import (
 from interaction_svc.store.interface import (
     Filter,
     Key,
-    Outcome,
     PageQuery,
     Reads,
-    Recorded,
     ScanPosition,
     Scope,
     Store,
@@ -36,13 +36,16 @@ from interaction_svc.store.opening import (
     naming,
     open_store,
 )
+from interaction_svc.store.outcomes import Outcome, Recorded
 from interaction_svc.store.postgres.limits import PostgresLimits, ReplicaStore
-from interaction_svc.store.rows import Row, decode, decode_record, records_of, row_of
+from interaction_svc.store.rows import Row, decode, decode_record, merge_row, records_of, row_of
 from interaction_svc.store.sweeping import Expired, SweepPosition, Swept, TookPart
 
 __all__ = [
     "DEFAULT_URL",
     "UNKNOWN",
+    "AmbiguousAccountError",
+    "DamagedRowError",
     "Expired",
     "Filter",
     "Key",
@@ -78,6 +81,7 @@ __all__ = [
     "decode",
     "decode_record",
     "distribute_store",
+    "merge_row",
     "name_of",
     "naming",
     "open_store",

@@ -9,6 +9,7 @@ StoreError
 ├── StoreFullError          its disk has no room; nothing was done
 ├── StoreBusyError          too much waits to be written; nothing was done
 ├── DamagedRowError         a stored Interaction can't be read
+├── AmbiguousAccountError   several accounts have what was asked for across accounts
 └── StoreClosedError        it was closed
 """
 
@@ -47,6 +48,10 @@ class StoreBusyError(StoreError):
 
 class DamagedRowError(StoreError):
     """The bytes of a stored Interaction are not an Interaction any more."""
+
+
+class AmbiguousAccountError(StoreError):
+    """Several accounts have an Interaction of this key, and the call names none of them."""
 
 
 class StoreClosedError(StoreError):

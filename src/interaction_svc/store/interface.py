@@ -6,12 +6,12 @@ One suite of tests (tests/store/) runs on every backend.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import NamedTuple, Protocol
 
 from interaction_svc.paging import Edge, Position
 from interaction_svc.store.keys import StoredKey
 from interaction_svc.store.moments import Moment
+from interaction_svc.store.outcomes import Recorded
 from interaction_svc.store.rows import Row
 from interaction_svc.store.sweeping import Expired, SweepPosition, Swept, TookPart
 from interaction_svc.store.tables import Record, RecordKey, Table
@@ -24,7 +24,11 @@ class Scope(NamedTuple):
 
 
 class Key(NamedTuple):
-    """An Interaction with the parents that it must be under."""
+    """An Interaction with the parents that it must be under.
+
+    Its account is that of the Scope: each account has a namespace of its own, so that the same
+    Session and SID in two accounts are two Interactions.
+    """
 
     service_sid: str
     session_sid: str
@@ -35,26 +39,9 @@ class ScanPosition(NamedTuple):
     """A place in the order of a whole store."""
 
     session_sid: str
+    account_sid: str
     created_us: int
     sid: str
-
-
-class Outcome(IntEnum):
-    """What became of a record; but for the last the numbers are those of RecordOutcome."""
-
-    CREATED = 1
-    UPDATED = 2
-    UNCHANGED = 3
-    STALE = 4
-    DELETED = 5
-    OWNER_MISMATCH = 6
-
-
-class Recorded(NamedTuple):
-    """What became of a record, and the frame that is now stored (None: there is none to show)."""
-
-    outcome: Outcome
-    frame: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +107,8 @@ class StoreReport:
     rows: int = 0
     bad_rows: int = 0
     """Rows whose columns are not those of their frame."""
-    some_bad: tuple[tuple[str, str], ...] = ()
-    """The first of them, by session_sid and sid."""
+    some_bad: tuple[tuple[str, str, str], ...] = ()
+    """The first of them, by session_sid, account_sid and sid."""
 
     @property
     def is_current(self) -> bool:
@@ -154,11 +141,19 @@ class Store(ABC):
 
     @abstractmethod
     async def get(self, scope: Scope, key: Key) -> bytes | None:
-        """Give an Interaction's frame; None if it isn't there, in this scope, under its parents."""
+        """Return an Interaction's frame; None if it isn't there, in this scope, under its parents.
+
+        Raises DamagedRowError if its checksum doesn't fit; AmbiguousAccountError if the scope is
+        every account's and several accounts have it.
+        """
 
     @abstractmethod
     async def page(self, scope: Scope, query: PageQuery) -> StoredPage:
-        """Give one page of a Session's Interactions."""
+        """Return one page of a Session's Interactions, ordered by (created, sid, account).
+
+        In a scope of one account no row of another account is read. The positions of a page have
+        an account only in the scope of all accounts.
+        """
 
     def since(self, _: Moment) -> Reads:
         """Give reads that see all that was answered before this moment.
@@ -174,17 +169,18 @@ class Store(ABC):
 
     @abstractmethod
     async def record(self, rows: Sequence[Row]) -> list[Recorded]:
-        """Upsert rows, all in one transaction; give what became of each, in their order.
+        """Record rows, all in one transaction; return what became of each, in their order.
 
-        When it returns, it is on disk. A row keeps the account, the Service and the creation time
-        of its first record. Raises StoreBusyError.
+        A row whose Interaction is stored in its account is merged into it by `merge_row`. When it
+        returns, it is on disk. Raises StoreBusyError.
         """
 
     @abstractmethod
     async def delete(self, scope: Scope, key: Key, now_us: int) -> bool:
-        """Delete an Interaction for good, and say whether it was there. Raises StoreBusyError.
+        """Delete an Interaction for good; return whether it was there.
 
-        When it returns, it is on disk. A tombstone keeps later records from bringing it back.
+        When it returns, it is on disk. A tombstone keeps later records of its account from bringing
+        it back. Raises StoreBusyError; AmbiguousAccountError as `get`.
         """
 
     @abstractmethod
@@ -196,10 +192,12 @@ class Store(ABC):
         max_bytes: int,
         service_sid: str | None = None,
         session_sid: str | None = None,
+        account_sid: str | None = None,
     ) -> tuple[list[bytes], ScanPosition | None]:
-        """Give the next rows of the whole store, ordered by (session_sid, created, sid).
+        """Return the next rows of the whole store, by (session_sid, account_sid, created, sid).
 
-        Returns their frames, and where to go on; None at the end.
+        Returns their frames, and where to go on; None at the end. Raises DamagedRowError, which
+        names the row.
         """
 
     @abstractmethod
@@ -259,7 +257,7 @@ class Store(ABC):
 
     @abstractmethod
     async def check(self) -> StoreReport:
-        """Compare each row's columns with its frame."""
+        """Compare each row's columns and checksum with its frame."""
 
     @abstractmethod
     async def count(self, table: Table) -> int:
@@ -272,7 +270,7 @@ class Store(ABC):
         """Give a table's next records after a key, in the order of keys; none at the end.
 
         At most `limit`, and less where their large columns would exceed `max_bytes`, but at least
-        one if there is one.
+        one if there is one. Raises DamagedRowError, which names the row.
         """
 
     @abstractmethod

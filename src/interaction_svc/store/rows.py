@@ -9,13 +9,19 @@ read. Columns and frame are made by one function, `row_of`, and by nothing else.
 from functools import lru_cache
 from typing import NamedTuple
 
+import structlog
 from google.protobuf.message import DecodeError
 
 from interaction_svc import timestamps
 from interaction_svc.internal.v1.unparsed_pb2 import UnparsedInteractions
+from interaction_svc.merge import State, merge
 from interaction_svc.store.errors import DamagedRowError
+from interaction_svc.store.integrity import check_frame, checksum_of
+from interaction_svc.store.outcomes import Outcome, Recorded
 from interaction_svc.v1.interaction_pb2 import Interaction
 from interaction_svc.v1.interaction_service_pb2 import GetInteractionResponse
+
+log = structlog.get_logger()
 
 _DAMAGED = "a row is damaged; interaction-svc migrate --check names it"
 _LENGTH_DELIMITED = 2
@@ -26,8 +32,8 @@ class Row(NamedTuple):
     """One stored Interaction. Times are in microseconds since 1970; None is "not known"."""
 
     session_sid: str
-    sid: str
     account_sid: str
+    sid: str
     service_sid: str
     created_us: int
     updated_us: int
@@ -38,20 +44,31 @@ class Row(NamedTuple):
     outbound_resource_sid: str | None
     inbound_resource_status: int | None
     outbound_resource_status: int | None
+    inbound_status_us: int | None
+    """When the leg's status was reported; None: at updated_us. See interaction_svc.merge."""
+    outbound_status_us: int | None
+    checksum: int
+    """Of the frame: see interaction_svc.store.integrity."""
     frame: bytes
 
 
 COLUMNS = ", ".join(Row._fields)
 
 
-def row_of(interaction: Interaction) -> Row:
-    """Make the row of an Interaction that has been checked (see interaction_svc.records)."""
+def row_of(
+    interaction: Interaction,
+    inbound_status_us: int | None = None,
+    outbound_status_us: int | None = None,
+) -> Row:
+    """Return the row of an Interaction that has been checked (see interaction_svc.records)."""
     inbound, outbound = interaction.inbound, interaction.outbound
     record = interaction.SerializeToString()  # it has no map, whose order would be by chance
+    # The response as bytes: to make the message of it takes a quarter of this function.
+    frame = _head(len(record)) + record
     return Row(
         interaction.session_sid,
-        interaction.sid,
         interaction.account_sid,
+        interaction.sid,
         interaction.service_sid,
         timestamps.to_us(interaction.create_time),
         timestamps.to_us(interaction.update_time),
@@ -62,8 +79,10 @@ def row_of(interaction: Interaction) -> Row:
         outbound.resource_sid or None,
         inbound.resource_status or None,
         outbound.resource_status or None,
-        # The response as bytes: to make the message of it takes a quarter of this function.
-        _head(len(record)) + record,
+        inbound_status_us,
+        outbound_status_us,
+        checksum_of(frame),
+        frame,
     )
 
 
@@ -102,8 +121,46 @@ def decode_record(record: bytes) -> Interaction:
         raise DamagedRowError(_DAMAGED) from error
 
 
-def with_created(row: Row, created_us: int) -> Row:
-    """Give the row with another create_time: an Interaction keeps that of its first record."""
-    interaction = decode(row.frame)
-    timestamps.set_us(interaction.create_time, created_us)
-    return row_of(interaction)
+def merge_row(stored: Row, row: Row) -> tuple[Recorded, Row | None]:
+    """Return what becomes of a record whose Interaction is stored, and the row to store, if any.
+
+    Both rows have the same key. Every backend calls this, so that all merge alike (see
+    interaction_svc.merge). A stored row that is damaged is replaced.
+    """
+    if stored.service_sid != row.service_sid:
+        return Recorded(Outcome.OWNER_MISMATCH, None), None
+    if stored == row:
+        return Recorded(Outcome.UNCHANGED, stored.frame), None
+    try:
+        check_frame(stored.frame, stored.checksum)
+        interaction = decode(stored.frame)
+    except DamagedRowError:
+        log.error("a damaged Interaction was replaced by a new record", sid=stored.sid)
+        return Recorded(Outcome.UPDATED, row.frame), row
+    (state, holds_record) = merge(
+        State(
+            interaction,
+            stored.updated_us if stored.inbound_status_us is None else stored.inbound_status_us,
+            stored.updated_us if stored.outbound_status_us is None else stored.outbound_status_us,
+        ),
+        decode(row.frame),
+    )
+    merged = _row_of_state(state)
+    changed = None if merged == stored else merged
+    if merged.frame != stored.frame:
+        return Recorded(Outcome.UPDATED, merged.frame), changed
+    outcome = Outcome.UNCHANGED if holds_record else Outcome.STALE
+    return Recorded(outcome, stored.frame), changed
+
+
+def _row_of_state(state: State) -> Row:
+    updated_us = timestamps.to_us(state.interaction.update_time)
+    inbound_us, outbound_us = state.inbound_status_us, state.outbound_status_us
+    interaction = state.interaction
+    return row_of(
+        interaction,
+        None if inbound_us == updated_us or not interaction.inbound.resource_status else inbound_us,
+        None
+        if outbound_us == updated_us or not interaction.outbound.resource_status
+        else outbound_us,
+    )

@@ -26,6 +26,8 @@ class TookPart:
     """Interactions in which a participant took part, on either leg."""
 
     participant_sid: str
+    account_sid: str | None = None
+    """Of this account only; None: of every account."""
 
 
 SweepPosition = tuple[str | int, ...]

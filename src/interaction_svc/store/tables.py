@@ -11,6 +11,7 @@ class Tombstone(NamedTuple):
     """What is left of an Interaction that was deleted. Its time is in microseconds since 1970."""
 
     session_sid: str
+    account_sid: str
     sid: str
     deleted_us: int
 
@@ -58,9 +59,9 @@ class Table:
         return 0 if self.large is None else len(getattr(record, self.large))
 
 
-TOMBSTONES = Table("tombstones", Tombstone, 2)
+TOMBSTONES = Table("tombstones", Tombstone, 3)
 OWNERS = Table("session_owners", SessionOwner, 3)
-INTERACTIONS = Table("interactions", Row, 2, large="frame")
+INTERACTIONS = Table("interactions", Row, 3, large="frame")
 KEYS = Table("api_keys", StoredKey, 1)
 TABLES = (TOMBSTONES, OWNERS, INTERACTIONS, KEYS)
 """All, in the order in which they are loaded: what was deleted is known before what wasn't, and a

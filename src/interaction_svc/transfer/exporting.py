@@ -17,8 +17,9 @@ async def export_lines(
     *,
     service_sid: str | None = None,
     session_sid: str | None = None,
+    account_sid: str | None = None,
 ) -> AsyncIterator[bytes]:
-    """Yield the lines of one Interaction each, ordered by Session, creation and SID.
+    """Yield the lines of one Interaction each, ordered by Session, account, creation and SID.
 
     Times keep their microseconds, which the REST API cuts off. The store is read page by page, so
     that a slow reader holds up nobody; what is written meanwhile may or may not be in it.
@@ -31,6 +32,7 @@ async def export_lines(
             max_bytes=_PAGE_BYTES,
             service_sid=service_sid,
             session_sid=session_sid,
+            account_sid=account_sid,
         )
         for frame in frames:
             yield orjson.dumps(to_json(decode(frame), base_url, fraction=True)) + b"\n"

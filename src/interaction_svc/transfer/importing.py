@@ -1,5 +1,6 @@
 """Importing: what a stream holds is checked and recorded, batch by batch."""
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -75,7 +76,7 @@ async def import_stream(
             on_problem(Problem(item.place, "", item.problem))
             continue
         try:
-            record = normalized(from_json(item.resource), now_us=0)
+            record = normalized(from_json(item.resource), now_us=time.time_ns() // 1000)
         except InvalidField as error:
             reject(item.place, error)
             continue

@@ -55,8 +55,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Example: `{"reason": "ERROR_REASON_MALFORMED_REQUEST", "domain": "interaction-svc"}`
     """
     ERROR_REASON_OWNER_MISMATCH: _ErrorReason.ValueType  # 6
-    """FAILED_PRECONDITION: the Interaction is stored under another account or Service, which never
-    change.
+    """FAILED_PRECONDITION: the account's Interaction is stored under another Service, which never
+    changes.
 
     Example: `{"reason": "ERROR_REASON_OWNER_MISMATCH", "domain": "interaction-svc", "metadata":
     {"sid": "KI…"}}`
@@ -114,6 +114,19 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
 
     Example: `{"reason": "ERROR_REASON_DEADLINE_EXCEEDED", "domain": "interaction-svc"}`
     """
+    ERROR_REASON_AMBIGUOUS_ACCOUNT: _ErrorReason.ValueType  # 16
+    """FAILED_PRECONDITION: the call reaches every account, and several accounts have an Interaction of
+    this SID in the Session. Name the account in the request's account_sid.
+
+    Example: `{"reason": "ERROR_REASON_AMBIGUOUS_ACCOUNT", "domain": "interaction-svc", "metadata":
+    {"field": "account_sid"}}`
+    """
+    ERROR_REASON_DATA_LOSS: _ErrorReason.ValueType  # 17
+    """DATA_LOSS: what is stored of the Interaction is damaged, and can't be answered. The operator has
+    to restore it from a backup, or record it again.
+
+    Example: `{"reason": "ERROR_REASON_DATA_LOSS", "domain": "interaction-svc"}`
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. The name of the value is the `reason` of the google.rpc.ErrorInfo that every
@@ -153,8 +166,8 @@ ERROR_REASON_MALFORMED_REQUEST: ErrorReason.ValueType  # 5
 Example: `{"reason": "ERROR_REASON_MALFORMED_REQUEST", "domain": "interaction-svc"}`
 """
 ERROR_REASON_OWNER_MISMATCH: ErrorReason.ValueType  # 6
-"""FAILED_PRECONDITION: the Interaction is stored under another account or Service, which never
-change.
+"""FAILED_PRECONDITION: the account's Interaction is stored under another Service, which never
+changes.
 
 Example: `{"reason": "ERROR_REASON_OWNER_MISMATCH", "domain": "interaction-svc", "metadata":
 {"sid": "KI…"}}`
@@ -211,5 +224,18 @@ clients set none. At a client's own deadline the code is the same, and there are
 write may have been done all the same.
 
 Example: `{"reason": "ERROR_REASON_DEADLINE_EXCEEDED", "domain": "interaction-svc"}`
+"""
+ERROR_REASON_AMBIGUOUS_ACCOUNT: ErrorReason.ValueType  # 16
+"""FAILED_PRECONDITION: the call reaches every account, and several accounts have an Interaction of
+this SID in the Session. Name the account in the request's account_sid.
+
+Example: `{"reason": "ERROR_REASON_AMBIGUOUS_ACCOUNT", "domain": "interaction-svc", "metadata":
+{"field": "account_sid"}}`
+"""
+ERROR_REASON_DATA_LOSS: ErrorReason.ValueType  # 17
+"""DATA_LOSS: what is stored of the Interaction is damaged, and can't be answered. The operator has
+to restore it from a backup, or record it again.
+
+Example: `{"reason": "ERROR_REASON_DATA_LOSS", "domain": "interaction-svc"}`
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -163,6 +163,12 @@ class Interaction(_message.Message):
 
     An Interaction belongs to one Session of one Service of one account for good. It is a record of
     what happened: it is written by the platform (see IngestService), read, and deleted.
+
+    The hexadecimal digits of SIDs are kept and answered in lower case, however they are written.
+
+    Records of one Interaction are merged, and their order doesn't matter. A value that a record leaves
+    out stays as it is stored. Where records differ in another value, the record with the later
+    update_time counts, by whole seconds.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -178,13 +184,15 @@ class Interaction(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     sid: _builtins.str
-    """The Interaction's SID: `KI` and 32 hexadecimal digits. SIDs compare byte for byte."""
+    """The Interaction's SID: `KI` and 32 hexadecimal digits."""
     account_sid: _builtins.str
     """The account: `AC` and 32 hexadecimal digits. Required; never changes once stored."""
     service_sid: _builtins.str
     """The Service: `KS` and 32 hexadecimal digits. Required; never changes once stored."""
     session_sid: _builtins.str
-    """The Session: `KC` and 32 hexadecimal digits. Required. An Interaction's SID is unique in it."""
+    """The Session: `KC` and 32 hexadecimal digits. Required. An Interaction's SID is unique in the
+    Session of an account.
+    """
     type: Global___InteractionType.ValueType
     """What kind of communication it was. Required."""
     data: _builtins.str
@@ -204,15 +212,15 @@ class Interaction(_message.Message):
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When the Interaction was created, between the years 1 and 9999, kept to the microsecond (finer
-        digits are cut off). Lists are ordered by it. Set by the first record of an Interaction; later
-        ones don't move it.
+        """When the Interaction was created, kept to the microsecond (finer digits are cut off): from the
+        year 2008 to one day ahead. Lists are ordered by it. Of several records the earliest second
+        counts, and within that second the time with more digits.
         """
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
-        """When the Interaction last changed, between the years 1 and 9999, kept to the microsecond. An
-        update that is older than what is stored is not applied. Unset in a record: its create_time.
+        """When the Interaction last changed, kept to the microsecond: from the second of create_time to
+        one day ahead. Of several records the latest counts. Unset in a record: its create_time.
         """
 
     def __init__(
@@ -259,14 +267,19 @@ class Leg(_message.Message):
     """The Message or Call: two letters and 32 hexadecimal digits (`SM`, `MM`, `CA`). Empty: unknown."""
     resource_status: Global___ResourceStatus.ValueType
     """How far the Message or Call got. Unspecified: unknown to this service; the platform's own word
-    "unknown" is RESOURCE_STATUS_UNKNOWN.
+    "unknown" is RESOURCE_STATUS_UNKNOWN. Of several records the latest second counts; within a
+    second the further status: first accepted and scheduled, then queued and initiated, then sending,
+    receiving and ringing, then sent, answered and in-progress, then every final one, then read, and
+    deleted last.
     """
     resource_type: _builtins.str
     """`Message` or `Call`; these two are kept in this spelling, however they are written. The
     platform doesn't promise that there are no others. At most 64 characters. Empty: unknown.
     """
     resource_url: _builtins.str
-    """The address of the Message or Call at the platform. At most 2,048 characters. Empty: unknown."""
+    """The http or https address of the Message or Call at the platform. At most 2,048 characters.
+    Empty: unknown.
+    """
     def __init__(
         self,
         *,

@@ -30,22 +30,28 @@ class GetInteractionRequest(_message.Message):
     SERVICE_SID_FIELD_NUMBER: _builtins.int
     SESSION_SID_FIELD_NUMBER: _builtins.int
     SID_FIELD_NUMBER: _builtins.int
+    ACCOUNT_SID_FIELD_NUMBER: _builtins.int
     service_sid: _builtins.str
     """The Service: `KS` and 32 hexadecimal digits. Required."""
     session_sid: _builtins.str
     """The Session: `KC` and 32 hexadecimal digits. Required."""
     sid: _builtins.str
     """The Interaction: `KI` and 32 hexadecimal digits. Required."""
+    account_sid: _builtins.str
+    """The account: `AC` and 32 hexadecimal digits. Empty: the one of the caller's key, or with a key of
+    the role admin every account. A key of another account may not name it: PERMISSION_DENIED.
+    """
     def __init__(
         self,
         *,
         service_sid: _builtins.str = ...,
         session_sid: _builtins.str = ...,
         sid: _builtins.str = ...,
+        account_sid: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["service_sid", b"service_sid", "session_sid", b"session_sid", "sid", b"sid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_sid", b"account_sid", "service_sid", b"service_sid", "session_sid", b"session_sid", "sid", b"sid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -158,6 +164,7 @@ class ListInteractionsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     ORDER_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
+    ACCOUNT_SID_FIELD_NUMBER: _builtins.int
     service_sid: _builtins.str
     """The Service: `KS` and 32 hexadecimal digits. Required."""
     session_sid: _builtins.str
@@ -174,6 +181,10 @@ class ListInteractionsRequest(_message.Message):
     """
     order: Global___ListInteractionsRequest.Order.ValueType
     """The order. Unspecified: oldest first."""
+    account_sid: _builtins.str
+    """The account: `AC` and 32 hexadecimal digits. Empty: the one of the caller's key, or with a key of
+    the role admin every account. A key of another account may not name it: PERMISSION_DENIED.
+    """
     @_builtins.property
     def filter(self) -> Global___ListInteractionsRequest.Filter:
         """Which Interactions. Unset: all of the Session's."""
@@ -187,10 +198,11 @@ class ListInteractionsRequest(_message.Message):
         page_token: _builtins.str = ...,
         order: Global___ListInteractionsRequest.Order.ValueType = ...,
         filter: Global___ListInteractionsRequest.Filter | None = ...,
+        account_sid: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "order", b"order", "page_size", b"page_size", "page_token", b"page_token", "service_sid", b"service_sid", "session_sid", b"session_sid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_sid", b"account_sid", "filter", b"filter", "order", b"order", "page_size", b"page_size", "page_token", b"page_token", "service_sid", b"service_sid", "session_sid", b"session_sid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -243,6 +255,7 @@ class DeleteInteractionRequest(_message.Message):
     SESSION_SID_FIELD_NUMBER: _builtins.int
     SID_FIELD_NUMBER: _builtins.int
     ALLOW_MISSING_FIELD_NUMBER: _builtins.int
+    ACCOUNT_SID_FIELD_NUMBER: _builtins.int
     service_sid: _builtins.str
     """The Service: `KS` and 32 hexadecimal digits. Required."""
     session_sid: _builtins.str
@@ -251,6 +264,10 @@ class DeleteInteractionRequest(_message.Message):
     """The Interaction: `KI` and 32 hexadecimal digits. Required."""
     allow_missing: _builtins.bool
     """Whether to succeed, and do nothing, if there is no such Interaction."""
+    account_sid: _builtins.str
+    """The account: `AC` and 32 hexadecimal digits. Empty: the one of the caller's key, or with a key of
+    the role admin every account. A key of another account may not name it: PERMISSION_DENIED.
+    """
     def __init__(
         self,
         *,
@@ -258,10 +275,11 @@ class DeleteInteractionRequest(_message.Message):
         session_sid: _builtins.str = ...,
         sid: _builtins.str = ...,
         allow_missing: _builtins.bool = ...,
+        account_sid: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_missing", b"allow_missing", "service_sid", b"service_sid", "session_sid", b"session_sid", "sid", b"sid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_sid", b"account_sid", "allow_missing", b"allow_missing", "service_sid", b"service_sid", "session_sid", b"session_sid", "sid", b"sid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -28,8 +28,11 @@ if _version_not_supported:
 class InteractionServiceStub:
     """Reads and deletes Interactions.
 
-    Every call names the Service and the Session that the Interaction is in; an Interaction that is
+    Every call names the Service and the Session that the Interaction is in. An Interaction that is
     there under other parents, or belongs to another account than the caller's, is not found.
+
+    Each account has a namespace of its own: the same SIDs in two accounts are two Interactions. A key
+    of the role admin reaches every account, or the one that a request names in account_sid.
 
     Callers show a key in the metadata `authorization`: `Basic` with its SID, or its account's, and its
     secret, or `Bearer <key SID>.<secret>`. To get and list takes a key with the role read, operate or
@@ -82,8 +85,11 @@ class InteractionServiceStub:
 class InteractionServiceServicer:
     """Reads and deletes Interactions.
 
-    Every call names the Service and the Session that the Interaction is in; an Interaction that is
+    Every call names the Service and the Session that the Interaction is in. An Interaction that is
     there under other parents, or belongs to another account than the caller's, is not found.
+
+    Each account has a namespace of its own: the same SIDs in two accounts are two Interactions. A key
+    of the role admin reaches every account, or the one that a request names in account_sid.
 
     Callers show a key in the metadata `authorization`: `Basic` with its SID, or its account's, and its
     secret, or `Bearer <key SID>.<secret>`. To get and list takes a key with the role read, operate or
@@ -114,18 +120,19 @@ class InteractionServiceServicer:
         """Returns one Interaction.
 
         INVALID_ARGUMENT: a SID or the consistency token is malformed. NOT_FOUND: there is no such
-        Interaction in this Session.
+        Interaction in this Session. FAILED_PRECONDITION: several accounts have it, and account_sid is
+        empty. DATA_LOSS: what is stored of it is damaged.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListInteractions(self, request, context):
-        """Returns the Interactions of a Session, page by page, ordered by create_time and, where that is
-        equal, by SID.
+        """Returns the Interactions of a Session, page by page, ordered by create_time, then by SID, then by
+        account.
 
-        Every Interaction that is there all along is returned exactly once, whatever is recorded or
-        deleted while the pages are read; where a replica is read, if each page is asked for with the same
+        Every Interaction that is there all along, and whose create_time stays, is returned exactly once,
+        whatever is recorded or deleted while the pages are read; where a replica is read, if each page is asked for with the same
         consistency token, of a write after it. A Session that doesn't exist is an empty one.
 
         INVALID_ARGUMENT: a SID is malformed, page_size is negative, the filter or the order has a
@@ -142,7 +149,8 @@ class InteractionServiceServicer:
         consistency token.
 
         INVALID_ARGUMENT: a SID is malformed. NOT_FOUND: there is no such Interaction in this Session,
-        unless allow_missing is set.
+        unless allow_missing is set. FAILED_PRECONDITION: several accounts have it, and account_sid is
+        empty; nothing is deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -177,8 +185,11 @@ def add_InteractionServiceServicer_to_server(servicer, server):
 class InteractionService:
     """Reads and deletes Interactions.
 
-    Every call names the Service and the Session that the Interaction is in; an Interaction that is
+    Every call names the Service and the Session that the Interaction is in. An Interaction that is
     there under other parents, or belongs to another account than the caller's, is not found.
+
+    Each account has a namespace of its own: the same SIDs in two accounts are two Interactions. A key
+    of the role admin reaches every account, or the one that a request names in account_sid.
 
     Callers show a key in the metadata `authorization`: `Basic` with its SID, or its account's, and its
     secret, or `Bearer <key SID>.<secret>`. To get and list takes a key with the role read, operate or

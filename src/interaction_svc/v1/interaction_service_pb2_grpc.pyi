@@ -29,8 +29,11 @@ GRPC_VERSION: str
 class InteractionServiceStub:
     """Reads and deletes Interactions.
 
-    Every call names the Service and the Session that the Interaction is in; an Interaction that is
+    Every call names the Service and the Session that the Interaction is in. An Interaction that is
     there under other parents, or belongs to another account than the caller's, is not found.
+
+    Each account has a namespace of its own: the same SIDs in two accounts are two Interactions. A key
+    of the role admin reaches every account, or the one that a request names in account_sid.
 
     Callers show a key in the metadata `authorization`: `Basic` with its SID, or its account's, and its
     secret, or `Bearer <key SID>.<secret>`. To get and list takes a key with the role read, operate or
@@ -65,14 +68,15 @@ class InteractionServiceStub:
     """Returns one Interaction.
 
     INVALID_ARGUMENT: a SID or the consistency token is malformed. NOT_FOUND: there is no such
-    Interaction in this Session.
+    Interaction in this Session. FAILED_PRECONDITION: several accounts have it, and account_sid is
+    empty. DATA_LOSS: what is stored of it is damaged.
     """
     ListInteractions: _grpc.UnaryUnaryMultiCallable[_interaction_service_pb2.ListInteractionsRequest, _interaction_service_pb2.ListInteractionsResponse]
-    """Returns the Interactions of a Session, page by page, ordered by create_time and, where that is
-    equal, by SID.
+    """Returns the Interactions of a Session, page by page, ordered by create_time, then by SID, then by
+    account.
 
-    Every Interaction that is there all along is returned exactly once, whatever is recorded or
-    deleted while the pages are read; where a replica is read, if each page is asked for with the same
+    Every Interaction that is there all along, and whose create_time stays, is returned exactly once,
+    whatever is recorded or deleted while the pages are read; where a replica is read, if each page is asked for with the same
     consistency token, of a write after it. A Session that doesn't exist is an empty one.
 
     INVALID_ARGUMENT: a SID is malformed, page_size is negative, the filter or the order has a
@@ -85,15 +89,19 @@ class InteractionServiceStub:
     consistency token.
 
     INVALID_ARGUMENT: a SID is malformed. NOT_FOUND: there is no such Interaction in this Session,
-    unless allow_missing is set.
+    unless allow_missing is set. FAILED_PRECONDITION: several accounts have it, and account_sid is
+    empty; nothing is deleted.
     """
 
 @_typing.type_check_only
 class InteractionServiceAsyncStub(InteractionServiceStub):
     """Reads and deletes Interactions.
 
-    Every call names the Service and the Session that the Interaction is in; an Interaction that is
+    Every call names the Service and the Session that the Interaction is in. An Interaction that is
     there under other parents, or belongs to another account than the caller's, is not found.
+
+    Each account has a namespace of its own: the same SIDs in two accounts are two Interactions. A key
+    of the role admin reaches every account, or the one that a request names in account_sid.
 
     Callers show a key in the metadata `authorization`: `Basic` with its SID, or its account's, and its
     secret, or `Bearer <key SID>.<secret>`. To get and list takes a key with the role read, operate or
@@ -125,14 +133,15 @@ class InteractionServiceAsyncStub(InteractionServiceStub):
     """Returns one Interaction.
 
     INVALID_ARGUMENT: a SID or the consistency token is malformed. NOT_FOUND: there is no such
-    Interaction in this Session.
+    Interaction in this Session. FAILED_PRECONDITION: several accounts have it, and account_sid is
+    empty. DATA_LOSS: what is stored of it is damaged.
     """
     ListInteractions: _aio.UnaryUnaryMultiCallable[_interaction_service_pb2.ListInteractionsRequest, _interaction_service_pb2.ListInteractionsResponse]  # type: ignore[assignment]
-    """Returns the Interactions of a Session, page by page, ordered by create_time and, where that is
-    equal, by SID.
+    """Returns the Interactions of a Session, page by page, ordered by create_time, then by SID, then by
+    account.
 
-    Every Interaction that is there all along is returned exactly once, whatever is recorded or
-    deleted while the pages are read; where a replica is read, if each page is asked for with the same
+    Every Interaction that is there all along, and whose create_time stays, is returned exactly once,
+    whatever is recorded or deleted while the pages are read; where a replica is read, if each page is asked for with the same
     consistency token, of a write after it. A Session that doesn't exist is an empty one.
 
     INVALID_ARGUMENT: a SID is malformed, page_size is negative, the filter or the order has a
@@ -145,14 +154,18 @@ class InteractionServiceAsyncStub(InteractionServiceStub):
     consistency token.
 
     INVALID_ARGUMENT: a SID is malformed. NOT_FOUND: there is no such Interaction in this Session,
-    unless allow_missing is set.
+    unless allow_missing is set. FAILED_PRECONDITION: several accounts have it, and account_sid is
+    empty; nothing is deleted.
     """
 
 class InteractionServiceServicer(metaclass=_abc_1.ABCMeta):
     """Reads and deletes Interactions.
 
-    Every call names the Service and the Session that the Interaction is in; an Interaction that is
+    Every call names the Service and the Session that the Interaction is in. An Interaction that is
     there under other parents, or belongs to another account than the caller's, is not found.
+
+    Each account has a namespace of its own: the same SIDs in two accounts are two Interactions. A key
+    of the role admin reaches every account, or the one that a request names in account_sid.
 
     Callers show a key in the metadata `authorization`: `Basic` with its SID, or its account's, and its
     secret, or `Bearer <key SID>.<secret>`. To get and list takes a key with the role read, operate or
@@ -188,7 +201,8 @@ class InteractionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns one Interaction.
 
         INVALID_ARGUMENT: a SID or the consistency token is malformed. NOT_FOUND: there is no such
-        Interaction in this Session.
+        Interaction in this Session. FAILED_PRECONDITION: several accounts have it, and account_sid is
+        empty. DATA_LOSS: what is stored of it is damaged.
         """
 
     @_abc_1.abstractmethod
@@ -197,11 +211,11 @@ class InteractionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _interaction_service_pb2.ListInteractionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_interaction_service_pb2.ListInteractionsResponse, _abc.Awaitable[_interaction_service_pb2.ListInteractionsResponse]]:
-        """Returns the Interactions of a Session, page by page, ordered by create_time and, where that is
-        equal, by SID.
+        """Returns the Interactions of a Session, page by page, ordered by create_time, then by SID, then by
+        account.
 
-        Every Interaction that is there all along is returned exactly once, whatever is recorded or
-        deleted while the pages are read; where a replica is read, if each page is asked for with the same
+        Every Interaction that is there all along, and whose create_time stays, is returned exactly once,
+        whatever is recorded or deleted while the pages are read; where a replica is read, if each page is asked for with the same
         consistency token, of a write after it. A Session that doesn't exist is an empty one.
 
         INVALID_ARGUMENT: a SID is malformed, page_size is negative, the filter or the order has a
@@ -220,7 +234,8 @@ class InteractionServiceServicer(metaclass=_abc_1.ABCMeta):
         consistency token.
 
         INVALID_ARGUMENT: a SID is malformed. NOT_FOUND: there is no such Interaction in this Session,
-        unless allow_missing is set.
+        unless allow_missing is set. FAILED_PRECONDITION: several accounts have it, and account_sid is
+        empty; nothing is deleted.
         """
 
 def add_InteractionServiceServicer_to_server(servicer: InteractionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,interaction_svc/internal/v1/page_token.proto\x12\x1binteraction_svc.internal.v1\"\xb8\x01\n\tPageToken\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x12\n\ncreated_us\x18\x02 \x01(\x10\x12\x0b\n\x03sid\x18\x03 \x01(\t\x12\x10\n\x08\x62\x61\x63kward\x18\x04 \x01(\x08\x12\x11\n\tinclusive\x18\x05 \x01(\x08\x12\r\n\x05order\x18\x06 \x01(\r\x12\x16\n\x0eservice_digest\x18\x07 \x01(\x07\x12\x16\n\x0esession_digest\x18\x08 \x01(\x07\x12\x15\n\rfilter_digest\x18\t \x01(\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,interaction_svc/internal/v1/page_token.proto\x12\x1binteraction_svc.internal.v1\"\xe5\x01\n\tPageToken\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x12\n\ncreated_us\x18\x02 \x01(\x10\x12\x0b\n\x03sid\x18\x03 \x01(\t\x12\x10\n\x08\x62\x61\x63kward\x18\x04 \x01(\x08\x12\x11\n\tinclusive\x18\x05 \x01(\x08\x12\r\n\x05order\x18\x06 \x01(\r\x12\x16\n\x0eservice_digest\x18\x07 \x01(\x07\x12\x16\n\x0esession_digest\x18\x08 \x01(\x07\x12\x15\n\rfilter_digest\x18\t \x01(\x07\x12\x16\n\x0e\x61\x63\x63ount_digest\x18\n \x01(\x07\x12\x13\n\x0b\x61\x63\x63ount_sid\x18\x0b \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,5 +32,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'interaction_svc.internal.v1
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PAGETOKEN']._serialized_start=78
-  _globals['_PAGETOKEN']._serialized_end=262
+  _globals['_PAGETOKEN']._serialized_end=307
 # @@protoc_insertion_point(module_scope)

@@ -33,8 +33,10 @@ class PageToken(_message.Message):
     SERVICE_DIGEST_FIELD_NUMBER: _builtins.int
     SESSION_DIGEST_FIELD_NUMBER: _builtins.int
     FILTER_DIGEST_FIELD_NUMBER: _builtins.int
+    ACCOUNT_DIGEST_FIELD_NUMBER: _builtins.int
+    ACCOUNT_SID_FIELD_NUMBER: _builtins.int
     version: _builtins.int
-    """The version of this layout: 1. Any other is refused."""
+    """The version of this layout: 2. Any other is refused."""
     created_us: _builtins.int
     """The create_time of the row at the edge of the page before, in microseconds since 1970."""
     sid: _builtins.str
@@ -53,6 +55,12 @@ class PageToken(_message.Message):
     """The beginning of the SHA-256 of the list's Session."""
     filter_digest: _builtins.int
     """The beginning of the SHA-256 of the list's filter."""
+    account_digest: _builtins.int
+    """The beginning of the SHA-256 of the account whose Interactions are listed; of nothing: every
+    account's.
+    """
+    account_sid: _builtins.str
+    """The account of the row at the edge, in a list of every account's Interactions."""
     def __init__(
         self,
         *,
@@ -65,10 +73,12 @@ class PageToken(_message.Message):
         service_digest: _builtins.int = ...,
         session_digest: _builtins.int = ...,
         filter_digest: _builtins.int = ...,
+        account_digest: _builtins.int = ...,
+        account_sid: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backward", b"backward", "created_us", b"created_us", "filter_digest", b"filter_digest", "inclusive", b"inclusive", "order", b"order", "service_digest", b"service_digest", "session_digest", b"session_digest", "sid", b"sid", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_digest", b"account_digest", "account_sid", b"account_sid", "backward", b"backward", "created_us", b"created_us", "filter_digest", b"filter_digest", "inclusive", b"inclusive", "order", b"order", "service_digest", b"service_digest", "session_digest", b"session_digest", "sid", b"sid", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

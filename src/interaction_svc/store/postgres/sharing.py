@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from interaction_svc import metrics
 from interaction_svc.store.errors import StoreError
-from interaction_svc.store.interface import Recorded
+from interaction_svc.store.outcomes import Recorded
 from interaction_svc.store.postgres import reads, writes
 from interaction_svc.store.postgres.by_session import BY_SESSION
 from interaction_svc.store.postgres.failures import closed, is_fault_of_one

@@ -9,7 +9,6 @@ from interaction_svc.store.errors import StoreUnavailableError
 from interaction_svc.store.interface import (
     Key,
     PageQuery,
-    Recorded,
     ScanPosition,
     Scope,
     Store,
@@ -17,6 +16,7 @@ from interaction_svc.store.interface import (
     StoreReport,
 )
 from interaction_svc.store.keys import StoredKey
+from interaction_svc.store.outcomes import Recorded
 from interaction_svc.store.postgres import (
     distributing,
     keys,

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import asyncpg
 
-from interaction_svc.store.interface import Key, Outcome, Recorded, Scope
+from interaction_svc.store.interface import Key, Scope
+from interaction_svc.store.outcomes import Outcome, Recorded
 from interaction_svc.store.postgres.arrays import unnested
 from interaction_svc.store.postgres.connection import Connection
-from interaction_svc.store.rows import COLUMNS, Row, with_created
+from interaction_svc.store.rows import COLUMNS, Row
 
 RowKey = tuple[str, str]
 Owner = tuple[str, str, str]

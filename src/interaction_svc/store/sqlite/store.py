@@ -12,9 +12,7 @@ from interaction_svc import metrics
 from interaction_svc.store.errors import StoreError
 from interaction_svc.store.interface import (
     Key,
-    Outcome,
     PageQuery,
-    Recorded,
     ScanPosition,
     Scope,
     Store,
@@ -22,6 +20,7 @@ from interaction_svc.store.interface import (
     StoreReport,
 )
 from interaction_svc.store.keys import StoredKey
+from interaction_svc.store.outcomes import Outcome, Recorded
 from interaction_svc.store.rows import Row
 from interaction_svc.store.sqlite import keys, loading, migrations, reads, sweeps, writes
 from interaction_svc.store.sqlite.connection import (

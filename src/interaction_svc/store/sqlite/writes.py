@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import NamedTuple
 
-from interaction_svc.store.interface import Key, Outcome, Recorded, Scope
-from interaction_svc.store.rows import COLUMNS, Row, with_created
+from interaction_svc.store.interface import Key, Scope
+from interaction_svc.store.outcomes import Outcome, Recorded
+from interaction_svc.store.rows import COLUMNS, Row
 
 _ROWS_WHILE_OTHERS_READ = 50
 """How many rows a statement of a batch takes at most beside reads; the thread then rests as long.
