@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import grpc
-import orjson
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from interaction_svc.cli.options import JsonOption, takes_settings
+from interaction_svc.cli.streams import console_for_tables, print_json
 from interaction_svc.errors import InvalidField
 from interaction_svc.paging import MAX_PAGE_SIZE
 from interaction_svc.rest.adapter import Resource, to_json
@@ -31,9 +30,22 @@ from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceSt
 _DEADLINE_SECONDS = 30
 _CALLING = [name for name in CLIENT_SETTINGS if name != "api_key"]  # others see a flag's value
 
-ServiceArgument = Annotated[str, typer.Argument(metavar="KS...", help="The Service.")]
-SessionArgument = Annotated[str, typer.Argument(metavar="KC...", help="The Session.")]
-InteractionArgument = Annotated[str, typer.Argument(metavar="KI...", help="The Interaction.")]
+
+def _check_utf8(text: str) -> str:
+    if not text.isprintable():  # bytes that are no UTF-8, too; no request can carry those
+        raise typer.BadParameter("is not printable UTF-8")
+    return text
+
+
+ServiceArgument = Annotated[
+    str, typer.Argument(metavar="KS...", help="The Service.", callback=_check_utf8)
+]
+SessionArgument = Annotated[
+    str, typer.Argument(metavar="KC...", help="The Session.", callback=_check_utf8)
+]
+InteractionArgument = Annotated[
+    str, typer.Argument(metavar="KI...", help="The Interaction.", callback=_check_utf8)
+]
 
 
 class _Column(NamedTuple):
@@ -65,7 +77,7 @@ def get(
     with _calling(settings) as stub:
         request = GetInteractionRequest(service_sid=service, session_sid=session, sid=sid)
         response = stub.GetInteraction(request, timeout=_DEADLINE_SECONDS)
-    typer.echo(orjson.dumps(_resource(response.interaction), option=orjson.OPT_INDENT_2).decode())
+    print_json(_resource(response.interaction), indented=True)
 
 
 @takes_settings(*_CALLING)
@@ -125,8 +137,7 @@ def list_(
         if as_json:
             for page in pages:
                 for interaction in page:
-                    sys.stdout.buffer.write(orjson.dumps(_resource(interaction)) + b"\n")
-            sys.stdout.buffer.flush()
+                    print_json(_resource(interaction))
         else:
             _print_tables(pages)
 
@@ -235,7 +246,7 @@ def _print_tables(pages: Iterable[Sequence[Interaction]]) -> None:
 
     SIDs and times are never cut; where the terminal is too narrow, the statuses are left out.
     """
-    console = Console()
+    console = console_for_tables()
     columns = [column for column in _COLUMNS if console.width >= column.from_width]
     for number, page in enumerate(pages):
         table = Table(box=None, show_header=number == 0, pad_edge=False, expand=True)

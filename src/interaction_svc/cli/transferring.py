@@ -12,6 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from interaction_svc.addresses import Address
 from interaction_svc.cli.options import takes_settings
+from interaction_svc.cli.streams import standard_input
 from interaction_svc.errors import InvalidField
 from interaction_svc.interactions import Interactions
 from interaction_svc.records import check_sid
@@ -88,7 +89,7 @@ async def _import(
 def _opened(name: str, console: Console) -> AbstractContextManager[BinaryIO]:
     """Open a file; on a terminal, reading it moves a progress bar."""
     if name == _STDIN:
-        return open(sys.stdin.fileno(), "rb", closefd=False)
+        return standard_input()
     path = Path(name)
     if not (console.is_terminal and path.is_file()):  # of a pipe nobody knows the length
         return path.open("rb")
@@ -156,7 +157,6 @@ async def _export(settings: Settings, service: str | None, session: str | None) 
         lines = export_lines(opened, base_url, service_sid=service, session_sid=session)
         async for line in lines:
             sys.stdout.buffer.write(line)
-        sys.stdout.buffer.flush()
     finally:
         await opened.close()
 
