@@ -2,6 +2,7 @@
 
 import json
 import os
+import sqlite3
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from tests.waiting import wait_until
 
 FULL = b"interaction-svc: standard output can't be written: No space left on device"
 CLOSED = b"interaction-svc: standard output is closed"
+NO_READER = b"interaction-svc: nobody reads standard output"
+LATER = b"; no key was made"
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +97,62 @@ def test_a_closed_output_is_a_failure_that_is_explained(store: Path, name: str) 
     ran = run_closed(*with_store(COMMANDS[name], store), closed=">&-")
     assert (ran.returncode, ran.stderr) == (1, CLOSED + b"\n")
     assert store.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("fault", "form"),
+    [("closed", []), ("full", []), ("full", ["--json"]), ("without a reader", ["--json"])],
+)
+def test_a_key_whose_secret_can_not_be_shown_is_not_made(
+    tmp_path: Path, fault: str, form: list[str]
+) -> None:
+    path = tmp_path / "interactions.db"
+    create = ["keys", "create", "--role", "admin", *form, f"--store=sqlite:///{path}"]
+    if fault == "closed":
+        ran, message = run_closed(*create, closed=">&-"), CLOSED
+    elif fault == "full":
+        with full() as output:
+            ran, message = run_into(output, *create), FULL
+    else:
+        with without_reader() as output:
+            ran, message = run_into(output, *create), NO_READER
+    assert (ran.returncode, ran.stderr) == (1, message + LATER + b"\n")
+    with sqlite3.connect(path) as db:
+        assert db.execute("SELECT count(*) FROM api_keys").fetchone() == (0,)
+    db.close()
+
+
+def test_a_secret_is_shown_before_its_key_is_stored(tmp_path: Path) -> None:
+    """Killed in between, the process must not leave a key whose secret nobody knows."""
+    path = tmp_path / "interactions.db"
+    keyring.new_key(path, "admin")
+    with sqlite3.connect(path) as blocking:
+        blocking.execute("BEGIN IMMEDIATE")  # so that the new key can't be stored
+        with subprocess.Popen(
+            [*COMMAND, "keys", "create", "--role", "admin", f"--store=sqlite:///{path}"],
+            stdout=subprocess.PIPE,
+        ) as process:
+            assert process.stdout is not None
+            shown = process.stdout.readline() + process.stdout.readline()
+            process.kill()
+        blocking.rollback()
+        assert b"secret" in shown
+        assert blocking.execute("SELECT count(*) FROM api_keys").fetchone() == (1,)
+    blocking.close()
+
+
+def test_a_key_that_could_not_be_stored_after_it_was_shown_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "interactions.db"
+    keyring.new_key(path, "admin")
+    with sqlite3.connect(path) as db:
+        db.execute(
+            "CREATE TRIGGER refuse BEFORE INSERT ON api_keys BEGIN SELECT RAISE(ABORT, 'no'); END"
+        )
+    db.close()
+    ran = run("keys", "create", "--role", "admin", "--json", f"--store=sqlite:///{path}")
+    sid = json.loads(ran.stdout)["sid"]
+    assert ran.returncode == 1
+    assert f"storing the key {sid} failed: it is good only if keys list" in ran.stderr.decode()
 
 
 def test_messages_that_can_not_be_written_stop_no_import(tmp_path: Path) -> None:
