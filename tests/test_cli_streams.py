@@ -209,11 +209,11 @@ async def test_output_suits_the_encoding_of_its_reader(
     env = {**env, "INTERACTION_SVC_SERVER": server.grpc_address}
     encoding = "latin-1" if "latin-1" in env.values() else "utf-8"
 
-    table = run("list", *parents[1:], "--table", **env, COLUMNS="120")
+    table = run("list", *parents[1:], "--table", stdin=None, cwd=None, **env, COLUMNS="120")
     assert table.returncode == 0, table.stderr
     assert interaction.sid in table.stdout.decode(encoding)
-    listed = run("list", *parents[1:], "--json", **env)
-    got = run("get", *parents[1:], interaction.sid, **env)
+    listed = run("list", *parents[1:], "--json", stdin=None, cwd=None, **env)
+    got = run("get", *parents[1:], interaction.sid, stdin=None, cwd=None, **env)
     for ran in (listed, got):
         assert ran.returncode == 0, ran.stderr
         assert json.loads(ran.stdout)["data"] == BODY
@@ -229,7 +229,7 @@ def test_messages_about_names_of_any_bytes_have_no_traceback(
         ["get", "KS1", "KC1", b"KI\xff".decode("utf-8", "surrogateescape")],
         ["keys", "create", "--role", "read", "--account", "ACé中"],
     ):
-        ran = run(*arguments, cwd=tmp_path, **env)
+        ran = run(*arguments, stdin=None, cwd=tmp_path, **env)
         assert ran.returncode == 2
         assert b"Traceback" not in ran.stderr
         assert b"Error: Invalid value for " in ran.stderr

@@ -9,7 +9,6 @@ import grpc
 import pytest
 
 from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
-from interaction_svc.v1 import interaction_pb2 as pb
 from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
 from interaction_svc.v1.interaction_service_pb2 import DeleteInteractionRequest
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
@@ -89,21 +88,16 @@ async def test_a_key_with_several_roles_has_the_rights_of_each_and_no_more(
             await ingest.RecordInteraction(request, metadata=metadata)
             page = await reading.ListInteractions(list_request(parents), metadata=metadata)
             assert [row.sid for row in page.interactions] == [interaction.sid]
-            refused = [
-                reading.DeleteInteraction(
-                    DeleteInteractionRequest(**key_of(interaction)), metadata=metadata
-                ),
-                ingest.RecordInteraction(
-                    ingest_pb.RecordInteractionRequest(interaction=another), metadata=metadata
-                ),
-            ]
-            for call in refused:
-                code, _, _ = await failure(call)
-                assert code is Code.PERMISSION_DENIED
-
-
-def key_of(interaction: pb.Interaction) -> dict[str, str]:
-    return {name: getattr(interaction, name) for name in ("service_sid", "session_sid", "sid")}
+            deletion = DeleteInteractionRequest(
+                service_sid=parents.service_sid,
+                session_sid=parents.session_sid,
+                sid=interaction.sid,
+            )
+            code, _, _ = await failure(reading.DeleteInteraction(deletion, metadata=metadata))
+            assert code is Code.PERMISSION_DENIED
+            request = ingest_pb.RecordInteractionRequest(interaction=another)
+            code, _, _ = await failure(ingest.RecordInteraction(request, metadata=metadata))
+            assert code is Code.PERMISSION_DENIED
 
 
 @pytest.mark.parametrize("role", ["read,watch", "watch", ""])
