@@ -46,19 +46,6 @@ def test_a_damaged_row_is_said_and_named(tmp_path: Path) -> None:
     assert f"interaction {FIVE[2]['sid']}" in checked.stdout.decode()
 
 
-def test_an_output_that_takes_no_more_is_said(tmp_path: Path) -> None:
-    run("import", "-", store_flag(tmp_path), stdin=lines(FIVE).encode())
-    with open("/dev/full", "wb") as full:
-        ran = subprocess.run(
-            [*COMMAND, "export", store_flag(tmp_path)],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            check=False,
-        )
-    assert ran.returncode == 1
-    assert ran.stderr == b"interaction-svc: [Errno 28] No space left on device\n"
-
-
 def test_a_pipe_is_a_file_too(tmp_path: Path) -> None:
     command = " ".join([*COMMAND, "import", "--dry-run", "<(cat)"])
     ran = subprocess.run(

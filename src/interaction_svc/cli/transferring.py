@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from contextlib import AbstractContextManager, AsyncExitStack
+from json import dumps
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
@@ -19,7 +20,7 @@ from interaction_svc.records import check_sid
 from interaction_svc.settings import Settings
 from interaction_svc.sids import Sid
 from interaction_svc.store import Outcome, open_store
-from interaction_svc.transfer import ImportReport, Problem, export_lines, import_stream
+from interaction_svc.transfer import ImportReport, KeyForm, Problem, export_lines, import_stream
 
 _STDIN = "-"
 
@@ -38,7 +39,8 @@ def import_(
     """Record Interactions from files of Twilio's JSON.
 
     A file may hold one resource, a list of them, list pages with their envelope, or JSON lines;
-    which it is, is told by its content. Importing the same file again changes nothing.
+    which it is, is told by its content. Dumps of the vendor's Node and Python SDKs are taken, too.
+    Importing the same file again changes nothing.
 
     A bad record is reported with its place, property and reason; the good ones are kept. The exit
     status is 1 if there was a bad one. May run beside a server on the same store.
@@ -50,6 +52,7 @@ def import_(
     try:
         asyncio.run(_import(files, settings, report, dry_run=dry_run))
     finally:  # what is recorded is recorded, whatever ends the import
+        _describe_keys(report)
         _print_counts(report, dry_run=dry_run)
     if report.rejected:
         raise typer.Exit(1)
@@ -65,6 +68,17 @@ def _print_counts(report: ImportReport, *, dry_run: bool) -> None:
             if outcome is not Outcome.OWNER_MISMATCH
         ]
     typer.echo(", ".join([*counts, f"{report.rejected:,} rejected"]))
+
+
+def _describe_keys(report: ImportReport) -> None:
+    """Print what was made of keys that aren't as the vendor's JSON has them, if there were any."""
+    if report.key_forms.keys() - {KeyForm.SNAKE_CASE}:
+        forms = ", ".join(f"{report.key_forms[form]:,} {form.value}" for form in KeyForm)
+        typer.echo(f"keys: {forms}", err=True)
+    if report.ignored_keys:
+        names = [f"{dumps(key)} in {count:,}" for key, count in sorted(report.ignored_keys.items())]
+        more = ["others"] if report.has_more_ignored_keys else []
+        typer.echo(f"ignored keys: {', '.join([*names, *more])}", err=True)
 
 
 async def _import(
