@@ -95,7 +95,7 @@ def on_a_terminal(command: list[str], columns: int = 160) -> str:
     """Run a command on a terminal of so many columns; give what it shows."""
     # Not with pty.fork: beside gRPC's threads, its handlers would run in the child.
     terminal, its_side = pty.openpty()
-    environment = {**os.environ, "COLUMNS": str(columns), "TERM": "dumb"}
+    environment = {**os.environ, "COLUMNS": str(columns), "LINES": "40", "TERM": "dumb"}
     process = subprocess.Popen(
         command, stdin=its_side, stdout=its_side, stderr=its_side, env=environment
     )
@@ -217,6 +217,29 @@ def test_settings_come_from_flags_then_environment_then_file(
     other.write_text("drain_seconds = 7")
     assert load_settings(other).drain_seconds == 7
     assert load_settings(other).http_address == "127.0.0.1:8080"
+
+
+def test_white_space_around_a_setting_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = f"SK{'0' * 32}:secret"
+    texts = {
+        "store": "sqlite:///other.db", "grpc_address": "127.0.0.1:1", "grpc": "false",
+        "public_url": "https://log.example.com", "log_level": "debug", "workers": "2",
+        "drain_seconds": "2.5", "tls_key": "key.pem", "tls_client_names": "a , b",
+        "retain_days_by_service": f"KS{'0' * 32} = 5 ", "api_key": key,
+    }  # fmt: skip
+    plain = load_settings(None, **texts)
+    for name, value in texts.items():
+        monkeypatch.setenv(f"INTERACTION_SVC_{name.upper()}", f" {value}\n")
+    assert load_settings().model_dump() == plain.model_dump()
+    assert (plain.store, plain.tls_key) == ("sqlite:///other.db", Path("key.pem"))
+    assert plain.retain_days_by_service == {f"KS{'0' * 32}": 5}
+    assert load_settings(store="\tsqlite:///flag.db\r\n").store == "sqlite:///flag.db"
+    monkeypatch.setenv("INTERACTION_SVC_GRPC_ADDRESS", " \n")
+    file = tmp_path / "some.toml"
+    file.write_text('grpc_address = "127.0.0.1:7\\n"\n')
+    assert load_settings(Path(f"{file}\n")).grpc_address == "127.0.0.1:7"
 
 
 @pytest.mark.parametrize(
