@@ -132,6 +132,12 @@ def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
     assert not os.listdir(tmp_path)
 
 
+def test_a_file_that_can_not_be_read_is_named(tmp_path: Path) -> None:
+    ran = run("import", "/proc/self/mem", store_flag(tmp_path))
+    assert ran.returncode == 1
+    assert ran.stderr == b"interaction-svc: /proc/self/mem: Input/output error\n"
+
+
 def test_an_import_conflict_is_a_bad_record(tmp_path: Path) -> None:
     run("import", "-", store_flag(tmp_path), stdin=lines(FIVE).encode())
     stolen = lines([broken(account_sid=new_sid("AC")), FIVE[2]])

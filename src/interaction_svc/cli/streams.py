@@ -89,7 +89,8 @@ def print_json(value: Any, *, indented: bool = False) -> None:
 def console_for_tables() -> Console:
     """Return a console whose lines have at least 80 columns, whatever COLUMNS says."""
     console = Console()
-    console.width = max(console.width, _MIN_COLUMNS)
+    if console.width < _MIN_COLUMNS:
+        console.width = _MIN_COLUMNS
     return console
 
 

@@ -1,6 +1,7 @@
 """`import` and `export`."""
 
 import asyncio
+import os
 import sys
 from contextlib import AbstractContextManager, AsyncExitStack
 from json import dumps
@@ -48,6 +49,8 @@ def import_(
     for name in files:
         if name != _STDIN and (not Path(name).exists() or Path(name).is_dir()):
             raise typer.BadParameter(f"{name} is not a file", param_hint="FILE...")
+        if name != _STDIN and not os.access(name, os.R_OK):
+            raise typer.BadParameter(f"{name} may not be read", param_hint="FILE...")
     report = ImportReport()
     try:
         asyncio.run(_import(files, settings, report, dry_run=dry_run))
@@ -96,8 +99,11 @@ async def _import(
             def report_problem(problem: Problem, name: str = name) -> None:
                 console.print(f"{name}: {problem}", markup=False, highlight=False, soft_wrap=True)
 
-            with _opened(name, console) as stream:
-                await import_stream(stream, interactions, report, report_problem)
+            try:
+                with _opened(name, console) as stream:
+                    await import_stream(stream, interactions, report, report_problem)
+            except OSError as error:
+                raise OSError(f"{name}: {error.strerror or error}") from error
 
 
 def _opened(name: str, console: Console) -> AbstractContextManager[BinaryIO]:
