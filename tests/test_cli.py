@@ -16,7 +16,7 @@ from interaction_svc.cli import app
 from interaction_svc.settings import Settings, SettingsError, load_settings
 from interaction_svc.store.sqlite.migrations import LATEST
 from interaction_svc.v1 import interaction_pb2 as pb
-from tests.build import Parents, new_session
+from tests.build import Parents, new_interaction, new_session
 from tests.calls import record
 from tests.serving import COMMAND, EXIT_SECONDS, Served, run, served
 from tests.stubs import Ingest
@@ -89,6 +89,35 @@ def test_list_is_a_table_on_a_terminal_and_commands_it_nothing(
     assert narrow[0].split() == ["sid", "created", "type", "data"]
     assert [row.split()[:3] for row in narrow[1:]] == [row.split()[:3] for row in rows[1:]]
     assert all(len(row) <= 80 for row in narrow)
+
+
+async def test_json_on_a_terminal_commands_it_nothing(
+    server: Served, parents: Parents, ingest: Ingest
+) -> None:
+    odd = '{"body":"\x1b[31m \x9b31m \u202e \x7f \U000e0041 naïve 😀"}'
+    interaction = new_interaction(parents, data=odd)
+    await record(ingest, interaction)
+    flags = ["--server", server.grpc_address]
+    export = ["export", f"--store=sqlite:///{server.store}", "--service", parents.service_sid]
+    for arguments in (
+        ["get", *parents[1:], interaction.sid, *flags],
+        ["list", *parents[1:], "--json", *flags],
+        export,
+    ):
+        shown = on_a_terminal([*COMMAND, *arguments])
+        assert shown.replace("\n", "").isprintable()
+        assert "naïve 😀" in shown
+        assert json.loads(shown)["data"] == odd
+
+
+def test_a_proxy_is_not_asked_for_a_server_on_this_machine(
+    server: Served, parents: Parents, interactions: list[pb.Interaction]
+) -> None:
+    got = run(
+        "get", *parents[1:], interactions[0].sid, "--server", server.grpc_address,
+        http_proxy="http://127.0.0.1:1", no_proxy="",
+    )  # fmt: skip
+    assert got.returncode == 0, got.stderr
 
 
 def on_a_terminal(command: list[str], columns: int = 160) -> str:

@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from interaction_svc.addresses import Address
 from interaction_svc.cli.options import JsonOption, takes_settings
 from interaction_svc.cli.streams import console_for_tables, print_json
 from interaction_svc.errors import InvalidField
@@ -174,18 +175,20 @@ def _calling(settings: Settings) -> Iterator[InteractionServiceStub]:
         hint = ""
         if call.code() is grpc.StatusCode.UNAUTHENTICATED:
             hint = f"; set {ENV_PREFIX}API_KEY to a key of that server, as SK...:secret"
+        message = _printable(call.details() or "")  # it is the server's, whatever that is
         typer.echo(
-            f"interaction-svc: {settings.server}: {call.code().name}: {call.details()}{hint}",
-            err=True,
+            f"interaction-svc: {settings.server}: {call.code().name}: {message}{hint}", err=True
         )
         raise typer.Exit(1) from error
 
 
 def _channel(settings: Settings) -> grpc.Channel:
+    # A proxy that http_proxy names can't reach this machine.
+    options = [("grpc.enable_http_proxy", 0)] if Address.parse(settings.server).is_loopback else []
     channel = (
-        grpc.secure_channel(settings.server, _channel_credentials(settings))
+        grpc.secure_channel(settings.server, _channel_credentials(settings), options)
         if settings.server_tls
-        else grpc.insecure_channel(settings.server)
+        else grpc.insecure_channel(settings.server, options)
     )
     if settings.api_key is None:
         return channel

@@ -1,5 +1,6 @@
 """The standard streams of the command line: closed, full, without a reader, or not UTF-8."""
 
+import errno
 import fcntl
 import io
 import json
@@ -15,6 +16,8 @@ from rich.console import Console
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 _BUFFER_BYTES = 64 * 1024
+_NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
+"""What a file system answers that does not sync."""
 _MIN_COLUMNS = 80
 """SIDs and times have room in so many; a narrower terminal breaks the lines."""
 
@@ -60,7 +63,8 @@ def finish_output() -> None:
         try:
             os.fsync(number)
         except OSError as error:
-            raise _output_error(error) from error
+            if error.errno not in _NO_SYNC:
+                raise _output_error(error) from error
 
 
 def abandon_output() -> None:
@@ -78,19 +82,32 @@ def standard_input() -> io.BufferedReader:
 def print_json(value: Any, *, indented: bool = False) -> None:
     """Print a line, or some lines, of JSON: UTF-8 where that is the encoding, else ASCII."""
     if sys.stdout.encoding.lower().replace("-", "") == "utf8":
-        text = orjson.dumps(value, option=orjson.OPT_INDENT_2 if indented else 0)
-        sys.stdout.buffer.write(text + b"\n")
+        print_utf8_json(orjson.dumps(value, option=orjson.OPT_INDENT_2 if indented else 0) + b"\n")
     else:
         separators = None if indented else (",", ":")
         text_of = json.JSONEncoder(indent=2 if indented else None, separators=separators).encode
         sys.stdout.write(text_of(value) + "\n")
 
 
+def print_utf8_json(text: bytes) -> None:
+    """Print JSON in UTF-8; on a terminal, what could command it is escaped."""
+    if sys.stdout.isatty():
+        sys.stdout.write("".join(map(_escaped, text.decode())))
+    else:
+        sys.stdout.buffer.write(text)
+
+
+def _escaped(character: str) -> str:
+    if character.isprintable() or character == "\n":
+        return character
+    units = character.encode("utf-16-be")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
+
+
 def console_for_tables() -> Console:
     """Return a console whose lines have at least 80 columns, whatever COLUMNS says."""
     console = Console()
-    if console.width < _MIN_COLUMNS:
-        console.width = _MIN_COLUMNS
+    console.width = max(console.width, _MIN_COLUMNS)
     return console
 
 

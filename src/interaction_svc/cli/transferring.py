@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import sys
 from contextlib import AbstractContextManager, AsyncExitStack
 from json import dumps
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from interaction_svc.addresses import Address
 from interaction_svc.cli.options import takes_settings
-from interaction_svc.cli.streams import standard_input
+from interaction_svc.cli.streams import print_utf8_json, standard_input
 from interaction_svc.errors import InvalidField
 from interaction_svc.interactions import Interactions
 from interaction_svc.records import check_sid
@@ -176,7 +175,7 @@ async def _export(settings: Settings, service: str | None, session: str | None) 
     try:
         lines = export_lines(opened, base_url, service_sid=service, session_sid=session)
         async for line in lines:
-            sys.stdout.buffer.write(line)
+            print_utf8_json(line)
     finally:
         await opened.close()
 
