@@ -1,6 +1,6 @@
 """Keys for tests, made on the server's store as the command line makes them, by what it calls.
 
-A path is that of a file of SQLite, a text the URL of a store.
+A path is that of a file of SQLite, a text the URL of a store; a role may be several, `ingest,read`.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from interaction_svc import keys
-from interaction_svc.credentials import Role
+from interaction_svc.credentials import roles_of
 from interaction_svc.store import Store, open_store
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ def _url(store: Path | str) -> str:
 
 def new_key(store: Path | str, role: str, account_sid: str | None = None) -> Key:
     key, secret = _with_store(
-        store, lambda opened: keys.create_key(opened, account_sid, Role(role))
+        store, lambda opened: keys.create_key(opened, account_sid, *roles_of(role))
     )
     return Key(key.sid, secret)
 

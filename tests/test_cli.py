@@ -16,7 +16,7 @@ from interaction_svc.cli import app
 from interaction_svc.settings import Settings, SettingsError, load_settings
 from interaction_svc.store.sqlite.migrations import LATEST
 from interaction_svc.v1 import interaction_pb2 as pb
-from tests.build import Parents, new_session
+from tests.build import Parents, new_interaction, new_session
 from tests.calls import record
 from tests.serving import COMMAND, EXIT_SECONDS, Served, run, served
 from tests.stubs import Ingest
@@ -91,11 +91,40 @@ def test_list_is_a_table_on_a_terminal_and_commands_it_nothing(
     assert all(len(row) <= 80 for row in narrow)
 
 
+async def test_json_on_a_terminal_commands_it_nothing(
+    server: Served, parents: Parents, ingest: Ingest
+) -> None:
+    odd = '{"body":"\x1b[31m \x9b31m \u202e \x7f \U000e0041 naïve 😀"}'
+    interaction = new_interaction(parents, data=odd)
+    await record(ingest, interaction)
+    flags = ["--server", server.grpc_address]
+    export = ["export", f"--store=sqlite:///{server.store}", "--service", parents.service_sid]
+    for arguments in (
+        ["get", *parents[1:], interaction.sid, *flags],
+        ["list", *parents[1:], "--json", *flags],
+        export,
+    ):
+        shown = on_a_terminal([*COMMAND, *arguments])
+        assert shown.replace("\n", "").isprintable()
+        assert "naïve 😀" in shown
+        assert json.loads(shown)["data"] == odd
+
+
+def test_a_proxy_is_not_asked_for_a_server_on_this_machine(
+    server: Served, parents: Parents, interactions: list[pb.Interaction]
+) -> None:
+    got = run(
+        "get", *parents[1:], interactions[0].sid, "--server", server.grpc_address,
+        http_proxy="http://127.0.0.1:1", no_proxy="",
+    )  # fmt: skip
+    assert got.returncode == 0, got.stderr
+
+
 def on_a_terminal(command: list[str], columns: int = 160) -> str:
     """Run a command on a terminal of so many columns; give what it shows."""
     # Not with pty.fork: beside gRPC's threads, its handlers would run in the child.
     terminal, its_side = pty.openpty()
-    environment = {**os.environ, "COLUMNS": str(columns), "TERM": "dumb"}
+    environment = {**os.environ, "COLUMNS": str(columns), "LINES": "40", "TERM": "dumb"}
     process = subprocess.Popen(
         command, stdin=its_side, stdout=its_side, stderr=its_side, env=environment
     )
@@ -217,6 +246,29 @@ def test_settings_come_from_flags_then_environment_then_file(
     other.write_text("drain_seconds = 7")
     assert load_settings(other).drain_seconds == 7
     assert load_settings(other).http_address == "127.0.0.1:8080"
+
+
+def test_white_space_around_a_setting_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = f"SK{'0' * 32}:secret"
+    texts = {
+        "store": "sqlite:///other.db", "grpc_address": "127.0.0.1:1", "grpc": "false",
+        "public_url": "https://log.example.com", "log_level": "debug", "workers": "2",
+        "drain_seconds": "2.5", "tls_key": "key.pem", "tls_client_names": "a , b",
+        "retain_days_by_service": f"KS{'0' * 32} = 5 ", "api_key": key,
+    }  # fmt: skip
+    plain = load_settings(None, **texts)
+    for name, value in texts.items():
+        monkeypatch.setenv(f"INTERACTION_SVC_{name.upper()}", f" {value}\n")
+    assert load_settings().model_dump() == plain.model_dump()
+    assert (plain.store, plain.tls_key) == ("sqlite:///other.db", Path("key.pem"))
+    assert plain.retain_days_by_service == {f"KS{'0' * 32}": 5}
+    assert load_settings(store="\tsqlite:///flag.db\r\n").store == "sqlite:///flag.db"
+    monkeypatch.setenv("INTERACTION_SVC_GRPC_ADDRESS", " \n")
+    file = tmp_path / "some.toml"
+    file.write_text('grpc_address = "127.0.0.1:7\\n"\n')
+    assert load_settings(Path(f"{file}\n")).grpc_address == "127.0.0.1:7"
 
 
 @pytest.mark.parametrize(

@@ -129,12 +129,10 @@ def test_mangled_lines_cost_only_themselves(places: list[int], seed: int) -> Non
 TEXT = lines([{**resource, "data": "naïve “café”"} for resource in FIVE])
 SPELT_OUT = json.dumps([{**FIVE[0], "data": "é"}], ensure_ascii=False)
 OTHER_KINDS: dict[str, bytes] = {
-    "UTF-16": TEXT.encode("utf-16"),
     "UTF-16 without a mark": TEXT.encode("utf-16-be"),
     "UTF-32": TEXT.encode("utf-32"),
     "Latin-1": SPELT_OUT.encode("latin-1"),
     "EBCDIC": TEXT.encode("cp037", "replace"),
-    "UTF-7": b"+AHs-" + TEXT.encode("utf-7"),
     "surrogates in UTF-8": SPELT_OUT.encode().replace("é".encode(), b"\xed\xa0\x80"),
     "overlong UTF-8": SPELT_OUT.encode().replace("é".encode(), b"\xc0\xaf"),
     "gzip": gzip.compress(TEXT.encode()),
@@ -144,16 +142,29 @@ OTHER_KINDS: dict[str, bytes] = {
     "a database": b"SQLite format 3\0" + bytes(4096),
     "a picture": b"\x89PNG\r\n\x1a\n" + random.Random(2).randbytes(1000),
     "zeros": bytes(3 * MIB),
-    "a mark and nothing good": b"\xef\xbb\xbf\xef\xbb\xbf" + TEXT.encode(),
     "XML": b"<?xml version='1.0'?><interactions/>",
     "YAML": b"- sid: KI1\n  data: x\n",
     "CSV": b"sid,data\nKI1,x\n",
     "Python": repr(FIVE).encode(),
     "JavaScript": b"[{sid: 'KI1'}]",
-    "with comments": b"// five\n" + TEXT.encode(),
     "NaN": b'[{"data": NaN}, {"data": Infinity}]',
-    "a terminal's colours": b"\x1b[32m" + TEXT.encode(),
 }
+
+
+NAMED_KINDS = {
+    "UTF-16 without a mark": "UTF-16 without a byte order mark; write it as UTF-8",
+    "UTF-32": "UTF-32; write it as UTF-8",
+    "gzip": "compressed by gzip; pipe it: gunzip -c FILE | interaction-svc import -",
+    "bzip2": "compressed by bzip2; pipe it",
+    "zip": "a ZIP archive; pipe it",
+    "a database": "a SQLite database; a store is copied by interaction-svc copy",
+}
+
+
+@pytest.mark.parametrize("kind", NAMED_KINDS)
+def test_files_of_a_known_kind_are_named_with_what_to_do(kind: str) -> None:
+    _, problems = imported(OTHER_KINDS[kind])
+    assert problems[0].startswith(f"index 0: is not valid JSON, but {NAMED_KINDS[kind]}")
 
 
 @pytest.mark.parametrize("kind", OTHER_KINDS)
@@ -161,6 +172,24 @@ def test_files_of_another_kind_are_said_not_to_be_json(kind: str) -> None:
     report, problems = imported(OTHER_KINDS[kind])
     assert report.checked == 0
     assert "is not valid JSON" in problems[0]
+
+
+NOT_JSON_AT_FIRST = {
+    "a comment": (b"// five\n", 5),
+    "two marks": (b"\xef\xbb\xbf\xef\xbb\xbf", 5),
+    "a terminal's colours": (b"\x1b[32m", 4),
+    "no UTF-8": (b"\xff\n", 5),
+    "a NUL": (b"\0\n", 5),
+}
+
+
+@pytest.mark.parametrize("beginning", NOT_JSON_AT_FIRST)
+def test_a_bad_first_line_costs_no_other(beginning: str) -> None:
+    data, good = NOT_JSON_AT_FIRST[beginning]
+    report, problems = imported(data + TEXT.encode())
+    assert report.checked == good
+    assert all(problem.startswith("line 1: is not valid JSON") for problem in problems)
+    assert len(problems) == (beginning != "two marks")
 
 
 def with_value(value: str) -> dict[str, str]:

@@ -3,19 +3,30 @@
 import asyncio
 import io
 import json
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from interaction_svc.interactions import Interactions
-from interaction_svc.transfer import ImportReport, Problem, import_stream
+from interaction_svc.transfer import ImportReport, KeyForm, Problem, import_stream
 from interaction_svc.transfer import reading as reading_module
 from interaction_svc.transfer.reading import read_items
 from tests.resources import FIVE, broken, envelope, lines
 
 meta_first = {"meta": envelope([])["meta"], "interactions": FIVE}
+
+
+def dumped(resource: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a resource as JSON.stringify writes an instance of the Node SDK."""
+    return {camel_case(name): value for name, value in resource.items()}
+
+
+def camel_case(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(map(str.capitalize, others))
 
 
 FORMS: dict[str, tuple[str, int]] = {
@@ -50,6 +61,10 @@ FORMS: dict[str, tuple[str, int]] = {
     "JSON lines of list pages": (lines([envelope(FIVE[:2]), envelope(FIVE[2:])]), 5),
     "JSON lines of lists": (lines([{}, FIVE])[3:], 5),
     "byte order mark": ("\ufeff" + lines(FIVE), 5),
+    "files with byte order marks, joined": (
+        "\ufeff" + lines(FIVE[:3]) + "\ufeff" + lines(FIVE[3:]),
+        5,
+    ),
     "empty": ("", 0),
     "blank": (" \n\n", 0),
 }
@@ -62,6 +77,24 @@ def test_every_form_is_told_by_its_content(form: str) -> None:
     assert [item.problem for item in items] == [""] * count
     if count == 5:
         assert [item.resource for item in items] == FIVE
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+@pytest.mark.parametrize("form", ["list over many lines", "JSON lines with CRLF and empty lines"])
+def test_utf_16_with_a_byte_order_mark_is_read(form: str, encoding: str) -> None:
+    mark = "" if encoding == "utf-16" else "\ufeff"
+    text = mark + FORMS[form][0].replace("hello", "naïve 😀" * 20_000)
+    items = list(read_items(io.BytesIO(text.encode(encoding))))
+    expected = json.loads(json.dumps(FIVE).replace("hello", r"na\u00efve \ud83d\ude00" * 20_000))
+    assert [item.resource for item in items] == expected
+
+
+def test_in_utf_16_too_a_bad_line_costs_no_other() -> None:
+    text = ("\ufeff" + lines([FIVE[0]])).encode("utf-16-le")
+    text += b'"\0\x00\xd8"\0\n\0' + lines(FIVE[2:]).encode("utf-16-le") + b"{"
+    items = list(read_items(io.BytesIO(text)))
+    assert [item.resource for item in items if not item.problem] == [FIVE[0], *FIVE[2:]]
+    assert [item.place for item in items if item.problem] == ["line 2", "line 6"]
 
 
 class Case(NamedTuple):
@@ -128,6 +161,43 @@ CASES = {
     ),
     "deep": Case("[" * 5000, 0, ["index 0: lies too deep"]),
     "deep inside": Case('{"x": ' + "[" * 5000 + "]" * 5000 + "," + json.dumps(FIVE[0])[1:], 1, []),
+    "a first line that is no JSON": Case(
+        "Exported 5:\n" + lines(FIVE), 5, ["line 1: is not valid JSON"]
+    ),
+    "a long first line, and a bad one": Case(
+        lines([broken(data="x" * 200_000)]) + "x\n" + lines(FIVE[2:]),
+        4,
+        ["line 2: is not valid JSON"],
+    ),
+    "camelCase keys": Case(json.dumps([dumped(resource) for resource in FIVE]), 5, []),
+    "both spellings of a key": Case(
+        lines([broken(sessionSid=FIVE[1]["session_sid"]), broken(accountSid=None), FIVE[2]]), 3, []
+    ),
+    "both spellings of a key with different values": Case(
+        lines([FIVE[0], broken(sessionSid="KC1"), FIVE[2]]),
+        2,
+        ["line 2: session_sid: sessionSid and session_sid have different values"],
+    ),
+    "times as Python prints them": Case(
+        lines([broken(date_created="2026-02-14 12:00:00+00:00", _version=None, _solution={})]),
+        1,
+        [],
+    ),
+    "times in small letters": Case(lines([broken(date_created="2026-02-14t12:00:00z")]), 1, []),
+    "times without an offset": Case(
+        lines([broken(date_created="2026-02-14 12:00:00")]),
+        0,
+        ["index 0: date_created: is not a time without Z or an offset from GMT; write YYYY"],
+    ),
+    "times as numbers": Case(
+        lines([broken(date_created=1771070400000), broken(date_updated=1.5)]),
+        0,
+        [
+            "line 1: date_created: must be a text and not a number, which may count seconds,",
+            "line 2: date_updated: must be a text and not a number",
+        ],
+    ),
+    "a list under another name": Case(json.dumps({"rows": FIVE}), 0, ["index 0: sid: is required"]),
     "the same twice": Case(lines([FIVE[0], FIVE[0]]), 2, []),
 }
 
@@ -148,6 +218,25 @@ def test_bad_records_are_named_and_good_ones_taken(name: str) -> None:
     assert len(problems) == len(expected)
     for problem, beginning in zip(problems, expected, strict=True):
         assert problem.startswith(beginning)
+
+
+def test_the_keys_that_were_read_and_ignored_are_counted() -> None:
+    more = {f"key{number:04}": number for number in range(300)}
+    for made in (lines, json.dumps):
+        report, _ = import_text(
+            made([
+                FIVE[0], dumped(FIVE[1]), dumped(FIVE[2]), {**FIVE[3], **dumped(FIVE[3])},
+                broken(_version=None, _context={"a": [1]}), broken(_version="x"),
+                broken(**{"x" * 1000: 1}), broken(type="fax", **more),
+            ])
+        )  # fmt: skip
+        assert report.key_forms == {
+            KeyForm.SNAKE_CASE: 5, KeyForm.CAMEL_CASE: 2, KeyForm.MIXED: 1,
+        }  # fmt: skip
+        assert report.ignored_keys["_version"] == 2
+        assert report.ignored_keys["_context"] == report.ignored_keys["x" * 64] == 1
+        assert len(report.ignored_keys) == 20
+        assert report.has_more_ignored_keys
 
 
 def test_a_line_without_end_costs_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:

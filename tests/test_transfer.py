@@ -46,19 +46,6 @@ def test_a_damaged_row_is_said_and_named(tmp_path: Path) -> None:
     assert f"interaction {FIVE[2]['sid']}" in checked.stdout.decode()
 
 
-def test_an_output_that_takes_no_more_is_said(tmp_path: Path) -> None:
-    run("import", "-", store_flag(tmp_path), stdin=lines(FIVE).encode())
-    with open("/dev/full", "wb") as full:
-        ran = subprocess.run(
-            [*COMMAND, "export", store_flag(tmp_path)],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            check=False,
-        )
-    assert ran.returncode == 1
-    assert ran.stderr == b"interaction-svc: [Errno 28] No space left on device\n"
-
-
 def test_a_pipe_is_a_file_too(tmp_path: Path) -> None:
     command = " ".join([*COMMAND, "import", "--dry-run", "<(cat)"])
     ran = subprocess.run(
@@ -143,6 +130,12 @@ def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
     assert ran.returncode == 2
     assert b"none.json is not a file" in ran.stderr
     assert not os.listdir(tmp_path)
+
+
+def test_a_file_that_can_not_be_read_is_named(tmp_path: Path) -> None:
+    ran = run("import", "/proc/self/mem", store_flag(tmp_path))
+    assert ran.returncode == 1
+    assert ran.stderr == b"interaction-svc: /proc/self/mem: Input/output error\n"
 
 
 def test_an_import_conflict_is_a_bad_record(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 A caller shows a key: its SID and its secret, as HTTP Basic or, `SK….secret`, as a Bearer token. In
 place of the key's SID Basic may name the key's account, as the vendor's SDKs do by default. A key
-has a role, and reaches one account; the role `admin` reaches all.
+has one or more roles, and reaches one account; the role `admin` reaches all, and stands alone.
 """
 
 import binascii
@@ -10,6 +10,7 @@ import hashlib
 import secrets
 import string
 from base64 import b64decode
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import NamedTuple
@@ -58,6 +59,21 @@ _RIGHTS = {
 }
 
 
+def spelt(roles: Iterable[Role]) -> str:
+    """Return how the store spells a set of roles: `ingest,read`, sorted; one role is its name."""
+    return ",".join(sorted(set(roles)))
+
+
+def roles_of(text: str) -> frozenset[Role]:
+    """Read what `spelt` returns. Raises ValueError for a role that this version does not know."""
+    return frozenset(map(Role, text.split(",")))
+
+
+def rights_of(roles: Iterable[Role]) -> frozenset[Right]:
+    """Return the union of what the roles allow."""
+    return frozenset().union(*(role.rights for role in roles))
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who is calling: whose Interactions they reach (None: every account's), with which rights."""
@@ -74,7 +90,7 @@ class Caller:
     def require(self, right: Right) -> None:
         """Raise PermissionDenied unless the caller has this right."""
         if right not in self.rights:
-            raise PermissionDenied(f"The key's role doesn't give the right to {right.value}")
+            raise PermissionDenied(f"The key has no role that gives the right to {right.value}")
 
 
 ANYONE = Caller()

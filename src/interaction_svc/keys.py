@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import secrets
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from typing import NamedTuple
@@ -24,6 +25,9 @@ from interaction_svc.credentials import (
     credentials_of,
     hash_of,
     new_secret,
+    rights_of,
+    roles_of,
+    spelt,
 )
 from interaction_svc.errors import InvalidField, Unauthenticated
 from interaction_svc.limits import Attempts, Clock
@@ -113,10 +117,9 @@ class Authenticator:
         shown = hash_of(credentials.secret)
         matching = [key for key in keys if hmac.compare_digest(key.secret_hash, shown)]
         for key in matching:
-            if key.revoked_us is None:
-                role = Role(key.role)
-                account_sid = None if role is Role.ADMIN else key.account_sid
-                return Caller(account_sid, key.sid, role.rights)
+            if key.revoked_us is None and (roles := _known_roles(key)):
+                account_sid = None if Role.ADMIN in roles else key.account_sid
+                return Caller(account_sid, key.sid, rights_of(roles))
         self._known.pop(digest, None)
         raise Unauthenticated
 
@@ -125,6 +128,17 @@ class Authenticator:
         if len(self._known) >= MAX_KNOWN:
             del self._known[next(iter(self._known))]  # the one that was checked longest ago
         self._known[digest] = _Known(caller, self._clock() + SECONDS_KNOWN)
+
+
+def _known_roles(key: StoredKey) -> frozenset[Role]:
+    """Return the roles of a key; none, and a line in the log, if this version lacks one of them."""
+    try:
+        return roles_of(key.role)
+    except ValueError:  # a later version made it, and only that knows what it may not do
+        log.error(
+            "key refused: a role of it is unknown to this version", key_sid=key.sid, role=key.role
+        )
+        return frozenset()
 
 
 def _believed(authorization: str | None) -> Caller:
@@ -141,25 +155,42 @@ class NewKey(NamedTuple):
     secret: str
 
 
-async def create_key(store: Store, account_sid: str | None, role: Role) -> NewKey:
-    """Make a key. Raises InvalidField; Unavailable, Overloaded, StoreFull."""
+async def create_key(
+    store: Store,
+    account_sid: str | None,
+    role: Role,
+    *more_roles: Role,
+    show: Callable[[NewKey], None] = lambda _: None,
+) -> NewKey:
+    """Make a key. Raises InvalidField; Unavailable, Overloaded, StoreFull.
+
+    `show` gets the key before the store does, and raises if nobody can have seen the secret: then
+    there is no key. A process that ends in between, by SIGKILL too, leaves a secret without a key.
+    In the other order it would leave a key whose secret nobody knows.
+    """
+    roles = {role, *more_roles}
+    names = spelt(roles)
+    if Role.ADMIN in roles and len(roles) > 1:
+        raise InvalidField("role", "admin gives every right in all accounts; give it alone")
     if account_sid is not None:
         check_sid(Sid.ACCOUNT, "account", account_sid)
-    elif role is not Role.ADMIN:
-        raise InvalidField("account", f"is required for a key with the role {role}")
+    elif Role.ADMIN not in roles:
+        raise InvalidField("account", f"is required for a key with the role {names}")
     secret = new_secret()
     key = StoredKey(
         sid=f"SK{secrets.token_hex(16)}",
         account_sid=account_sid,
-        role=role.value,
+        role=names,
         secret_hash=hash_of(secret),
         created_us=time.time_ns() // 1000,
         revoked_us=None,
     )
+    made = NewKey(key, secret)
+    show(made)
     with asking("add_key"):
         await store.add_key(key)
     audit("key created", key_sid=key.sid, role=key.role, of_account_sid=account_sid)
-    return NewKey(key, secret)
+    return made
 
 
 async def revoke_key(store: Store, sid: str) -> StoredKey | None:

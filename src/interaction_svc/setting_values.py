@@ -66,7 +66,7 @@ def mapped(given: object) -> object:
     pairs = [str(part).partition("=") for part in parts]
     if not all(found for _, found, _ in pairs):
         raise ValueError("write KS…=DAYS, and a comma between several")
-    return {name: days for name, _, days in pairs}
+    return {name.strip(): days.strip() for name, _, days in pairs}
 
 
 def check_services(given: dict[str, int]) -> dict[str, int]:

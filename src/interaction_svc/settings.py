@@ -6,9 +6,17 @@ The environment has them as INTERACTION_SVC_ and their name in capitals; the fil
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
@@ -197,6 +205,15 @@ class Settings(BaseSettings):
     )
     client_key: Path | None = Field(None, description="That certificate's private key, PEM.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _strip(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Cut white space at the ends of texts: files and secrets often end with a line break."""
+        return {
+            name: value.strip() if isinstance(value, str) else value
+            for name, value in given.items()
+        }
+
     @property
     def postgres_limits(self) -> PostgresLimits:
         """What a server takes of a PostgreSQL store."""
@@ -229,6 +246,12 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Put the sources in their order, the strongest first."""
+        if isinstance(env_settings, EnvSettingsSource):  # blank is empty, and so not given
+            env_settings.env_vars = {
+                name: value
+                for name, value in env_settings.env_vars.items()
+                if (value or "").strip()
+            }
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
     def redacted(self) -> dict[str, Any]:
@@ -244,6 +267,8 @@ def load_settings(file: Path | None = None, **flags: object) -> Settings:
 
     Without a file, interaction-svc.toml of the working directory is read, if it is there.
     """
+    if file is not None:
+        file = Path(str(file).strip())
     if file is not None and not file.is_file():
         raise SettingsError(f"the settings file {file} is not a file that is there")
 

@@ -13,7 +13,9 @@ _LAST_SECOND = 253_402_300_799  # 9999-12-31T23:59:59Z, the last
 _YEARS = "must lie in the years 1 to 9999 in GMT"
 _IN_HOUR = [f"{minute:02}:{second:02}Z" for minute in range(60) for second in range(60)]
 _TEXT = re.compile(
-    r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)", re.ASCII
+    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?"
+    r"(?:(Z|z| UTC)| ?([+-]\d\d(?::?\d\d)?))?",
+    re.ASCII,
 ).fullmatch
 
 FORM = "YYYY-MM-DDTHH:MM:SSZ, with fractional seconds and an offset instead of Z if you like"
@@ -38,16 +40,20 @@ def set_us(time: Timestamp, us: int) -> None:
 
 
 def parse(text: str) -> int:
-    """Read ISO 8601 with any offset and up to nine fractional digits; give microseconds.
+    """Read ISO 8601 with any offset and up to nine fractional digits; return microseconds.
 
-    Raises ValueError, whose text says what would be right.
+    Beside RFC 3339, whose T and Z may be small and whose T may be a space, what Python, Ruby and
+    databases print is taken: `2026-02-14 08:05:00+00`, `… +0000`, `… UTC`. Raises ValueError, whose
+    text says what would be right.
     """
     match = _TEXT(text)
     if match is None:
         raise ValueError(f"is not a time; write {FORM}")
-    seconds, fraction, offset = match.groups()
+    day, clock, fraction, is_gmt, offset = match.groups()
+    if not (is_gmt or offset):
+        raise ValueError(f"is not a time without Z or an offset from GMT; write {FORM}")
     try:
-        moment = datetime.fromisoformat(seconds + ("+00:00" if offset == "Z" else offset))
+        moment = datetime.fromisoformat(f"{day}T{clock}{offset or '+00:00'}")
         since_epoch = moment - _EPOCH
     except ValueError as error:
         raise ValueError(f"is not a time that exists; write {FORM}") from error

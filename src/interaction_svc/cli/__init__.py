@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -20,6 +21,13 @@ from interaction_svc.cli import (
     migrating,
     serving,
     transferring,
+)
+from interaction_svc.cli.streams import (
+    OutputError,
+    abandon_output,
+    discard_output_if_closed,
+    finish_output,
+    prepare_streams,
 )
 from interaction_svc.errors import ServiceError
 from interaction_svc.logs import configure_logs
@@ -50,6 +58,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option(
@@ -60,18 +69,20 @@ def _root(
         ),
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand == "serve":  # it prints where it listens, which few need
+        discard_output_if_closed()
 
 
 def main() -> None:
     """Run the command line: exit status 1 is a failure, 2 a wrong use of it."""
+    prepare_streams()
     configure_logs()
     try:
         try:
             app()
-        finally:
-            _give_up_a_log_that_is_not_read()
-            sys.stdout.flush()
+        except SystemExit:
+            finish_output()
+            raise
     except SettingsError as error:
         _fail(str(error), 2)
     except StoreError as error:
@@ -81,21 +92,14 @@ def main() -> None:
         _fail(f"{error.message}{cause}", 1)
     except BrokenPipeError:  # the reader of a pipe has seen enough
         _fail(None, 1)
-    except OSError as error:
+    except (OutputError, OSError) as error:
         _fail(str(error), 1)
 
 
-def _give_up_a_log_that_is_not_read() -> None:
-    """Keep Python from failing at its end for what standard error still holds."""
-    try:
-        sys.stderr.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-
-
 def _fail(message: str | None, status: int) -> None:
+    with suppress(OutputError, BrokenPipeError):
+        finish_output()
     if message is not None:
         typer.echo(f"interaction-svc: {message}", err=True)
-    # What standard output still holds can't be written: Python would try again at its end.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    abandon_output()
     sys.exit(status)

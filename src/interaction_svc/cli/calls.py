@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import grpc
-import orjson
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from interaction_svc.addresses import Address
 from interaction_svc.cli.options import JsonOption, takes_settings
+from interaction_svc.cli.streams import console_for_tables, print_json
 from interaction_svc.errors import InvalidField
 from interaction_svc.paging import MAX_PAGE_SIZE
 from interaction_svc.rest.adapter import Resource, to_json
@@ -31,9 +31,22 @@ from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceSt
 _DEADLINE_SECONDS = 30
 _CALLING = [name for name in CLIENT_SETTINGS if name != "api_key"]  # others see a flag's value
 
-ServiceArgument = Annotated[str, typer.Argument(metavar="KS...", help="The Service.")]
-SessionArgument = Annotated[str, typer.Argument(metavar="KC...", help="The Session.")]
-InteractionArgument = Annotated[str, typer.Argument(metavar="KI...", help="The Interaction.")]
+
+def _check_utf8(text: str) -> str:
+    if not text.isprintable():  # bytes that are no UTF-8, too; no request can carry those
+        raise typer.BadParameter("is not printable UTF-8")
+    return text
+
+
+ServiceArgument = Annotated[
+    str, typer.Argument(metavar="KS...", help="The Service.", callback=_check_utf8)
+]
+SessionArgument = Annotated[
+    str, typer.Argument(metavar="KC...", help="The Session.", callback=_check_utf8)
+]
+InteractionArgument = Annotated[
+    str, typer.Argument(metavar="KI...", help="The Interaction.", callback=_check_utf8)
+]
 
 
 class _Column(NamedTuple):
@@ -65,7 +78,7 @@ def get(
     with _calling(settings) as stub:
         request = GetInteractionRequest(service_sid=service, session_sid=session, sid=sid)
         response = stub.GetInteraction(request, timeout=_DEADLINE_SECONDS)
-    typer.echo(orjson.dumps(_resource(response.interaction), option=orjson.OPT_INDENT_2).decode())
+    print_json(_resource(response.interaction), indented=True)
 
 
 @takes_settings(*_CALLING)
@@ -125,8 +138,7 @@ def list_(
         if as_json:
             for page in pages:
                 for interaction in page:
-                    sys.stdout.buffer.write(orjson.dumps(_resource(interaction)) + b"\n")
-            sys.stdout.buffer.flush()
+                    print_json(_resource(interaction))
         else:
             _print_tables(pages)
 
@@ -163,18 +175,20 @@ def _calling(settings: Settings) -> Iterator[InteractionServiceStub]:
         hint = ""
         if call.code() is grpc.StatusCode.UNAUTHENTICATED:
             hint = f"; set {ENV_PREFIX}API_KEY to a key of that server, as SK...:secret"
+        message = _printable(call.details() or "")  # it is the server's, whatever that is
         typer.echo(
-            f"interaction-svc: {settings.server}: {call.code().name}: {call.details()}{hint}",
-            err=True,
+            f"interaction-svc: {settings.server}: {call.code().name}: {message}{hint}", err=True
         )
         raise typer.Exit(1) from error
 
 
 def _channel(settings: Settings) -> grpc.Channel:
+    # A proxy that http_proxy names can't reach this machine.
+    options = [("grpc.enable_http_proxy", 0)] if Address.parse(settings.server).is_loopback else []
     channel = (
-        grpc.secure_channel(settings.server, _channel_credentials(settings))
+        grpc.secure_channel(settings.server, _channel_credentials(settings), options)
         if settings.server_tls
-        else grpc.insecure_channel(settings.server)
+        else grpc.insecure_channel(settings.server, options)
     )
     if settings.api_key is None:
         return channel
@@ -235,7 +249,7 @@ def _print_tables(pages: Iterable[Sequence[Interaction]]) -> None:
 
     SIDs and times are never cut; where the terminal is too narrow, the statuses are left out.
     """
-    console = Console()
+    console = console_for_tables()
     columns = [column for column in _COLUMNS if console.width >= column.from_width]
     for number, page in enumerate(pages):
         table = Table(box=None, show_header=number == 0, pad_edge=False, expand=True)

@@ -4,19 +4,18 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
-import orjson
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from interaction_svc.cli.options import JsonOption, takes_settings
+from interaction_svc.cli.streams import OutputError, console_for_tables, finish_output, print_json
 from interaction_svc.credentials import Role
-from interaction_svc.errors import InvalidField
-from interaction_svc.keys import create_key, revoke_key
+from interaction_svc.errors import InvalidField, ServiceError
+from interaction_svc.keys import NewKey, create_key, revoke_key
 from interaction_svc.settings import Settings
-from interaction_svc.store import Store, StoredKey, open_store
+from interaction_svc.store import Store, StoredKey, StoreError, open_store
 
 T = TypeVar("T")
 
@@ -33,10 +32,11 @@ keys = typer.Typer(
 def create(
     settings: Settings,
     role: Annotated[
-        Role,
+        list[Role],
         typer.Option(
-            help="What it gives the right to. read: get and list; operate: also delete; ingest:"
-            " record; admin: everything, in all accounts.",
+            help="What it gives the right to; several times for several roles. read: get and list;"
+            " operate: also delete; ingest: record; admin: everything, in all accounts; it stands"
+            " alone.",
         ),
     ],
     account: Annotated[
@@ -51,20 +51,38 @@ def create(
 ) -> None:
     """Make a key, and print its SID and its secret.
 
-    The secret is shown this once, and kept nowhere.
+    The secret is shown this once, and kept nowhere. If it can't be printed, no key is made.
     """
+    shown: list[NewKey] = []
 
-    async def create_in(store: Store) -> Any:
-        return await create_key(store, account, role)
+    def show(made: NewKey) -> None:
+        try:
+            if json:
+                print_json({**_shown(made.key), "secret": made.secret})
+            else:
+                typer.echo(f"sid     {made.key.sid}\nsecret  {made.secret}")
+            finish_output()
+        except OutputError as error:
+            raise OutputError(f"{error}; no key was made") from error
+        except BrokenPipeError as error:
+            raise OutputError("nobody reads standard output; no key was made") from error
+        shown.append(made)
+
+    async def create_in(store: Store) -> None:
+        await create_key(store, account, *role, show=show)
 
     try:
-        key, secret = _with_store(settings, create_in, make=True)
+        _with_store(settings, create_in, make=True)
     except InvalidField as error:
         raise typer.BadParameter(error.problem, param_hint=f"--{error.field}") from error
-    if json:
-        typer.echo(orjson.dumps({**_shown(key), "secret": secret}).decode())
-    else:
-        typer.echo(f"sid     {key.sid}\nsecret  {secret}")
+    except (ServiceError, StoreError):
+        for made in shown:  # a database may have it, if the connection was lost during the commit
+            typer.echo(
+                f"interaction-svc: storing the key {made.key.sid} failed:"
+                " it is good only if keys list names it",
+                err=True,
+            )
+        raise
 
 
 @takes_settings("store")
@@ -80,15 +98,16 @@ def list_(
     found = [_shown(key) for key in _with_store(settings, keys_of)]
     if json if json is not None else not sys.stdout.isatty():
         for key in found:
-            typer.echo(orjson.dumps(key).decode())
+            print_json(key)
         return
     headings = ("sid", "role", "account_sid", "created", "revoked")
     table = Table(*headings, box=None, pad_edge=False)
-    for column in table.columns[:1]:
-        column.no_wrap = True
+    for column in table.columns:
+        column.overflow = "fold"
+    table.columns[0].no_wrap = True
     for key in found:
         table.add_row(*(key[heading] or "-" for heading in headings))
-    Console().print(table)
+    console_for_tables().print(table)
 
 
 @takes_settings("store")

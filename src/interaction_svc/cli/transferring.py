@@ -1,8 +1,9 @@
 """`import` and `export`."""
 
 import asyncio
-import sys
+import os
 from contextlib import AbstractContextManager, AsyncExitStack
+from json import dumps
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
@@ -12,13 +13,14 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from interaction_svc.addresses import Address
 from interaction_svc.cli.options import takes_settings
+from interaction_svc.cli.streams import print_utf8_json, standard_input
 from interaction_svc.errors import InvalidField
 from interaction_svc.interactions import Interactions
 from interaction_svc.records import check_sid
 from interaction_svc.settings import Settings
 from interaction_svc.sids import Sid
 from interaction_svc.store import Outcome, open_store
-from interaction_svc.transfer import ImportReport, Problem, export_lines, import_stream
+from interaction_svc.transfer import ImportReport, KeyForm, Problem, export_lines, import_stream
 
 _STDIN = "-"
 
@@ -37,7 +39,8 @@ def import_(
     """Record Interactions from files of Twilio's JSON.
 
     A file may hold one resource, a list of them, list pages with their envelope, or JSON lines;
-    which it is, is told by its content. Importing the same file again changes nothing.
+    which it is, is told by its content. Dumps of the vendor's Node and Python SDKs are taken, too.
+    Importing the same file again changes nothing.
 
     A bad record is reported with its place, property and reason; the good ones are kept. The exit
     status is 1 if there was a bad one. May run beside a server on the same store.
@@ -45,10 +48,13 @@ def import_(
     for name in files:
         if name != _STDIN and (not Path(name).exists() or Path(name).is_dir()):
             raise typer.BadParameter(f"{name} is not a file", param_hint="FILE...")
+        if name != _STDIN and not os.access(name, os.R_OK):
+            raise typer.BadParameter(f"{name} may not be read", param_hint="FILE...")
     report = ImportReport()
     try:
         asyncio.run(_import(files, settings, report, dry_run=dry_run))
     finally:  # what is recorded is recorded, whatever ends the import
+        _describe_keys(report)
         _print_counts(report, dry_run=dry_run)
     if report.rejected:
         raise typer.Exit(1)
@@ -66,6 +72,17 @@ def _print_counts(report: ImportReport, *, dry_run: bool) -> None:
     typer.echo(", ".join([*counts, f"{report.rejected:,} rejected"]))
 
 
+def _describe_keys(report: ImportReport) -> None:
+    """Print what was made of keys that aren't as the vendor's JSON has them, if there were any."""
+    if report.key_forms.keys() - {KeyForm.SNAKE_CASE}:
+        forms = ", ".join(f"{report.key_forms[form]:,} {form.value}" for form in KeyForm)
+        typer.echo(f"keys: {forms}", err=True)
+    if report.ignored_keys:
+        names = [f"{dumps(key)} in {count:,}" for key, count in sorted(report.ignored_keys.items())]
+        more = ["others"] if report.has_more_ignored_keys else []
+        typer.echo(f"ignored keys: {', '.join([*names, *more])}", err=True)
+
+
 async def _import(
     files: list[str], settings: Settings, report: ImportReport, *, dry_run: bool
 ) -> None:
@@ -81,14 +98,17 @@ async def _import(
             def report_problem(problem: Problem, name: str = name) -> None:
                 console.print(f"{name}: {problem}", markup=False, highlight=False, soft_wrap=True)
 
-            with _opened(name, console) as stream:
-                await import_stream(stream, interactions, report, report_problem)
+            try:
+                with _opened(name, console) as stream:
+                    await import_stream(stream, interactions, report, report_problem)
+            except OSError as error:
+                raise OSError(f"{name}: {error.strerror or error}") from error
 
 
 def _opened(name: str, console: Console) -> AbstractContextManager[BinaryIO]:
     """Open a file; on a terminal, reading it moves a progress bar."""
     if name == _STDIN:
-        return open(sys.stdin.fileno(), "rb", closefd=False)
+        return standard_input()
     path = Path(name)
     if not (console.is_terminal and path.is_file()):  # of a pipe nobody knows the length
         return path.open("rb")
@@ -155,8 +175,7 @@ async def _export(settings: Settings, service: str | None, session: str | None) 
     try:
         lines = export_lines(opened, base_url, service_sid=service, session_sid=session)
         async for line in lines:
-            sys.stdout.buffer.write(line)
-        sys.stdout.buffer.flush()
+            print_utf8_json(line)
     finally:
         await opened.close()
 

@@ -4,6 +4,7 @@ The shape is that of Twilio Proxy v1: 19 properties, all of them there, `null` w
 known. A leg is five of them with a prefix; a leg that is unset is all null.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 from urllib.parse import quote_plus, urlencode
@@ -50,6 +51,16 @@ PROPERTIES = frozenset(
     ]
 )
 """The 19 properties of the JSON object."""
+
+CAMEL_CASE = {
+    re.sub("_(.)", lambda letter: letter[1].upper(), name): name
+    for name in PROPERTIES
+    if "_" in name
+}
+"""The properties by their keys in dumps of the vendor's Node SDK: `sessionSid`, session_sid."""
+
+PROPERTY_OF = {name: name for name in PROPERTIES} | CAMEL_CASE
+"""The properties by every key that they are read from."""
 
 
 def to_json(interaction: pb.Interaction, base_url: str, *, fraction: bool = False) -> Resource:
@@ -102,12 +113,14 @@ def _time_text(interaction: pb.Interaction, field: _TimeField, fraction: bool) -
 def from_json(resource: object) -> pb.Interaction:
     """Read the vendor's JSON object.
 
-    Words are taken in any case, times with any offset and fraction; keys may be missing, which is
-    the same as null, and others than the vendor's are passed over, as is `url`. Whether the values
-    make a record is checked where it is recorded. Raises InvalidField, naming the property.
+    Keys may be snake_case or camelCase, words in any case, times with any offset and fraction. Keys
+    may be missing, which is the same as null, and others than the vendor's are passed over, as is
+    `url`. Whether the values make a record is checked where it is recorded. Raises InvalidField,
+    naming the property.
     """
     if not isinstance(resource, Mapping):
         raise InvalidField("", "is not a JSON object")
+    resource = _by_property(resource)
     interaction = pb.Interaction()
     for name in _SIDS:
         _set_text(interaction, name, resource, name)
@@ -125,6 +138,12 @@ def from_json(resource: object) -> pb.Interaction:
         if leg.ByteSize():
             getattr(interaction, side).CopyFrom(leg)
     for name, key in _TIMES.items():
+        if isinstance(number := resource.get(key), int | float) and not isinstance(number, bool):
+            raise InvalidField(
+                key,
+                "must be a text and not a number, which may count seconds, milliseconds or"
+                f" microseconds; write {timestamps.FORM}",
+            )
         value = _text(resource, key)
         if value is not None:
             try:
@@ -132,6 +151,20 @@ def from_json(resource: object) -> pb.Interaction:
             except ValueError as error:
                 raise InvalidField(key, str(error)) from error
     return interaction
+
+
+def _by_property(resource: Mapping[str, object]) -> dict[str, object]:
+    """Return what is known of each property. Raises InvalidField if two keys of one disagree."""
+    known: dict[str, object] = {}
+    for key, value in resource.items():
+        name = PROPERTY_OF.get(key)
+        if name is None or value is None:
+            continue
+        if name in known and known[name] != value:
+            both = " and ".join(sorted(each for each in resource if PROPERTY_OF.get(each) == name))
+            raise InvalidField(name, f"{both} have different values; one of them is enough")
+        known[name] = value
+    return known
 
 
 def property_of(field: str) -> str:

@@ -10,6 +10,7 @@ class StoredKey(NamedTuple):
     account_sid: str | None
     """The account that it is bound to; None: all accounts."""
     role: str
+    """Its roles, sorted, with a comma between several: `ingest,read`."""
     secret_hash: bytes
     created_us: int
     revoked_us: int | None

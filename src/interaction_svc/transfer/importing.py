@@ -2,20 +2,24 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import BinaryIO, NamedTuple
 
 from interaction_svc.credentials import ANYONE
 from interaction_svc.errors import InvalidField, ServiceError
 from interaction_svc.interactions import MAX_BATCH, Interactions
 from interaction_svc.records import normalized
-from interaction_svc.rest.adapter import from_json, property_of
+from interaction_svc.rest.adapter import CAMEL_CASE, PROPERTY_OF, from_json, property_of
 from interaction_svc.store import Outcome
-from interaction_svc.transfer.reading import read_items
+from interaction_svc.transfer.reading import MAX_KEY_LENGTH, read_items
 from interaction_svc.v1.interaction_pb2 import Interaction
 
+MAX_IGNORED_KEYS = 20
+"""How many names of ignored keys are kept: a file may have any number."""
 _BATCH_BYTES = 4 * 1024 * 1024
+_SNAKE_CASE = frozenset(CAMEL_CASE.values())
 
 
 class Problem(NamedTuple):
@@ -30,6 +34,16 @@ class Problem(NamedTuple):
         return f"{self.place}: {what}"
 
 
+class KeyForm(Enum):
+    """How the keys of an entry are spelt."""
+
+    SNAKE_CASE = "snake_case"
+    """As in the vendor's JSON."""
+    CAMEL_CASE = "camelCase"
+    """As in dumps of the vendor's Node SDK."""
+    MIXED = "mixed"
+
+
 @dataclass
 class ImportReport:
     """What an import did. In a dry run `checked` counts what would have been recorded."""
@@ -37,6 +51,27 @@ class ImportReport:
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     rejected: int = 0
     checked: int = 0
+    key_forms: Counter[KeyForm] = field(default_factory=Counter)
+    """Of all entries that are objects, also of those that were rejected."""
+    ignored_keys: Counter[str] = field(default_factory=Counter)
+    """In how many entries a key was that isn't the vendor's; at most MAX_IGNORED_KEYS of them."""
+    has_more_ignored_keys: bool = False
+
+    def note_keys(self, resource: Mapping[str, object]) -> None:
+        """Count how the keys of an entry are spelt, and which are ignored."""
+        keys = resource.keys()
+        if keys.isdisjoint(CAMEL_CASE):
+            form = KeyForm.SNAKE_CASE
+        else:
+            form = KeyForm.CAMEL_CASE if keys.isdisjoint(_SNAKE_CASE) else KeyForm.MIXED
+        self.key_forms[form] += 1
+        for key in sorted(keys - PROPERTY_OF.keys()):
+            name = key[:MAX_KEY_LENGTH]
+            if name in self.ignored_keys or len(self.ignored_keys) < MAX_IGNORED_KEYS:
+                self.ignored_keys[name] += 1
+            else:
+                self.has_more_ignored_keys = True
+                break
 
 
 async def import_stream(
@@ -75,6 +110,8 @@ async def import_stream(
             report.rejected += 1
             on_problem(Problem(item.place, "", item.problem))
             continue
+        if isinstance(item.resource, Mapping):
+            report.note_keys(item.resource)
         try:
             record = normalized(from_json(item.resource), now_us=time.time_ns() // 1000)
         except InvalidField as error:

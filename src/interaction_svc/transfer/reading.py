@@ -2,22 +2,29 @@
 
 What a file is, is told by its content: one resource, a list of them, list pages with their
 envelope, or any of these one after the other; or JSON lines, each line any of these. Where lines
-can be told apart, a broken one costs no other.
+can be told apart, a broken one costs no other. Text is UTF-8, or UTF-16 with a byte order mark.
 """
 
 import io
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import BinaryIO, NamedTuple
 
 import ijson
 import orjson
 
-from interaction_svc.rest.adapter import LIST_KEY, PROPERTIES
+from interaction_svc.rest.adapter import LIST_KEY, PROPERTY_OF
+from interaction_svc.transfer.file_kinds import as_utf8, is_utf16, name_of_kind
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
 _HEAD_BYTES = 64 * 1024
+_MAX_HEAD_BYTES = 4 * 1024 * 1024
+"""Three lines are looked at; a resource whose `data` is as large as may be has 1.5 MiB."""
+_LINES_LOOKED_AT = 3
+_MAX_UNKNOWN_KEYS = 100
+MAX_KEY_LENGTH = 64
 _MAX_DEPTH = 100
 _BOM = b"\xef\xbb\xbf"
 
@@ -44,16 +51,26 @@ class _Object:
 
     properties: dict[str, object] = field(default_factory=dict)
     is_envelope: bool = False
+    unknown_keys: int = 0
 
     def keep(self, key: str, value: object) -> None:
-        """Keep a resource's property; whatever else there is takes no memory."""
-        if key in PROPERTIES:
+        """Keep a resource's property; of whatever else there is, the beginning of some keys."""
+        if key in PROPERTY_OF:
             self.properties[key] = value
+        elif self.unknown_keys < _MAX_UNKNOWN_KEYS:
+            self.unknown_keys += 1
+            self.properties[key[:MAX_KEY_LENGTH]] = None
 
 
 def read_items(stream: BinaryIO) -> Iterator[Item]:
     """Yield what should be resources."""
-    head = stream.read(_HEAD_BYTES).removeprefix(_BOM)
+    head = _head_of(stream)
+    if is_utf16(head):
+        stream = as_utf8(io.BufferedReader(_Whole(head, stream)))
+        head = _head_of(stream)
+    elif kind := name_of_kind(head):
+        return iter([Item("index 0", problem=f"is not valid JSON, but {kind}")])
+    head = head.removeprefix(_BOM)
     if (
         not head.strip() and len(head) < _HEAD_BYTES
     ):  # an empty file is no mistake: an export of nothing is one
@@ -63,30 +80,37 @@ def read_items(stream: BinaryIO) -> Iterator[Item]:
     return _read_document(_Document(head, stream))
 
 
-def _is_lines(head: bytes) -> bool:
-    """Tell JSON lines.
+def _head_of(stream: BinaryIO) -> bytes:
+    """Read some bytes, if possible so many that a few whole lines are among them."""
+    head = bytearray()
+    while len(head) < _MAX_HEAD_BYTES and head.count(b"\n") < _LINES_LOOKED_AT:
+        if not (chunk := stream.read(_HEAD_BYTES)):
+            break
+        head += chunk
+    return bytes(head)
 
-    Of those, the first three lines that aren't empty, or both of two, begin an object, and at
-    least one of them is a whole one.
+
+def _is_lines(head: bytes) -> bool:
+    """Tell JSON lines by the first three lines that aren't empty.
+
+    Two of them are whole objects; or one is, and they all begin an object, or both of two do.
 
     In a document over several lines, a line that begins an object follows on one that doesn't end
     there. What is taken for a document is read right whatever it is, but then nothing can be read
     after what is not JSON.
     """
-    lines = [line for line in (part.strip() for part in head.split(b"\n")) if line][:3]
-    return (
-        len(lines) > 1
-        and all(line.startswith(b"{") for line in lines)
-        and any(_is_whole(line) for line in lines)
-    )
+    lines = list(islice(filter(None, map(bytes.strip, io.BytesIO(head))), _LINES_LOOKED_AT))
+    whole = sum(map(_is_whole_object, lines))
+    all_begin = all(line.startswith(b"{") for line in lines)
+    return len(lines) > 1 and (whole > 1 or (whole == 1 and all_begin))
 
 
-def _is_whole(line: bytes) -> bool:
+def _is_whole_object(line: bytes) -> bool:
     try:
         orjson.loads(line)
     except orjson.JSONDecodeError:
         return False
-    return True
+    return line.startswith(b"{")
 
 
 def _read_lines(stream: BinaryIO) -> Iterator[Item]:
@@ -98,9 +122,9 @@ def _read_lines(stream: BinaryIO) -> Iterator[Item]:
             while line and not line.endswith(b"\n"):
                 line = stream.readline(MAX_LINE_BYTES)
             yield Item(place, problem=f"is longer than {MAX_LINE_BYTES:,} bytes")
-        elif line.strip():
+        elif text := line.removeprefix(_BOM).strip():  # files with marks may have been joined
             try:
-                value = orjson.loads(line)
+                value = orjson.loads(text)
             except orjson.JSONDecodeError as error:
                 yield Item(place, problem=f"is not valid JSON: {error.msg}")
             else:
@@ -181,15 +205,16 @@ class _Whole(io.RawIOBase):
     """The bytes that have been read to look at, and then the rest of their stream."""
 
     def __init__(self, head: bytes, rest: BinaryIO) -> None:
-        self._head = head
+        self._head = io.BytesIO(head)
         self._rest = rest
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: "memoryview[int]") -> int:  # type: ignore[override]
-        data = self._head[: len(buffer)] or self._rest.read(len(buffer))
-        self._head = self._head[len(buffer) :]
+        if count := self._head.readinto(buffer):
+            return count
+        data = self._rest.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
 

@@ -1,0 +1,180 @@
+"""The standard streams of the command line: closed, full, without a reader, or not UTF-8."""
+
+import errno
+import fcntl
+import io
+import json
+import os
+import select
+import stat
+import sys
+from contextlib import suppress
+from typing import Any
+
+import orjson
+from rich.console import Console
+
+_STDIN, _STDOUT, _STDERR = 0, 1, 2
+_BUFFER_BYTES = 64 * 1024
+_NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
+"""What a file system answers that does not sync."""
+_MIN_COLUMNS = 80
+"""SIDs and times have room in so many; a narrower terminal breaks the lines."""
+
+
+class OutputError(Exception):
+    """Standard output does not take what is written to it. The text says why."""
+
+
+def prepare_streams() -> None:
+    """Make the standard streams of the process safe to use, whatever they were started with.
+
+    - A closed one is opened, so that no file or socket of the program gets its number. What reads
+      standard input or writes standard output then fails.
+    - Errors of standard output are OutputError; but BrokenPipeError stays what it is.
+    - Errors of standard error are ignored: they are no reason to stop working.
+    - What the encoding lacks is replaced.
+    """
+    for number, mode in ((_STDIN, os.O_WRONLY), (_STDOUT, os.O_RDONLY), (_STDERR, os.O_WRONLY)):
+        if not _is_open(number):
+            _open_null(number, mode)
+    sys.stdout = _text(_Output(_STDOUT, "w", closefd=False), sys.stdout, "replace")
+    sys.stderr = _text(_Messages(_STDERR, "w", closefd=False), sys.stderr, "backslashreplace")
+
+
+def discard_output_if_closed() -> None:
+    """Take a closed standard output for one that nobody wants to read."""
+    if not _is_writable(_STDOUT):
+        _open_null(_STDOUT, os.O_WRONLY)
+
+
+def finish_output() -> None:
+    """Write out what standard output still holds. Raises OutputError, BrokenPipeError.
+
+    A file is synced as well: a disk may find out only then that it is full, and a secret must not
+    be lost in a power cut after its key was stored.
+    """
+    sys.stdout.flush()
+    try:
+        number = sys.stdout.fileno()
+    except OSError:  # a test's, in memory
+        return
+    if stat.S_ISREG(os.fstat(number).st_mode):
+        try:
+            os.fsync(number)
+        except OSError as error:
+            if error.errno not in _NO_SYNC:
+                raise _output_error(error) from error
+
+
+def abandon_output() -> None:
+    """Keep Python from writing again, as it ends, what standard output did not take."""
+    _open_null(_STDOUT, os.O_WRONLY)
+
+
+def standard_input() -> io.BufferedReader:
+    """Return standard input as bytes. Raises OSError, with a text for users, if it was closed."""
+    if not _is_readable(_STDIN):
+        raise OSError("standard input is closed")
+    return open(_STDIN, "rb", closefd=False)
+
+
+def print_json(value: Any, *, indented: bool = False) -> None:
+    """Print a line, or some lines, of JSON: UTF-8 where that is the encoding, else ASCII."""
+    if sys.stdout.encoding.lower().replace("-", "") == "utf8":
+        print_utf8_json(orjson.dumps(value, option=orjson.OPT_INDENT_2 if indented else 0) + b"\n")
+    else:
+        separators = None if indented else (",", ":")
+        text_of = json.JSONEncoder(indent=2 if indented else None, separators=separators).encode
+        sys.stdout.write(text_of(value) + "\n")
+
+
+def print_utf8_json(text: bytes) -> None:
+    """Print JSON in UTF-8; on a terminal, what could command it is escaped."""
+    if sys.stdout.isatty():
+        sys.stdout.write("".join(map(_escaped, text.decode())))
+    else:
+        sys.stdout.buffer.write(text)
+
+
+def _escaped(character: str) -> str:
+    if character.isprintable() or character == "\n":
+        return character
+    units = character.encode("utf-16-be")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
+
+
+def console_for_tables() -> Console:
+    """Return a console whose lines have at least 80 columns, whatever COLUMNS says."""
+    console = Console()
+    console.width = max(console.width, _MIN_COLUMNS)
+    return console
+
+
+class _Output(io.FileIO):
+    """Standard output."""
+
+    def write(self, data: Any) -> int:
+        """Write, and wait for a terminal or pipe that another program made non-blocking."""
+        try:
+            while (count := super().write(data)) is None:
+                select.select([], [self], [])
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise _output_error(error) from error
+        return count
+
+
+class _Messages(io.FileIO):
+    """Standard error."""
+
+    def write(self, data: Any) -> int:
+        """Write; what can't be written is lost."""
+        with suppress(OSError):
+            if (count := super().write(data)) is not None:
+                return count
+        return len(data)
+
+
+def _output_error(error: OSError) -> OutputError:
+    why = "is closed" if not _is_writable(_STDOUT) else f"can't be written: {error.strerror}"
+    return OutputError(f"standard output {why}")
+
+
+def _text(raw: io.FileIO, before: Any, errors: str) -> io.TextIOWrapper:
+    encoding = before.encoding if before is not None else "utf-8"
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw, _BUFFER_BYTES),
+        encoding=encoding,
+        errors=errors,
+        line_buffering=raw.isatty() or raw.fileno() == _STDERR,
+    )
+
+
+def _open_null(number: int, mode: int) -> None:
+    null = os.open(os.devnull, mode)
+    if null != number:
+        os.dup2(null, number)
+        os.close(null)
+    os.set_inheritable(number, True)
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
+
+
+def _is_readable(number: int) -> bool:
+    return _mode(number) != os.O_WRONLY
+
+
+def _is_writable(number: int) -> bool:
+    return _mode(number) != os.O_RDONLY
+
+
+def _mode(number: int) -> int:
+    return fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE
