@@ -30,7 +30,7 @@ class Errors(Interceptor):
     """Turns what a call raises into its status.
 
     grpc.aio sends the text of an uncaught exception to the client; here it becomes a reference,
-    and goes into the log. Cancellation is no error and passes through.
+    and goes into the log. What ends a call whose client is gone is no error and passes through.
     """
 
     def around(self, method: Method, behavior: Behavior) -> Behavior:
@@ -42,7 +42,7 @@ class Errors(Interceptor):
             except ServiceError as raised:
                 # Its traceback would keep what the call has made, such as an answer, in memory.
                 error = raised.with_traceback(None)
-            except grpc.aio.AbortError:
+            except grpc.aio.BaseError:  # grpc's own: the call is over, since its client is gone
                 raise
             except Exception as cause:
                 error = Internal()

@@ -41,11 +41,11 @@ class Observe(Interceptor):
             with observed(call):
                 try:
                     return await behavior(request, context)
-                except grpc.aio.AbortError:
-                    call.code = call.error.grpc_code.name if call.error else "UNKNOWN"
-                    raise
                 except asyncio.CancelledError:
                     call.code = "CANCELLED"  # or its deadline has passed: grpc doesn't say
+                    raise
+                except grpc.aio.BaseError:  # aborted; or the call is over, and can't be answered
+                    call.code = call.error.grpc_code.name if call.error else "CANCELLED"
                     raise
 
         return observed_call
