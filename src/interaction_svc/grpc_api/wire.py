@@ -26,11 +26,15 @@ class _Undecodable(Exception):
     """The bytes go on in no known way."""
 
 
+class _TooManyFields(Exception):
+    """There are more fields than are looked at."""
+
+
 def fault_of(descriptor: Any, data: bytes) -> Fault | None:
     """Return the first fault of a message that is one field's; None if there is none such."""
     try:
         return _Search().fault(descriptor, data, "")
-    except _Undecodable:
+    except (_Undecodable, _TooManyFields):
         return None
 
 
@@ -43,14 +47,14 @@ class _Search:
         while at < len(data):
             self._left -= 1
             if self._left < 0:
-                raise _Undecodable
+                raise _TooManyFields
             tag, at = _varint(data, at)
             field = descriptor.fields_by_number.get(tag >> 3)
             name = path + field.name if field is not None else ""
+            if field is not None and (wanted := _wire_type(field)) != tag & 7:
+                return Fault(name, f"has wire type {tag & 7}; it must have {wanted}")
             begin, end = _extent(data, at, tag & 7)
             if field is not None:
-                if (wanted := _wire_type(field)) != tag & 7:
-                    return Fault(name, f"has wire type {tag & 7}; it must have {wanted}")
                 if end > len(data):
                     return Fault(name, "is cut off: it ends after the message that it is in")
                 if found := self._fault_within(field, data[begin:end], name):
