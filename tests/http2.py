@@ -23,7 +23,7 @@ HEADER_BYTES = 9
 MESSAGE_HEADER_BYTES = 5
 """What `message` puts before the data."""
 
-Pairs = Sequence[tuple[str, str]]
+Pairs = Sequence[tuple[str, str | bytes]]
 
 
 def frame(kind: int, flags: int = 0, stream: int = 0, payload: bytes = b"") -> bytes:
@@ -46,7 +46,10 @@ def greeting() -> bytes:
 def header_block(headers: Pairs) -> bytes:
     """Give headers as literals that are in no table."""
     return b"".join(
-        b"\x00" + _string(name.encode()) + _string(value.encode()) for name, value in headers
+        b"\x00"
+        + _string(name.encode())
+        + _string(value if isinstance(value, bytes) else value.encode())
+        for name, value in headers
     )
 
 

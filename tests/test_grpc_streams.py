@@ -80,17 +80,18 @@ async def test_failures_are_counted_over_all_requests(ingest: Ingest, parents: P
     assert [failure.index for failure in response.failures] == [37, 59, 97, 119, 157, 179]
 
 
-@pytest.mark.parametrize("bad", [b"\x0a\xff", b"\x0a\x02\x0a\x09"])
+@pytest.mark.parametrize("bad", [b"\x0a\xff", b"\x0b", b"\xff" * 11])
 async def test_what_precedes_a_bad_request_is_recorded_and_nothing_of_it_or_after(
     channel: grpc.aio.Channel, reading: Reading, parents: Parents, bad: bytes
 ) -> None:
     before, within, after = (batch.SerializeToString() for batch in batches_of(parents, 3, 900))
     stream: Any = channel.stream_unary(RECORD_MANY)
-    code, reason, _ = await failure(stream(iter([before, within + bad, after])))
+    code, reason, details = await failure(stream(iter([before, within + bad, after])))
     assert (code, reason) == (
         Code.INVALID_ARGUMENT,
         ErrorReason.Name(ERROR_REASON_MALFORMED_REQUEST),
     )
+    assert details["RecordInteractionsResponse"] == RecordInteractionsResponse(created=900)
     sids = [one.sid for one in RecordInteractionsRequest.FromString(before).interactions]
     assert await stored_of(reading, parents) == sids
 

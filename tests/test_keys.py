@@ -344,17 +344,53 @@ async def test_a_stream_ends_when_its_key_is_revoked(tmp_path: Path, parents: Pa
     key = new_key(tmp_path / "interactions.db", "ingest", parents.account_sid)
     with served(tmp_path) as server:
         async with grpc.aio.insecure_channel(server.grpc_address) as channel:
-            stream = IngestServiceStub(channel).RecordInteractions(metadata=shown(key.bearer))
+            ingest = IngestServiceStub(channel)
+            stream = ingest.RecordInteractions(metadata=shown(key.bearer))
             request = ingest_pb.RecordInteractionsRequest(interactions=[new_interaction(parents)])
             await stream.write(request)
-            await asyncio.to_thread(revoke, server.store, key)
-            # Once other calls are refused, so is the next request of the stream.
-            recording = calls(channel, parents)["record"]
-            await until_code(Code.UNAUTHENTICATED, recording, metadata=shown(key.bearer))
-            assert not stream.done()
-            await stream.write(request)
+            reader = new_key(server.store, "read", parents.account_sid)
+            listing = calls(channel, parents)["list"]
             async with asyncio.timeout(20):
-                assert await stream.code() is Code.UNAUTHENTICATED
+                while not (await listing(metadata=shown(reader.bearer))).interactions:
+                    await asyncio.sleep(0.02)
+            await asyncio.to_thread(revoke, server.store, key)
+            # It ends by itself, and says what was recorded before.
+            async with asyncio.timeout(20):
+                code, _, details = await failure(stream)
+            assert code is Code.UNAUTHENTICATED
+            assert details["RecordInteractionsResponse"] == ingest_pb.RecordInteractionsResponse(
+                created=1
+            )
+
+
+async def test_a_method_that_does_not_exist_needs_no_key(
+    guarded: Guarded, channel: grpc.aio.Channel
+) -> None:
+    for method in ("/AWS.ALB/healthcheck", "/interaction_svc.v1.InteractionService/Get", "/"):
+        unknown: Any = channel.unary_unary(method)
+        for metadata in ([], shown("Bearer wrong"), shown(guarded.keys["read"].bearer)):
+            code, reason, details = await failure(unknown(b"", metadata=metadata))
+            assert (code, reason) == (Code.UNIMPLEMENTED, "ERROR_REASON_METHOD_NOT_ALLOWED")
+            assert set(details) == {"ErrorInfo"}
+
+
+@pytest.mark.parametrize("role", ["read", "admin"])
+async def test_more_than_one_authorization_is_refused(
+    guarded: Guarded, channel: grpc.aio.Channel, role: str
+) -> None:
+    good = guarded.keys[role].bearer
+    listing = calls(channel, guarded.parents)["list"]
+    for pair in ((good, good), (good, "Bearer wrong"), ("", good)):
+        metadata = [item for value in pair for item in shown(value)]
+        call = listing(metadata=metadata)
+        code, reason, _ = await failure(call)
+        assert (code, reason) == (Code.UNAUTHENTICATED, "ERROR_REASON_UNAUTHENTICATED")
+        assert "more than one `authorization`" in await call.details()
+    # Under another name it is no authorization, and doesn't stand in for one.
+    elsewhere = [("authorization-bin", good.encode()), ("x-request-id", "a"), ("x-request-id", "b")]
+    code, _, _ = await failure(listing(metadata=elsewhere))
+    assert code is Code.UNAUTHENTICATED
+    await listing(metadata=[*elsewhere, *shown(good)])
 
 
 def test_every_method_needs_a_right() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,13 +11,13 @@ from typing import Any
 import grpc
 import httpx
 import pytest
-from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interaction_svc.credentials import Caller
+from interaction_svc.credentials import ANYONE, Caller
 from interaction_svc.errors import Overloaded, RateLimited, Unauthenticated, Unavailable
 from interaction_svc.limits import Attempts, CallRate, Concurrency, Rate
 from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
@@ -25,7 +26,7 @@ from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceSt
 from tests.build import Parents, new_interaction, new_sid
 from tests.calls import Code, failure, get_request, list_request
 from tests.clock import Time
-from tests.keyring import basic
+from tests.keyring import basic, new_key, revoke
 from tests.locking import write_lock
 from tests.serving import served
 
@@ -121,6 +122,57 @@ def test_the_rate_of_calls_is_each_account_s_own() -> None:
         unlimited.count(one)
 
 
+def caller_of(account_sid: str | None, key: str = "SK") -> Caller:
+    return Caller(account_sid, new_sid(key) if key else None)
+
+
+def begun(concurrency: Concurrency, caller: Caller, *, is_stream: bool = False) -> bool:
+    """Begin a call, and return whether there was room for it."""
+    try:
+        concurrency.begin(caller, is_stream=is_stream)
+    except Overloaded:
+        return False
+    return True
+
+
+def test_an_account_s_calls_take_their_share_of_the_places_and_others_the_rest() -> None:
+    concurrency = Concurrency(10, call_share=0.75)
+    account_sid = new_sid("AC")
+    callers = [caller_of(account_sid) for _ in range(20)]
+    assert sum(begun(concurrency, caller) for caller in callers) == 8  # 7.5, rounded up
+    assert begun(concurrency, caller_of(new_sid("AC")))
+    assert begun(concurrency, caller_of(None))
+    concurrency.end(callers[0])
+    assert [begun(concurrency, caller) for caller in callers[:2]] == [True, False]
+    with pytest.raises(Overloaded) as refused:
+        concurrency.begin(callers[0])
+    assert refused.value.metadata == {"scope": "account", "limit": "8"}
+    # Callers without a key are all there are: they may take every place.
+    assert all(begun(concurrency, ANYONE) for _ in range(100))
+
+
+def test_streams_have_a_smaller_share_and_a_key_s_a_number() -> None:
+    concurrency = Concurrency(10, call_share=0.75, stream_share=0.5, streams_per_key=3)
+    account_sid = new_sid("AC")
+    key = caller_of(account_sid)
+    assert [begun(concurrency, key, is_stream=True) for _ in range(5)] == [True] * 3 + [False] * 2
+    others = [caller_of(account_sid) for _ in range(4)]
+    assert sum(begun(concurrency, caller, is_stream=True) for caller in others) == 2
+    # What was refused has left nothing behind: 5 of the account's 8 places are taken.
+    assert [begun(concurrency, key) for _ in range(4)] == [True] * 3 + [False]
+    concurrency.end(key, is_stream=True)
+    assert begun(concurrency, key, is_stream=True)
+    assert sum(begun(concurrency, ANYONE, is_stream=True) for _ in range(10)) == 5
+
+
+def test_shares_are_of_one_place_at_least() -> None:
+    concurrency = Concurrency(1, call_share=0.1, stream_share=0.1)
+    caller = caller_of(new_sid("AC"))
+    assert begun(concurrency, caller, is_stream=True)
+    concurrency.end(caller, is_stream=True)
+    assert begun(concurrency, caller)
+
+
 def test_places_are_given_back() -> None:
     concurrency = Concurrency(2)
 
@@ -181,6 +233,38 @@ async def test_more_calls_at_once_than_allowed_are_refused_but_not_health(
             await reading.ListInteractions(list_request(parents))
 
 
+async def test_silent_streams_of_one_key_leave_places_to_others(
+    tmp_path: Path, parents: Parents
+) -> None:
+    store = tmp_path / "interactions.db"
+    flooding = new_key(store, "ingest", new_sid("AC"))
+    reader = new_key(store, "read", parents.account_sid)
+    limits = ("--max-concurrent-calls", "20", "--max-streams-per-key", "15")
+    with served(tmp_path, *limits, times={"keys.SECONDS_KNOWN": 0.1}) as server:
+        async with grpc.aio.insecure_channel(server.grpc_address) as channel:
+            ingest, reading = IngestServiceStub(channel), InteractionServiceStub(channel)
+            metadata = [("authorization", flooding.bearer)]
+            # Without a deadline that would end them: half of the places are theirs.
+            streams = [ingest.RecordInteractions(metadata=metadata) for _ in range(256)]
+            codes = Counter(await first_codes(streams, 246))
+            assert codes == {Code.RESOURCE_EXHAUSTED: 246}
+            for _ in range(30):
+                await reading.ListInteractions(
+                    list_request(parents), metadata=[("authorization", reader.bearer)]
+                )
+            await asyncio.to_thread(revoke, server.store, flooding)
+            codes = Counter(await first_codes(streams, 256))
+            assert codes == {Code.RESOURCE_EXHAUSTED: 246, Code.UNAUTHENTICATED: 10}
+
+
+async def first_codes(streams: list[Any], count: int) -> list[Code]:
+    """Return the codes of the streams that have ended, once there are so many."""
+    async with asyncio.timeout(30):
+        while sum(stream.done() for stream in streams) < count:
+            await asyncio.sleep(0.02)
+    return [await stream.code() for stream in streams if stream.done()]
+
+
 async def test_an_account_s_calls_a_second_are_limited(tmp_path: Path, parents: Parents) -> None:
     with served(tmp_path, "--calls-per-second", "5") as server:
         async with httpx.AsyncClient(base_url=server.base_url, trust_env=False) as http:
@@ -209,30 +293,33 @@ async def test_an_account_s_calls_a_second_are_limited(tmp_path: Path, parents: 
             status = rpc_status.from_call(refusals[0])
             assert refusals[0].code() is Code.RESOURCE_EXHAUSTED
             assert any(detail.Is(RetryInfo.DESCRIPTOR) for detail in status.details)
+            info = ErrorInfo()
+            assert status.details[0].Unpack(info)
+            assert dict(info.metadata) == {"scope": "account", "per_second": "5"}
 
 
-async def test_a_call_without_a_deadline_gets_one(tmp_path: Path, parents: Parents) -> None:
-    with served(tmp_path, "--deadline-seconds", "0.3") as server:
+async def test_a_call_ends_at_the_service_s_deadline_whatever_its_client_s(
+    tmp_path: Path, parents: Parents
+) -> None:
+    with served(tmp_path, "--deadline-seconds", "0.3", "--stream-idle-seconds", "0.3") as server:
         async with grpc.aio.insecure_channel(server.grpc_address) as channel:
             ingest, reading = IngestServiceStub(channel), InteractionServiceStub(channel)
             interaction = new_interaction(parents)
             request = ingest_pb.RecordInteractionRequest(interaction=interaction)
             with write_lock(server):
-                code, reason, _ = await failure(ingest.RecordInteraction(request))
-                assert (code, reason) == (
-                    Code.DEADLINE_EXCEEDED,
-                    "ERROR_REASON_DEADLINE_EXCEEDED",
-                )
+                for seconds in (None, 3600):
+                    call = ingest.RecordInteraction(request, timeout=seconds)
+                    code, reason, _ = await failure(call)
+                    assert (code, reason) == (
+                        Code.DEADLINE_EXCEEDED,
+                        "ERROR_REASON_DEADLINE_EXCEEDED",
+                    )
                 async with httpx.AsyncClient(trust_env=False) as http:
                     url = f"{server.base_url}{parents.path}/{new_sid('KI')}"
                     response = await http.delete(url, auth=(parents.account_sid, "x"))
                     assert (response.status_code, response.json()["code"]) == (503, 20503)
-                own = asyncio.ensure_future(ingest.RecordInteraction(request, timeout=20))
-                await asyncio.sleep(0.6)  # twice what it would have without its own
-                assert not own.done()
-            await own
 
-            # A stream has it for each of its requests, not for all of them together.
+            # A stream may take longer, but not the wait for each of its requests.
             async def slowly(pause: float) -> AsyncIterator[Any]:
                 for _ in range(5):
                     yield ingest_pb.RecordInteractionsRequest(
@@ -241,8 +328,13 @@ async def test_a_call_without_a_deadline_gets_one(tmp_path: Path, parents: Paren
                     await asyncio.sleep(pause)
 
             assert (await ingest.RecordInteractions(slowly(0.1))).created == 5
-            code, reason, _ = await failure(ingest.RecordInteractions(slowly(3)))
-            assert (code, reason) == (Code.DEADLINE_EXCEEDED, "ERROR_REASON_DEADLINE_EXCEEDED")
+            code, reason, details = await failure(
+                ingest.RecordInteractions(slowly(3), timeout=3600)
+            )
+            assert (code, reason) == (Code.DEADLINE_EXCEEDED, "ERROR_REASON_STREAM_IDLE")
+            assert details["RecordInteractionsResponse"] == ingest_pb.RecordInteractionsResponse(
+                created=1
+            )
             assert (await reading.GetInteraction(get_request(interaction))).interaction
 
 

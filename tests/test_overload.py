@@ -24,7 +24,9 @@ from tests.locking import write_lock
 from tests.serving import Served, served
 
 AT_ONCE = 20
-LIMITS = ("--max-concurrent-calls", str(AT_ONCE), "--calls-per-second", "0")
+LIMITS = (
+    "--max-concurrent-calls", str(AT_ONCE), "--calls-per-second", "0", "--account-call-share", "1",
+)  # fmt: skip
 GROWTH_MIB = 120
 """What the server may grow by: two thousand calls and their answers waiting, at some 30 KiB each,
 and what the allocator keeps of them."""

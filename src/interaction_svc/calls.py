@@ -30,6 +30,8 @@ class Call:
     """The gRPC code or HTTP status that it ends with."""
     authorization: str | None = field(default=None, repr=False)
     """What the caller shows of who it is; for no eyes but those of Authenticate."""
+    bad_authorization: str = ""
+    """Why what came as the authorization can't be one, in words for the caller."""
     consistency: str | None = None
     """The token that a read sends to see a write (consistency.py)."""
     caller: Caller = ANYONE

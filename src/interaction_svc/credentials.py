@@ -87,6 +87,13 @@ class Caller:
         """Under which name the caller's share is counted: its account's, or else its key's."""
         return self.account_sid or self.key_sid or "anyone"
 
+    @property
+    def scope(self) -> str:
+        """What `rate_name` is a name of: an `account`, a `key`, or all `anonymous` callers."""
+        if self.account_sid is not None:
+            return "account"
+        return "anonymous" if self.key_sid is None else "key"
+
     def require(self, right: Right) -> None:
         """Raise PermissionDenied unless the caller has this right."""
         if right not in self.rights:

@@ -19,6 +19,7 @@ ServiceError
 ├── RateLimited             the account's calls, or the peer's attempts, are too many
 ├── StoreFull               the store's disk is full
 ├── DeadlineExceeded        it took longer than the deadline
+├── StreamIdle              no request came on a stream for too long (gRPC only)
 ├── Unavailable             the store can't be used, or the service is stopping
 └── Internal                a fault of the service, masked
 
@@ -30,6 +31,7 @@ import secrets
 from typing import ClassVar
 
 import grpc
+from google.protobuf.message import Message
 
 from interaction_svc.v1 import error_reason_pb2 as reasons
 
@@ -41,6 +43,9 @@ class ServiceError(Exception):
 
     `metadata` goes into the ErrorInfo. Texts hold no internals and no data of an Interaction.
     """
+
+    details: tuple[Message, ...] = ()
+    """Further messages for the details of a gRPC status."""
 
     reason: ClassVar[reasons.ErrorReason.ValueType]
     grpc_code: ClassVar[grpc.StatusCode]
@@ -178,15 +183,18 @@ class DataLoss(ServiceError):
 
 
 class Unauthenticated(ServiceError):
-    """The credentials are missing or wrong; which of the two, and how, isn't said."""
+    """The credentials are missing or wrong; which of the two isn't said.
+
+    A message tells only what is wrong with their form.
+    """
 
     reason = reasons.ERROR_REASON_UNAUTHENTICATED
     grpc_code = grpc.StatusCode.UNAUTHENTICATED
     http_status = 401
     contract_code = 20003
 
-    def __init__(self) -> None:
-        super().__init__("Authenticate")
+    def __init__(self, message: str = "Authenticate") -> None:
+        super().__init__(message)
 
 
 class PermissionDenied(ServiceError):
@@ -220,7 +228,10 @@ class MethodNotAllowed(ServiceError):
 
 
 class Overloaded(ServiceError):
-    """More is under way, or waiting to be written, than the service takes on; nothing was done."""
+    """More is under way, or waiting to be written, than the service takes on; nothing was done.
+
+    Its `scope` is what the limit holds for: the service, or an account, key or connection of it.
+    """
 
     reason = reasons.ERROR_REASON_OVERLOADED
     grpc_code = grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -228,20 +239,31 @@ class Overloaded(ServiceError):
     contract_code = 20429
     retry_after_seconds = 1
 
-    def __init__(self) -> None:
-        super().__init__("Too many requests: the service has as much to do as it takes on")
+    def __init__(
+        self,
+        message: str = "Too many requests: the service has as much to do as it takes on",
+        *,
+        scope: str = "service",
+        **metadata: str,
+    ) -> None:
+        super().__init__(message, scope=scope, **metadata)
 
 
 class RateLimited(ServiceError):
-    """The account's calls a second, or a peer's wrong credentials, are too many."""
+    """The account's calls a second, or a peer's wrong credentials, are too many.
+
+    Its `scope` is whose they are: an account's, a key's, an address's, or of all without a key.
+    """
 
     reason = reasons.ERROR_REASON_RATE_LIMITED
     grpc_code = grpc.StatusCode.RESOURCE_EXHAUSTED
     http_status = 429
     contract_code = 20429
 
-    def __init__(self, message: str, *, retry_after_seconds: int) -> None:
-        super().__init__(message)
+    def __init__(
+        self, message: str, *, scope: str, per_second: float, retry_after_seconds: int
+    ) -> None:
+        super().__init__(message, scope=scope, per_second=f"{per_second:g}")
         self.retry_after_seconds = retry_after_seconds
 
 
@@ -259,15 +281,30 @@ class StoreFull(ServiceError):
 
 
 class DeadlineExceeded(ServiceError):
-    """It took longer than the service's own deadline, for callers that set none."""
+    """It took longer than the service's own deadline, whatever deadline the client set."""
 
     reason = reasons.ERROR_REASON_DEADLINE_EXCEEDED
     grpc_code = grpc.StatusCode.DEADLINE_EXCEEDED
     http_status = 503
     contract_code = 20503
 
-    def __init__(self) -> None:
-        super().__init__("It took longer than the service's deadline for calls that set none")
+    def __init__(self, message: str = "It took longer than the service's deadline") -> None:
+        super().__init__(message)
+
+
+class StreamIdle(ServiceError):
+    """No request came on a stream for longer than a stream may be idle."""
+
+    reason = reasons.ERROR_REASON_STREAM_IDLE
+    grpc_code = grpc.StatusCode.DEADLINE_EXCEEDED
+    http_status = 503
+    contract_code = 20503
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            f"No request came on the stream for {seconds:g} seconds, after which it ends",
+            idle_seconds=f"{seconds:g}",
+        )
 
 
 class Unavailable(ServiceError):

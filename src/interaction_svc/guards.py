@@ -14,4 +14,4 @@ class Guards:
     concurrency: Concurrency
     call_rate: CallRate
     deadline_seconds: float
-    """The deadline of calls whose clients set none; over HTTP, of all."""
+    """The longest that a call may take, but for streams."""

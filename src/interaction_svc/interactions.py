@@ -215,8 +215,13 @@ class Interactions:
         check_count(len(interactions))
         return await self.record_checked(await self.check_many(caller, interactions))
 
-    async def check_many(self, caller: Caller, interactions: Iterable[pb.Interaction]) -> Checked:
-        """Check Interactions, and make rows of the good ones; other calls go on meanwhile."""
+    async def check_many(
+        self, caller: Caller, interactions: Iterable[pb.Interaction | ServiceError]
+    ) -> Checked:
+        """Check Interactions, and make rows of the good ones; other calls go on meanwhile.
+
+        An error in the place of an Interaction that couldn't be read becomes its result.
+        """
         now_us = _now_us()
         results: list[Result] = []
         rows: list[Row] = []
@@ -225,6 +230,8 @@ class Interactions:
             if place and not place % ROWS_A_SLICE:
                 await self._courtesy.others_first(place // ROWS_A_SLICE)
             try:
+                if isinstance(interaction, ServiceError):
+                    raise interaction
                 normalize(interaction, now_us=now_us)
                 _check_owner(caller, interaction)
             except ServiceError as error:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Self
 
 from interaction_svc.calls import Call
-from interaction_svc.credentials import Caller
+from interaction_svc.credentials import ANYONE, Caller
 from interaction_svc.errors import Overloaded, RateLimited, Unauthenticated
 
 KIB = 1024
@@ -19,12 +19,53 @@ _ROUNDING = 1e-9
 Clock = Callable[[], float]
 
 
-class Concurrency:
-    """How many calls are worked on at once, over both transports."""
+class Share:
+    """How many of something each name may hold at once."""
 
     def __init__(self, most: int) -> None:
+        self.most = most
+        self._held: dict[str, int] = {}
+
+    def take(self, name: str) -> bool:
+        """Take one for this name; return False, and take none, if it holds as many as it may."""
+        held = self._held.get(name, 0)
+        if held >= self.most:
+            return False
+        self._held[name] = held + 1
+        return True
+
+    def give_back(self, name: str) -> None:
+        """Return one that was taken."""
+        held = self._held[name] - 1
+        if held:
+            self._held[name] = held
+        else:
+            del self._held[name]
+
+
+class Concurrency:
+    """How many calls are worked on at once, over both transports.
+
+    A place is taken before the caller is known (`slot`). Once the caller is known, its account may
+    hold a share of the places with all its calls, and a smaller one with its streams, so that
+    neither takes the last place from others; a key may have a number of streams. A caller without
+    an account counts as its key. Callers without a key are one for streams, and for other calls
+    have no share: where there are no keys there is nobody to keep places for.
+    """
+
+    def __init__(
+        self,
+        most: int,
+        *,
+        call_share: float = 1,
+        stream_share: float = 1,
+        streams_per_key: int | None = None,
+    ) -> None:
         self._most = most
         self._count = 0
+        self._calls = None if call_share == 1 else Share(math.ceil(most * call_share))
+        self._streams = Share(math.ceil(most * stream_share))
+        self._streams_of_key = Share(streams_per_key or most)
 
     @property
     def is_full(self) -> bool:
@@ -42,6 +83,53 @@ class Concurrency:
 
     def __exit__(self, *_: object) -> None:
         self._count -= 1
+
+    def begin(self, caller: Caller, *, is_stream: bool = False) -> None:
+        """Count a call, which has a place, against the caller's share; `end` ends that.
+
+        Raises Overloaded, and then has counted nothing.
+        """
+        name = caller.rate_name
+        if self._calls is not None and caller is not ANYONE and not self._calls.take(name):
+            raise _beyond("calls", caller.scope, self._calls.most)
+        if is_stream:
+            try:
+                self._begin_stream(caller, name)
+            except Overloaded:
+                self._end_call(caller, name)
+                raise
+
+    def end(self, caller: Caller, *, is_stream: bool = False) -> None:
+        """End what `begin` began, with the same arguments."""
+        name = caller.rate_name
+        self._end_call(caller, name)
+        if is_stream:
+            self._streams.give_back(name)
+            if caller.key_sid is not None:
+                self._streams_of_key.give_back(caller.key_sid)
+
+    def _begin_stream(self, caller: Caller, name: str) -> None:
+        if not self._streams.take(name):
+            raise _beyond("streams", caller.scope, self._streams.most)
+        key = caller.key_sid
+        if key is not None and not self._streams_of_key.take(key):
+            self._streams.give_back(name)
+            raise _beyond("streams", "key", self._streams_of_key.most)
+
+    def _end_call(self, caller: Caller, name: str) -> None:
+        if self._calls is not None and caller is not ANYONE:
+            self._calls.give_back(name)
+
+
+_HOLDERS = {"account": "an account", "key": "a key", "anonymous": "all callers without a key"}
+
+
+def _beyond(what: str, scope: str, most: int) -> Overloaded:
+    return Overloaded(
+        f"Too many {what} at once: {_HOLDERS[scope]} may have {most:,}",
+        scope=scope,
+        limit=str(most),
+    )
 
 
 class Unsent:
@@ -68,19 +156,27 @@ class Unsent:
         if self._all + size <= self.MAX_BYTES_A_CONNECTION:  # as nearly always: it is the least
             return
         held = self._held.get
-        if (
-            self._all + size > self.MAX_BYTES
-            or held(call.caller.rate_name, 0) + size > self.MAX_BYTES_AN_ACCOUNT
-            or held(call.peer, 0) + size > self.MAX_BYTES_A_CONNECTION
+        for scope, waiting, most in (
+            ("service", self._all, self.MAX_BYTES),
+            (call.caller.scope, held(call.caller.rate_name, 0), self.MAX_BYTES_AN_ACCOUNT),
+            ("connection", held(call.peer, 0), self.MAX_BYTES_A_CONNECTION),
         ):
-            raise Overloaded
+            if waiting + size > most:
+                raise Overloaded(
+                    "Too many answers wait for their clients to take them", scope=scope
+                )
 
     def hold(self, call: Call, answer_bytes: int, until: asyncio.Task[object]) -> None:
         """Count an answer until the task that sends it is done."""
+        release = self.held(call, answer_bytes)
+        until.add_done_callback(lambda _: release())
+
+    def held(self, call: Call, answer_bytes: int) -> Callable[[], None]:
+        """Count an answer until what this returns is called."""
         size = answer_bytes + self.OVERHEAD_BYTES
         caller, peer = call.caller.rate_name, call.peer
         self._count(caller, peer, size)
-        until.add_done_callback(lambda _: self._count(caller, peer, -size))
+        return lambda: self._count(caller, peer, -size)
 
     def _count(self, caller: str, peer: str, size: int) -> None:
         self._all += size
@@ -149,6 +245,8 @@ class CallRate:
         if wait := self._rate.take(caller.rate_name):
             raise RateLimited(
                 f"Too many requests: an account may make {self._per_second:,} calls a second",
+                scope=caller.scope,
+                per_second=self._per_second,
                 retry_after_seconds=math.ceil(wait),
             )
 
@@ -175,7 +273,10 @@ class Attempts:
         network = _network_of(peer)
         if wait := self._rate.take(network):
             raise RateLimited(
-                "Too many wrong credentials from this address", retry_after_seconds=math.ceil(wait)
+                "Too many wrong credentials from this address",
+                scope="address",
+                per_second=self.PER_SECOND,
+                retry_after_seconds=math.ceil(wait),
             )
         try:
             yield

@@ -29,6 +29,9 @@ SOON_SECONDS = 0.02
 """How long the lines of calls may wait for each other. Whatever else is logged goes out at once."""
 
 _OUTSPOKEN = (StoreError, OSError, sqlite3.Error)
+_CLIENTS_FAULTS = ("ExecuteBatchError raised in core", "Invalid encoding on ")
+"""How grpc's messages begin that a client causes: by going away while it is answered, or by bytes
+of metadata that are not UTF-8, which the message would quote, a key among them."""
 _UNFILTERED = structlog.make_filtering_bound_logger(0)
 
 
@@ -146,11 +149,9 @@ def configure_logs(level: str = "info", *, worker: int | None = None) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _Form.render],
         )
     )
+    # On the handler, since grpc logs some of them to the root logger and some to its own.
+    handler.addFilter(lambda record: not str(record.msg).startswith(_CLIENTS_FAULTS))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    # Of errors that a client makes by going away while it is answered.
-    logging.getLogger("grpc._cython.cygrpc").addFilter(
-        lambda record: not str(record.msg).startswith("ExecuteBatchError raised in core")
-    )
 
 
 def _naming(worker: int, render: structlog.typing.Processor) -> structlog.typing.Processor:

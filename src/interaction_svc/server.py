@@ -84,7 +84,12 @@ class Server:
             authenticator = Authenticator(self.store, serves_openly=serves_openly)
             guards = Guards(
                 authenticator,
-                Concurrency(settings.max_concurrent_calls),
+                Concurrency(
+                    settings.max_concurrent_calls,
+                    call_share=settings.account_call_share,
+                    stream_share=settings.account_stream_share,
+                    streams_per_key=settings.max_streams_per_key,
+                ),
                 CallRate(settings.calls_per_second),
                 settings.deadline_seconds,
             )

@@ -152,8 +152,38 @@ class Settings(BaseSettings):
     calls_per_second: int = Field(
         10_000, ge=0, le=1_000_000, description="Calls a second and account; 0 is no limit."
     )
+    account_call_share: float = Field(
+        0.75,
+        gt=0,
+        le=1,
+        description="The part of max_concurrent_calls that one account's calls may take.",
+    )
+    account_stream_share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="The part of max_concurrent_calls that one account's streams may take.",
+    )
+    max_streams_per_key: int = Field(
+        32, ge=1, le=1_000_000, description="How many gRPC streams a key may have at once."
+    )
     deadline_seconds: float = Field(
-        30, gt=0, le=3600, description="The deadline of a call whose client sets none."
+        30,
+        gt=0,
+        le=3600,
+        description="The longest that a call may take; a client's own deadline may be shorter.",
+    )
+    stream_idle_seconds: float = Field(
+        60,
+        gt=0,
+        le=3600,
+        description="After which time without a request a stream of requests is ended.",
+    )
+    stream_seconds: float = Field(
+        3600,
+        gt=0,
+        le=86_400,
+        description="The longest that a stream of requests may take, whatever its deadline.",
     )
     slow_sender_seconds: float = Field(
         10,

@@ -10,29 +10,74 @@ from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from interaction_svc.errors import MalformedRequest
+from interaction_svc.errors import InvalidField, MalformedRequest, ServiceError
+from interaction_svc.grpc_api.wire import fault_of
 from interaction_svc.interactions import check_count
 from interaction_svc.internal.v1.unparsed_pb2 import UnparsedInteractions
-from interaction_svc.v1.ingest_service_pb2 import RecordInteractionsRequest
+from interaction_svc.v1.ingest_service_pb2 import (
+    RecordInteractionRequest,
+    RecordInteractionsRequest,
+)
 from interaction_svc.v1.interaction_pb2 import Interaction
 
 M = TypeVar("M", bound=Message)
 
 
-def parsed(kind: type[M], data: bytes, request: type[Message] | None = None) -> M:
-    """Parse a message, which is a request or part of one. Raises MalformedRequest."""
+def parsed(kind: type[M], data: bytes) -> M:
+    """Parse a request. Raises InvalidField if the fault is one field's, else MalformedRequest."""
     try:
         return kind.FromString(data)
     except DecodeError as error:
-        name = (request or kind).DESCRIPTOR.full_name
-        raise MalformedRequest(f"The request is not a valid {name}") from error
+        raise _error_of(kind, data) from error
 
 
-def interactions_of(request: bytes) -> Iterator[Interaction]:
-    """Give the Interactions of a RecordInteractionsRequest, each parsed when its turn comes.
+def parsed_record(request: bytes) -> RecordInteractionRequest:
+    """Parse the request of RecordInteraction. Raises as `parsed`, and for what would be dropped."""
+    given = parsed(RecordInteractionRequest, request)
+    _check_whole(given, request)
+    return given
 
-    Raises InvalidField at once if they are too many, MalformedRequest when the bad bytes are met.
+
+def interactions_of(request: bytes) -> Iterator[Interaction | ServiceError]:
+    """Yield the Interactions of a RecordInteractionsRequest, each parsed when its turn comes.
+
+    In the place of one that can't be parsed comes its error. Raises InvalidField at once if they
+    are too many, MalformedRequest if they can't be told apart.
     """
-    unparsed = parsed(UnparsedInteractions, request, RecordInteractionsRequest).interactions
+    try:
+        unparsed = UnparsedInteractions.FromString(request).interactions
+    except DecodeError as error:
+        raise _malformed(RecordInteractionsRequest) from error
     check_count(len(unparsed))
-    return (parsed(Interaction, one, RecordInteractionsRequest) for one in unparsed)
+    return map(_interaction_of, unparsed)
+
+
+def _interaction_of(data: bytes) -> Interaction | ServiceError:
+    try:
+        interaction = Interaction.FromString(data)
+        _check_whole(interaction, data)
+    except DecodeError:
+        return _error_of(Interaction, data)
+    except InvalidField as error:
+        return error
+    return interaction
+
+
+def _check_whole(message: Message, data: bytes) -> None:
+    """Raise InvalidField if a field that is known has the wire type of another kind of field.
+
+    To protobuf such a field is an unknown one, so that a record would be stored without it. Only if
+    the size changes without the unknown fields are there any, and is it worth to look which.
+    """
+    message.DiscardUnknownFields()
+    if message.ByteSize() != len(data) and (fault := fault_of(message.DESCRIPTOR, data)):
+        raise InvalidField(*fault)
+
+
+def _error_of(kind: type[Message], data: bytes) -> ServiceError:
+    fault = fault_of(kind.DESCRIPTOR, data)
+    return _malformed(kind) if fault is None else InvalidField(*fault)
+
+
+def _malformed(kind: type[Message]) -> MalformedRequest:
+    return MalformedRequest(f"The request is not a valid {kind.DESCRIPTOR.full_name}")

@@ -17,6 +17,7 @@ from interaction_svc.grpc_api.interceptors import (
     Errors,
     InFlight,
     Observe,
+    Times,
 )
 from interaction_svc.grpc_api.interceptors.base import Context
 from interaction_svc.grpc_api.servicers import IngestServicer, InteractionServicer
@@ -119,12 +120,13 @@ class GrpcServer:
         self._health = _Health()
         admit = Admit(
             guards.concurrency,
-            guards.deadline_seconds,
+            Times(guards.deadline_seconds, settings.stream_idle_seconds, settings.stream_seconds),
             reads=frozenset(method for method, right in RIGHTS.items() if right is Right.READ),
             exempt=_REFLECTION,
         )
         authenticate = Authenticate(
             guards.authenticator,
+            guards.concurrency,
             guards.call_rate,
             RIGHTS,
             unguarded=_REFLECTION if self._address.is_loopback else frozenset(),

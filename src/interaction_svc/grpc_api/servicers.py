@@ -13,12 +13,11 @@ from interaction_svc import consistency
 from interaction_svc.calls import REQUEST_ID_HEADER, this_call
 from interaction_svc.errors import InvalidField, ServiceError
 from interaction_svc.grpc_api.interceptors.base import Context
-from interaction_svc.grpc_api.parsing import interactions_of, parsed
+from interaction_svc.grpc_api.parsing import interactions_of, parsed, parsed_record
 from interaction_svc.interactions import Interactions, Result
 from interaction_svc.store import Key, Outcome
 from interaction_svc.v1.ingest_service_pb2 import (
     RecordFailure,
-    RecordInteractionRequest,
     RecordInteractionResponse,
     RecordInteractionsResponse,
     RecordOutcome,
@@ -81,7 +80,7 @@ class IngestServicer:
 
     async def record_interaction(self, request: bytes, context: Context) -> bytes:
         """RecordInteraction: the frame that is stored now, then the outcome."""
-        given = parsed(RecordInteractionRequest, request)
+        given = parsed_record(request)
         if not given.HasField("interaction"):
             raise InvalidField("interaction", "is required")
         outcome, frame = await self._interactions.record(this_call().caller, given.interaction)
@@ -90,12 +89,25 @@ class IngestServicer:
         return (frame or b"") + rest.SerializeToString()
 
     async def record_interactions(self, requests: AsyncIterator[bytes], context: Context) -> bytes:
-        """RecordInteractions: while one request is being written, the next is read and checked.
+        """RecordInteractions: the answer follows the last request's commit.
 
-        No more than these two are in memory. They are written in their order, and the answer
-        follows the last one's commit.
+        An error that ends the stream has the counts of what was handled before it in its details.
         """
-        caller, tally = this_call().caller, _Tally()
+        tally = _Tally()
+        try:
+            await self._record_each(requests, tally)
+        except ServiceError as error:
+            error.details = (tally.counts(),)
+            raise
+        await _answer_token(self._interactions, context)
+        return tally.response().SerializeToString()
+
+    async def _record_each(self, requests: AsyncIterator[bytes], tally: "_Tally") -> None:
+        """Record requests in their order: while one is written, the next is read and checked.
+
+        No more than these two are in memory.
+        """
+        caller = this_call().caller
         writing: asyncio.Task[list[Result]] | None = None
         try:
             async for request in requests:
@@ -105,15 +117,14 @@ class IngestServicer:
                 writing = asyncio.create_task(self._interactions.record_checked(batch))
             if writing is not None:
                 tally.add(await writing)
-        except ServiceError:
-            if writing is not None:
-                await writing  # what precedes the failure is written, or has failed before it
+        except ServiceError as error:
+            # What precedes the failure is written, or has failed before it.
+            if writing is not None and not (writing.done() and writing.exception() is error):
+                tally.add(await writing)
             raise
         finally:
             if writing is not None:
                 _give_up(writing)
-        await _answer_token(self._interactions, context)
-        return tally.response().SerializeToString()
 
 
 async def _answer_token(interactions: Interactions, context: Context) -> None:
@@ -152,7 +163,13 @@ class _Tally:
             self._index += 1
 
     def response(self) -> RecordInteractionsResponse:
-        """Give the answer."""
+        """Return the answer."""
+        answer = self.counts()
+        answer.failures.extend(self._failures)
+        return answer
+
+    def counts(self) -> RecordInteractionsResponse:
+        """Return the answer without the failures, which may be too large for trailers."""
         return RecordInteractionsResponse(
             created=self._counts[Outcome.CREATED],
             updated=self._counts[Outcome.UPDATED],
@@ -160,7 +177,6 @@ class _Tally:
             stale=self._counts[Outcome.STALE],
             deleted=self._counts[Outcome.DELETED],
             failed=self._failed,
-            failures=self._failures,
         )
 
 

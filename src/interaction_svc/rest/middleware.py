@@ -168,7 +168,14 @@ class Authenticate:
             shown = call.authorization or ""
             call.caller = await self._guards.authenticator.caller(shown, call.peer)
             self._guards.call_rate.count(call.caller)
-        await self._app(scope, receive, send)
+            concurrency = self._guards.concurrency
+            concurrency.begin(call.caller)
+            try:
+                await self._app(scope, receive, send)
+            finally:
+                concurrency.end(call.caller)
+        else:
+            await self._app(scope, receive, send)
 
 
 @lru_cache(maxsize=1024)

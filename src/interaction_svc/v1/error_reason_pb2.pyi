@@ -78,9 +78,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 10
     """RESOURCE_EXHAUSTED: more is under way, or waiting to be written, than the service takes on;
-    nothing was done. Try again after the delay of the google.rpc.RetryInfo.
+    nothing was done. Try again after the delay of the google.rpc.RetryInfo. `scope` names what the
+    limit holds for: `service`, `account`, `key`, `connection`, or `anonymous`, which is all callers
+    without a key. Of calls or streams at once, `limit` is how many that one may have.
 
-    Example: `{"reason": "ERROR_REASON_OVERLOADED", "domain": "interaction-svc"}`
+    Example: `{"reason": "ERROR_REASON_OVERLOADED", "domain": "interaction-svc", "metadata":
+    {"scope": "key", "limit": "32"}}`
     """
     ERROR_REASON_UNAVAILABLE: _ErrorReason.ValueType  # 11
     """UNAVAILABLE: the store can't be used at the moment, or the service is shutting down. Try again
@@ -98,8 +101,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 13
     """RESOURCE_EXHAUSTED: the account makes more calls a second than it may, or its peer has sent too
     many wrong credentials; nothing was done. Try again after the delay of the google.rpc.RetryInfo.
+    `scope` is `account`, `key` for a key of no account, or `anonymous` for all callers without a
+    key, and `per_second` how many calls that may make; of wrong credentials `scope` is `address`.
 
-    Example: `{"reason": "ERROR_REASON_RATE_LIMITED", "domain": "interaction-svc"}`
+    Example: `{"reason": "ERROR_REASON_RATE_LIMITED", "domain": "interaction-svc", "metadata":
+    {"scope": "account", "per_second": "10000"}}`
     """
     ERROR_REASON_STORE_FULL: _ErrorReason.ValueType  # 14
     """RESOURCE_EXHAUSTED: the disk of the store is full. Nothing was done, and what only reads goes
@@ -108,9 +114,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Example: `{"reason": "ERROR_REASON_STORE_FULL", "domain": "interaction-svc"}`
     """
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 15
-    """DEADLINE_EXCEEDED: it took longer than the service's own deadline, which holds for calls whose
-    clients set none. At a client's own deadline the code is the same, and there are no details. A
-    write may have been done all the same.
+    """DEADLINE_EXCEEDED: it took longer than the service's own deadline, which holds whatever deadline
+    the client has set. At a client's own deadline, if that is shorter, the code is the same, and
+    there are no details. A write may have been done all the same.
 
     Example: `{"reason": "ERROR_REASON_DEADLINE_EXCEEDED", "domain": "interaction-svc"}`
     """
@@ -126,6 +132,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     to restore it from a backup, or record it again.
 
     Example: `{"reason": "ERROR_REASON_DATA_LOSS", "domain": "interaction-svc"}`
+    """
+    ERROR_REASON_STREAM_IDLE: _ErrorReason.ValueType  # 18
+    """DEADLINE_EXCEEDED: no request came on a stream of requests for longer than it may be idle. What
+    came before has been handled.
+
+    Example: `{"reason": "ERROR_REASON_STREAM_IDLE", "domain": "interaction-svc", "metadata":
+    {"idle_seconds": "60"}}`
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -189,9 +202,12 @@ Example: `{"reason": "ERROR_REASON_METHOD_NOT_ALLOWED", "domain": "interaction-s
 """
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 10
 """RESOURCE_EXHAUSTED: more is under way, or waiting to be written, than the service takes on;
-nothing was done. Try again after the delay of the google.rpc.RetryInfo.
+nothing was done. Try again after the delay of the google.rpc.RetryInfo. `scope` names what the
+limit holds for: `service`, `account`, `key`, `connection`, or `anonymous`, which is all callers
+without a key. Of calls or streams at once, `limit` is how many that one may have.
 
-Example: `{"reason": "ERROR_REASON_OVERLOADED", "domain": "interaction-svc"}`
+Example: `{"reason": "ERROR_REASON_OVERLOADED", "domain": "interaction-svc", "metadata":
+{"scope": "key", "limit": "32"}}`
 """
 ERROR_REASON_UNAVAILABLE: ErrorReason.ValueType  # 11
 """UNAVAILABLE: the store can't be used at the moment, or the service is shutting down. Try again
@@ -209,8 +225,11 @@ Example: `{"reason": "ERROR_REASON_INTERNAL", "domain": "interaction-svc", "meta
 ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 13
 """RESOURCE_EXHAUSTED: the account makes more calls a second than it may, or its peer has sent too
 many wrong credentials; nothing was done. Try again after the delay of the google.rpc.RetryInfo.
+`scope` is `account`, `key` for a key of no account, or `anonymous` for all callers without a
+key, and `per_second` how many calls that may make; of wrong credentials `scope` is `address`.
 
-Example: `{"reason": "ERROR_REASON_RATE_LIMITED", "domain": "interaction-svc"}`
+Example: `{"reason": "ERROR_REASON_RATE_LIMITED", "domain": "interaction-svc", "metadata":
+{"scope": "account", "per_second": "10000"}}`
 """
 ERROR_REASON_STORE_FULL: ErrorReason.ValueType  # 14
 """RESOURCE_EXHAUSTED: the disk of the store is full. Nothing was done, and what only reads goes
@@ -219,9 +238,9 @@ on. Try again after the delay of the google.rpc.RetryInfo.
 Example: `{"reason": "ERROR_REASON_STORE_FULL", "domain": "interaction-svc"}`
 """
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 15
-"""DEADLINE_EXCEEDED: it took longer than the service's own deadline, which holds for calls whose
-clients set none. At a client's own deadline the code is the same, and there are no details. A
-write may have been done all the same.
+"""DEADLINE_EXCEEDED: it took longer than the service's own deadline, which holds whatever deadline
+the client has set. At a client's own deadline, if that is shorter, the code is the same, and
+there are no details. A write may have been done all the same.
 
 Example: `{"reason": "ERROR_REASON_DEADLINE_EXCEEDED", "domain": "interaction-svc"}`
 """
@@ -237,5 +256,12 @@ ERROR_REASON_DATA_LOSS: ErrorReason.ValueType  # 17
 to restore it from a backup, or record it again.
 
 Example: `{"reason": "ERROR_REASON_DATA_LOSS", "domain": "interaction-svc"}`
+"""
+ERROR_REASON_STREAM_IDLE: ErrorReason.ValueType  # 18
+"""DEADLINE_EXCEEDED: no request came on a stream of requests for longer than it may be idle. What
+came before has been handled.
+
+Example: `{"reason": "ERROR_REASON_STREAM_IDLE", "domain": "interaction-svc", "metadata":
+{"idle_seconds": "60"}}`
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -30,8 +30,7 @@ class IngestServiceStub:
     """Writes Interactions into the log. For the services that see them happen, not for its readers.
 
     It takes a key with the role ingest or admin; what InteractionService says of keys, limits and
-    request ids holds here as well. A stream's key is checked again for each of its requests, and the
-    service's own deadline is one for each of them.
+    request ids holds here as well, but for the deadline of a stream, which has limits of its own.
 
     A record is an upsert by (session_sid, sid): sending it again changes nothing, so every record
     that brings its own SID is safe to retry. An answer means that what it says is on disk; with its
@@ -56,7 +55,17 @@ class IngestServiceStub:
 
     The Interactions of one request are recorded together; what precedes a failure of the stream
     may have been recorded, so send the whole stream again. The consistency token, which only an
-    answer has, is that of the last of them.
+    answer has, is that of the last of them. The details of an error that ends a stream have a
+    RecordInteractionsResponse without failures, with the counts of what is known to be handled.
+
+    Unless they are set otherwise, these limits hold. Without a request for 60 seconds, a stream ends
+    with DEADLINE_EXCEEDED and ERROR_REASON_STREAM_IDLE, and after an hour with DEADLINE_EXCEEDED,
+    whatever deadline its client has set. A key may have 32 streams at once, and the keys of an account
+    half of the calls that the service takes on; more are RESOURCE_EXHAUSTED. A stream whose key is
+    revoked ends within 3 seconds, UNAUTHENTICATED.
+
+    An Interaction that can't be parsed is a bad one. A request that can't be told apart into
+    Interactions ends the stream with INVALID_ARGUMENT.
     """
 
 @_typing.type_check_only
@@ -64,8 +73,7 @@ class IngestServiceAsyncStub(IngestServiceStub):
     """Writes Interactions into the log. For the services that see them happen, not for its readers.
 
     It takes a key with the role ingest or admin; what InteractionService says of keys, limits and
-    request ids holds here as well. A stream's key is checked again for each of its requests, and the
-    service's own deadline is one for each of them.
+    request ids holds here as well, but for the deadline of a stream, which has limits of its own.
 
     A record is an upsert by (session_sid, sid): sending it again changes nothing, so every record
     that brings its own SID is safe to retry. An answer means that what it says is on disk; with its
@@ -87,15 +95,24 @@ class IngestServiceAsyncStub(IngestServiceStub):
 
     The Interactions of one request are recorded together; what precedes a failure of the stream
     may have been recorded, so send the whole stream again. The consistency token, which only an
-    answer has, is that of the last of them.
+    answer has, is that of the last of them. The details of an error that ends a stream have a
+    RecordInteractionsResponse without failures, with the counts of what is known to be handled.
+
+    Unless they are set otherwise, these limits hold. Without a request for 60 seconds, a stream ends
+    with DEADLINE_EXCEEDED and ERROR_REASON_STREAM_IDLE, and after an hour with DEADLINE_EXCEEDED,
+    whatever deadline its client has set. A key may have 32 streams at once, and the keys of an account
+    half of the calls that the service takes on; more are RESOURCE_EXHAUSTED. A stream whose key is
+    revoked ends within 3 seconds, UNAUTHENTICATED.
+
+    An Interaction that can't be parsed is a bad one. A request that can't be told apart into
+    Interactions ends the stream with INVALID_ARGUMENT.
     """
 
 class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
     """Writes Interactions into the log. For the services that see them happen, not for its readers.
 
     It takes a key with the role ingest or admin; what InteractionService says of keys, limits and
-    request ids holds here as well. A stream's key is checked again for each of its requests, and the
-    service's own deadline is one for each of them.
+    request ids holds here as well, but for the deadline of a stream, which has limits of its own.
 
     A record is an upsert by (session_sid, sid): sending it again changes nothing, so every record
     that brings its own SID is safe to retry. An answer means that what it says is on disk; with its
@@ -127,7 +144,17 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
 
         The Interactions of one request are recorded together; what precedes a failure of the stream
         may have been recorded, so send the whole stream again. The consistency token, which only an
-        answer has, is that of the last of them.
+        answer has, is that of the last of them. The details of an error that ends a stream have a
+        RecordInteractionsResponse without failures, with the counts of what is known to be handled.
+
+        Unless they are set otherwise, these limits hold. Without a request for 60 seconds, a stream ends
+        with DEADLINE_EXCEEDED and ERROR_REASON_STREAM_IDLE, and after an hour with DEADLINE_EXCEEDED,
+        whatever deadline its client has set. A key may have 32 streams at once, and the keys of an account
+        half of the calls that the service takes on; more are RESOURCE_EXHAUSTED. A stream whose key is
+        revoked ends within 3 seconds, UNAUTHENTICATED.
+
+        An Interaction that can't be parsed is a bad one. A request that can't be told apart into
+        Interactions ends the stream with INVALID_ARGUMENT.
         """
 
 def add_IngestServiceServicer_to_server(servicer: IngestServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

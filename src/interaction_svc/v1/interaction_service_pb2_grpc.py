@@ -37,13 +37,15 @@ class InteractionServiceStub:
     Callers show a key in the metadata `authorization`: `Basic` with its SID, or its account's, and its
     secret, or `Bearer <key SID>.<secret>`. To get and list takes a key with the role read, operate or
     admin, to delete operate or admin. Keys are checked before the request is looked at:
-    UNAUTHENTICATED, or PERMISSION_DENIED for one without the right. Where the service has never had a
-    key, and serves this machine only, none is needed.
+    UNAUTHENTICATED, or PERMISSION_DENIED for one without the right. More than one `authorization` is
+    UNAUTHENTICATED as well. Where the service has never had a key, and serves this machine only, none is
+    needed.
 
     Any call may also end with RESOURCE_EXHAUSTED (too much is under way, too many calls a second, or
     too many wrong credentials), UNAVAILABLE or DEADLINE_EXCEEDED. A call has the service's deadline, 30
-    seconds unless it is set otherwise, if its client sets none. A request id sent in `x-request-id`, up
-    to 128 letters, digits and ._:/+=@-, comes back in the trailing metadata; else a new one does.
+    seconds unless it is set otherwise, or its client's if that is shorter. A request id sent in
+    `x-request-id`, up to 128 letters, digits and ._:/+=@-, comes back in the trailing metadata; else a
+    new one does.
 
     Where the service reads from a replica of its database, GetInteraction and ListInteractions may show
     a state some time ago. There every write, a delete or a record, has a consistency token in its
@@ -94,13 +96,15 @@ class InteractionServiceServicer:
     Callers show a key in the metadata `authorization`: `Basic` with its SID, or its account's, and its
     secret, or `Bearer <key SID>.<secret>`. To get and list takes a key with the role read, operate or
     admin, to delete operate or admin. Keys are checked before the request is looked at:
-    UNAUTHENTICATED, or PERMISSION_DENIED for one without the right. Where the service has never had a
-    key, and serves this machine only, none is needed.
+    UNAUTHENTICATED, or PERMISSION_DENIED for one without the right. More than one `authorization` is
+    UNAUTHENTICATED as well. Where the service has never had a key, and serves this machine only, none is
+    needed.
 
     Any call may also end with RESOURCE_EXHAUSTED (too much is under way, too many calls a second, or
     too many wrong credentials), UNAVAILABLE or DEADLINE_EXCEEDED. A call has the service's deadline, 30
-    seconds unless it is set otherwise, if its client sets none. A request id sent in `x-request-id`, up
-    to 128 letters, digits and ._:/+=@-, comes back in the trailing metadata; else a new one does.
+    seconds unless it is set otherwise, or its client's if that is shorter. A request id sent in
+    `x-request-id`, up to 128 letters, digits and ._:/+=@-, comes back in the trailing metadata; else a
+    new one does.
 
     Where the service reads from a replica of its database, GetInteraction and ListInteractions may show
     a state some time ago. There every write, a delete or a record, has a consistency token in its
@@ -194,13 +198,15 @@ class InteractionService:
     Callers show a key in the metadata `authorization`: `Basic` with its SID, or its account's, and its
     secret, or `Bearer <key SID>.<secret>`. To get and list takes a key with the role read, operate or
     admin, to delete operate or admin. Keys are checked before the request is looked at:
-    UNAUTHENTICATED, or PERMISSION_DENIED for one without the right. Where the service has never had a
-    key, and serves this machine only, none is needed.
+    UNAUTHENTICATED, or PERMISSION_DENIED for one without the right. More than one `authorization` is
+    UNAUTHENTICATED as well. Where the service has never had a key, and serves this machine only, none is
+    needed.
 
     Any call may also end with RESOURCE_EXHAUSTED (too much is under way, too many calls a second, or
     too many wrong credentials), UNAVAILABLE or DEADLINE_EXCEEDED. A call has the service's deadline, 30
-    seconds unless it is set otherwise, if its client sets none. A request id sent in `x-request-id`, up
-    to 128 letters, digits and ._:/+=@-, comes back in the trailing metadata; else a new one does.
+    seconds unless it is set otherwise, or its client's if that is shorter. A request id sent in
+    `x-request-id`, up to 128 letters, digits and ._:/+=@-, comes back in the trailing metadata; else a
+    new one does.
 
     Where the service reads from a replica of its database, GetInteraction and ListInteractions may show
     a state some time ago. There every write, a delete or a record, has a consistency token in its

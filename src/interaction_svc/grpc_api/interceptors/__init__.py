@@ -7,11 +7,11 @@
 5. Authenticate, so that who has no right to a call learns nothing by its request.
 """
 
-from interaction_svc.grpc_api.interceptors.admit import Admit
+from interaction_svc.grpc_api.interceptors.admit import Admit, Times
 from interaction_svc.grpc_api.interceptors.authenticate import Authenticate
 from interaction_svc.grpc_api.interceptors.base import Chain
 from interaction_svc.grpc_api.interceptors.errors import Errors
 from interaction_svc.grpc_api.interceptors.in_flight import InFlight
 from interaction_svc.grpc_api.interceptors.observe import Observe
 
-__all__ = ["Admit", "Authenticate", "Chain", "Errors", "InFlight", "Observe"]
+__all__ = ["Admit", "Authenticate", "Chain", "Errors", "InFlight", "Observe", "Times"]

@@ -1,22 +1,34 @@
-"""Admit: refuses what is more than the service takes on, and what takes too long.
+"""Admit: refuses what is more than the service takes on, and ends what takes too long.
 
-The deadline is for callers that set none: grpc ends a call at its own client's deadline itself.
+A client's own deadline, which grpc keeps by itself, can only be shorter than the service's.
 """
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, NamedTuple
 
-from interaction_svc.calls import this_call
+from interaction_svc.calls import Call, this_call
 from interaction_svc.deadline import Deadline
-from interaction_svc.errors import DeadlineExceeded
+from interaction_svc.errors import DeadlineExceeded, StreamIdle
 from interaction_svc.grpc_api.interceptors.base import (
     HEALTH_PREFIX,
     Behavior,
     Context,
     Interceptor,
+    Method,
 )
 from interaction_svc.limits import Concurrency, Unsent
+
+
+class Times(NamedTuple):
+    """How long calls may take, in seconds."""
+
+    call: float
+    """A call without streams."""
+    idle: float
+    """The wait for the next request of a stream of requests."""
+    stream: float
+    """A stream of requests."""
 
 
 class Admit(Interceptor):
@@ -24,46 +36,49 @@ class Admit(Interceptor):
 
     So are the methods of `exempt`. Those of `reads` change nothing, and may be refused at the end.
 
-    A call without a deadline gets one; a stream of requests gets it for each of its requests.
+    Time limits depend on the kind of the method. Without streams, the whole call has one. A stream
+    of requests with one answer has two, for the wait for each request and for the whole. A stream
+    of answers has none: it lasts until its client, its key or its connection ends it.
     """
 
     def __init__(
         self,
         concurrency: Concurrency,
-        deadline_seconds: float,
+        times: Times,
         *,
         reads: frozenset[str],
         exempt: frozenset[str],
     ) -> None:
         self._concurrency = concurrency
-        self._deadline_seconds = deadline_seconds
-        self._deadline = Deadline(deadline_seconds)
+        self._times = times
+        self._deadline = Deadline(times.call)
         self._reads = reads
         self._exempt = exempt
         self._unsent = Unsent()
 
     def refuses(self, method: str) -> bool:
-        """Say whether a call to this method would be refused now."""
+        """Return whether a call to this method would be refused now."""
         return self._concurrency.is_full and not self._is_exempt(method)
 
     def _is_exempt(self, method: str) -> bool:
         return method.startswith(HEALTH_PREFIX) or method in self._exempt
 
-    def around(self, method: str, behavior: Behavior) -> Behavior:
+    def around(self, method: Method, behavior: Behavior) -> Behavior:
         """Admit calls."""
-        if self._is_exempt(method):
+        if self._is_exempt(method.name):
             return behavior
+        if method.response_streaming:
+            return self._streaming_answers(behavior)
 
-        is_read = method in self._reads
+        is_read = method.name in self._reads
+        is_stream = method.request_streaming
 
         async def admitted(request: Any, context: Context) -> Any:
             call = this_call()
             self._unsent.check(call)
             with self._concurrency.slot():
-                if context.time_remaining() is not None:
-                    answer = await behavior(request, context)
-                elif not isinstance(request, bytes):
-                    answer = await behavior(self._each_in_time(request), context)
+                if is_stream:
+                    answer = await behavior(self._in_time(request), context)
                 else:
                     try:
                         with self._deadline:
@@ -73,19 +88,64 @@ class Admit(Interceptor):
             if is_read:  # what is written must not be refused afterwards
                 self._unsent.check(call, len(answer))
             task = asyncio.current_task()
-            if answer is not None and task is not None:  # which sends it when this has returned
+            if task is not None:  # which sends the answer when this has returned
                 self._unsent.hold(call, len(answer), task)
             return answer
 
         return admitted
 
-    async def _each_in_time(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    def _streaming_answers(self, behavior: Behavior) -> Behavior:
+        async def admitted(request: Any, context: Context) -> None:
+            call = this_call()
+            self._unsent.check(call)
+            with self._concurrency.slot():
+                counted: Any = _CountedAnswers(context, call, self._unsent)
+                await behavior(request, counted)
+
+        return admitted
+
+    async def _in_time(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        """Pass on the requests of a stream. Raises StreamIdle, DeadlineExceeded."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._times.stream
         while True:
+            idle_end = loop.time() + self._times.idle
             try:
-                async with asyncio.timeout(self._deadline_seconds):
+                async with asyncio.timeout_at(min(idle_end, end)):
                     request = await anext(requests)
             except StopAsyncIteration:
                 return
             except TimeoutError as error:
-                raise DeadlineExceeded from error
+                if idle_end < end:
+                    raise StreamIdle(self._times.idle) from error
+                raise DeadlineExceeded(
+                    f"The stream took longer than {self._times.stream:g} seconds,"
+                    " the most that a stream may take"
+                ) from error
             yield request
+
+
+class _CountedAnswers:
+    """The context of a stream of answers, each of which counts as unsent while it is written.
+
+    `write` returns once grpc has passed the answer on, for which the client has to read.
+    """
+
+    def __init__(self, context: Any, call: Call, unsent: Unsent) -> None:
+        self._context = context
+        self._call = call
+        self._unsent = unsent
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    async def write(self, answer: bytes) -> None:
+        """Write an answer. Raises Overloaded if too many wait already."""
+        self._unsent.check(self._call, len(answer))
+        release = self._unsent.held(self._call, len(answer))
+        try:
+            await self._context.write(answer)
+        except BaseException:  # grpc keeps the answer until the call is over
+            self._context.add_done_callback(lambda _: release())
+            raise
+        release()

@@ -5,28 +5,35 @@ from typing import Any
 
 from interaction_svc.calls import this_call
 from interaction_svc.credentials import Right
-from interaction_svc.errors import PermissionDenied
+from interaction_svc.errors import PermissionDenied, Unauthenticated
 from interaction_svc.grpc_api.interceptors.base import (
     HEALTH_PREFIX,
+    UNKNOWN,
     Behavior,
     Context,
     Interceptor,
+    Method,
 )
+from interaction_svc.grpc_api.interceptors.key_watch import KeyWatch
 from interaction_svc.keys import Authenticator
-from interaction_svc.limits import CallRate
+from interaction_svc.limits import CallRate, Concurrency
 
 
 class Authenticate(Interceptor):
-    """Puts the caller into the Call, counts it against its rate, and checks its right.
+    """Puts the caller into the Call, counts it against its limits, and checks its right.
 
     `rights` has what each method needs; those it doesn't name need no more than a key, or, if
-    they are among `unguarded`, nothing. Health is open. `is_peer_allowed` checks the names in the
-    peer's TLS certificate.
+    they are among `unguarded`, nothing. Health is open, and so are methods that don't exist: their
+    answer is the same for everyone. `is_peer_allowed` checks the names in the peer's TLS
+    certificate.
+
+    A stream ends when its key is revoked, also if nothing is sent on it.
     """
 
     def __init__(
         self,
         authenticator: Authenticator,
+        concurrency: Concurrency,
         call_rate: CallRate,
         rights: Mapping[str, Right],
         *,
@@ -34,36 +41,64 @@ class Authenticate(Interceptor):
         is_peer_allowed: Callable[[Context], bool],
     ) -> None:
         self._authenticator = authenticator
+        self._concurrency = concurrency
         self._call_rate = call_rate
         self._rights = rights
         self._unguarded = unguarded
         self._is_peer_allowed = is_peer_allowed
 
-    def around(self, method: str, behavior: Behavior) -> Behavior:
+    def around(self, method: Method, behavior: Behavior) -> Behavior:
         """Authenticate callers."""
-        if method.startswith(HEALTH_PREFIX) or method in self._unguarded:
+        name = method.name
+        if name == UNKNOWN or name.startswith(HEALTH_PREFIX) or name in self._unguarded:
             return behavior
-        right = self._rights.get(method)
+        right = self._rights.get(name)
+        is_stream = method.is_streaming
+        if is_stream and right is not None:
+            behavior = self._while_known(method, behavior)
 
         async def authenticated(request: Any, context: Context) -> Any:
             call = this_call()
             if not self._is_peer_allowed(context):
                 raise PermissionDenied("The client certificate's names are not among those allowed")
-            caller = await self._authenticator.caller(call.authorization, call.peer)
-            call.caller = caller
+            if call.bad_authorization:
+                raise Unauthenticated(call.bad_authorization)
+            call.caller = caller = await self._authenticator.caller(call.authorization, call.peer)
             self._call_rate.count(caller)
-            if right is not None:
-                caller.require(right)
-            if not isinstance(request, bytes) and right is not None:
-                request = self._each_still_known(request, call.authorization, call.peer)
-            return await behavior(request, context)
+            if right is None:
+                return await behavior(request, context)
+            caller.require(right)
+            self._concurrency.begin(caller, is_stream=is_stream)
+            try:
+                return await behavior(request, context)
+            finally:
+                self._concurrency.end(caller, is_stream=is_stream)
 
         return authenticated
 
-    async def _each_still_known(
-        self, requests: AsyncIterator[bytes], authorization: str | None, peer: str
-    ) -> AsyncIterator[bytes]:
-        """Pass the requests of a stream on until its key is revoked: it may last for hours."""
-        async for request in requests:
-            await self._authenticator.caller(authorization, peer)
-            yield request
+    def _while_known(self, method: Method, behavior: Behavior) -> Behavior:
+        """Return a stream's behavior with an end for the case that its key is revoked.
+
+        A stream of answers is interrupted wherever it is. A stream of requests with one answer is
+        interrupted between two requests only, so that it is known what became of the first.
+        """
+
+        async def answering(request: Any, context: Context) -> None:
+            with KeyWatch(self._authenticator, this_call()) as watch, watch.interruptible:
+                await behavior(request, context)
+
+        async def receiving(requests: AsyncIterator[Any], context: Context) -> Any:
+            with KeyWatch(self._authenticator, this_call()) as watch:
+                return await behavior(_interruptible(requests, watch), context)
+
+        return answering if method.response_streaming else receiving
+
+
+async def _interruptible(requests: AsyncIterator[Any], watch: KeyWatch) -> AsyncIterator[Any]:
+    while True:
+        try:
+            with watch.interruptible:
+                request = await anext(requests)
+        except StopAsyncIteration:
+            return
+        yield request

@@ -3,7 +3,8 @@
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import grpc
 
@@ -22,16 +23,30 @@ UNKNOWN = "unknown"
 """Stands for every method that there isn't: their names are their callers' invention."""
 
 
+class Method(NamedTuple):
+    """A method as `/package.Service/Name`, and which sides of its calls are streams."""
+
+    name: str
+    request_streaming: bool = False
+    response_streaming: bool = False
+
+    @property
+    def is_streaming(self) -> bool:
+        """Whether either side is a stream."""
+        return self.request_streaming or self.response_streaming
+
+
 class Interceptor(ABC):
     """Does something around calls."""
 
     @abstractmethod
-    def around(self, method: str, behavior: Behavior) -> Behavior:
-        """Give what is done in place of a method's behavior; the behavior itself for nothing.
+    def around(self, method: Method, behavior: Behavior) -> Behavior:
+        """Return what is done in place of a method's behavior; the behavior itself for nothing.
 
-        It is asked once for each method, so what depends on the method alone is done here. A
-        request is a message (bytes, for the methods of this service) or an iterator over them.
-        What a behavior returns is the response, or None if it has written responses itself.
+        It is called once for each method, so what depends on the method alone is done here. A
+        request is a message (bytes, for the methods of this service) or, if the method's requests
+        are a stream, an iterator over them. The behavior returns the response or, if the method's
+        responses are a stream, writes each to the context and returns None.
         """
 
 
@@ -82,7 +97,7 @@ class Chain(grpc.GenericRpcHandler):
             handler = self._wrapped[method] = self._wrap(method, found)
         return self._overloaded if self._refuses(method) else handler
 
-    def _wrap(self, method: str, handler: Handler) -> Handler:
+    def _wrap(self, name: str, handler: Handler) -> Handler:
         of_handler: Any = handler
         behavior: Any = next(
             behavior
@@ -94,15 +109,14 @@ class Chain(grpc.GenericRpcHandler):
             )
             if behavior is not None
         )
-        kind = f"{_ARITY[handler.request_streaming]}_{_ARITY[handler.response_streaming]}"
+        method = Method(name, handler.request_streaming, handler.response_streaming)
+        kind = f"{_ARITY[method.request_streaming]}_{_ARITY[method.response_streaming]}"
         make: Any = getattr(grpc, f"{kind}_rpc_method_handler")
-        around = self._around(
-            method, _writing(behavior) if handler.response_streaming else behavior
-        )
+        around = self._around(method, _writing(behavior) if method.response_streaming else behavior)
         wrapped: Handler = make(around, handler.request_deserializer, handler.response_serializer)
         return wrapped
 
-    def _around(self, method: str, behavior: Behavior) -> Behavior:
+    def _around(self, method: Method, behavior: Behavior) -> Behavior:
         for interceptor in reversed(self._interceptors):
             behavior = interceptor.around(method, behavior)
         return behavior
@@ -114,7 +128,7 @@ class Chain(grpc.GenericRpcHandler):
             raise error()
 
         make: Any = grpc.stream_unary_rpc_method_handler
-        handler: Handler = make(self._around(UNKNOWN, refuse))
+        handler: Handler = make(self._around(Method(UNKNOWN, request_streaming=True), refuse))
         return handler
 
 
@@ -127,8 +141,9 @@ def _writing(behavior: Any) -> Behavior:
     async def written(request: Any, context: Context) -> None:
         responses = behavior(request, context)
         if inspect.isasyncgen(responses):
-            async for response in responses:
-                await context.write(response)
+            async with aclosing(responses):
+                async for response in responses:
+                    await context.write(response)
         else:
             await responses
 

@@ -17,7 +17,7 @@ from interaction_svc.errors import (
     InvalidField,
     ServiceError,
 )
-from interaction_svc.grpc_api.interceptors.base import Behavior, Context, Interceptor
+from interaction_svc.grpc_api.interceptors.base import Behavior, Context, Interceptor, Method
 from interaction_svc.v1 import interaction_pb2
 
 log = structlog.get_logger()
@@ -30,10 +30,10 @@ class Errors(Interceptor):
     """Turns what a call raises into its status.
 
     grpc.aio sends the text of an uncaught exception to the client; here it becomes a reference,
-    and goes into the log. Cancellation is no error and passes through.
+    and goes into the log. What ends a call whose client is gone is no error and passes through.
     """
 
-    def around(self, method: str, behavior: Behavior) -> Behavior:
+    def around(self, method: Method, behavior: Behavior) -> Behavior:
         """Render errors."""
 
         async def rendered(request: Any, context: Context) -> Any:
@@ -42,7 +42,7 @@ class Errors(Interceptor):
             except ServiceError as raised:
                 # Its traceback would keep what the call has made, such as an answer, in memory.
                 error = raised.with_traceback(None)
-            except grpc.aio.AbortError:
+            except grpc.aio.BaseError:  # grpc's own: the call is over, since its client is gone
                 raise
             except Exception as cause:
                 error = Internal()
@@ -82,6 +82,7 @@ def status_of(error: ServiceError) -> status_pb2.Status:
     if error.retry_after_seconds is not None:
         delay = Duration(seconds=error.retry_after_seconds)
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    details += error.details
     status = status_pb2.Status(code=error.grpc_code.value[0], message=error.message)
     for detail in details:
         packed = AnyMessage()

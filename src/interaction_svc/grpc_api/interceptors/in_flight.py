@@ -7,7 +7,7 @@ such as health's Watch.
 import asyncio
 from typing import Any
 
-from interaction_svc.grpc_api.interceptors.base import Behavior, Context, Interceptor
+from interaction_svc.grpc_api.interceptors.base import Behavior, Context, Interceptor, Method
 
 
 class InFlight(Interceptor):
@@ -19,9 +19,9 @@ class InFlight(Interceptor):
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def around(self, method: str, behavior: Behavior) -> Behavior:
+    def around(self, method: Method, behavior: Behavior) -> Behavior:
         """Count calls."""
-        if method not in self._methods:
+        if method.name not in self._methods:
             return behavior
 
         async def counted(request: Any, context: Context) -> Any:

@@ -14,6 +14,7 @@ from interaction_svc.grpc_api.interceptors.base import (
     Behavior,
     Context,
     Interceptor,
+    Method,
 )
 from interaction_svc.observation import observed
 
@@ -24,41 +25,51 @@ _AUTHORIZATION = "authorization"
 class Observe(Interceptor):
     """Makes the Call, gives its request id back in the trailers, and observes how it ends."""
 
-    def around(self, method: str, behavior: Behavior) -> Behavior:
+    def around(self, method: Method, behavior: Behavior) -> Behavior:
         """Observe calls; those of health at debug."""
-        name = method.removeprefix("/")
-        is_quiet = method.startswith(HEALTH_PREFIX)
+        name = method.name.removeprefix("/")
+        is_quiet = method.name.startswith(HEALTH_PREFIX)
 
         async def observed_call(request: Any, context: Context) -> Any:
-            given, authorization, sent = _headers_of(context)
+            given, authorization, bad_authorization, sent = _headers_of(context)
             request_id = request_id_of(given)
             call = Call(
                 TRANSPORT, name, peer_of(context), request_id, "OK", authorization,
-                consistency=sent, is_quiet=is_quiet,
+                bad_authorization, consistency=sent, is_quiet=is_quiet,
             )  # fmt: skip
             context.set_trailing_metadata(((REQUEST_ID_HEADER, request_id),))
             with observed(call):
                 try:
                     return await behavior(request, context)
-                except grpc.aio.AbortError:
-                    call.code = call.error.grpc_code.name if call.error else "UNKNOWN"
-                    raise
                 except asyncio.CancelledError:
                     call.code = "CANCELLED"  # or its deadline has passed: grpc doesn't say
+                    raise
+                except grpc.aio.BaseError:  # aborted; or the call is over, and can't be answered
+                    call.code = call.error.grpc_code.name if call.error else "CANCELLED"
                     raise
 
         return observed_call
 
 
-def _headers_of(context: Context) -> tuple[str | None, str | None, str | None]:
-    """Give the request id, authorization and consistency token that came; the first of each.
+def _headers_of(context: Context) -> tuple[str | None, str | None, str, str | None]:
+    """Return the request id, the authorization, what is wrong with that, and the consistency token.
 
-    All at once, since grpc makes all of a call's metadata anew whenever it is asked for.
+    Of a request id or token that is repeated the first counts. They are read together, since grpc
+    makes all of a call's metadata anew for each call of `invocation_metadata`.
     """
-    first = dict(reversed(tuple(context.invocation_metadata() or ())))
+    sent = tuple(context.invocation_metadata() or ())
+    first = dict(reversed(sent))
+    authorization = _text(first.get(_AUTHORIZATION))
+    problem = ""
+    if authorization is not None:
+        if len(first) != len(sent) and sum(key == _AUTHORIZATION for key, _ in sent) > 1:
+            problem = "The metadata has more than one `authorization`; send exactly one"
+        elif not authorization.isascii():
+            problem = "The `authorization` has characters that are not ASCII; send a key's"
     return (
         _text(first.get(REQUEST_ID_HEADER)),
-        _text(first.get(_AUTHORIZATION)),
+        authorization,
+        problem,
         _text(first.get(consistency.KEY)),
     )
 
