@@ -109,6 +109,8 @@ class StoreReport:
     """Rows whose columns are not those of their frame."""
     some_bad: tuple[tuple[str, str, str], ...] = ()
     """The first of them, by session_sid, account_sid and sid."""
+    migration_bytes: int = 0
+    """How much more disk a migration takes while it runs, about; 0: none that is worth a word."""
 
     @property
     def is_current(self) -> bool:

@@ -11,10 +11,9 @@ from interaction_svc.store.errors import NotAStoreError, StoreUnavailableError
 from interaction_svc.store.postgres import migrations
 from interaction_svc.store.postgres.connection import Connection
 from interaction_svc.store.postgres.pool import Pool
+from interaction_svc.store.postgres.schema import BY_SESSION
 
 COLUMN = "session_sid"
-BY_SESSION = ("interactions", "tombstones", "session_owners")
-"""Distributed, a Session's rows of all three on one node."""
 _FIRST = BY_SESSION[0]
 ON_EVERY_NODE = ("api_keys",)
 """Reference tables: small, asked by every server, rarely written."""

@@ -23,6 +23,7 @@ from interaction_svc.store.postgres import (
     loading,
     migrations,
     reads,
+    scanning,
     sweeps,
     walking,
     writes,
@@ -130,16 +131,18 @@ class PostgresStore(Store):
         max_bytes: int,
         service_sid: str | None = None,
         session_sid: str | None = None,
+        account_sid: str | None = None,
     ) -> tuple[list[bytes], ScanPosition | None]:
         """See Store."""
         return await self._pool.run(
             partial(
-                reads.scan,
+                scanning.scan,
                 after=after,
                 limit=limit,
                 max_bytes=max_bytes,
                 service_sid=service_sid,
                 session_sid=session_sid,
+                account_sid=account_sid,
             )
         )
 
@@ -201,12 +204,14 @@ class PostgresStore(Store):
         """See Store."""
         version = (await self._pool.run(migrations.inspect)).version
         rows = bad_rows = 0
-        some_bad: list[tuple[str, str]] = []
-        after: tuple[str, str] | None = walking.BEGINNING
-        while after is not None:
+        some_bad: list[walking.Key] = []
+        after: walking.Key | None = None
+        while True:
             seen, bad, after = await self._pool.run(partial(walking.check_rows, after=after))
             rows, bad_rows = rows + seen, bad_rows + len(bad)
             some_bad += bad[: _NAMED_BAD_ROWS - len(some_bad)]
+            if after is None:
+                break
         return StoreReport(version, LATEST, rows, bad_rows, tuple(some_bad))
 
     async def count(self, table: Table) -> int:
