@@ -4,7 +4,7 @@ One suite of tests (tests/store/) runs on every backend.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -96,6 +96,10 @@ class StoredPage(NamedTuple):
     first: Position | None
     last: Position | None
     more: bool
+
+
+MigrationProgress = Callable[[str, int, int], None]
+"""Learns how far a migration has come: what the step is about, how much is done, of how much."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from interaction_svc.addresses import without_password
 from interaction_svc.store.errors import StoreError, StoreUnavailableError, StoreURLError
-from interaction_svc.store.interface import Store, StoreReport
+from interaction_svc.store.interface import MigrationProgress, Store, StoreReport
 from interaction_svc.store.postgres.dsn import FORM as _POSTGRES_FORM
 from interaction_svc.store.postgres.dsn import SCHEMES as _POSTGRES_SCHEMES
 from interaction_svc.store.postgres.dsn import Dsn
@@ -68,6 +68,7 @@ async def open_store(
     create: bool = True,
     postgres: PostgresLimits = PostgresLimits(),  # noqa: B008 immutable
     replica: ReplicaStore | None = None,
+    on_migration: MigrationProgress | None = None,
 ) -> Store:
     """Open the store, make it if it isn't there, and bring its schema up to date.
 
@@ -81,7 +82,9 @@ async def open_store(
         if replica is not None:
             return await _replicated(place, postgres, replica, migrate=migrate)
         if isinstance(place, Dsn):
-            return await _postgres_store().open(place, postgres, migrate=migrate)
+            return await _postgres_store().open(
+                place, postgres, migrate=migrate, on_migration=on_migration
+            )
         if not (create or place.exists()):
             raise StoreUnavailableError("the file isn't there")
         return await SqliteStore.open(place, migrate=migrate)

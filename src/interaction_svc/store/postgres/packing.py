@@ -102,17 +102,19 @@ def packed_row(row: Row) -> tuple[object, ...]:
 
 def row_from(values: Sequence[Any]) -> Row:
     """Return the row that these values of its columns are of."""
-    return Row(
-        session(values[0]),
-        account(values[1]),
-        interaction(values[2]),
-        service(values[3]),
-        *values[4:7],
-        participant(values[7]),
-        participant(values[8]),
-        resource(values[9]),
-        resource(values[10]),
-        *values[11:],
+    return Row._make(
+        (
+            session(values[0]),
+            account(values[1]),
+            interaction(values[2]),
+            service(values[3]),
+            *values[4:7],
+            participant(values[7]),
+            participant(values[8]),
+            resource(values[9]),
+            resource(values[10]),
+            *values[11:],
+        )
     )
 
 

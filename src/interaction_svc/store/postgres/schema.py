@@ -4,10 +4,13 @@ Steps that have been released don't change. Each says which lock it takes on tab
 use, for servers go on while it runs: nothing may keep reads or writes waiting for longer than a
 moment.
 
-A new database is made at version 2. One of version 1 is rewritten, by `rewriting`.
+A new database is made at version 2. One of version 1 is rewritten, by rewrite.py.
 """
 
 from typing import NamedTuple
+
+NOTE = "INSERT INTO schema_migrations (version, name, compatible_with) VALUES ($1, $2, $3)"
+"""The statement that says that a step has run."""
 
 
 class Migration(NamedTuple):

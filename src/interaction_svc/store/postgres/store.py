@@ -5,9 +5,12 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Self
 
+import structlog
+
 from interaction_svc.store.errors import StoreUnavailableError
 from interaction_svc.store.interface import (
     Key,
+    MigrationProgress,
     PageQuery,
     ScanPosition,
     Scope,
@@ -23,6 +26,7 @@ from interaction_svc.store.postgres import (
     loading,
     migrations,
     reads,
+    rewrite,
     scanning,
     sweeps,
     walking,
@@ -32,7 +36,7 @@ from interaction_svc.store.postgres.connection import Connection
 from interaction_svc.store.postgres.dsn import Dsn
 from interaction_svc.store.postgres.limits import PostgresLimits
 from interaction_svc.store.postgres.pool import Pool
-from interaction_svc.store.postgres.schema import LATEST
+from interaction_svc.store.postgres.schema import LATEST, REWRITTEN
 from interaction_svc.store.postgres.sharing import SharedGets, SharedRecords
 from interaction_svc.store.rows import Row
 from interaction_svc.store.sweeping import Expired, SweepPosition, Swept, TookPart
@@ -45,6 +49,9 @@ _PROBE = (
     " (SELECT max(version) FROM schema_migrations)"
 )
 _NAMED_BAD_ROWS = 20
+_LOGGED_EVERY_SECONDS = 10
+
+log = structlog.get_logger()
 
 
 class PostgresStore(Store):
@@ -63,14 +70,24 @@ class PostgresStore(Store):
         self._closing: asyncio.Task[None] | None = None
 
     @classmethod
-    async def open(cls, dsn: Dsn, limits: PostgresLimits, *, migrate: bool) -> Self:
+    async def open(
+        cls,
+        dsn: Dsn,
+        limits: PostgresLimits,
+        *,
+        migrate: bool,
+        on_migration: MigrationProgress | None = None,
+    ) -> Self:
         """Open the database; see open_store."""
-        return await cls(dsn, limits)._made_ready(dsn, migrate=migrate)
+        store = cls(dsn, limits)
+        return await store._made_ready(dsn, migrate=migrate, on_migration=on_migration)
 
-    async def _made_ready(self, dsn: Dsn, *, migrate: bool) -> Self:
+    async def _made_ready(
+        self, dsn: Dsn, *, migrate: bool, on_migration: MigrationProgress | None = None
+    ) -> Self:
         try:
             if migrate:
-                await _migrate(dsn)
+                await _migrate(dsn, on_migration)
             await self._pool.run(migrations.check_is_current)
             if await self._pool.run(distributing.is_distributed):
                 self._by_session = self._gets.by_session = self._records.by_session = True
@@ -82,7 +99,7 @@ class PostgresStore(Store):
     @classmethod
     async def distribute(cls, dsn: Dsn) -> list[str]:
         """Bring the schema up to date, and distribute its tables; see distribute_store."""
-        await _migrate(dsn)
+        await _migrate(dsn, None)
         pool = _pool(dsn, migrations.STATEMENT_SECONDS, size=1)
         try:
             return await distributing.distribute(pool)
@@ -101,9 +118,10 @@ class PostgresStore(Store):
         pool = _pool(dsn, PROBE_SECONDS, size=1)
         try:
             versions = await pool.run(migrations.inspect)
+            needed = await pool.run(rewrite.needed_bytes) if versions.version == REWRITTEN else 0
         finally:
             await asyncio.shield(pool.close())
-        return StoreReport(schema_version=versions.version, known_version=LATEST)
+        return StoreReport(versions.version, LATEST, migration_bytes=needed)
 
     async def get(self, scope: Scope, key: Key) -> bytes | None:
         """See Store."""
@@ -246,6 +264,19 @@ def _pool(dsn: Dsn, seconds: float, *, size: int) -> Pool:
     return Pool(partial(Connection.open, dsn, seconds), size=size, wait_seconds=seconds)
 
 
+class _LoggedProgress:
+    """Writes the progress of a migration to the log, every 10 seconds at most."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def __call__(self, step: str, done: int, total: int) -> None:
+        now = asyncio.get_running_loop().time()
+        if now >= self._next:
+            self._next = now + _LOGGED_EVERY_SECONDS
+            log.info("migrating the store", step=step, done=done, total=total)
+
+
 async def _probe(db: Connection) -> list[Any]:
     return await db.fetch(_PROBE)
 
@@ -254,10 +285,10 @@ async def _ask_nothing(_: Connection) -> None:
     pass
 
 
-async def _migrate(dsn: Dsn) -> None:
+async def _migrate(dsn: Dsn, on_progress: MigrationProgress | None) -> None:
     pool = _pool(dsn, migrations.STATEMENT_SECONDS, size=2)
     try:
-        await migrations.migrate(pool)
+        await migrations.migrate(pool, on_progress or _LoggedProgress())
     except asyncio.CancelledError:
         pool.terminate()  # whatever it is at; a step that hasn't run is run the next time
         raise
