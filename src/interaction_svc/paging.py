@@ -8,6 +8,7 @@ it is no secret, for a token grants nothing: every call is held to what its call
 
 import binascii
 import hashlib
+import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from functools import lru_cache
 from typing import NamedTuple
@@ -16,12 +17,16 @@ from google.protobuf.message import DecodeError
 
 from interaction_svc.errors import InvalidField, InvalidPageToken, PageTokenMismatch
 from interaction_svc.internal.v1.page_token_pb2 import PageToken
+from interaction_svc.sids import Sid
 
 DEFAULT_PAGE_SIZE = 50
 MAX_PAGE_SIZE = 1000
 MAX_TOKEN_LENGTH = 512
 _VERSION = 2
 _CHECKSUM_BYTES = 6
+_is_place = re.compile(
+    f"(?:{Sid.INTERACTION.canonical})?,(?:{Sid.ACCOUNT.canonical})?"
+).fullmatch  # stores pack SIDs, which no other text allows
 
 
 class Position(NamedTuple):
@@ -90,6 +95,8 @@ class ListIdentity(NamedTuple):
             raise PageTokenMismatch("order")
         if found.filter_digest != _digest(self.filter):
             raise PageTokenMismatch("filter")
+        if not _is_place(f"{found.sid},{found.account_sid}"):
+            raise InvalidPageToken
         position = Position(found.created_us, found.sid, found.account_sid)
         return Edge(position, found.backward, found.inclusive)
 

@@ -3,6 +3,7 @@
 import pytest
 
 from interaction_svc.store import Outcome, Row, Store, decode, row_of
+from interaction_svc.store.integrity import checksum_of
 from interaction_svc.store.tables import (
     INTERACTIONS,
     KEYS,
@@ -30,7 +31,9 @@ def new_records(table: Table, count: int) -> list[Record]:
         if table is INTERACTIONS:
             made.append(row_of(new_interaction(parents, NOON_US + n)))
         elif table is TOMBSTONES:
-            made.append(Tombstone(parents.session_sid, new_sid("KI"), NOON_US + n))
+            made.append(
+                Tombstone(parents.session_sid, parents.account_sid, new_sid("KI"), NOON_US + n)
+            )
         elif table is OWNERS:
             made.append(SessionOwner(parents.session_sid, new_sid("KS"), new_sid("AC")))
         else:
@@ -98,7 +101,7 @@ class Moving(StoreTests):
         await store.add_key(key)
         owner = SessionOwner(parents.session_sid, parents.service_sid, parents.account_sid)
         assert await everything(store, INTERACTIONS) == [kept]
-        tombstone = Tombstone(parents.session_sid, deleted.sid, NOW_US)
+        tombstone = Tombstone(parents.session_sid, parents.account_sid, deleted.sid, NOW_US)
         assert await everything(store, TOMBSTONES) == [tombstone]
         assert await everything(store, OWNERS) == [owner]
         assert await everything(store, KEYS) == [key]
@@ -108,7 +111,8 @@ class Moving(StoreTests):
     ) -> None:
         """A frame of another version of the protos too, and a time that is not made new."""
         row = row_of(new_interaction(parents))
-        row = row._replace(frame=row.frame + _UNKNOWN_FIELD)
+        frame = row.frame + _UNKNOWN_FIELD
+        row = row._replace(frame=frame, checksum=checksum_of(frame))
         assert row_of(decode(row.frame)).frame != row.frame
         owner = SessionOwner(parents.session_sid, parents.service_sid, parents.account_sid)
         await store.load(OWNERS, [owner])
@@ -134,21 +138,30 @@ class Moving(StoreTests):
         revoked = key._replace(revoked_us=NOW_US)
         await store.load(KEYS, [revoked])
         assert await store.keys() == [revoked]
-        await store.load(TOMBSTONES, [Tombstone(parents.session_sid, "KI1", NOW_US)])
-        await store.load(TOMBSTONES, [Tombstone(parents.session_sid, "KI1", NOON_US)])
-        assert await everything(store, TOMBSTONES) == [
-            Tombstone(parents.session_sid, "KI1", NOON_US)
-        ]
+        tombstone = Tombstone(parents.session_sid, parents.account_sid, new_sid("KI"), NOW_US)
+        await store.load(TOMBSTONES, [tombstone])
+        await store.load(TOMBSTONES, [tombstone._replace(deleted_us=NOON_US)])
+        assert await everything(store, TOMBSTONES) == [tombstone._replace(deleted_us=NOON_US)]
 
     async def test_a_loaded_tombstone_takes_its_interaction_and_keeps_it_away(
         self, store: Store, parents: Parents
     ) -> None:
         doomed, kept, new = (row_of(new_interaction(parents, NOON_US + n)) for n in range(3))
         await store.record([doomed, kept])
-        tombstone = Tombstone(parents.session_sid, doomed.sid, NOW_US)
+        tombstone = Tombstone(parents.session_sid, parents.account_sid, doomed.sid, NOW_US)
         await store.load(TOMBSTONES, [tombstone])
         assert await everything(store, INTERACTIONS) == [kept]
         await store.load(INTERACTIONS, [doomed, kept, new])
         assert await everything(store, INTERACTIONS) == sorted([kept, new])
         assert await store.record([doomed]) == [(Outcome.DELETED, None)]
         assert await everything(store, TOMBSTONES) == [tombstone]
+
+    async def test_a_loaded_tombstone_leaves_another_account_s_interaction(
+        self, store: Store, parents: Parents
+    ) -> None:
+        row = row_of(new_interaction(parents))
+        await store.record([row])
+        other = Tombstone(parents.session_sid, new_sid("AC"), row.sid, NOW_US)
+        await store.load(TOMBSTONES, [other])
+        await store.load(INTERACTIONS, [row])
+        assert await everything(store, INTERACTIONS) == [row]

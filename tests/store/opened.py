@@ -39,7 +39,13 @@ def query(parents: Parents, **given: Any) -> PageQuery:
 
 
 def position(row: Row) -> Position:
-    return Position(row.created_us, row.sid)
+    """Where a row is in a list of all accounts'."""
+    return Position(row.created_us, row.sid, row.account_sid)
+
+
+def position_in(scope: Scope, row: Row) -> Position:
+    """Where a row is in a list of this scope."""
+    return position(row) if scope.account_sid is None else position(row)._replace(account_sid="")
 
 
 def sids(frames: bytes) -> list[str]:

@@ -6,6 +6,8 @@ import pytest
 
 from interaction_svc.paging import Edge
 from interaction_svc.store import (
+    AmbiguousAccountError,
+    DamagedRowError,
     Filter,
     Outcome,
     ScanPosition,
@@ -13,9 +15,19 @@ from interaction_svc.store import (
     Store,
     row_of,
 )
+from interaction_svc.store.tables import INTERACTIONS, OWNERS, SessionOwner
 from interaction_svc.v1 import interaction_pb2 as pb
 from tests.build import NOON_US, Parents, new_interaction, new_leg, new_sid
-from tests.store.opened import EVERYONE, MIB, NOW_US, StoreTests, position, query, sids
+from tests.store.opened import (
+    EVERYONE,
+    MIB,
+    NOW_US,
+    StoreTests,
+    position,
+    position_in,
+    query,
+    sids,
+)
 
 
 class Reading(StoreTests):
@@ -40,13 +52,58 @@ class Reading(StoreTests):
         assert await store.get(EVERYONE, key._replace(session_sid=new_sid("KC"))) is None
         assert await store.get(EVERYONE, key._replace(sid=new_sid("KI"))) is None
 
-    async def test_sids_compare_byte_for_byte(self, store: Store, parents: Parents) -> None:
-        lower, upper = "KI" + "ab" * 16, "KI" + "AB" * 16
-        rows = [row_of(new_interaction(parents, sid=sid)) for sid in (lower, upper)]
-        assert [r.outcome for r in await store.record(rows)] == [Outcome.CREATED] * 2
-        assert await store.get(EVERYONE, parents.key(lower)) == rows[0].frame
-        page = await store.page(EVERYONE, query(parents))
-        assert sids(page.frames) == [upper, lower]
+    async def test_the_same_sids_in_two_accounts_are_two_interactions(
+        self, store: Store, parents: Parents
+    ) -> None:
+        other = parents._replace(account_sid=new_sid("AC"))
+        mine = row_of(new_interaction(parents))
+        theirs = row_of(new_interaction(other, sid=mine.sid))
+        key = parents.key(mine.sid)
+        recorded = await store.record([mine, theirs])
+        assert [outcome for outcome, _ in recorded] == [Outcome.CREATED] * 2
+        assert await store.get(Scope(parents.account_sid), key) == mine.frame
+        assert await store.get(Scope(other.account_sid), key) == theirs.frame
+        with pytest.raises(AmbiguousAccountError):
+            await store.get(EVERYONE, key)
+        await store.delete(Scope(other.account_sid), key, NOW_US)
+        assert await store.get(EVERYONE, key) == mine.frame
+
+    @pytest.mark.parametrize("service", [True, False])
+    async def test_one_account_alone_is_not_ambiguous(
+        self, store: Store, parents: Parents, service: bool
+    ) -> None:
+        """Another account has the SID under another Service, or another SID."""
+        row = row_of(new_interaction(parents))
+        other = parents._replace(account_sid=new_sid("AC"))
+        if service:
+            elsewhere = other._replace(service_sid=new_sid("KS"))
+            theirs = row_of(new_interaction(elsewhere, sid=row.sid))
+        else:
+            theirs = row_of(new_interaction(other))
+        await store.record([row, theirs])
+        assert await store.get(EVERYONE, parents.key(row.sid)) == row.frame
+
+    async def test_a_damaged_row_is_not_answered_but_named(
+        self, store: Store, parents: Parents
+    ) -> None:
+        good, row = (row_of(new_interaction(parents, NOON_US + n)) for n in range(2))
+        damaged = row._replace(frame=row.frame.replace(b"hello", b"hullo"))
+        owner = SessionOwner(parents.session_sid, parents.service_sid, parents.account_sid)
+        await store.load(OWNERS, [owner])
+        await store.load(INTERACTIONS, [good, damaged])
+        for scope in (EVERYONE, Scope(parents.account_sid)):
+            with pytest.raises(DamagedRowError, match=row.sid):
+                await store.get(scope, parents.key(row.sid))
+            assert await store.get(scope, parents.key(good.sid)) == good.frame
+        with pytest.raises(DamagedRowError, match=row.sid):
+            await store.scan(after=None, limit=10, max_bytes=MIB)
+        with pytest.raises(DamagedRowError, match=row.sid):
+            await store.read(INTERACTIONS, after=None, limit=10, max_bytes=MIB)
+        report = await store.check()
+        assert (report.rows, report.bad_rows) == (2, 1)
+        assert report.some_bad == ((parents.session_sid, parents.account_sid, row.sid),)
+        assert await store.record([row]) == [(Outcome.UPDATED, row.frame)]
+        assert (await store.check()).ok
 
     async def test_a_page_is_ordered_by_creation_and_sid(
         self, store: Store, parents: Parents
@@ -64,26 +121,102 @@ class Reading(StoreTests):
 
     @pytest.mark.parametrize("descending", [False, True])
     @pytest.mark.parametrize("backward", [False, True])
+    @pytest.mark.parametrize("of_all", [False, True])
     async def test_a_page_begins_at_its_edge_even_if_that_is_gone(
-        self, store: Store, parents: Parents, descending: bool, backward: bool
+        self, store: Store, parents: Parents, descending: bool, backward: bool, of_all: bool
     ) -> None:
+        scope = EVERYONE if of_all else Scope(parents.account_sid)
         rows = sorted(
             (row_of(new_interaction(parents, NOON_US + n // 4)) for n in range(12)), key=position
         )
         await store.record(rows)
         listed = rows[::-1] if descending else rows
-        edge = listed[6]
-        await store.delete(EVERYONE, parents.key(edge.sid), NOW_US)
-        asked = query(parents, limit=4, descending=descending, edge=Edge(position(edge), backward))
-        page = await store.page(EVERYONE, asked)
+        gone = listed[6]
+        await store.delete(EVERYONE, parents.key(gone.sid), NOW_US)
+        edge = Edge(position_in(scope, gone), backward)
+        asked = query(parents, limit=4, descending=descending, edge=edge)
+        page = await store.page(scope, asked)
         expected = listed[2:6] if backward else listed[7:11]
         assert page.frames == b"".join(row.frame for row in expected)
-        assert page.first == position(expected[0])
-        assert page.last == position(expected[-1])
+        assert page.first == position_in(scope, expected[0])
+        assert page.last == position_in(scope, expected[-1])
         assert page.more
-        inclusive = Edge(position(expected[-1] if backward else expected[0]), backward, True)
+        begin = position_in(scope, expected[-1] if backward else expected[0])
+        inclusive = Edge(begin, backward, True)
         asked = query(parents, limit=4, descending=descending, edge=inclusive)
-        assert await store.page(EVERYONE, asked) == page
+        assert await store.page(scope, asked) == page
+
+    @pytest.mark.parametrize("descending", [False, True])
+    @pytest.mark.parametrize("backward", [False, True])
+    @pytest.mark.parametrize("inclusive", [False, True])
+    @pytest.mark.parametrize("wanted", [Filter(), Filter(type=pb.INTERACTION_TYPE_MESSAGE)])
+    async def test_pages_of_all_accounts_have_every_row_once_in_order(
+        self,
+        store: Store,
+        parents: Parents,
+        descending: bool,
+        backward: bool,
+        inclusive: bool,
+        wanted: Filter,
+    ) -> None:
+        """Of the same times and SIDs in several accounts too, and from the edge at each row."""
+        accounts = [parents._replace(account_sid=new_sid("AC")) for _ in range(3)]
+        shared = [new_sid("KI") for _ in range(3)]
+        rows = [
+            row_of(new_interaction(account, NOON_US + n // 2, sid=sid))
+            for n, sid in enumerate(shared)
+            for account in accounts
+        ]
+        rows += [row_of(new_interaction(account, NOON_US + 1)) for account in accounts]
+        await store.record(rows)
+        rows.sort(key=position, reverse=descending)
+        for place, row in enumerate(rows):
+            edge = Edge(position(row), backward, inclusive)
+            asked = query(parents, limit=4, descending=descending, edge=edge, filter=wanted)
+            page = await store.page(EVERYONE, asked)
+            beyond = rows[: place + inclusive][::-1] if backward else rows[place + 1 - inclusive :]
+            expected = beyond[:4][::-1] if backward else beyond[:4]
+            assert page == (
+                b"".join(row.frame for row in expected),
+                len(expected),
+                position(expected[0]) if expected else None,
+                position(expected[-1]) if expected else None,
+                len(beyond) > 4,
+            )
+        for account in accounts:
+            scope = Scope(account.account_sid)
+            own = [row for row in rows if row.account_sid == account.account_sid]
+            asked = query(parents, descending=descending, filter=wanted)
+            page = await store.page(scope, asked)
+            assert page.frames == b"".join(row.frame for row in own)
+            assert page.first == position_in(scope, own[0])
+
+    async def test_a_page_of_all_accounts_ends_before_its_bytes_do(
+        self, store: Store, parents: Parents
+    ) -> None:
+        accounts = [parents._replace(account_sid=new_sid("AC")) for _ in range(2)]
+        rows = [
+            row_of(new_interaction(accounts[n % 2], NOON_US + n, data="x" * 10_000))
+            for n in range(10)
+        ]
+        await store.record(rows)
+        size = sum(len(row.frame) for row in rows[:3])
+        page = await store.page(EVERYONE, query(parents, max_bytes=size))
+        assert (page.rows, page.more) == (3, True)
+        assert page.frames == b"".join(row.frame for row in rows[:3])
+
+    async def test_two_services_may_share_a_session(self, store: Store, parents: Parents) -> None:
+        other = parents._replace(service_sid=new_sid("KS"))
+        rows = [row_of(new_interaction(p, NOON_US + n)) for n in range(5) for p in (parents, other)]
+        await store.record(rows)
+        for scope in (EVERYONE, Scope(parents.account_sid)):
+            for p, own in ((parents, rows[::2]), (other, rows[1::2])):
+                page = await store.page(scope, query(p, limit=4))
+                assert page.frames == b"".join(row.frame for row in own[:4])
+                assert page.more
+                rest = await store.page(scope, query(p, limit=4, edge=Edge(page.last)))  # type: ignore[arg-type]
+                assert rest.frames == own[4].frame
+                assert not rest.more
 
     async def test_more_is_said_only_if_there_is_more(self, store: Store, parents: Parents) -> None:
         rows = sorted(
@@ -148,7 +281,6 @@ class Reading(StoreTests):
             (Filter(resource_sid=leg.resource_sid), {"in", "out"}),
             (Filter(resource_status=pb.RESOURCE_STATUS_BUSY), {"in", "out"}),
             (Filter(resource_status=pb.RESOURCE_STATUS_READ), {"in", "neither"}),
-            (Filter(participant_sid=leg.participant_sid.upper()), set()),
             (Filter(created_from_us=NOON_US + 2), {"out", "neither", "voice"}),
             (Filter(created_before_us=NOON_US + 2), {"in"}),
             (
@@ -199,9 +331,11 @@ class Reading(StoreTests):
     ) -> None:
         families = [parents, *(parents._replace(session_sid=new_sid("KC")) for _ in range(3))]
         families.append(families[0]._replace(service_sid=new_sid("KS")))
+        other = parents._replace(account_sid=new_sid("AC"))
+        families.append(other)
         rows = [row_of(new_interaction(p, NOON_US + n // 2)) for p in families for n in range(5)]
         await store.record(rows)
-        rows.sort(key=lambda row: (row.session_sid, row.created_us, row.sid))
+        rows.sort(key=lambda row: (row.session_sid, row.account_sid, row.created_us, row.sid))
 
         async def scanned(**only: str) -> list[bytes]:
             frames: list[bytes] = []
@@ -222,6 +356,10 @@ class Reading(StoreTests):
             for row in rows
             if (row.service_sid, row.session_sid) == (parents.service_sid, parents.session_sid)
         ]
+        for account in (parents.account_sid, other.account_sid):
+            assert await scanned(account_sid=account) == [
+                row.frame for row in rows if row.account_sid == account
+            ]
         assert await scanned(session_sid=new_sid("KC")) == []
 
     async def test_scan_is_bounded_by_bytes(self, store: Store, parents: Parents) -> None:
@@ -230,4 +368,4 @@ class Reading(StoreTests):
         size = len(rows[0].frame) + len(rows[1].frame)
         frames, after = await store.scan(after=None, limit=10, max_bytes=size)
         assert frames == [rows[0].frame, rows[1].frame]
-        assert after == (parents.session_sid, rows[1].created_us, rows[1].sid)
+        assert after == (parents.session_sid, parents.account_sid, rows[1].created_us, rows[1].sid)

@@ -11,7 +11,7 @@ from interaction_svc.store import (
     TookPart,
     row_of,
 )
-from tests.build import NOON_US, Parents, new_interaction, new_leg, new_parents, new_sid
+from tests.build import NOON_US, SECOND_US, Parents, new_interaction, new_leg, new_parents, new_sid
 from tests.store.opened import EVERYONE, NOW_US, StoreTests, query, sids
 
 
@@ -132,7 +132,29 @@ class Sweeping(StoreTests):
         assert counts == {parents.service_sid: 3, there.service_sid: 1}
         assert await sids_in(store, parents) == [row.sid for row in rows[4:]]
         assert await swept(store, TookPart(leg.participant_sid)) == ({}, 1)
-        assert await swept(store, TookPart(other.participant_sid.upper())) == ({}, 1)
+
+    async def test_an_erasure_may_be_of_one_account(self, store: Store, parents: Parents) -> None:
+        leg = new_leg()
+        other = parents._replace(account_sid=new_sid("AC"))
+        mine = row_of(new_interaction(parents, inbound=leg))
+        theirs = row_of(new_interaction(other, sid=mine.sid, inbound=leg))
+        await store.record([mine, theirs])
+        what = TookPart(leg.participant_sid, other.account_sid)
+        assert await swept(store, what) == ({parents.service_sid: 1}, 1)
+        assert await store.record([mine, theirs]) == [
+            (Outcome.UNCHANGED, mine.frame),
+            (Outcome.DELETED, None),
+        ]
+
+    async def test_an_expired_interaction_of_one_account_leaves_the_other_s(
+        self, store: Store, parents: Parents
+    ) -> None:
+        other = parents._replace(account_sid=new_sid("AC"))
+        old = row_of(new_interaction(parents, NOON_US - SECOND_US))
+        young = row_of(new_interaction(other, NOON_US, sid=old.sid))
+        await store.record([old, young])
+        assert await swept(store, Expired(NOON_US)) == ({parents.service_sid: 1}, 1)
+        assert await store.get(EVERYONE, parents.key(old.sid)) == young.frame
 
     async def test_a_stretch_is_short_and_the_next_goes_on_from_it(
         self, store: Store, parents: Parents

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class TookPart:
     """Of this account only; None: of every account."""
 
 
-SweepPosition = tuple[str | int, ...]
+SweepPosition = tuple[Any, ...]
 """How far a sweep has come. Only the store that gave it can read it."""
 
 

@@ -1,8 +1,8 @@
 """A page whose frames SQLite joins: one step of its virtual machine for Python, not one a row.
 
-Where the page ends is found in the index alone; then one statement joins the frames between its
-first row and its last. A page of 1,000 costs half of what it costs row by row, and the thread that
-reads lets go of the interpreter once and not a thousand times.
+Where the page ends is found first; then one statement joins the frames between its first row and
+its last. A page of 1,000 costs half of what it costs row by row, and the thread that reads lets go
+of the interpreter once and not a thousand times.
 
 That group_concat joins blobs byte for byte is so in every SQLite there is, but documented for texts
 only: `joins_blobs` tries it.
@@ -14,16 +14,16 @@ from contextlib import contextmanager
 
 from interaction_svc.paging import Position
 from interaction_svc.store.bounds import bounds
-from interaction_svc.store.interface import PageQuery, StoredPage
+from interaction_svc.store.interface import PageQuery, Scope, StoredPage
+from interaction_svc.store.sqlite.packing import pack, unpack
 
-_FROM = "FROM interactions INDEXED BY interactions_by_creation WHERE session_sid = ?"
 _BETWEEN = (
-    f"{_FROM} AND service_sid = ? AND account_sid = ?"
+    "FROM interactions WHERE session_sid = ? AND account_sid = ? AND service_sid = ?"
     " AND (created_us, sid) >= (?, ?) AND (created_us, sid) <= (?, ?)"
 )
 _JOINED = "SELECT CAST(group_concat(frame, '') AS BLOB), count(*)"
 # Without a subquery, which copies each row once more (a fifth of the whole), rows come in the order
-# of the index that they are looked up in. `page` looks whether they did.
+# of the table's key. `page` looks whether they did.
 _JOIN = f"{_JOINED} {_BETWEEN}"
 _JOIN_DESCENDING = f"{_JOINED} FROM (SELECT frame {_BETWEEN} ORDER BY created_us DESC, sid DESC)"
 _SID_WITHIN = 64
@@ -42,17 +42,22 @@ def joins_blobs(db: sqlite3.Connection) -> bool:
     return bool(forward == b"".join(blobs) and backward == b"".join(reversed(blobs)))
 
 
-def page(db: sqlite3.Connection, owner: tuple[str, str], query: PageQuery) -> StoredPage | None:
-    """Give a page of a Session that has this one owner: its service_sid and account_sid.
+def page(
+    db: sqlite3.Connection, scope: Scope, query: PageQuery, account_sid: bytes
+) -> StoredPage | None:
+    """Return a page of the one account that has rows of the Session in its scope.
 
     The filter must be one of times only. None: the page has to be read row by row, because it would
     exceed its `max_bytes`, or because rows came or went between the statements.
     """
     backward = query.edge is not None and query.edge.backward
     ascending = query.descending == backward
-    condition, values = _within(query, ascending=ascending)
+    condition, values = within(account_sid, scope, query, ascending=ascending)
     way, reverse = ("", " DESC") if ascending else (" DESC", "")
-    positions = f"SELECT created_us, sid {_FROM}{condition} ORDER BY created_us%s, sid%s LIMIT %s"
+    positions = (
+        f"SELECT created_us, sid FROM interactions WHERE {condition}"
+        " ORDER BY created_us%s, sid%s LIMIT %s"
+    )
     near = db.execute(positions % (way, way, "1"), values).fetchone()
     if near is None:
         return StoredPage(b"", 0, None, None, more=False)
@@ -64,14 +69,21 @@ def page(db: sqlite3.Connection, owner: tuple[str, str], query: PageQuery) -> St
         try:
             frames, count = db.execute(
                 _JOIN_DESCENDING if query.descending else _JOIN,
-                (query.session_sid, *owner, *lowest, *highest),
+                (*values[:3], *lowest, *highest),
             ).fetchone()
         except sqlite3.DataError:  # too big
             return None
-    is_in_order = frames is not None and first[1].encode() in frames[:_SID_WITHIN]
+    begin, end = (position(scope, us, sid, account_sid) for us, sid in (first, last))
+    is_in_order = frames is not None and begin.sid.encode() in frames[:_SID_WITHIN]
     if not is_in_order or count > query.limit:
         return None
-    return StoredPage(frames, count, Position(*first), Position(*last), more=len(ends) > 1)
+    return StoredPage(frames, count, begin, end, more=len(ends) > 1)
+
+
+def position(scope: Scope, created_us: int, sid: bytes, account_sid: bytes) -> Position:
+    """Return a row's place in a list, which has the account in the scope of all accounts."""
+    account = "" if scope.account_sid is not None else unpack("account_sid", account_sid)
+    return Position(created_us, unpack("sid", sid), account)
 
 
 @contextmanager
@@ -84,16 +96,31 @@ def _longest(db: sqlite3.Connection, size: int) -> Iterator[None]:
         db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, usual)
 
 
-def _within(query: PageQuery, *, ascending: bool) -> tuple[str, list[object]]:
-    """Give the condition on the rows of the list that the page is the beginning of."""
-    condition = ""
-    values: list[object] = [query.session_sid]
-    equal = "=" if query.edge is not None and query.edge.inclusive else ""
+def within(
+    account_sid: bytes, scope: Scope, query: PageQuery, *, ascending: bool
+) -> tuple[str, list[object]]:
+    """Return the condition on an account's rows of the list that the page is the beginning of."""
+    condition = "session_sid = ? AND account_sid = ? AND service_sid = ?"
+    values: list[object] = [pack(query.session_sid), account_sid, pack(query.service_sid)]
+    equal = "=" if _has_edge(account_sid, scope, query, ascending=ascending) else ""
     low, high = bounds(query, ascending=ascending)
     if low is not None:
         condition += f" AND (created_us, sid) >{equal} (?, ?)"
-        values += low
+        values += [low.created_us, pack(low.sid)]
     if high is not None:
         condition += f" AND (created_us, sid) <{equal} (?, ?)"
-        values += high
+        values += [high.created_us, pack(high.sid)]
     return condition, values
+
+
+def _has_edge(account_sid: bytes, scope: Scope, query: PageQuery, *, ascending: bool) -> bool:
+    """Return whether a row of the account at the edge's time and SID is of the list.
+
+    In a list of all accounts that depends on the account, which is the last part of its order.
+    """
+    if query.edge is None:
+        return False
+    edge_account = pack(query.edge.position.account_sid)
+    if scope.account_sid is not None or account_sid == edge_account:
+        return query.edge.inclusive
+    return (account_sid > edge_account) == ascending

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from functools import cache
 from typing import cast
 
-from interaction_svc.store.rows import COLUMNS, Row
-from interaction_svc.store.sqlite.writes import UPDATE, insert
+from interaction_svc.store.integrity import check_frame
+from interaction_svc.store.rows import Row
+from interaction_svc.store.sqlite.packing import columns_of, pack_key, pack_record, unpack_record
+from interaction_svc.store.sqlite.writes import replace
 from interaction_svc.store.tables import INTERACTIONS, TOMBSTONES, Record, RecordKey, Table
 
-_DELETE = "DELETE FROM interactions WHERE session_sid = ? AND sid = ?"
-_VALUES = ", ".join(f"?{n}" for n in range(1, len(Row._fields) + 1))
-_UPDATE_IF_DIFFERENT = f"{UPDATE} AND ({COLUMNS}) IS NOT ({_VALUES})"
+_DELETE = "DELETE FROM interactions WHERE session_sid = ? AND account_sid = ? AND sid = ?"
 
 
 def count(db: sqlite3.Connection, table: Table) -> int:
@@ -28,37 +28,44 @@ def read(
     """See Store.read. Rows are stepped through, so that what is beyond the bounds isn't loaded."""
     records: list[Record] = []
     size = 0
-    for row in db.execute(_read(table), (*(after or ("",) * table.key_length), limit)):
-        record = table.record(*row)
+    key = pack_key(table, after or ("",) * table.key_length)
+    for packed in db.execute(_read(table), (*key, limit)):
+        record = unpack_record(table, packed)
         size += table.size_of(record)
         if records and size > max_bytes:
             break
+        if isinstance(record, Row):
+            check_frame(record.frame, record.checksum, name_of(record))
         records.append(record)
     return records
 
 
+def name_of(row: Row) -> str:
+    """Return what to call a row in errors."""
+    return f"session {row.session_sid}, account {row.account_sid}, interaction {row.sid}"
+
+
 @cache
 def _read(table: Table) -> str:
-    columns, key = ", ".join(table.columns), ", ".join(table.key_columns)
+    columns, key = ", ".join(columns_of(table)), ", ".join(table.key_columns)
     places = ", ".join("?" * table.key_length)
-    return f"SELECT {columns} FROM {table.name} WHERE ({key}) > ({places}) ORDER BY {key} LIMIT ?"
+    index = " INDEXED BY interactions_by_sid" if table is INTERACTIONS else ""
+    return (
+        f"SELECT {columns} FROM {table.name}{index}"
+        f" WHERE ({key}) > ({places}) ORDER BY {key} LIMIT ?"
+    )
 
 
 def load(db: sqlite3.Connection, table: Table, records: Sequence[Record]) -> bool:
-    """See Store.load. Says whether something of an Interaction that was stored is gone."""
+    """See Store.load. Returns whether something of an Interaction that was stored is gone."""
     if table is INTERACTIONS:
-        return _load_interactions(db, cast(Sequence[Row], records))
+        return replace(db, cast(Sequence[Row], records))
+    packed = [pack_record(table, record) for record in records]
     gone = 0
     if table is TOMBSTONES:
-        gone = db.executemany(_DELETE, map(table.key_of, records)).rowcount
-    db.executemany(_upsert(table), records)
+        gone = db.executemany(_DELETE, [key[: table.key_length] for key in packed]).rowcount
+    db.executemany(_upsert(table), packed)
     return gone > 0
-
-
-def _load_interactions(db: sqlite3.Connection, rows: Sequence[Row]) -> bool:
-    if insert(db, rows).rows == len(rows):
-        return False
-    return db.executemany(_UPDATE_IF_DIFFERENT, rows).rowcount > 0
 
 
 @cache

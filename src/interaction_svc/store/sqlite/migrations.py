@@ -1,16 +1,16 @@
-"""The schema, as numbered steps that only go forward.
+"""Which version of the schema a file has, and how it comes to the present one.
 
-Each step runs in one transaction together with the record that it ran, so that it has run or has
-not. Steps that have been released don't change.
+An empty file gets the present schema at once. A file of an earlier version is rewritten. Both leave
+a record in schema_migrations, in the transaction that does it.
 """
 
 import sqlite3
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 from interaction_svc.store.errors import NotAStoreError, SchemaTooNewError, StoreUnavailableError
 from interaction_svc.store.interface import StoreReport
+from interaction_svc.store.sqlite import schema
 from interaction_svc.store.sqlite.connection import (
     BUSY_TIMEOUT_SECONDS,
     connect,
@@ -18,106 +18,40 @@ from interaction_svc.store.sqlite.connection import (
     translated,
 )
 
-APPLICATION_ID = 0x49584E53  # "IXNS": tells a store of ours from another SQLite file
-
-
-class Migration(NamedTuple):
-    """One step: its number, a name for people, and its statements."""
-
-    version: int
-    name: str
-    statements: tuple[str, ...]
-
-
-MIGRATIONS = (
-    Migration(
-        1,
-        "interactions and tombstones",
-        (
-            """
-            CREATE TABLE interactions (
-                session_sid              TEXT NOT NULL,
-                sid                      TEXT NOT NULL,
-                account_sid              TEXT NOT NULL,
-                service_sid              TEXT NOT NULL,
-                created_us               INTEGER NOT NULL,
-                updated_us               INTEGER NOT NULL,
-                type                     INTEGER NOT NULL,
-                inbound_participant_sid  TEXT,
-                outbound_participant_sid TEXT,
-                inbound_resource_sid     TEXT,
-                outbound_resource_sid    TEXT,
-                inbound_resource_status  INTEGER,
-                outbound_resource_status INTEGER,
-                frame                    BLOB NOT NULL,
-                PRIMARY KEY (session_sid, sid)
-            ) STRICT
-            """,
-            """
-            CREATE UNIQUE INDEX interactions_by_creation
-                ON interactions (session_sid, created_us, sid)
-            """,
-            """
-            CREATE TABLE tombstones (
-                session_sid TEXT NOT NULL,
-                sid         TEXT NOT NULL,
-                deleted_us  INTEGER NOT NULL,
-                PRIMARY KEY (session_sid, sid)
-            ) STRICT, WITHOUT ROWID
-            """,
-        ),
-    ),
-    Migration(
-        2,
-        "api keys",
-        (
-            """
-            CREATE TABLE api_keys (
-                sid         TEXT PRIMARY KEY NOT NULL,
-                account_sid TEXT,
-                role        TEXT NOT NULL,
-                secret_hash BLOB NOT NULL,
-                created_us  INTEGER NOT NULL,
-                revoked_us  INTEGER
-            ) STRICT
-            """,
-            "CREATE INDEX api_keys_by_account ON api_keys (account_sid)",
-        ),
-    ),
-    Migration(
-        3,
-        "owners of sessions",
-        (
-            """
-            CREATE TABLE session_owners (
-                session_sid TEXT NOT NULL,
-                service_sid TEXT NOT NULL,
-                account_sid TEXT NOT NULL,
-                PRIMARY KEY (session_sid, service_sid, account_sid)
-            ) STRICT, WITHOUT ROWID
-            """,
-            """
-            INSERT INTO session_owners
-                SELECT DISTINCT session_sid, service_sid, account_sid FROM interactions
-            """,
-        ),
-    ),
-)
-LATEST = MIGRATIONS[-1].version
+LATEST = schema.VERSION
 _RETRY_SECONDS = 0.01
 
 
-def migrate(db: sqlite3.Connection) -> list[Migration]:
-    """Bring the schema up to date, and give the steps that were taken.
+def migrate(db: sqlite3.Connection) -> None:
+    """Bring the schema up to date.
 
-    Raises NotAStoreError, SchemaTooNewError, sqlite3.Error; the file is then as it was.
+    Raises NotAStoreError, SchemaTooNewError, StoreUnavailableError, sqlite3.Error; the file is then
+    as it was.
     """
     check_is_store(db)
+    if schema_version(db) == 0:
+        schema.set_page_size(db)
     if _journal_mode_after_wal(db) != "wal":
         raise NotAStoreError("the file's disk doesn't support SQLite's write-ahead log")
-    if schema_version(db) == MIGRATIONS[-1].version:
-        return []  # without the write lock, which another process may hold for long
-    return [step for step in MIGRATIONS if _apply(db, step)]
+    version = schema_version(db)
+    if version == LATEST:
+        return  # without the write lock, which another process may hold for long
+    if version:
+        _rewrite(version)
+        return
+    with transaction(db):
+        # Looked up under the lock: another process may be making the same file.
+        if schema_version(db) == 0:
+            schema.create(db)
+
+
+def _rewrite(version: int) -> None:
+    """Rewrite a store of an earlier version. Raises StoreUnavailableError."""
+    raise StoreUnavailableError(_outdated(version))
+
+
+def _outdated(version: int) -> str:
+    return f"its schema is version {version}, and {LATEST} is needed: run interaction-svc migrate"
 
 
 def _journal_mode_after_wal(db: sqlite3.Connection) -> str:
@@ -137,26 +71,6 @@ def _journal_mode_after_wal(db: sqlite3.Connection) -> str:
             time.sleep(_RETRY_SECONDS)
 
 
-def _apply(db: sqlite3.Connection, step: Migration) -> bool:
-    with transaction(db):
-        # Looked up under the lock: another process may be migrating the same file.
-        if schema_version(db) >= step.version:
-            return False
-        if step.version == 1:
-            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            db.execute(
-                "CREATE TABLE schema_migrations (version INTEGER PRIMARY KEY,"
-                " name TEXT NOT NULL, applied_at TEXT NOT NULL) STRICT"
-            )
-        for statement in step.statements:
-            db.execute(statement)
-        db.execute(
-            "INSERT INTO schema_migrations VALUES (?, ?, datetime('now'))",
-            (step.version, step.name),
-        )
-    return True
-
-
 def check_is_store(db: sqlite3.Connection) -> None:
     """Refuse a file that isn't ours, or that a later version of this program has changed.
 
@@ -169,7 +83,7 @@ def check_is_store(db: sqlite3.Connection) -> None:
         version = schema_version(db)
     finally:
         db.execute("COMMIT")
-    if application_id != APPLICATION_ID and not (application_id == 0 and empty):
+    if application_id != schema.APPLICATION_ID and not (application_id == 0 and empty):
         raise NotAStoreError("the file is an SQLite database, but not one of interaction-svc")
     if version > LATEST:
         raise SchemaTooNewError(
@@ -186,9 +100,7 @@ def check_is_current(db: sqlite3.Connection) -> None:
     check_is_store(db)
     version = schema_version(db)
     if version < LATEST:
-        raise StoreUnavailableError(
-            f"its schema is version {version}, and {LATEST} is needed: run interaction-svc migrate"
-        )
+        raise StoreUnavailableError(_outdated(version))
 
 
 def schema_version(db: sqlite3.Connection) -> int:

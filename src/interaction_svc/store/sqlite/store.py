@@ -22,7 +22,7 @@ from interaction_svc.store.interface import (
 from interaction_svc.store.keys import StoredKey
 from interaction_svc.store.outcomes import Outcome, Recorded
 from interaction_svc.store.rows import Row
-from interaction_svc.store.sqlite import keys, loading, migrations, reads, sweeps, writes
+from interaction_svc.store.sqlite import keys, loading, migrations, pages, reads, sweeps, writes
 from interaction_svc.store.sqlite.connection import (
     Connection,
     check_writable,
@@ -105,11 +105,11 @@ class SqliteStore(Store):
         joins = self._joins and not query.filter.looks_at_rows
         if joins:
             with suppress(NotQuickError):
-                page = await self._quick.run(reads.joined_page, scope, query)
+                page = await self._quick.run(pages.joined_page, scope, query)
                 if page is not None:
                     return page
                 joins = False
-        return await self._reading(reads.page, scope, query, joins=joins)
+        return await self._reading(pages.page, scope, query, joins=joins)
 
     async def record(self, rows: Sequence[Row]) -> list[Recorded]:
         """See Store."""
@@ -134,9 +134,12 @@ class SqliteStore(Store):
         max_bytes: int,
         service_sid: str | None = None,
         session_sid: str | None = None,
+        account_sid: str | None = None,
     ) -> tuple[list[bytes], ScanPosition | None]:
         """See Store."""
-        return await self._reading(reads.scan, after, limit, max_bytes, service_sid, session_sid)
+        return await self._reading(
+            reads.scan, after, limit, max_bytes, service_sid, session_sid, account_sid
+        )
 
     async def sweep(
         self,
@@ -187,8 +190,8 @@ class SqliteStore(Store):
         """See Store."""
         version = await self._reading(migrations.schema_version)
         rows = bad_rows = 0
-        some_bad: list[tuple[str, str]] = []
-        after: int | None = 0
+        some_bad: list[tuple[str, str, str]] = []
+        after: reads.CheckPosition | None = reads.CHECK_FIRST
         while after is not None:
             seen, bad, after = await self._reading(reads.check_rows, after)
             rows, bad_rows = rows + seen, bad_rows + len(bad)

@@ -2,14 +2,22 @@
 
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import NamedTuple
 
+from interaction_svc.store.errors import AmbiguousAccountError
 from interaction_svc.store.interface import Key, Scope
 from interaction_svc.store.outcomes import Outcome, Recorded
-from interaction_svc.store.rows import COLUMNS, Row
+from interaction_svc.store.rows import Row, merge_row
+from interaction_svc.store.sqlite.packing import (
+    COLUMNS,
+    Columns,
+    Packed,
+    pack,
+    pack_row,
+    unpack_row,
+)
 
 _ROWS_WHILE_OTHERS_READ = 50
 """How many rows a statement of a batch takes at most beside reads; the thread then rests as long.
@@ -21,54 +29,63 @@ _LONGEST_REST_SECONDS = 0.005
 """What takes longer waits for the disk, which leaves the cores to others; and rests hold the lock.
 """
 _ROWS_A_STATEMENT = (250, _ROWS_WHILE_OTHERS_READ, *range(25, 0, -1))
-"""How many new rows one statement takes, and owners of Sessions; each is prepared once.
+"""How many rows, keys or owners of Sessions one statement takes; each is prepared once.
 
-It runs without Python's lock, which it gives up and takes back once, and not once a row: a batch of
-1,000 takes 26 ms instead of 34, as many as executemany does without asking for tombstones. Each
-time the event loop may have it first, so that what waits together had better be one statement.
+It runs without Python's lock, which it gives up and takes back once, and not once a row. Each time
+the event loop may have it first, so that what waits together had better be one statement.
 """
+_KEY_COLUMNS = ("session_sid", "account_sid", "sid")
+_KEY = " AND ".join(f"{name} = ?" for name in _KEY_COLUMNS)
+_SAME_KEY = " AND ".join(f"old.{name} = new.column{n}" for n, name in enumerate(_KEY_COLUMNS, 1))
+_OLD_COLUMNS = ", ".join(f"old.{name}" for name in Columns._fields)
 
 
-def _insert(count: int) -> str:
-    places = ", ".join("?" * len(Row._fields))
-    values = ", ".join([f"({places})"] * count)
-    return (
-        f"INSERT INTO interactions ({COLUMNS}) SELECT * FROM (VALUES {values}) AS new"
-        # The first and second columns of the values are those of the key.
-        " WHERE NOT EXISTS (SELECT 1 FROM tombstones"
-        " WHERE session_sid = new.column1 AND sid = new.column2)"
-        " ON CONFLICT (session_sid, sid) DO NOTHING"
+def _values(columns: int, rows: int) -> str:
+    one = f"({', '.join('?' * columns)})"
+    return f"VALUES {', '.join([one] * rows)}"
+
+
+def _statements(form: str, columns: int) -> tuple[tuple[int, str], ...]:
+    """Return a statement for each number of rows; `form` has a place for its values."""
+    return tuple(
+        (count, form.format(values=_values(columns, count))) for count in _ROWS_A_STATEMENT
     )
 
 
-def _own(count: int) -> str:
-    values = ", ".join(["(?, ?, ?)"] * count)
-    return (
-        "INSERT OR IGNORE INTO session_owners (session_sid, service_sid, account_sid)"
-        f" VALUES {values}"
-    )
-
-
-_INSERTS = tuple((count, _insert(count)) for count in _ROWS_A_STATEMENT)
-_OWNS = tuple((count, _own(count)) for count in _ROWS_A_STATEMENT)
-_SINCE = "SELECT session_sid, sid FROM interactions WHERE rowid > ?"
-_STORED = (
-    "SELECT account_sid, service_sid, created_us, updated_us, frame FROM interactions"
-    " WHERE session_sid = ? AND sid = ?"
+# CROSS JOIN: in this order, so that each key is looked up.
+_FIND = _statements(
+    f"SELECT {_OLD_COLUMNS} FROM ({{values}}) AS new"
+    f" CROSS JOIN interactions AS old INDEXED BY interactions_by_sid ON {_SAME_KEY}",
+    len(_KEY_COLUMNS),
 )
-_KEY_COLUMNS = ("session_sid", "sid")
-UPDATE = (
-    "UPDATE interactions SET "
-    + ", ".join(
-        f"{name} = ?{n}" for n, name in enumerate(Row._fields, 1) if name not in _KEY_COLUMNS
-    )
-    + " WHERE session_sid = ?1 AND sid = ?2"
+_FIND_BURIED = _statements(
+    "SELECT old.session_sid, old.account_sid, old.sid FROM ({values}) AS new"
+    f" CROSS JOIN tombstones AS old ON {_SAME_KEY}",
+    len(_KEY_COLUMNS),
+)
+_INSERT = _statements(f"INSERT INTO interactions ({COLUMNS}) {{values}}", len(Columns._fields))
+_OWN = _statements(
+    "INSERT OR IGNORE INTO session_owners (session_sid, service_sid, account_sid) {values}", 3
+)
+_UPDATE = (
+    "UPDATE interactions INDEXED BY interactions_by_sid"
+    f" SET {', '.join(f'{name} = ?' for name in Columns._fields)} WHERE {_KEY}"
 )
 _DELETE = (
-    "DELETE FROM interactions WHERE session_sid = ?1 AND sid = ?2 AND service_sid = ?3"
-    " AND (?4 IS NULL OR account_sid = ?4)"
+    f"DELETE FROM interactions INDEXED BY interactions_by_sid WHERE {_KEY} AND service_sid = ?"
 )
-_BURY = "INSERT OR IGNORE INTO tombstones (session_sid, sid, deleted_us) VALUES (?, ?, ?)"
+_HOLDERS = (
+    "SELECT old.account_sid FROM session_owners AS owner CROSS JOIN interactions AS old"
+    " INDEXED BY interactions_by_sid USING (session_sid, account_sid)"
+    " WHERE owner.session_sid = ? AND owner.service_sid = ? AND old.sid = ?"
+    " AND old.service_sid = owner.service_sid LIMIT 2"
+)
+_BURY = (
+    "INSERT OR IGNORE INTO tombstones (session_sid, account_sid, sid, deleted_us)"
+    " VALUES (?, ?, ?, ?)"
+)
+PackedKey = tuple[bytes, bytes, bytes]
+"""A row's session_sid, account_sid and sid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,92 +112,133 @@ def record(
     db: sqlite3.Connection, rows: Sequence[Row], others_read: Callable[[], bool] = lambda: False
 ) -> list[Recorded]:
     """See Store.record."""
-    # New rows are by far the most, so all are tried as such first; those that aren't are ignored.
-    count, last = insert(db, rows, others_read)
-    if count == len(rows):
-        created = rows
-        recorded = [Recorded(Outcome.CREATED, row.frame) for row in rows]
-    else:
-        # SQLite gives new rows the rowids after the largest there is.
-        new = set(db.execute(_SINCE, (last - count,))) if count else set()
-        created = []
-        recorded = []
-        for row in rows:
-            if (key := (row.session_sid, row.sid)) in new:
-                new.remove(key)  # if it comes once more, it is there
-                created.append(row)
-                recorded.append(Recorded(Outcome.CREATED, row.frame))
-            else:
-                recorded.append(_record_again(db, row))
-    owners = {(row.session_sid, row.service_sid, row.account_sid) for row in created}
-    _insert_all(db, _OWNS, list(owners), others_read)
+    packed = list(map(pack_row, rows))
+    keys = list(map(_key_of, packed))
+    stored = _find(db, keys)
+    buried = _find_buried(db, keys)
+    new: dict[PackedKey, Packed] = {}
+    changed: dict[PackedKey, Packed] = {}
+    recorded = []
+    for key, row, columns in zip(keys, rows, packed, strict=True):
+        if key in buried:
+            recorded.append(Recorded(Outcome.DELETED, None))
+        elif (old := stored.get(key)) is None:
+            stored[key] = row  # if it comes once more, it is there
+            new[key] = columns
+            recorded.append(Recorded(Outcome.CREATED, row.frame))
+        else:
+            outcome, merged = merge_row(old, row)
+            recorded.append(outcome)
+            if merged is not None:
+                stored[key] = merged
+                (new if key in new else changed)[key] = pack_row(merged)
+    created = list(new.values())
+    insert(db, created, others_read)
+    owners = {(columns[0], columns[4], columns[1]) for columns in created}
+    _insert_all(db, _OWN, list(owners), others_read)
+    update(db, changed.values())
     return recorded
 
 
-class Inserted(NamedTuple):
-    """How many rows were inserted, and the rowid of the last one, if there was one."""
+def _key_of(columns: Packed) -> PackedKey:
+    return columns[0], columns[1], columns[3]
 
-    rows: int
-    last: int
+
+def replace(db: sqlite3.Connection, rows: Sequence[Row]) -> bool:
+    """Store rows exactly as they are, but for those with a tombstone; return if some were there.
+
+    The keys differ.
+    """
+    packed = {_key_of(columns): columns for columns in map(pack_row, rows)}
+    for key in _find_buried(db, list(packed)):
+        del packed[key]
+    stored = {key: pack_row(row) for key, row in _find(db, list(packed)).items()}
+    insert(db, [columns for key, columns in packed.items() if key not in stored])
+    different = [packed[key] for key, columns in stored.items() if packed[key] != columns]
+    update(db, different)
+    return bool(different)
+
+
+def _find(db: sqlite3.Connection, keys: Sequence[PackedKey]) -> dict[PackedKey, Row]:
+    return {
+        _key_of(columns): unpack_row(columns)
+        for statement, values in _split(_FIND, keys)
+        for columns in db.execute(statement, values)
+    }
+
+
+def _find_buried(db: sqlite3.Connection, keys: Sequence[PackedKey]) -> set[PackedKey]:
+    return {
+        key
+        for statement, values in _split(_FIND_BURIED, keys)
+        for key in db.execute(statement, values)
+    }
 
 
 def insert(
-    db: sqlite3.Connection, rows: Sequence[Row], others_read: Callable[[], bool] = lambda: False
-) -> Inserted:
-    """Insert the rows that are new and have no tombstone."""
-    return _insert_all(db, _INSERTS, rows, others_read)
+    db: sqlite3.Connection,
+    rows: Sequence[Packed],
+    others_read: Callable[[], bool] = lambda: False,
+) -> None:
+    """Insert rows that are not there."""
+    _insert_all(db, _INSERT, rows, others_read)
+
+
+def update(db: sqlite3.Connection, rows: Iterable[Packed]) -> None:
+    """Replace rows that are there, and move those whose time of creation has changed."""
+    db.executemany(_UPDATE, [(*row, *_key_of(row)) for row in rows])
+
+
+def _split(
+    statements: Sequence[tuple[int, str]], rows: Sequence[Packed]
+) -> Iterator[tuple[str, Packed]]:
+    """Yield few statements that take all rows, with their values."""
+    begin = 0
+    for count, statement in statements:
+        while len(rows) - begin >= count:
+            yield statement, tuple(chain.from_iterable(rows[begin : begin + count]))
+            begin += count
 
 
 def _insert_all(
     db: sqlite3.Connection,
     inserts: Sequence[tuple[int, str]],
-    rows: Sequence[Sequence[object]],
+    rows: Sequence[Packed],
     others_read: Callable[[], bool],
-) -> Inserted:
-    """Insert the rows that aren't there, with few statements."""
-    begin = inserted = last = 0
-    for count, insert in inserts:
+) -> None:
+    """Insert rows, and rest in between while others read."""
+    begin = 0
+    for count, statement in inserts:
         while len(rows) - begin >= count:
             gives_way = count >= _ROWS_WHILE_OTHERS_READ and others_read()
             if gives_way and count > _ROWS_WHILE_OTHERS_READ:
                 break
             values = tuple(chain.from_iterable(rows[begin : begin + count]))
             begun = time.perf_counter()
-            cursor = db.execute(insert, values)
+            db.execute(statement, values)
             if gives_way:
                 time.sleep(min(time.perf_counter() - begun, _LONGEST_REST_SECONDS))
-            inserted += cursor.rowcount
-            last = cursor.lastrowid or 0  # of this connection, whichever statement it was
             begin += count
-    return Inserted(inserted, last)
-
-
-def _record_again(db: sqlite3.Connection, row: Row) -> Recorded:
-    stored = db.execute(_STORED, (row.session_sid, row.sid)).fetchone()
-    if stored is None:
-        return Recorded(Outcome.DELETED, None)
-    account_sid, service_sid, created_us, updated_us, frame = stored
-    if (account_sid, service_sid) != (row.account_sid, row.service_sid):
-        return Recorded(Outcome.OWNER_MISMATCH, None)
-    if row.updated_us < updated_us:
-        return Recorded(Outcome.STALE, frame)
-    if row.created_us != created_us:
-        row = with_created(row, created_us)
-    if row.frame == frame:
-        return Recorded(Outcome.UNCHANGED, frame)
-    db.execute(UPDATE, row)
-    return Recorded(Outcome.UPDATED, row.frame)
 
 
 def delete(db: sqlite3.Connection, scope: Scope, key: Key, now_us: int) -> bool:
     """See Store.delete."""
-    service_sid, session_sid, sid = key
-    if db.execute(_DELETE, (session_sid, sid, service_sid, scope.account_sid)).rowcount == 0:
+    service_sid, session_sid, sid = map(pack, key)
+    if scope.account_sid is not None:
+        account_sid = pack(scope.account_sid)
+    else:
+        holders = db.execute(_HOLDERS, (session_sid, service_sid, sid)).fetchall()
+        if len(holders) > 1:
+            raise AmbiguousAccountError("several accounts have this Interaction")
+        if not holders:
+            return False
+        (account_sid,) = holders[0]
+    if db.execute(_DELETE, (session_sid, account_sid, sid, service_sid)).rowcount == 0:
         return False
-    bury(db, session_sid, sid, now_us)
+    bury(db, (session_sid, account_sid, sid), now_us)
     return True
 
 
-def bury(db: sqlite3.Connection, session_sid: str, sid: str, now_us: int) -> None:
+def bury(db: sqlite3.Connection, key: PackedKey, now_us: int) -> None:
     """Leave a tombstone, which keeps a late record from bringing the Interaction back."""
-    db.execute(_BURY, (session_sid, sid, now_us))
+    db.execute(_BURY, (*key, now_us))

@@ -1,0 +1,134 @@
+"""How records are stored: SIDs as 16 bytes, without the two letters that a column's SIDs share.
+
+The Store interface has SIDs as text, in their canonical spelling. The letters of a resource's SID
+differ, so that they stay: 18 bytes. API keys are stored as they are.
+"""
+
+from typing import Any, NamedTuple
+
+from interaction_svc.store.rows import Row
+from interaction_svc.store.tables import INTERACTIONS, KEYS, Record, RecordKey, Table
+
+Packed = tuple[Any, ...]
+"""A record, or a part of one, as SQLite has it."""
+
+
+class Columns(NamedTuple):
+    """The columns of the table of Interactions, in the order in which they are stored."""
+
+    session_sid: bytes
+    account_sid: bytes
+    created_us: int
+    sid: bytes
+    service_sid: bytes
+    updated_us: int
+    type: int
+    inbound_participant_sid: bytes | None
+    outbound_participant_sid: bytes | None
+    inbound_resource_sid: bytes | None
+    outbound_resource_sid: bytes | None
+    inbound_resource_status: int | None
+    outbound_resource_status: int | None
+    inbound_status_us: int | None
+    outbound_status_us: int | None
+    checksum: int
+    frame: bytes
+
+
+COLUMNS = ", ".join(Columns._fields)
+_PREFIXES = {
+    "session_sid": "KC",
+    "account_sid": "AC",
+    "service_sid": "KS",
+    "sid": "KI",
+    "inbound_participant_sid": "KP",
+    "outbound_participant_sid": "KP",
+}
+_from_hex = bytes.fromhex  # bound once: eight SIDs are packed of every row that is written
+
+
+def pack(sid: str) -> bytes:
+    """Return a SID without its letters; nothing of an empty one, which sorts before all."""
+    return _from_hex(sid[2:])
+
+
+def unpack(column: str, packed: bytes) -> str:
+    """Return the SID that is stored like this in a column."""
+    return _PREFIXES[column] + packed.hex()
+
+
+def pack_resource(sid: str) -> bytes:
+    """Return a resource's SID with its letters."""
+    return sid[:2].encode() + _from_hex(sid[2:])
+
+
+def _unpack_resource(packed: bytes) -> str:
+    return packed[:2].decode() + packed[2:].hex()
+
+
+def pack_row(row: Row) -> Packed:
+    """Return a row's Columns, as a plain tuple."""
+    inbound_sid, outbound_sid = row.inbound_participant_sid, row.outbound_participant_sid
+    inbound_resource, outbound_resource = row.inbound_resource_sid, row.outbound_resource_sid
+    return (
+        _from_hex(row.session_sid[2:]),
+        _from_hex(row.account_sid[2:]),
+        row.created_us,
+        _from_hex(row.sid[2:]),
+        _from_hex(row.service_sid[2:]),
+        row.updated_us,
+        row.type,
+        inbound_sid and _from_hex(inbound_sid[2:]),
+        outbound_sid and _from_hex(outbound_sid[2:]),
+        inbound_resource and pack_resource(inbound_resource),
+        outbound_resource and pack_resource(outbound_resource),
+        *row[11:],
+    )
+
+
+def unpack_row(packed: Packed) -> Row:
+    """Return the row that has these Columns."""
+    found = Columns._make(packed)
+    inbound_sid, outbound_sid = found.inbound_participant_sid, found.outbound_participant_sid
+    inbound_resource, outbound_resource = found.inbound_resource_sid, found.outbound_resource_sid
+    return Row(
+        unpack("session_sid", found.session_sid),
+        unpack("account_sid", found.account_sid),
+        unpack("sid", found.sid),
+        unpack("service_sid", found.service_sid),
+        found.created_us,
+        found.updated_us,
+        found.type,
+        None if inbound_sid is None else unpack("inbound_participant_sid", inbound_sid),
+        None if outbound_sid is None else unpack("outbound_participant_sid", outbound_sid),
+        None if inbound_resource is None else _unpack_resource(inbound_resource),
+        None if outbound_resource is None else _unpack_resource(outbound_resource),
+        *packed[11:],
+    )
+
+
+def columns_of(table: Table) -> tuple[str, ...]:
+    """Return a table's columns in the order of its packed records."""
+    return Columns._fields if table is INTERACTIONS else table.columns
+
+
+def pack_key(table: Table, key: RecordKey) -> Packed:
+    """Return the key of a record of any table, in the order of the table's key_columns."""
+    return key if table is KEYS else tuple(map(pack, key))
+
+
+def pack_record(table: Table, record: Record) -> Packed:
+    """Return a record of any table."""
+    if isinstance(record, Row):
+        return pack_row(record)
+    return (*pack_key(table, table.key_of(record)), *record[table.key_length :])
+
+
+def unpack_record(table: Table, packed: Packed) -> Record:
+    """Return the record of any table that is stored like this."""
+    if table is INTERACTIONS:
+        return unpack_row(packed)
+    if table is KEYS:
+        return table.record._make(packed)
+    key = map(unpack, table.key_columns, packed)
+    return table.record._make((*key, *packed[table.key_length :]))
