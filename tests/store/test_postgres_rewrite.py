@@ -328,7 +328,7 @@ async def test_rights_and_settings_of_the_old_tables_are_those_of_the_new_ones(
     before, meanwhile, after = (new_interaction(parents) for _ in range(3))
     await version1.record(serving, before)
 
-    def write(*_: object) -> None:
+    def write(step: str, done: int, total: int) -> None:
         if not writing:  # with its own rights, which don't reach what the migration has made
             writing.append(asyncio.create_task(version1.record(serving, meanwhile)))
 

@@ -4,7 +4,7 @@ One suite of tests (tests/store/) runs on every backend.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -98,8 +98,11 @@ class StoredPage(NamedTuple):
     more: bool
 
 
-MigrationProgress = Callable[[str, int, int], None]
-"""Learns how far a migration has come: what the step is about, how much is done, of how much."""
+class MigrationProgress(Protocol):
+    """Learns how far a migration of a store has come."""
+
+    def __call__(self, step: str, done: int, total: int) -> None:
+        """Take what the step is about, how much of it is done, and of how much."""
 
 
 @dataclass(frozen=True, slots=True)

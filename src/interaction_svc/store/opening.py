@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,10 @@ from interaction_svc.store.postgres.dsn import FORM as _POSTGRES_FORM
 from interaction_svc.store.postgres.dsn import SCHEMES as _POSTGRES_SCHEMES
 from interaction_svc.store.postgres.dsn import Dsn
 from interaction_svc.store.postgres.limits import PostgresLimits, ReplicaStore
+from interaction_svc.store.progress import LoggedProgress
 from interaction_svc.store.sqlite import backup
 from interaction_svc.store.sqlite.migrations import inspect
+from interaction_svc.store.sqlite.rewrite import needed_bytes
 from interaction_svc.store.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:
@@ -74,7 +77,8 @@ async def open_store(
 
     With `migrate=False` a store that isn't there or isn't up to date is an error, with
     `create=False` only one that isn't there; a database always has to be there, and a new one has
-    no schema. Callers' reads go to the replica, which only a database can have. Raises
+    no schema. `on_migration` learns how far a migration has come; without it the log does. Callers'
+    reads go to the replica, which only a database can have. Raises
     StoreURLError, NotAStoreError, SchemaTooNewError, StoreUnavailableError, StoreFullError.
     """
     place = check_url(url)
@@ -83,11 +87,13 @@ async def open_store(
             return await _replicated(place, postgres, replica, migrate=migrate)
         if isinstance(place, Dsn):
             return await _postgres_store().open(
-                place, postgres, migrate=migrate, on_migration=on_migration
+                place, postgres, migrate=migrate, on_migration=on_migration or LoggedProgress()
             )
         if not (create or place.exists()):
             raise StoreUnavailableError("the file isn't there")
-        return await SqliteStore.open(place, migrate=migrate)
+        return await SqliteStore.open(
+            place, migrate=migrate, on_migration=on_migration or LoggedProgress()
+        )
 
 
 async def check_store(url: str) -> StoreReport:
@@ -100,7 +106,7 @@ async def check_store(url: str) -> StoreReport:
         if isinstance(place, Dsn):
             versions = await _postgres_store().inspect(place)
         else:
-            versions = inspect(place)
+            versions = replace(inspect(place), migration_bytes=needed_bytes(place))
     if not versions.is_current:
         return versions
     store = await open_store(url, migrate=False)

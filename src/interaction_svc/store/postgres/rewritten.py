@@ -1,7 +1,7 @@
 """What becomes of a row of version 1, whose SIDs are texts of either case, in version 2."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -10,6 +10,7 @@ from interaction_svc.store.errors import DamagedRowError, NotAStoreError
 from interaction_svc.store.integrity import checksum_of
 from interaction_svc.store.outcomes import Outcome
 from interaction_svc.store.rows import Row, decode, merge_row, row_of
+from interaction_svc.v1.interaction_pb2 import Interaction
 
 log = structlog.get_logger()
 
@@ -80,42 +81,39 @@ def is_damaged(row: Row) -> bool:
 
 
 def _converted(old: OldRow) -> Row:
-    """Return a row of version 2, made from the frame. The frame's bytes stay if its SIDs do.
+    """Return a row of version 2. The frame's bytes stay what they are if its SIDs do.
 
-    If the frame can't be read, or is another Interaction's, the row keeps its columns and bytes,
-    and gets a checksum that doesn't fit: nothing is lost, and it is never answered as good.
+    If the frame can't be read, or says something else than the columns, the row keeps its bytes and
+    gets a checksum that doesn't fit: nothing is lost, and it is never answered as good.
     """
-    keys = (old.session_sid, old.account_sid, old.sid, old.service_sid)
     try:
         interaction = decode(old.frame)
-        given = (
-            interaction.session_sid,
-            interaction.account_sid,
-            interaction.sid,
-            interaction.service_sid,
-        )
-        if given != keys:
-            return _damaged(old)
-        changed = False
-        messages = (
-            (interaction, ("session_sid", "account_sid", "sid", "service_sid")),
-            (interaction.inbound, ("participant_sid", "resource_sid")),
-            (interaction.outbound, ("participant_sid", "resource_sid")),
-        )
-        for message, names in messages:
-            for name in names:
-                sid = getattr(message, name)
-                if sid != (canonical := canonical_sid(sid)):
-                    setattr(message, name, canonical)
-                    changed = True
+        changed = _make_canonical(interaction)
         row = row_of(interaction)
-        if _has_wrong_sid(row):
-            return _damaged(old)
     except (DamagedRowError, ValueError):
+        return _damaged(old)
+    columns = _canonical_columns(old)
+    if any(getattr(row, name) != value for name, value in columns.items()):
         return _damaged(old)
     if changed:
         return row
     return row._replace(frame=old.frame, checksum=checksum_of(old.frame))
+
+
+def _make_canonical(interaction: Interaction) -> bool:
+    """Put a message's SIDs into lower case; return whether that changed any."""
+    changed = False
+    for message, names in (
+        (interaction, ("session_sid", "account_sid", "sid", "service_sid")),
+        (interaction.inbound, ("participant_sid", "resource_sid")),
+        (interaction.outbound, ("participant_sid", "resource_sid")),
+    ):
+        for name in names:
+            sid = getattr(message, name)
+            if sid != (canonical := canonical_sid(sid)):
+                setattr(message, name, canonical)
+                changed = True
+    return changed
 
 
 _KINDS = {
@@ -130,11 +128,14 @@ _KINDS = {
 }
 
 
-def _has_wrong_sid(row: Row) -> bool:
-    return any(
-        sid is not None and not kind.matches(sid)
-        for kind, sid in ((kind, getattr(row, name)) for name, kind in _KINDS.items())
-    )
+def _canonical_columns(old: OldRow) -> dict[str, Any]:
+    """Return the columns of a row, but its frame. Raises NotAStoreError if one is no SID."""
+    columns = old._asdict()
+    del columns["frame"]
+    for name, kind in _KINDS.items():
+        if columns[name] is not None:
+            columns[name] = check_sid(kind, columns[name])
+    return columns
 
 
 def _damaged(old: OldRow) -> Row:
@@ -144,28 +145,10 @@ def _damaged(old: OldRow) -> Row:
         account_sid=old.account_sid,
         sid=old.sid,
     )
-    legs = {
-        name: None if sid is None or not _KINDS[name].matches(sid) else canonical_sid(sid)
-        for name in _KINDS
-        if name.startswith(("inbound", "outbound"))
-        for sid in [getattr(old, name)]
-    }
     return Row(
-        check_sid(Sid.SESSION, old.session_sid),
-        check_sid(Sid.ACCOUNT, old.account_sid),
-        check_sid(Sid.INTERACTION, old.sid),
-        check_sid(Sid.SERVICE, old.service_sid),
-        old.created_us,
-        old.updated_us,
-        old.type,
-        legs["inbound_participant_sid"],
-        legs["outbound_participant_sid"],
-        legs["inbound_resource_sid"],
-        legs["outbound_resource_sid"],
-        old.inbound_resource_status,
-        old.outbound_resource_status,
-        None,
-        None,
-        ~checksum_of(old.frame),
-        old.frame,
+        **_canonical_columns(old),
+        inbound_status_us=None,
+        outbound_status_us=None,
+        checksum=~checksum_of(old.frame),
+        frame=old.frame,
     )

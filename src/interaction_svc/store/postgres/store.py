@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Self
 
-import structlog
-
 from interaction_svc.store.errors import StoreUnavailableError
 from interaction_svc.store.interface import (
     Key,
@@ -38,6 +36,7 @@ from interaction_svc.store.postgres.limits import PostgresLimits
 from interaction_svc.store.postgres.pool import Pool
 from interaction_svc.store.postgres.schema import LATEST, REWRITTEN
 from interaction_svc.store.postgres.sharing import SharedGets, SharedRecords
+from interaction_svc.store.progress import LoggedProgress
 from interaction_svc.store.rows import Row
 from interaction_svc.store.sweeping import Expired, SweepPosition, Swept, TookPart
 from interaction_svc.store.tables import Record, RecordKey, Table
@@ -49,9 +48,6 @@ _PROBE = (
     " (SELECT max(version) FROM schema_migrations)"
 )
 _NAMED_BAD_ROWS = 20
-_LOGGED_EVERY_SECONDS = 10
-
-log = structlog.get_logger()
 
 
 class PostgresStore(Store):
@@ -76,14 +72,14 @@ class PostgresStore(Store):
         limits: PostgresLimits,
         *,
         migrate: bool,
-        on_migration: MigrationProgress | None = None,
+        on_migration: MigrationProgress,
     ) -> Self:
         """Open the database; see open_store."""
         store = cls(dsn, limits)
         return await store._made_ready(dsn, migrate=migrate, on_migration=on_migration)
 
     async def _made_ready(
-        self, dsn: Dsn, *, migrate: bool, on_migration: MigrationProgress | None = None
+        self, dsn: Dsn, *, migrate: bool, on_migration: MigrationProgress
     ) -> Self:
         try:
             if migrate:
@@ -99,7 +95,7 @@ class PostgresStore(Store):
     @classmethod
     async def distribute(cls, dsn: Dsn) -> list[str]:
         """Bring the schema up to date, and distribute its tables; see distribute_store."""
-        await _migrate(dsn, None)
+        await _migrate(dsn, LoggedProgress())
         pool = _pool(dsn, migrations.STATEMENT_SECONDS, size=1)
         try:
             return await distributing.distribute(pool)
@@ -264,19 +260,6 @@ def _pool(dsn: Dsn, seconds: float, *, size: int) -> Pool:
     return Pool(partial(Connection.open, dsn, seconds), size=size, wait_seconds=seconds)
 
 
-class _LoggedProgress:
-    """Writes the progress of a migration to the log, every 10 seconds at most."""
-
-    def __init__(self) -> None:
-        self._next = 0.0
-
-    def __call__(self, step: str, done: int, total: int) -> None:
-        now = asyncio.get_running_loop().time()
-        if now >= self._next:
-            self._next = now + _LOGGED_EVERY_SECONDS
-            log.info("migrating the store", step=step, done=done, total=total)
-
-
 async def _probe(db: Connection) -> list[Any]:
     return await db.fetch(_PROBE)
 
@@ -285,10 +268,10 @@ async def _ask_nothing(_: Connection) -> None:
     pass
 
 
-async def _migrate(dsn: Dsn, on_progress: MigrationProgress | None) -> None:
+async def _migrate(dsn: Dsn, on_progress: MigrationProgress) -> None:
     pool = _pool(dsn, migrations.STATEMENT_SECONDS, size=2)
     try:
-        await migrations.migrate(pool, on_progress or _LoggedProgress())
+        await migrations.migrate(pool, on_progress)
     except asyncio.CancelledError:
         pool.terminate()  # whatever it is at; a step that hasn't run is run the next time
         raise
