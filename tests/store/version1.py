@@ -5,8 +5,9 @@ from typing import NamedTuple
 import asyncpg
 
 from interaction_svc import timestamps
-from interaction_svc.store import row_of
+from interaction_svc.store import decode, row_of
 from interaction_svc.v1 import interaction_pb2 as pb
+from tests.build import Parents, new_sid
 
 # As released: it doesn't change any more.
 SCHEMA = """
@@ -115,5 +116,13 @@ async def delete(db: asyncpg.Connection, interaction: pb.Interaction, now_us: in
         )
 
 
-def created_us(interaction: pb.Interaction) -> int:
-    return timestamps.to_us(interaction.create_time)
+def copy_of(template: Values, parents: Parents, us: int) -> Values:
+    """Return another row like the template; of the frame's bytes only SIDs and times change."""
+    ids = {**parents._asdict(), "sid": new_sid("KI")}
+    frame = template.frame
+    for name, sid in ids.items():
+        frame = frame.replace(getattr(template, name).encode(), sid.encode())
+    interaction = decode(frame)
+    timestamps.set_us(interaction.create_time, us)
+    timestamps.set_us(interaction.update_time, us)
+    return values_of(interaction)
