@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from interaction_svc import timestamps
 from interaction_svc.store import (
     Outcome,
     Store,
@@ -17,8 +19,11 @@ from interaction_svc.store import (
     check_store,
     row_of,
 )
+from interaction_svc.store.postgres.packing import packed_row
+from interaction_svc.store.rows import COLUMNS
 from interaction_svc.store.tables import INTERACTIONS
-from tests.build import NOON_US, Parents, new_interaction, new_leg, new_parents, new_sid
+from interaction_svc.v1 import interaction_pb2 as pb
+from tests.build import NOON_US, SECOND_US, Parents, new_interaction, new_leg, new_parents, new_sid
 from tests.postgres import Cluster
 from tests.store.databases import database, opened_store
 from tests.store.keeping import new_key
@@ -66,7 +71,8 @@ async def test_a_load_that_meets_a_record_of_the_same_row_is_the_one_that_stays(
         recording = db.transaction()
         await recording.start()
         places = ", ".join(f"${n}" for n in range(1, len(row) + 1))
-        await db.execute(f"INSERT INTO interactions VALUES ({places})", *earlier)
+        statement = f"INSERT INTO interactions ({COLUMNS}) VALUES ({places})"
+        await db.execute(statement, *packed_row(earlier))
         loading = asyncio.create_task(store.load(INTERACTIONS, [row]))
         async with asyncio.timeout(30), cluster.connected(database) as onlooker:
             while not await onlooker.fetchval(
@@ -90,6 +96,15 @@ async def test_one_of_many_servers_creates(servers: list[Store], parents: Parent
         assert outcomes == [Outcome.CREATED] * 5 + [Outcome.UNCHANGED] * 15
 
 
+def _at_second(n: int, first: pb.Interaction, **fields: Any) -> pb.Interaction:
+    """An update of an Interaction, so many seconds later."""
+    made = pb.Interaction()
+    made.CopyFrom(first)
+    made.MergeFrom(pb.Interaction(**fields))
+    timestamps.set_us(made.update_time, NOON_US + n * SECOND_US)
+    return made
+
+
 async def test_the_newest_of_many_servers_updates_stays(
     servers: list[Store], parents: Parents
 ) -> None:
@@ -97,10 +112,7 @@ async def test_the_newest_of_many_servers_updates_stays(
         first = [new_interaction(parents) for _ in range(3)]
         await servers[0].record([row_of(interaction) for interaction in first])
         updates = [
-            [
-                row_of(new_interaction(parents, NOON_US, NOON_US + n, sid=one.sid, data=f'"{n}"'))
-                for one in (first if n % 2 else first[::-1])
-            ]
+            [row_of(_at_second(n, one, data=f'"{n}"')) for one in (first if n % 2 else first[::-1])]
             for n in range(1, 5)
         ]
         await asyncio.gather(
@@ -142,11 +154,12 @@ async def test_an_insert_that_waited_for_a_delete_sees_its_tombstone(
         await transaction.start()
         await other.execute("DELETE FROM interactions")
         await other.execute(
-            "INSERT INTO tombstones VALUES ($1, $2, 0)", parents.session_sid, row.sid
+            "INSERT INTO tombstones VALUES ($1, $2, $3, 0)",
+            *(sid[2:] for sid in (row.session_sid, row.account_sid, row.sid)),
         )
-        thief = parents._replace(account_sid=new_sid("AC"))
+        elsewhere = parents._replace(service_sid=new_sid("KS"))
         recording = asyncio.create_task(
-            servers[1].record([row_of(new_interaction(thief, sid=row.sid))])
+            servers[1].record([row_of(new_interaction(elsewhere, sid=row.sid))])
         )
         waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
         async with asyncio.timeout(20), cluster.connected(database) as watching:
@@ -223,13 +236,14 @@ async def test_check_names_rows_whose_columns_are_not_those_of_their_frame(
     async with opened_store(cluster.url(database)) as store:
         await store.record(rows)
     assert (await check_store(cluster.url(database))).rows == 600
-    bad = rows[3], rows[400], rows[599]
-    cluster.sql(database, f"UPDATE interactions SET type = 3 WHERE sid = '{bad[0].sid}'")
-    cluster.sql(database, rf"UPDATE interactions SET frame = '\xff' WHERE sid = '{bad[1].sid}'")
-    cluster.sql(database, f"UPDATE interactions SET account_sid = 'AC' WHERE sid = '{bad[2].sid}'")
+    bad = rows[3], rows[200], rows[400], rows[599]
+    other = rows[0].frame.hex()
+    changes = ("type = 3", r"frame = '\xff'", rf"frame = '\x{other}'", "checksum = 1")
+    for row, change in zip(bad, changes, strict=True):
+        cluster.sql(database, f"UPDATE interactions SET {change} WHERE sid = '{row.sid[2:]}'")
     report = await check_store(cluster.url(database))
-    assert (report.rows, report.bad_rows, report.ok) == (600, 3, False)
-    assert report.some_bad == tuple((row.session_sid, row.sid) for row in bad)
+    assert (report.rows, report.bad_rows, report.ok) == (600, 4, False)
+    assert report.some_bad == tuple(row[:3] for row in bad)
 
 
 async def test_calls_beside_a_close_are_done_or_refused(

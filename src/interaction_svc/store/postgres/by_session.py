@@ -11,26 +11,25 @@ from operator import itemgetter
 from typing import Any
 
 from interaction_svc.store.postgres.connection import Connection
-from interaction_svc.store.postgres.writes import Owner, RowKey, Statements
+from interaction_svc.store.postgres.packing import digits, packed_row
+from interaction_svc.store.postgres.writes import LOCKED, Owner, RowKey, Statements
 from interaction_svc.store.rows import COLUMNS, Row
 
 MAX_ROWS_A_STATEMENT = 256
-_STORED = (
-    "SELECT session_sid, sid, account_sid, service_sid, created_us, updated_us, frame"
-    " FROM interactions WHERE session_sid = $1 AND sid = ANY($2::text[])"
-)
+_OF_ACCOUNT = "WHERE session_sid = $1 AND account_sid = $2 AND sid = ANY($3::uuid[])"
+_STORED = f"SELECT {COLUMNS} FROM interactions {_OF_ACCOUNT}"
+_IN_ORDER = " ORDER BY sid"
+_BURIED = f"SELECT false, session_sid, account_sid, sid FROM tombstones {_OF_ACCOUNT}"
 _LOOK_AGAIN = (
-    "SELECT session_sid, sid, NULL AS account_sid FROM tombstones"
-    " WHERE session_sid = $1 AND sid = ANY($2::text[])"
-    " UNION ALL"
-    " SELECT session_sid, service_sid, account_sid FROM session_owners"
-    " WHERE session_sid = $1 AND service_sid = ANY($3::text[]) AND account_sid = ANY($4::text[])"
+    f"{_BURIED} UNION ALL SELECT true, session_sid, service_sid, account_sid FROM session_owners"
+    " WHERE session_sid = $1 AND service_sid = ANY($4::uuid[]) AND account_sid = $2"
 )
 _OWN = (
     "INSERT INTO session_owners (session_sid, service_sid, account_sid) VALUES ($1, $2, $3)"
     " ON CONFLICT DO NOTHING"
 )
 _session = itemgetter(0)
+_session_and_account = itemgetter(0, 1)
 
 
 @cache
@@ -41,7 +40,7 @@ def _insert_statement(rows: int) -> str:
     )
     return (
         f"INSERT INTO interactions ({COLUMNS}) VALUES {values}"
-        " ON CONFLICT DO NOTHING RETURNING session_sid, sid"
+        " ON CONFLICT DO NOTHING RETURNING session_sid, account_sid, sid"
     )
 
 
@@ -59,31 +58,38 @@ async def _insert(db: Connection, rows: Sequence[Row]) -> list[Any]:
     found: list[Any] = []
     for _, of_session in groupby(rows, _session):
         for part in _parts(list(of_session)):
-            found += await db.fetch(_insert_statement(len(part)), *chain.from_iterable(part))
+            values = chain.from_iterable(map(packed_row, part))
+            found += await db.fetch(_insert_statement(len(part)), *values)
     return found
 
 
-async def _stored(db: Connection, keys: Sequence[RowKey]) -> list[Any]:
-    return await db.fetch_each(_STORED, _sids(keys).items())
+async def _stored(db: Connection, keys: Sequence[RowKey], lock: bool) -> list[Any]:
+    statement = f"{_STORED}{_IN_ORDER}{LOCKED}" if lock else _STORED
+    return await db.fetch_each(statement, _by_account(keys))
 
 
 async def _look_again(db: Connection, keys: Sequence[RowKey], owners: Sequence[Owner]) -> list[Any]:
     asked = []
-    for session, sids in _sids(keys).items():
-        own = [owner for owner in owners if owner[0] == session]
-        asked.append((session, sids, [owner[1] for owner in own], [owner[2] for owner in own]))
+    for session, account, sids in _by_account(keys):
+        services = [
+            digits(owner[1])
+            for owner in owners
+            if (digits(owner[0]), digits(owner[2])) == (session, account)
+        ]
+        asked.append((session, account, sids, services))
     return await db.fetch_each(_LOOK_AGAIN, asked)
 
 
 async def _own(db: Connection, owners: Sequence[Owner]) -> None:
-    await db.execute_each(_OWN, owners)
+    await db.execute_each(_OWN, [tuple(map(digits, owner)) for owner in owners])
 
 
-def _sids(keys: Sequence[RowKey]) -> dict[str, list[str]]:
-    return {
-        session: [key[1] for key in of_session]
-        for session, of_session in groupby(sorted(keys), _session)
-    }
+def _by_account(keys: Sequence[RowKey]) -> list[tuple[str, str, list[str]]]:
+    """Return Sessions with an account and the Interactions of both, as values of columns."""
+    return [
+        (digits(session), digits(account), [digits(key[2]) for key in of_account])
+        for (session, account), of_account in groupby(sorted(keys), _session_and_account)
+    ]
 
 
 BY_SESSION = Statements(_insert, _stored, _look_again, _own)

@@ -8,13 +8,12 @@ from functools import partial
 from typing import NamedTuple
 
 from interaction_svc.store.errors import NotAStoreError, StoreUnavailableError
-from interaction_svc.store.postgres import migrations
 from interaction_svc.store.postgres.connection import Connection
 from interaction_svc.store.postgres.pool import Pool
+from interaction_svc.store.postgres.schema import BY_SESSION
+from interaction_svc.store.postgres.schema_lock import under_lock
 
 COLUMN = "session_sid"
-BY_SESSION = ("interactions", "tombstones", "session_owners")
-"""Distributed, a Session's rows of all three on one node."""
 _FIRST = BY_SESSION[0]
 ON_EVERY_NODE = ("api_keys",)
 """Reference tables: small, asked by every server, rarely written."""
@@ -30,6 +29,7 @@ _DISTRIBUTED = (
     " FROM pg_dist_partition JOIN pg_class ON pg_class.oid = logicalrelid"
     " WHERE logicalrelid = ANY (SELECT to_regclass(name) FROM unnest($1::text[]) AS name)"
 )
+_IS_DISTRIBUTED = "SELECT 1 FROM pg_dist_partition WHERE logicalrelid = $1::text::regclass"
 _HASH = "h"
 _DISTRIBUTE = (
     "SELECT create_distributed_table($1::text::regclass, $2::text, colocate_with => $3::text)"
@@ -69,7 +69,7 @@ async def distribute(pool: Pool) -> list[str]:
         table
         for table in (*ON_EVERY_NODE, *BY_SESSION)
         if await pool.run(
-            partial(migrations.under_lock, change=partial(_distribute, table=table)),
+            partial(under_lock, change=partial(_distribute, table=table)),
             repeatable=False,
         )
     ]
@@ -91,9 +91,16 @@ async def _distribute(db: Connection, table: str) -> bool:
         return False
     if table in ON_EVERY_NODE:
         await db.execute(_REPLICATE, table)
-    else:
-        # The first begins a group of our own: of another program's tables none is moved with it.
-        await db.execute(_DISTRIBUTE, table, COLUMN, "none" if table == _FIRST else _FIRST)
+        return True
+    return await distribute_by_session(db, table, _FIRST)
+
+
+async def distribute_by_session(db: Connection, table: str, first: str) -> bool:
+    """Distribute a table with the first one of its group; return whether it was not yet."""
+    if await db.fetch(_IS_DISTRIBUTED, table):
+        return False
+    # The first begins a group of our own: of another program's tables none is moved with it.
+    await db.execute(_DISTRIBUTE, table, COLUMN, "none" if table == first else first)
     return True
 
 

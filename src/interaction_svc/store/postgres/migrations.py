@@ -1,36 +1,25 @@
-"""Bringing the schema up to date, also when several servers start at once.
+"""Bringing the schema up to date, also when several servers start at once."""
 
-Who migrates holds a lock on a row, row 0 of schema_migrations: not an advisory lock, for poolers
-and distributed engines have none.
-"""
-
-import asyncio
-from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import asyncpg
 
 from interaction_svc.store.errors import NotAStoreError, SchemaTooNewError, StoreUnavailableError
-from interaction_svc.store.postgres import schema
+from interaction_svc.store.interface import MigrationProgress
+from interaction_svc.store.postgres import rewrite, schema
 from interaction_svc.store.postgres.connection import Connection
 from interaction_svc.store.postgres.failures import (
-    LOCK_NOT_AVAILABLE,
     UNDEFINED_COLUMN,
     UNDEFINED_TABLE,
     sqlstate,
 )
 from interaction_svc.store.postgres.pool import Pool
-from interaction_svc.store.postgres.schema import LATEST, TABLES, Migration
+from interaction_svc.store.postgres.schema import LATEST, NOTE, REWRITTEN, TABLES, Migration
+from interaction_svc.store.postgres.schema_lock import under_lock
 
 STATEMENT_SECONDS = 6 * 3600.0
 """How long one statement of a migration may take: an index of a large table takes its time."""
-WAIT_FOR_ANOTHER_SECONDS = 60
-"""How long a server waits for another that is migrating."""
-_WAIT_FOR_TABLE_SECONDS = 3
-"""How long a step waits for the lock on a table: everything that comes after it waits too."""
-
-_PAUSE_SECONDS = 0.1
 
 _MAKE = (
     """
@@ -44,13 +33,7 @@ _MAKE = (
     "INSERT INTO schema_migrations (version, name, compatible_with)"
     " VALUES (0, 'the row that is locked by who migrates', 0)",
 )
-# Nobody waits for it within a statement: an index that is built online waits for all statements
-# that were begun before it, and this one would wait for the index.
-_LOCK = "SELECT 1 FROM schema_migrations WHERE version = 0 FOR UPDATE NOWAIT"
-_NOTE = "INSERT INTO schema_migrations (version, name, compatible_with) VALUES ($1, $2, $3)"
 _MADE_BY_ANOTHER = ("42P07", "42710", "23505", "40001")
-
-T = TypeVar("T")
 
 
 class Versions(NamedTuple):
@@ -110,23 +93,25 @@ async def check_is_current(db: Connection) -> None:
         )
 
 
-async def migrate(pool: Pool) -> list[Migration]:
-    """Bring the schema up to date, and give the steps that were taken.
+async def migrate(pool: Pool, on_progress: MigrationProgress) -> None:
+    """Bring the schema up to date.
 
     The pool's connections have their time for it, and there are two at least. Raises
     NotAStoreError, SchemaTooNewError, StoreUnavailableError; a step has then run or has not, but
-    for one that is online.
+    for one that is online, and the rewrite of version 1, which goes on where it was broken off.
     """
     versions = await pool.run(inspect)
-    if versions.version >= LATEST:
-        return []  # without the lock, and with no right to do more than read
     if versions.version == 0:
         await pool.run(_make)
-    return [
-        step
-        for step in schema.MIGRATIONS
-        if step.version > versions.version and await pool.run(partial(_apply, step=step, pool=pool))
-    ]
+    if versions.version == REWRITTEN:
+        await rewrite.rewrite(pool, on_progress)
+    if versions.version >= REWRITTEN:
+        await rewrite.drop_old(pool)
+    if versions.version >= LATEST:
+        return  # without the lock, and with no right to do more than read
+    for step in schema.MIGRATIONS:
+        if step.version > versions.version:
+            await pool.run(partial(_apply, step=step, pool=pool))
 
 
 async def _make(db: Connection) -> None:
@@ -141,11 +126,11 @@ async def _make(db: Connection) -> None:
             raise
 
 
-async def _apply(db: Connection, *, step: Migration, pool: Pool) -> bool:
-    async def apply(db: Connection) -> bool:
+async def _apply(db: Connection, *, step: Migration, pool: Pool) -> None:
+    async def apply(db: Connection) -> None:
         # Looked up under the lock: another server may have been quicker.
         if (await inspect(db)).version >= step.version:
-            return False
+            return
         if step.online:
             # Ends the portal of the fetch before it, whose snapshot the index would wait for.
             await db.execute("SELECT 1")
@@ -153,37 +138,9 @@ async def _apply(db: Connection, *, step: Migration, pool: Pool) -> bool:
         else:
             for statement in step.statements:
                 await db.execute(statement)
-        await db.execute(_NOTE, step.version, step.name, step.compatible_with)
-        return True
+        await db.execute(NOTE, step.version, step.name, step.compatible_with)
 
-    return await under_lock(db, apply)
-
-
-async def under_lock(db: Connection, change: Callable[[Connection], Awaitable[T]]) -> T:
-    """Change the schema in a transaction, as the only one who does, and give what `change` gives.
-
-    Waits for another who does for a minute, and for a table's lock for 3 seconds at a time. Raises
-    StoreUnavailableError.
-    """
-
-    async def locked(db: Connection) -> T:
-        await db.execute(f"SET LOCAL lock_timeout = '{_WAIT_FOR_TABLE_SECONDS}s'")
-        await db.execute(_LOCK)
-        return await change(db)
-
-    clock = asyncio.get_running_loop().time
-    deadline = clock() + WAIT_FOR_ANOTHER_SECONDS
-    while True:
-        try:
-            return await db.in_transaction(locked)
-        except asyncpg.PostgresError as error:
-            if sqlstate(error) != LOCK_NOT_AVAILABLE:
-                raise
-            if clock() >= deadline:
-                raise StoreUnavailableError(
-                    "another server is migrating the schema, or somebody else keeps a table locked"
-                ) from error
-        await asyncio.sleep(_PAUSE_SECONDS)
+    await under_lock(db, apply)
 
 
 async def _run_online(db: Connection, *, step: Migration) -> None:

@@ -1,54 +1,115 @@
 """The statements that read: one round trip each."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from interaction_svc.paging import Position
 from interaction_svc.store.bounds import bounds
-from interaction_svc.store.interface import Key, PageQuery, ScanPosition, Scope, StoredPage
+from interaction_svc.store.errors import AmbiguousAccountError, DamagedRowError
+from interaction_svc.store.integrity import check_frame
+from interaction_svc.store.interface import Key, PageQuery, Scope, StoredPage
+from interaction_svc.store.postgres import packing
 from interaction_svc.store.postgres.connection import Connection
+from interaction_svc.store.postgres.packing import digits, digits_or_none, packed_resource
 
 _GET = (
-    "SELECT frame FROM interactions WHERE session_sid = $1 AND sid = $2 AND service_sid = $3"
-    " AND ($4::text IS NULL OR account_sid = $4)"
+    "SELECT frame, checksum FROM interactions WHERE session_sid = $1 AND account_sid = $2"
+    " AND sid = $3 AND service_sid = $4"
 )
+# Of every account: the Session's owners say which there are, each is a place in the primary key.
+OF_EVERY_ACCOUNT = (
+    "SELECT {columns} FROM session_owners AS owner JOIN interactions AS stored"
+    " ON stored.session_sid = owner.session_sid AND stored.account_sid = owner.account_sid"
+    " AND stored.service_sid = owner.service_sid"
+    " WHERE owner.session_sid = $1 AND stored.session_sid = $1 AND stored.sid = $2"
+    " AND owner.service_sid = $3 LIMIT 2"
+)
+_GET_OF_EVERY_ACCOUNT = OF_EVERY_ACCOUNT.format(columns="stored.frame, stored.checksum")
 _GET_EACH = (
-    "SELECT wanted.place, frame"
-    " FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) WITH ORDINALITY"
-    " AS wanted (session_sid, sid, service_sid, account_sid, place)"
-    " JOIN interactions AS stored"
-    " ON stored.session_sid = wanted.session_sid AND stored.sid = wanted.sid"
+    "SELECT wanted.place, frame, checksum"
+    " FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[]) WITH ORDINALITY"
+    " AS wanted (session_sid, account_sid, sid, service_sid, place)"
+    " JOIN interactions AS stored ON stored.session_sid = wanted.session_sid"
+    " AND stored.account_sid = wanted.account_sid AND stored.sid = wanted.sid"
     " AND stored.service_sid = wanted.service_sid"
-    " AND (wanted.account_sid IS NULL OR stored.account_sid = wanted.account_sid)"
+)
+_GET_EACH_OF_EVERY_ACCOUNT = (
+    "SELECT wanted.place, frame, checksum"
+    " FROM unnest($1::uuid[], $2::uuid[], $3::uuid[]) WITH ORDINALITY"
+    " AS wanted (session_sid, sid, service_sid, place)"
+    " JOIN session_owners AS owner ON owner.session_sid = wanted.session_sid"
+    " AND owner.service_sid = wanted.service_sid"
+    " JOIN interactions AS stored ON stored.session_sid = wanted.session_sid"
+    " AND stored.account_sid = owner.account_sid AND stored.sid = wanted.sid"
+    " AND stored.service_sid = wanted.service_sid"
 )
 
 Wanted = tuple[Scope, Key]
+Got = bytes | DamagedRowError | AmbiguousAccountError | None
 
 
 async def get(db: Connection, wanted: Wanted) -> bytes | None:
     """See Store.get."""
-    (account_sid,), (service_sid, session_sid, sid) = wanted
-    found = await db.fetch(_GET, session_sid, sid, service_sid, account_sid)
-    return found[0][0] if found else None
-
-
-async def get_each(db: Connection, wanted: Sequence[Wanted]) -> list[bytes | None]:
-    """Do several Gets in one round trip."""
-    found: list[bytes | None] = [None] * len(wanted)
-    columns = (
-        [key.session_sid for _, key in wanted],
-        [key.sid for _, key in wanted],
-        [key.service_sid for _, key in wanted],
-        [scope.account_sid for scope, _ in wanted],
+    (account_sid,), key = wanted
+    session_sid, sid, service_sid = (
+        digits(key.session_sid),
+        digits(key.sid),
+        digits(key.service_sid),
     )
-    for place, frame in await db.fetch(_GET_EACH, *columns):
-        found[place - 1] = frame
-    return found
+    if account_sid is None:
+        found = await db.fetch(_GET_OF_EVERY_ACCOUNT, session_sid, sid, service_sid)
+    else:
+        found = await db.fetch(_GET, session_sid, digits(account_sid), sid, service_sid)
+    got = _the_one(found, key)
+    if isinstance(got, Exception):
+        raise got
+    return got
 
 
-class _Values(list[object]):
+async def get_each(db: Connection, wanted: Sequence[Wanted]) -> list[Got]:
+    """Do several Gets in one round trip, or in two if some name no account."""
+    of_one = [place for place, (scope, _) in enumerate(wanted) if scope.account_sid is not None]
+    of_every = [place for place, (scope, _) in enumerate(wanted) if scope.account_sid is None]
+    found: list[list[Any]] = [[] for _ in wanted]
+    for statement, places in ((_GET_EACH, of_one), (_GET_EACH_OF_EVERY_ACCOUNT, of_every)):
+        if places:
+            columns = zip(*(_values_of(wanted[place]) for place in places), strict=True)
+            for place, *row in await db.fetch(statement, *map(list, columns)):
+                found[places[place - 1]].append(row)
+    return [_the_one(rows, key) for rows, (_, key) in zip(found, wanted, strict=True)]
+
+
+def _values_of(wanted: Wanted) -> tuple[str, ...]:
+    (account_sid,), (service_sid, session_sid, sid) = wanted
+    account = () if account_sid is None else (digits(account_sid),)
+    return (digits(session_sid), *account, digits(sid), digits(service_sid))
+
+
+def _the_one(found: Sequence[Any], key: Key) -> Got:
+    """Return the frame of the only row that was found, or what is wrong with that."""
+    if not found:
+        return None
+    if len(found) > 1:
+        return ambiguous()
+    frame: bytes
+    ((frame, checksum),) = found
+    try:
+        check_frame(frame, checksum, f"session {key.session_sid}, interaction {key.sid}")
+    except DamagedRowError as error:
+        return error
+    return frame
+
+
+def ambiguous() -> AmbiguousAccountError:
+    """Return the error of a key that several accounts have."""
+    return AmbiguousAccountError("several accounts have an Interaction of this SID in the Session")
+
+
+class Values(list[object]):
     """The values of a statement; `of` gives the place of one in its text."""
 
     def of(self, value: object) -> str:
+        """Append a value, and return its place."""
         self.append(value)
         return f"${len(self)}"
 
@@ -59,22 +120,29 @@ class _Values(list[object]):
 _PAGE = """
 SELECT string_agg(frame, ''::bytea ORDER BY n{joined}) FILTER (WHERE kept),
        count(*) FILTER (WHERE kept), count(*),
-       max(created_us) FILTER (WHERE n = 1), max(sid) FILTER (WHERE n = 1),
-       max(created_us) FILTER (WHERE kept AND next_kept IS NOT TRUE),
-       max(sid) FILTER (WHERE kept AND next_kept IS NOT TRUE)
-FROM (SELECT *, lead(kept) OVER (ORDER BY n) AS next_kept
+       max(created_us) FILTER (WHERE n = 1), (array_agg(sid) FILTER (WHERE n = 1))[1],
+       (array_agg(account_sid) FILTER (WHERE n = 1))[1],
+       max(created_us) FILTER (WHERE is_last), (array_agg(sid) FILTER (WHERE is_last))[1],
+       (array_agg(account_sid) FILTER (WHERE is_last))[1]
+FROM (SELECT *, kept AND lead(kept) OVER (ORDER BY n) IS NOT TRUE AS is_last
       FROM (SELECT *, n <= {limit} AND (n = 1 OR size <= {max_bytes}) AS kept
-            FROM (SELECT frame, created_us, sid, row_number() OVER listed AS n,
+            FROM (SELECT frame, created_us, sid, account_sid, row_number() OVER listed AS n,
                          sum(octet_length(frame)) OVER listed AS size
-                  FROM (SELECT * FROM ({near}) AS either
-                        WHERE EXISTS (SELECT 1 FROM session_owners
-                                      WHERE session_sid = $1 AND service_sid = $2{account})
-                        ORDER BY created_us{way}, sid{way} LIMIT {limit} + 1) AS near
-                  WINDOW listed AS (ORDER BY created_us{way}, sid{way}
+                  FROM ({near} ORDER BY {order} LIMIT {limit} + 1) AS near
+                  WINDOW listed AS (ORDER BY {order}
                                     ROWS UNBOUNDED PRECEDING)) AS counted) AS marked) AS page
 """
+_OF_ONE_ACCOUNT = (
+    "SELECT * FROM ({ranges}) AS either WHERE EXISTS (SELECT 1 FROM session_owners"
+    " WHERE session_sid = $1 AND service_sid = $2 AND account_sid = {account})"
+)
+# Each account's rows are a range of the index of their own.
+_OF_EACH_ACCOUNT = (
+    "SELECT either.* FROM (SELECT account_sid FROM session_owners"
+    " WHERE session_sid = $1 AND service_sid = $2) AS owner CROSS JOIN LATERAL ({ranges}) AS either"
+)
 _RANGE = (
-    "(SELECT frame, session_sid, created_us, sid FROM interactions WHERE {condition}"
+    "(SELECT frame, session_sid, created_us, sid, account_sid FROM interactions WHERE {condition}"
     " ORDER BY {order} LIMIT {limit} + 1)"
 )
 
@@ -85,7 +153,14 @@ async def page(db: Connection, scope: Scope, query: PageQuery) -> StoredPage:
     ((frames, rows, seen, *ends),) = await db.fetch(statement, *values)
     if not rows:
         return StoredPage(b"", 0, None, None, more=False)
-    near, far = Position(*ends[:2]), Position(*ends[2:])
+    near, far = (
+        Position(
+            created_us,
+            packing.interaction(sid),
+            "" if scope.account_sid is not None else packing.account(account_sid),
+        )
+        for created_us, sid, account_sid in (ends[:3], ends[3:])
+    )
     backward = query.edge is not None and query.edge.backward
     first, last = (far, near) if backward else (near, far)
     return StoredPage(frames, rows, first, last, more=seen > rows)
@@ -96,42 +171,30 @@ def page_statement(scope: Scope, query: PageQuery) -> tuple[str, list[object]]:
     backward = query.edge is not None and query.edge.backward
     ascending = query.descending == backward
     way = "" if ascending else " DESC"
-    values = _Values((query.session_sid, query.service_sid))
+    values = Values((digits(query.session_sid), digits(query.service_sid)))
     limit = f"{values.of(query.limit)}::bigint"
-    account = ""
-    clauses, conditions = ["session_sid = $1"], ["service_sid = $2"]
-    if scope.account_sid is not None:
-        conditions.append(f"account_sid = {values.of(scope.account_sid)}")
-        account = f" AND {conditions[-1]}"
+    of_one = scope.account_sid is not None
+    account = values.of(digits(scope.account_sid)) if scope.account_sid else "owner.account_sid"
+    clauses = ["session_sid = $1", f"account_sid = {account}"]
     begin, end = bounds(query, ascending=ascending)
     if not ascending:
         begin, end = end, begin
     if end is not None:  # the edge is where a page begins, so that this is a time
         clauses.append(f"created_us {'<' if ascending else '>='} {values.of(end.created_us)}")
-    wanted = query.filter
-    if wanted.type is not None:
-        conditions.append(f"type = {values.of(wanted.type)}")
-    for name, value in (
-        ("participant_sid", wanted.participant_sid),
-        ("resource_sid", wanted.resource_sid),
-        ("resource_status", wanted.resource_status),
-    ):
-        if value is not None:
-            place = values.of(value)
-            conditions.append(f"(inbound_{name} = {place} OR outbound_{name} = {place})")
     # The planner takes these for independent, so that hardly a row is left and it may as well sort
     # the whole Session. Of a CASE it expects half of the rows, and goes along the index.
-    clauses.append(f"CASE WHEN {' AND '.join(conditions)} THEN true ELSE false END")
+    clauses.append(f"CASE WHEN {_conditions(query, values)} THEN true ELSE false END")
     inclusive = query.edge is not None and query.edge.inclusive
+    order = f"created_us{way}, sid{way}"
+    begins = [""]
+    if begin is not None:
+        begins = beyond(values, begin, way=way, inclusive=inclusive, every_account=not of_one)
+    near = (_OF_ONE_ACCOUNT if of_one else _OF_EACH_ACCOUNT).format(
+        ranges=ranges(clauses, begins, order=order, limit=limit), account=account
+    )
     statement = _PAGE.format(
-        near=_ranges(
-            clauses,
-            [""] if begin is None else _from(values, begin, way=way, inclusive=inclusive),
-            order=f"created_us{way}, sid{way}",
-            limit=limit,
-        ),
-        account=account,
-        way=way,
+        near=near,
+        order=order if of_one else f"{order}, account_sid{way}",
         joined=" DESC" if backward else "",
         limit=limit,
         max_bytes=values.of(query.max_bytes),
@@ -139,8 +202,27 @@ def page_statement(scope: Scope, query: PageQuery) -> tuple[str, list[object]]:
     return statement, values
 
 
-def _from(values: _Values, place: Position, *, way: str, inclusive: bool) -> list[str]:
-    """Give the conditions on what lies beyond a place in the order: that of each of its ranges.
+def _conditions(query: PageQuery, values: Values) -> str:
+    """Return the conditions on a row, whatever its place in the order."""
+    wanted = query.filter
+    conditions = ["service_sid = $2"]
+    if wanted.type is not None:
+        conditions.append(f"type = {values.of(wanted.type)}")
+    for name, value in (
+        ("participant_sid", digits_or_none(wanted.participant_sid)),
+        ("resource_sid", packed_resource(wanted.resource_sid)),
+        ("resource_status", wanted.resource_status),
+    ):
+        if value is not None:
+            place = values.of(value)
+            conditions.append(f"(inbound_{name} = {place} OR outbound_{name} = {place})")
+    return " AND ".join(conditions)
+
+
+def beyond(
+    values: Values, place: Position, *, way: str, inclusive: bool, every_account: bool = False
+) -> list[str]:
+    """Return the conditions on what lies beyond a place in the order: that of each of its ranges.
 
     Not as a row value, for engines have had wrong results with these; nor with an OR, which would
     read all rows of one moment from its beginning. Each range is one of the index.
@@ -150,68 +232,24 @@ def _from(values: _Values, place: Position, *, way: str, inclusive: bool) -> lis
     if not place.sid:  # the place before all rows of a moment
         return [f"created_us {sign}{'' if way else '='} {created}"]
     equal = "=" if inclusive else ""
-    return [
-        f"created_us = {created} AND sid {sign}{equal} {values.of(place.sid)}",
-        f"created_us {sign} {created}",
-    ]
+    sid = values.of(digits(place.sid))
+    conditions = [f"created_us {sign} {created}"]
+    if every_account and place.account_sid:
+        account = values.of(digits(place.account_sid))
+        conditions += [
+            f"created_us = {created} AND sid {sign} {sid}",
+            f"created_us = {created} AND sid = {sid} AND account_sid {sign}{equal} {account}",
+        ]
+    else:
+        conditions.append(f"created_us = {created} AND sid {sign}{equal} {sid}")
+    return conditions
 
 
-def _ranges(clauses: Sequence[str], ranges: Sequence[str], *, order: str, limit: str) -> str:
-    """Give the statement of the first rows of these ranges, which the clauses hold of too."""
+def ranges(clauses: Sequence[str], begins: Sequence[str], *, order: str, limit: str) -> str:
+    """Return the statement of the first rows of these ranges, which the clauses hold of too."""
     return " UNION ALL ".join(
         _RANGE.format(
             condition=" AND ".join([*clauses, *filter(None, [one])]), order=order, limit=limit
         )
-        for one in ranges
+        for one in begins
     )
-
-
-_SCAN = """
-SELECT frame, session_sid, created_us, sid, seen
-FROM (SELECT *, row_number() OVER listed AS n, count(*) OVER () AS seen,
-             sum(octet_length(frame)) OVER listed AS size
-      FROM (SELECT * FROM ({near}) AS either
-            ORDER BY session_sid, created_us, sid LIMIT {limit} + 1) AS near
-      WINDOW listed AS (ORDER BY session_sid, created_us, sid
-                        ROWS UNBOUNDED PRECEDING)) AS counted
-WHERE n <= {limit} AND (n = 1 OR size <= {max_bytes}) ORDER BY n
-"""
-
-
-async def scan(
-    db: Connection,
-    after: ScanPosition | None,
-    limit: int,
-    max_bytes: int,
-    service_sid: str | None,
-    session_sid: str | None,
-) -> tuple[list[bytes], ScanPosition | None]:
-    """See Store.scan."""
-    values = _Values()
-    asked_limit, asked_bytes = f"{values.of(limit)}::bigint", values.of(max_bytes)
-    clauses = []
-    if service_sid is not None:
-        clauses.append(f"service_sid = {values.of(service_sid)}")
-    ranges = []
-    if after is not None:  # the rest of its Session, then the Sessions after it
-        session = values.of(after.session_sid)
-        place = Position(after.created_us, after.sid)
-        ranges += [
-            f"session_sid = {session} AND {one}"
-            for one in _from(values, place, way="", inclusive=False)
-        ]
-        if session_sid is None:
-            ranges.append(f"session_sid > {session}")
-    elif session_sid is not None:
-        ranges.append(f"session_sid = {values.of(session_sid)}")
-    else:
-        ranges.append("")
-    order = "session_sid, created_us, sid"
-    statement = _SCAN.format(
-        near=_ranges(clauses or ["true"], ranges, order=order, limit=asked_limit),
-        limit=asked_limit,
-        max_bytes=asked_bytes,
-    )
-    rows = await db.fetch(statement, *values)
-    more = bool(rows) and rows[-1][4] > len(rows)
-    return [row[0] for row in rows], ScanPosition(*rows[-1][1:4]) if more else None

@@ -20,6 +20,7 @@ from interaction_svc.store.postgres.dsn import Dsn
 from interaction_svc.store.postgres.limits import PostgresLimits
 from interaction_svc.store.postgres.replica import BehindError, Replica, UnrelatedError
 from interaction_svc.store.postgres.store import PostgresStore
+from interaction_svc.store.progress import LoggedProgress
 
 MOMENT_SECONDS = 1.0
 """How long the answer of a write waits to learn at which moment it was done."""
@@ -43,7 +44,8 @@ class ReplicatedStore(PostgresStore):
 
         Raises StoreURLError if its tables are distributed.
         """
-        store = await cls(dsn, limits, replica)._made_ready(dsn, migrate=migrate)
+        store = cls(dsn, limits, replica)
+        await store._made_ready(dsn, migrate=migrate, on_migration=LoggedProgress())
         try:
             if store._by_session:
                 # A moment is a place in one server's log, and rows are in those of many.

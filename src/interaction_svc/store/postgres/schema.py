@@ -3,9 +3,14 @@
 Steps that have been released don't change. Each says which lock it takes on tables that are in
 use, for servers go on while it runs: nothing may keep reads or writes waiting for longer than a
 moment.
+
+A new database is made at version 2. One of version 1 is rewritten, by rewrite.py.
 """
 
 from typing import NamedTuple
+
+NOTE = "INSERT INTO schema_migrations (version, name, compatible_with) VALUES ($1, $2, $3)"
+"""The statement that says that a step has run."""
 
 
 class Migration(NamedTuple):
@@ -25,51 +30,72 @@ class Migration(NamedTuple):
     """
 
 
+REWRITTEN = 1
+"""The version whose tables have text for SIDs, and no account in their keys."""
+BY_SESSION = ("interactions", "tombstones", "session_owners")
+"""The tables whose keys begin with a Session."""
+TABLES = (*BY_SESSION, "api_keys")
+
+
+def tables_of_sessions(suffix: str = "") -> tuple[str, ...]:
+    """Return the statements that make the tables of BY_SESSION; the suffix is one of their names.
+
+    Wide columns come first, and then narrower ones, so that none is padded to its alignment.
+    """
+    return (
+        f"""
+        CREATE TABLE interactions{suffix} (
+            session_sid              uuid NOT NULL,
+            account_sid              uuid NOT NULL,
+            sid                      uuid NOT NULL,
+            service_sid              uuid NOT NULL,
+            created_us               bigint NOT NULL,
+            updated_us               bigint NOT NULL,
+            inbound_status_us        bigint,
+            outbound_status_us       bigint,
+            checksum                 integer NOT NULL,
+            type                     smallint NOT NULL,
+            inbound_resource_status  smallint,
+            outbound_resource_status smallint,
+            inbound_participant_sid  uuid,
+            outbound_participant_sid uuid,
+            inbound_resource_sid     bytea,
+            outbound_resource_sid    bytea,
+            frame                    bytea NOT NULL,
+            PRIMARY KEY (session_sid, account_sid, sid)
+        )
+        """,
+        f"""
+        CREATE UNIQUE INDEX interactions{suffix}_by_creation
+            ON interactions{suffix} (session_sid, account_sid, created_us, sid)
+        """,
+        f"""
+        CREATE TABLE tombstones{suffix} (
+            session_sid uuid NOT NULL,
+            account_sid uuid NOT NULL,
+            sid         uuid NOT NULL,
+            deleted_us  bigint NOT NULL,
+            PRIMARY KEY (session_sid, account_sid, sid)
+        )
+        """,
+        f"""
+        CREATE TABLE session_owners{suffix} (
+            session_sid uuid NOT NULL,
+            service_sid uuid NOT NULL,
+            account_sid uuid NOT NULL,
+            PRIMARY KEY (session_sid, service_sid, account_sid)
+        )
+        """,
+    )
+
+
 MIGRATIONS = (
     Migration(
-        1,
-        "interactions, tombstones, owners of sessions, api keys",
+        2,
+        "interactions, tombstones, owners of sessions, api keys; an account has its own SIDs",
         # Makes tables: takes no lock on one that is in use.
         (
-            """
-            CREATE TABLE interactions (
-                session_sid              text COLLATE "C" NOT NULL,
-                sid                      text COLLATE "C" NOT NULL,
-                account_sid              text COLLATE "C" NOT NULL,
-                service_sid              text COLLATE "C" NOT NULL,
-                created_us               bigint NOT NULL,
-                updated_us               bigint NOT NULL,
-                type                     smallint NOT NULL,
-                inbound_participant_sid  text COLLATE "C",
-                outbound_participant_sid text COLLATE "C",
-                inbound_resource_sid     text COLLATE "C",
-                outbound_resource_sid    text COLLATE "C",
-                inbound_resource_status  smallint,
-                outbound_resource_status smallint,
-                frame                    bytea NOT NULL,
-                PRIMARY KEY (session_sid, sid)
-            )
-            """,
-            """
-            CREATE UNIQUE INDEX interactions_by_creation
-                ON interactions (session_sid, created_us, sid)
-            """,
-            """
-            CREATE TABLE tombstones (
-                session_sid text COLLATE "C" NOT NULL,
-                sid         text COLLATE "C" NOT NULL,
-                deleted_us  bigint NOT NULL,
-                PRIMARY KEY (session_sid, sid)
-            )
-            """,
-            """
-            CREATE TABLE session_owners (
-                session_sid text COLLATE "C" NOT NULL,
-                service_sid text COLLATE "C" NOT NULL,
-                account_sid text COLLATE "C" NOT NULL,
-                PRIMARY KEY (session_sid, service_sid, account_sid)
-            )
-            """,
+            *tables_of_sessions(),
             """
             CREATE TABLE api_keys (
                 sid         text COLLATE "C" PRIMARY KEY,
@@ -83,8 +109,7 @@ MIGRATIONS = (
             """,
             "CREATE INDEX api_keys_by_account ON api_keys (account_sid)",
         ),
-        compatible_with=1,
+        compatible_with=2,
     ),
 )
 LATEST = MIGRATIONS[-1].version
-TABLES = ("interactions", "tombstones", "session_owners", "api_keys")

@@ -102,7 +102,7 @@ class SharedGets:
             await self._ask(gets)
 
     async def _ask(self, gets: Sequence[_Get]) -> None:
-        found: list[Any]
+        found: Sequence[Any]
         try:
             if len(gets) == 1:
                 found = [await self._pool.run_here(partial(reads.get, wanted=gets[0].wanted))]

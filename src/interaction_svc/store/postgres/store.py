@@ -8,6 +8,7 @@ from typing import Any, Self
 from interaction_svc.store.errors import StoreUnavailableError
 from interaction_svc.store.interface import (
     Key,
+    MigrationProgress,
     PageQuery,
     ScanPosition,
     Scope,
@@ -23,6 +24,8 @@ from interaction_svc.store.postgres import (
     loading,
     migrations,
     reads,
+    rewrite,
+    scanning,
     sweeps,
     walking,
     writes,
@@ -31,8 +34,9 @@ from interaction_svc.store.postgres.connection import Connection
 from interaction_svc.store.postgres.dsn import Dsn
 from interaction_svc.store.postgres.limits import PostgresLimits
 from interaction_svc.store.postgres.pool import Pool
-from interaction_svc.store.postgres.schema import LATEST
+from interaction_svc.store.postgres.schema import LATEST, REWRITTEN
 from interaction_svc.store.postgres.sharing import SharedGets, SharedRecords
+from interaction_svc.store.progress import LoggedProgress
 from interaction_svc.store.rows import Row
 from interaction_svc.store.sweeping import Expired, SweepPosition, Swept, TookPart
 from interaction_svc.store.tables import Record, RecordKey, Table
@@ -62,14 +66,24 @@ class PostgresStore(Store):
         self._closing: asyncio.Task[None] | None = None
 
     @classmethod
-    async def open(cls, dsn: Dsn, limits: PostgresLimits, *, migrate: bool) -> Self:
+    async def open(
+        cls,
+        dsn: Dsn,
+        limits: PostgresLimits,
+        *,
+        migrate: bool,
+        on_migration: MigrationProgress,
+    ) -> Self:
         """Open the database; see open_store."""
-        return await cls(dsn, limits)._made_ready(dsn, migrate=migrate)
+        store = cls(dsn, limits)
+        return await store._made_ready(dsn, migrate=migrate, on_migration=on_migration)
 
-    async def _made_ready(self, dsn: Dsn, *, migrate: bool) -> Self:
+    async def _made_ready(
+        self, dsn: Dsn, *, migrate: bool, on_migration: MigrationProgress
+    ) -> Self:
         try:
             if migrate:
-                await _migrate(dsn)
+                await _migrate(dsn, on_migration)
             await self._pool.run(migrations.check_is_current)
             if await self._pool.run(distributing.is_distributed):
                 self._by_session = self._gets.by_session = self._records.by_session = True
@@ -81,7 +95,7 @@ class PostgresStore(Store):
     @classmethod
     async def distribute(cls, dsn: Dsn) -> list[str]:
         """Bring the schema up to date, and distribute its tables; see distribute_store."""
-        await _migrate(dsn)
+        await _migrate(dsn, LoggedProgress())
         pool = _pool(dsn, migrations.STATEMENT_SECONDS, size=1)
         try:
             return await distributing.distribute(pool)
@@ -100,9 +114,10 @@ class PostgresStore(Store):
         pool = _pool(dsn, PROBE_SECONDS, size=1)
         try:
             versions = await pool.run(migrations.inspect)
+            needed = await pool.run(rewrite.needed_bytes) if versions.version == REWRITTEN else 0
         finally:
             await asyncio.shield(pool.close())
-        return StoreReport(schema_version=versions.version, known_version=LATEST)
+        return StoreReport(versions.version, LATEST, migration_bytes=needed)
 
     async def get(self, scope: Scope, key: Key) -> bytes | None:
         """See Store."""
@@ -130,16 +145,18 @@ class PostgresStore(Store):
         max_bytes: int,
         service_sid: str | None = None,
         session_sid: str | None = None,
+        account_sid: str | None = None,
     ) -> tuple[list[bytes], ScanPosition | None]:
         """See Store."""
         return await self._pool.run(
             partial(
-                reads.scan,
+                scanning.scan,
                 after=after,
                 limit=limit,
                 max_bytes=max_bytes,
                 service_sid=service_sid,
                 session_sid=session_sid,
+                account_sid=account_sid,
             )
         )
 
@@ -201,12 +218,14 @@ class PostgresStore(Store):
         """See Store."""
         version = (await self._pool.run(migrations.inspect)).version
         rows = bad_rows = 0
-        some_bad: list[tuple[str, str]] = []
-        after: tuple[str, str] | None = walking.BEGINNING
-        while after is not None:
+        some_bad: list[walking.Key] = []
+        after: walking.Key | None = None
+        while True:
             seen, bad, after = await self._pool.run(partial(walking.check_rows, after=after))
             rows, bad_rows = rows + seen, bad_rows + len(bad)
             some_bad += bad[: _NAMED_BAD_ROWS - len(some_bad)]
+            if after is None:
+                break
         return StoreReport(version, LATEST, rows, bad_rows, tuple(some_bad))
 
     async def count(self, table: Table) -> int:
@@ -249,10 +268,10 @@ async def _ask_nothing(_: Connection) -> None:
     pass
 
 
-async def _migrate(dsn: Dsn) -> None:
+async def _migrate(dsn: Dsn, on_progress: MigrationProgress) -> None:
     pool = _pool(dsn, migrations.STATEMENT_SECONDS, size=2)
     try:
-        await migrations.migrate(pool)
+        await migrations.migrate(pool, on_progress)
     except asyncio.CancelledError:
         pool.terminate()  # whatever it is at; a step that hasn't run is run the next time
         raise

@@ -1,58 +1,79 @@
 """The statements of sweeps: those that find a stretch's rows, and those that delete them."""
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from interaction_svc.store.postgres import packing
 from interaction_svc.store.postgres.connection import Connection
-from interaction_svc.store.postgres.walking import BEGINNING, walk
+from interaction_svc.store.postgres.packing import digits, digits_or_none
+from interaction_svc.store.postgres.walking import walk
 from interaction_svc.store.postgres.writes import BURY
 from interaction_svc.store.sweeping import Expired, SweepPosition, TookPart
 
 MAX_DELETED = 200
 """Rows that a stretch deletes: one short transaction, so that others don't wait for it."""
 MAX_EXAMINED = 2_000
-"""Rows that it looks at, and about as many Sessions."""
+"""Rows that it looks at, and about as many Sessions of an account."""
 
 _FIRST_US = -(2**63)
-# Of a thousand Sessions, those that have something old enough. Each costs a step in the index.
+_BEFORE_ALL = _FIRST_US, "0" * 32
+# The next Sessions, each with one of its accounts: the rest of a Session, and those after it.
+_SESSIONS = (
+    "SELECT * FROM ("
+    "(SELECT DISTINCT session_sid, account_sid FROM session_owners"
+    " WHERE session_sid = $1 AND account_sid > $2 ORDER BY session_sid, account_sid LIMIT $3)"
+    " UNION ALL (SELECT DISTINCT session_sid, account_sid FROM session_owners"
+    " WHERE session_sid > $1 ORDER BY session_sid, account_sid LIMIT $3)"
+    ") AS either ORDER BY session_sid, account_sid LIMIT $3"
+)
+_FIRST_SESSIONS = (
+    "SELECT DISTINCT session_sid, account_sid FROM session_owners"
+    " ORDER BY session_sid, account_sid LIMIT $1"
+)
+# Which of them have something old enough. Each costs a step in the index.
 _OLD_SESSIONS = (
-    "SELECT session_sid, EXISTS (SELECT 1 FROM interactions WHERE"
-    " interactions.session_sid = known.session_sid AND created_us < $2)"
-    " FROM (SELECT DISTINCT session_sid FROM session_owners WHERE session_sid > $1"
-    " ORDER BY session_sid LIMIT $3) AS known ORDER BY session_sid"
+    "SELECT known.session_sid, known.account_sid FROM unnest($1::uuid[], $2::uuid[])"
+    " AS known (session_sid, account_sid) WHERE EXISTS (SELECT 1 FROM interactions WHERE"
+    " interactions.session_sid = known.session_sid"
+    " AND interactions.account_sid = known.account_sid AND created_us < $3)"
 )
 # The same of one shard at a time: distributed engines don't look up something for each row of a
-# limited number.
-_SESSIONS = (
-    "SELECT DISTINCT session_sid FROM session_owners WHERE session_sid > $1"
-    " ORDER BY session_sid LIMIT $2"
-)
+# list.
 _OLD_SESSION = (
-    "SELECT session_sid FROM interactions WHERE session_sid = $1 AND created_us < $2 LIMIT 1"
+    "SELECT session_sid, account_sid FROM interactions"
+    " WHERE session_sid = $1 AND account_sid = $2 AND created_us < $3 LIMIT 1"
 )
 _OLDEST = (
     "SELECT created_us, sid, service_sid FROM interactions"
-    " WHERE session_sid = $1 AND created_us >= $2::bigint"
-    " AND (created_us > $2::bigint OR sid > $3) AND created_us < $4"
-    " ORDER BY created_us, sid LIMIT $5"
+    " WHERE session_sid = $1 AND account_sid = $2 AND created_us < $3"
+    " ORDER BY created_us, sid LIMIT $4"
+)
+_OLDEST_AFTER = (
+    "SELECT created_us, sid, service_sid FROM interactions"
+    " WHERE session_sid = $1 AND account_sid = $2 AND created_us < $3"
+    " AND created_us >= $5::bigint AND (created_us > $5::bigint OR sid > $6)"
+    " ORDER BY created_us, sid LIMIT $4"
 )
 _PARTICIPANTS = "inbound_participant_sid, outbound_participant_sid"
-_WALK = walk(f"session_sid, sid, service_sid, {_PARTICIPANTS}")
-_DELETE = "DELETE FROM interactions WHERE session_sid = $1 AND sid = $2"
-_RETURNING = "RETURNING session_sid, sid, service_sid"
+_WALKED = f"session_sid, account_sid, sid, service_sid, {_PARTICIPANTS}"
+_WALK = {after: walk(_WALKED, after=after) for after in (False, True)}
+_DELETE = "DELETE FROM interactions WHERE session_sid = $1 AND account_sid = $2 AND sid = $3"
+_RETURNING = "RETURNING session_sid, account_sid, sid, service_sid"
 
 
 class FoundRow(NamedTuple):
-    """A row to be deleted."""
+    """A row to be deleted. Its SIDs are as in their columns."""
 
     session_sid: str
+    account_sid: str
     sid: str
     service_sid: str
 
 
 Found = tuple[list[FoundRow], SweepPosition | None]
-_Sessions = list[tuple[str | int, bool]]
+_Place = tuple[str, str]
+"""A Session and one of its accounts."""
 
 
 async def find(
@@ -68,66 +89,84 @@ async def find(
     """
     if isinstance(what, TookPart):
         return await _find_took_part(db, what, after)
-    return await _find_expired(db, what, after, _sessions_by_shard if by_session else _sessions)
+    return await _find_expired(db, what, after, by_session=by_session)
 
 
-async def _sessions(db: Connection, after: str, before_us: int, limit: int) -> _Sessions:
-    """Give the next Sessions, and whether each has something that old."""
-    found = await db.fetch(_OLD_SESSIONS, after, before_us, limit)
-    return [(row[0], row[1]) for row in found]
+async def _next_places(db: Connection, after: _Place | None, limit: int) -> list[_Place]:
+    if after is None:
+        found = await db.fetch(_FIRST_SESSIONS, limit)
+    else:
+        found = await db.fetch(_SESSIONS, *after, limit)
+    return [(row[0].hex, row[1].hex) for row in found]
 
 
-async def _sessions_by_shard(db: Connection, after: str, before_us: int, limit: int) -> _Sessions:
-    sessions = [row[0] for row in await db.fetch(_SESSIONS, after, limit)]
-    asked = [(session, before_us) for session in sessions]
-    old = {row[0] for row in await db.fetch_each(_OLD_SESSION, asked)} if asked else set()
-    return [(session, session in old) for session in sessions]
+async def _old_places(
+    db: Connection, places: Sequence[_Place], before_us: int, *, by_session: bool
+) -> set[_Place]:
+    """Return those that have something that old."""
+    if by_session:
+        asked = [(*place, before_us) for place in places]
+        found = await db.fetch_each(_OLD_SESSION, asked)
+    else:
+        found = await db.fetch(_OLD_SESSIONS, *map(list, zip(*places, strict=True)), before_us)
+    return {(row[0].hex, row[1].hex) for row in found}
 
 
 async def _find_expired(
-    db: Connection,
-    what: Expired,
-    after: SweepPosition | None,
-    next_sessions: Callable[[Connection, str, int, int], Awaitable[_Sessions]],
+    db: Connection, what: Expired, after: SweepPosition | None, *, by_session: bool
 ) -> Found:
-    """Look at each Session's oldest rows only, which its index holds together."""
+    """Look at the oldest rows only of each account in a Session, which its index holds together."""
     bounds = [what.default_before_us, *what.before_us_by_service.values()]
     latest = max((bound for bound in bounds if bound is not None), default=_FIRST_US)
-    session_sid, created_us, sid = after or ("", _FIRST_US, "")
     found: list[FoundRow] = []
     left = MAX_EXAMINED
-    sessions = [(session_sid, True)] if session_sid else []
+    place: _Place | None = None
+    within: tuple[int, str] | None = None  # how far the first place has been looked at
+    places: list[_Place] = []
+    old: set[_Place] = set()
+    if after is not None:
+        session, account, created_us, sid = after
+        place, within = (str(session), str(account)), (int(created_us), str(sid))
+        places, old = [place], {place}
     while True:
-        for session_sid, has_old in sessions:
+        for place in places:
             left -= 1
             rows = []
-            if has_old:
-                room = min(left, MAX_EXAMINED) if left > 0 else 0
-                rows = await db.fetch(_OLDEST, session_sid, created_us, sid, latest, room)
+            if place in old:
+                room = max(left, 0)
+                statement, beyond = (_OLDEST, ()) if within is None else (_OLDEST_AFTER, within)
+                rows = await db.fetch(statement, *place, latest, room, *beyond)
             for created_us, sid, service_sid in rows:
                 left -= 1
-                before_us = what.before_us(service_sid)
+                within = created_us, sid.hex
+                before_us = what.before_us(packing.service(service_sid))
                 if before_us is not None and created_us < before_us:
-                    found.append(FoundRow(str(session_sid), sid, service_sid))
+                    found.append(FoundRow(*place, sid.hex, service_sid.hex))
                 if len(found) == MAX_DELETED:
                     break
             if left <= 0 or len(found) == MAX_DELETED:
-                return found, (session_sid, created_us, sid)
-            created_us, sid = _FIRST_US, ""
-        sessions = await next_sessions(db, str(session_sid), latest, left)
-        if not sessions:
+                return found, (*place, *(within or _BEFORE_ALL))
+            within = None
+        places = await _next_places(db, place, left)
+        if not places:
             return found, None
+        old = await _old_places(db, places, latest, by_session=by_session)
 
 
 async def _find_took_part(db: Connection, what: TookPart, after: SweepPosition | None) -> Found:
     found: list[FoundRow] = []
-    place: SweepPosition = after or BEGINNING
+    place: SweepPosition = after or ()
     examined = 0
-    for session_sid, sid, service_sid, *participants in await db.fetch(_WALK, *place, MAX_EXAMINED):
+    participant = digits(what.participant_sid)
+    account = digits_or_none(what.account_sid)
+    for row in await db.fetch(_WALK[after is not None], *place, MAX_EXAMINED):
+        key = FoundRow(*(sid.hex for sid in row[:4]))
         examined += 1
-        place = (session_sid, sid)
-        if what.participant_sid in participants:
-            found.append(FoundRow(session_sid, sid, service_sid))
+        place = key[:3]
+        if account in (None, key.account_sid) and participant in (
+            sid.hex for sid in row[4:] if sid is not None
+        ):
+            found.append(key)
         if len(found) == MAX_DELETED:
             break
     ended = examined < MAX_EXAMINED and len(found) < MAX_DELETED
@@ -138,21 +177,23 @@ async def delete(
     db: Connection, what: Expired | TookPart, rows: Sequence[FoundRow], now_us: int
 ) -> dict[str, int]:
     """Delete rows that were found, and give how many of each Service were still there."""
-    keys: list[tuple[str, ...]] = sorted((row.session_sid, row.sid) for row in rows)
-    statement = _DELETE
+    # What it was found by may have changed since: an update moves a time of creation, too.
+    keys: list[tuple[object, ...]]
     if isinstance(what, TookPart):
-        # An update may have come since. Of what else is looked for, nothing changes.
-        statement += f" AND $3 IN ({_PARTICIPANTS})"
-        keys = [(*key, what.participant_sid) for key in keys]
+        statement = f"{_DELETE} AND $4 IN ({_PARTICIPANTS})"
+        keys = [(*row[:3], digits(what.participant_sid)) for row in sorted(rows)]
+    else:
+        statement = f"{_DELETE} AND created_us < $4"
+        keys = [(*row[:3], what.before_us(f"KS{row.service_sid}")) for row in sorted(rows)]
 
     async def delete_and_bury(db: Connection) -> dict[str, int]:
         deleted = await db.fetch_each(f"{statement} {_RETURNING}", keys)
-        await db.execute_each(BURY, [(row[0], row[1], now_us) for row in deleted])
-        return dict(Counter(row[2] for row in deleted))
+        await db.execute_each(BURY, [(*row[:3], now_us) for row in map(tuple, deleted)])
+        return dict(Counter(packing.service(row[3]) for row in deleted))
 
     return await db.in_transaction(delete_and_bury)
 
 
 def counted(rows: Sequence[FoundRow]) -> dict[str, int]:
     """Give how many rows of each Service there are."""
-    return dict(Counter(row.service_sid for row in rows))
+    return dict(Counter(f"KS{row.service_sid}" for row in rows))

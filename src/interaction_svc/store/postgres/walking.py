@@ -3,23 +3,29 @@
 from collections.abc import Sequence
 
 from interaction_svc.store.errors import DamagedRowError
+from interaction_svc.store.integrity import checksum_of
+from interaction_svc.store.postgres import packing
 from interaction_svc.store.postgres.connection import Connection
+from interaction_svc.store.postgres.packing import digits, row_from
 from interaction_svc.store.rows import COLUMNS, Row, decode, row_of
 
-BEGINNING = ("", "")
+KEY = ("session_sid", "account_sid", "sid")
 _CHECKED_AT_ONCE = 250
 
 
 def walk(
-    columns: str, table: str = "interactions", key: Sequence[str] = ("session_sid", "sid")
+    columns: str, table: str = "interactions", key: Sequence[str] = KEY, *, after: bool
 ) -> str:
-    """Give the statement of a step: the rows after the key ($1, $2), at most $3 of them.
+    """Give the statement of a step: the first rows, or those `after` the key ($1, $2, $3).
 
-    The rest of a Session and the Sessions after it are two ranges of one index, each read by
-    itself: a condition on both at once would read a Session from its beginning. A key of another
-    table has one range for each of its columns.
+    The value that follows is their number at most. The rest of an account's rows, of a Session's,
+    and the Sessions after it are ranges of one index, each read by itself: a condition on all of
+    them at once would read a Session from its beginning.
     """
-    order, limit = ", ".join(key), f"${len(key) + 1}"
+    order = ", ".join(key)
+    if not after:
+        return f"SELECT {columns} FROM {table} ORDER BY {order} LIMIT $1"
+    limit = f"${len(key) + 1}"
     ranges = [
         " AND ".join(
             [
@@ -36,37 +42,45 @@ def walk(
     return f"SELECT * FROM ({' UNION ALL '.join(steps)}) AS either ORDER BY {order} LIMIT {limit}"
 
 
-_ROWS = walk(COLUMNS)
+_ROWS = {after: walk(COLUMNS, after=after) for after in (False, True)}
 # Asked for after the rows, in a statement of its own, for distributed engines don't look up
 # something for each row of a limited number: an owner stays, so none is missed.
 _OWNERS = (
     "SELECT session_sid, service_sid, account_sid FROM session_owners"
-    " WHERE session_sid = ANY($1::text[])"
+    " WHERE session_sid = ANY($1::uuid[])"
 )
 
-Key = tuple[str, str]
+Key = tuple[str, str, str]
+"""session_sid, account_sid, sid."""
 
 
-async def check_rows(db: Connection, after: Key) -> tuple[int, list[Key], Key | None]:
-    """Compare the columns of the next rows with their frames.
+async def check_rows(db: Connection, after: Key | None) -> tuple[int, list[Key], Key | None]:
+    """Compare the columns and the checksum of the next rows with their frames.
 
     Returns how many there were, the keys of the bad ones, and where to go on (None: done).
     """
-    rows = [Row(*row) for row in await db.fetch(_ROWS, *after, _CHECKED_AT_ONCE)]
-    sessions = sorted({row.session_sid for row in rows})
-    owners = {tuple(row) for row in await db.fetch(_OWNERS, sessions)}
+    place = () if after is None else map(digits, after)
+    found = await db.fetch(_ROWS[after is not None], *place, _CHECKED_AT_ONCE)
+    rows = list(map(row_from, found))
+    sessions = sorted({digits(row.session_sid) for row in rows})
+    owners = {
+        (packing.session(row[0]), packing.service(row[1]), packing.account(row[2]))
+        for row in await db.fetch(_OWNERS, sessions)
+    }
     bad = [
-        (row.session_sid, row.sid)
+        row[:3]
         for row in rows
-        if (row.session_sid, row.service_sid, row.account_sid) not in owners or not _agrees(row)
+        if (row.session_sid, row.service_sid, row.account_sid) not in owners or not agrees(row)
     ]
-    last = rows[-1] if len(rows) == _CHECKED_AT_ONCE else None
-    return len(rows), bad, None if last is None else (last.session_sid, last.sid)
+    last = rows[-1][:3] if len(rows) == _CHECKED_AT_ONCE else None
+    return len(rows), bad, last
 
 
-def _agrees(row: Row) -> bool:
+def agrees(row: Row) -> bool:
+    """Return whether a row's columns and checksum are those of its frame."""
     try:
-        # All but the frame itself, whose bytes another version of protobuf may order differently.
-        return row_of(decode(row.frame))[:-1] == row[:-1]
+        made = row_of(decode(row.frame), row.inbound_status_us, row.outbound_status_us)
     except (DamagedRowError, ValueError):
         return False
+    # The bytes themselves may be ordered differently by another version of protobuf.
+    return made[:-2] == row[:-2] and checksum_of(row.frame) == row.checksum

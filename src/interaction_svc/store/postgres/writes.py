@@ -14,74 +14,72 @@ import asyncpg
 
 from interaction_svc.store.interface import Key, Scope
 from interaction_svc.store.outcomes import Outcome, Recorded
-from interaction_svc.store.postgres.arrays import unnested
+from interaction_svc.store.postgres import packing
 from interaction_svc.store.postgres.connection import Connection
-from interaction_svc.store.rows import COLUMNS, Row
+from interaction_svc.store.postgres.packing import digits, packed_row, row_from, unnested
+from interaction_svc.store.postgres.reads import OF_EVERY_ACCOUNT, ambiguous
+from interaction_svc.store.rows import COLUMNS, Row, merge_row
 
-RowKey = tuple[str, str]
+RowKey = tuple[str, str, str]
+"""session_sid, account_sid, sid."""
 Owner = tuple[str, str, str]
+"""session_sid, service_sid, account_sid."""
+_KEY_LENGTH = 3
 
 # Without a target, a conflict in either of the two unique indexes is one. With the primary key as
 # the target, two servers that have the same new row could meet in the other index, as an error.
 _INSERT = (
     f"INSERT INTO interactions ({COLUMNS}) SELECT * FROM {unnested(Row._fields)}"
-    " ON CONFLICT DO NOTHING RETURNING session_sid, sid"
+    " ON CONFLICT DO NOTHING RETURNING session_sid, account_sid, sid"
+)
+_AMONG_KEYS = "unnest($1::uuid[], $2::uuid[], $3::uuid[]) AS wanted (session_sid, account_sid, sid)"
+_OF_WANTED = (
+    "there.session_sid = wanted.session_sid AND there.account_sid = wanted.account_sid"
+    " AND there.sid = wanted.sid"
 )
 _STORED = (
-    "SELECT stored.session_sid, stored.sid, account_sid, service_sid, created_us, updated_us, frame"
-    " FROM unnest($1::text[], $2::text[]) AS wanted (session_sid, sid)"
-    " JOIN interactions AS stored"
-    " ON stored.session_sid = wanted.session_sid AND stored.sid = wanted.sid"
+    f"SELECT {', '.join(f'there.{name}' for name in Row._fields)}"
+    f" FROM {_AMONG_KEYS} JOIN interactions AS there ON {_OF_WANTED}"
 )
+LOCKED = " FOR UPDATE"
+_IN_ORDER = " ORDER BY there.session_sid, there.account_sid, there.sid"
 # Two questions in one round trip: which of these keys have a tombstone, and which of these owners
-# are known. The second's rows have an account.
+# are known. The second's rows are marked.
 _LOOK_AGAIN = (
-    "SELECT there.session_sid, there.sid, NULL AS account_sid"
-    " FROM unnest($1::text[], $2::text[]) AS wanted (session_sid, sid)"
-    " JOIN tombstones AS there"
-    " ON there.session_sid = wanted.session_sid AND there.sid = wanted.sid"
+    "SELECT false, there.session_sid, there.account_sid, there.sid"
+    f" FROM {_AMONG_KEYS} JOIN tombstones AS there ON {_OF_WANTED}"
     " UNION ALL"
-    " SELECT there.session_sid, there.service_sid, there.account_sid"
-    " FROM unnest($3::text[], $4::text[], $5::text[])"
+    " SELECT true, there.session_sid, there.service_sid, there.account_sid"
+    " FROM unnest($4::uuid[], $5::uuid[], $6::uuid[])"
     " AS wanted (session_sid, service_sid, account_sid)"
     " JOIN session_owners AS there ON there.session_sid = wanted.session_sid"
     " AND there.service_sid = wanted.service_sid AND there.account_sid = wanted.account_sid"
 )
 _OWN = (
     "INSERT INTO session_owners (session_sid, service_sid, account_sid)"
-    " SELECT * FROM unnest($1::text[], $2::text[], $3::text[]) ON CONFLICT DO NOTHING"
+    " SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[]) ON CONFLICT DO NOTHING"
 )
+# What was read is compared, so that nothing is lost that another server has merged meanwhile.
+_COMPARED = ("created_us", "updated_us", "inbound_status_us", "outbound_status_us", "checksum")
 _UPDATE = (
     "UPDATE interactions SET "
-    + ", ".join(
-        f"{name} = ${n}"
-        for n, name in enumerate(Row._fields, 1)
-        if name not in ("session_sid", "sid")
+    + ", ".join(f"{name} = ${n}" for n, name in enumerate(Row._fields, 1) if n > _KEY_LENGTH)
+    + " WHERE session_sid = $1 AND account_sid = $2 AND sid = $3"
+    + "".join(
+        f" AND {name} IS NOT DISTINCT FROM ${n}"
+        for n, name in enumerate(_COMPARED, len(Row._fields) + 1)
     )
-    + " WHERE session_sid = $1 AND sid = $2 AND updated_us <= $6 RETURNING 1"
+    + " RETURNING 1"
 )
+_ACCOUNTS = OF_EVERY_ACCOUNT.format(columns="stored.account_sid")
 _DELETE = (
-    "DELETE FROM interactions WHERE session_sid = $1 AND sid = $2 AND service_sid = $3"
-    " AND ($4::text IS NULL OR account_sid = $4)"
+    "DELETE FROM interactions"
+    " WHERE session_sid = $1 AND account_sid = $2 AND sid = $3 AND service_sid = $4"
 )
 BURY = (
-    "INSERT INTO tombstones (session_sid, sid, deleted_us) VALUES ($1, $2, $3)"
+    "INSERT INTO tombstones (session_sid, account_sid, sid, deleted_us) VALUES ($1, $2, $3, $4)"
     " ON CONFLICT DO NOTHING"
 )
-
-
-class _State(NamedTuple):
-    """What is stored under a key."""
-
-    account_sid: str
-    service_sid: str
-    created_us: int
-    updated_us: int
-    frame: bytes
-
-    @classmethod
-    def of(cls, row: Row) -> "_State":
-        return cls(row.account_sid, row.service_sid, row.created_us, row.updated_us, row.frame)
 
 
 class _BuriedError(Exception):
@@ -92,16 +90,22 @@ class _BuriedError(Exception):
         self.keys = set(keys)
 
 
+class _ChangedError(Exception):
+    """A row was changed or deleted after it was read."""
+
+
 class Statements(NamedTuple):
     """How rows are asked for and written; a distributed database has its own (by_session.py)."""
 
     insert: Callable[[Connection, Sequence[Row]], Awaitable[list[Any]]]
-    """Insert rows with different keys, in their order; give the keys of those that are new."""
-    stored: Callable[[Connection, Sequence[RowKey]], Awaitable[list[Any]]]
-    """Give what is stored under these keys."""
+    """Insert rows with different keys, in their order; return the keys of those that are new."""
+    stored: Callable[[Connection, Sequence[RowKey], bool], Awaitable[list[Any]]]
+    """Return the rows that are stored under these keys; if the last argument says so, lock them, in
+    the order of their keys.
+    """
     look_again: Callable[[Connection, Sequence[RowKey], Sequence[Owner]], Awaitable[list[Any]]]
-    """Give which of these keys have a tombstone, with None for the account, and owners that are
-    known, these among them.
+    """Return which of these keys have a tombstone, each after False, and which of these owners are
+    known, each after True.
     """
     own: Callable[[Connection, Sequence[Owner]], Awaitable[None]]
     """Make owners known."""
@@ -122,32 +126,42 @@ async def record(db: Connection, rows: Sequence[Row], statements: Statements) ->
     after that: an insert waits for a delete of the same row that is under way, and then goes on as
     if there had been none. A statement after it sees the tombstone, and the transaction is begun
     anew without the row: so the tombstone wins.
+
+    Rows that are stored are read without a lock, for most come again unchanged. If another server
+    changes one between that and our update, the transaction is begun anew with locks.
     """
     buried: set[RowKey] = set()
+    lock = False
     while True:
         try:
             return await db.in_transaction(
-                partial(_record, rows=rows, buried=buried, statements=statements)
+                partial(_record, rows=rows, buried=buried, statements=statements, lock=lock)
             )
         except _BuriedError as error:
             buried |= error.keys
+        except _ChangedError:
+            lock = True
 
 
 async def _record(
-    db: Connection, rows: Sequence[Row], buried: set[RowKey], statements: Statements
+    db: Connection,
+    rows: Sequence[Row],
+    buried: set[RowKey],
+    statements: Statements,
+    *,
+    lock: bool,
 ) -> list[Recorded]:
     firsts: dict[RowKey, Row] = {}
     for row in rows:
-        key = row.session_sid, row.sid
-        if key not in buried:
+        if (key := key_of(row)) not in buried:
             firsts.setdefault(key, row)
     created: set[RowKey] = set()
     if firsts:
         found = await statements.insert(db, [firsts[key] for key in sorted(firsts)])
-        created = {(row[0], row[1]) for row in found}
-    rest = [key for key in firsts if key not in created]
-    found = await statements.stored(db, rest) if rest else []
-    stored = {(row[0], row[1]): _State(*tuple(row)[2:]) for row in found}
+        created = {_key_from(row) for row in found}
+    rest = sorted(key for key in firsts if key not in created)
+    found = await statements.stored(db, rest, lock) if rest else []
+    stored = {key_of(row): row for row in map(row_from, found)}
     missing = [key for key in rest if key not in stored]
     new = [row for key, row in firsts.items() if key in created]
     buried = buried | await _look_again(db, new, missing, statements)
@@ -155,10 +169,29 @@ async def _record(
         raise asyncpg.SerializationError("a row went that left no tombstone")
     recorded, changed = _decide(rows, created, stored, buried)
     if changed:
-        updated = await db.fetch_each(_UPDATE, [changed[key] for key in sorted(changed)])
-        if len(updated) < len(changed):
-            raise asyncpg.SerializationError("a row was changed or deleted meanwhile")
+        # A row that was inserted here, and then merged with another of the call, is ours alone.
+        before = {key: stored.get(key) or firsts[key] for key in changed}
+        updates = [_update_of(before[key], changed[key]) for key in sorted(changed)]
+        if len(await db.fetch_each(_UPDATE, updates)) < len(changed):
+            raise _ChangedError
     return recorded
+
+
+def key_of(row: Row) -> RowKey:
+    """Return the key of a row."""
+    return row.session_sid, row.account_sid, row.sid
+
+
+def _key_from(values: Sequence[Any]) -> RowKey:
+    return (
+        packing.session(values[0]),
+        packing.account(values[1]),
+        packing.interaction(values[2]),
+    )
+
+
+def _update_of(before: Row, after: Row) -> tuple[object, ...]:
+    return *packed_row(after), *(getattr(before, name) for name in _COMPARED)
 
 
 async def _look_again(
@@ -170,13 +203,17 @@ async def _look_again(
     """
     if not (new or missing):
         return set()
-    keys = [(row.session_sid, row.sid) for row in new]
+    keys = [key_of(row) for row in new]
     owners = sorted({(row.session_sid, row.service_sid, row.account_sid) for row in new})
     found = await statements.look_again(db, [*keys, *missing], owners)
-    with_tombstone = {(row[0], row[1]) for row in found if row[2] is None}
+    with_tombstone = {_key_from(row[1:]) for row in found if not row[0]}
     if with_tombstone.intersection(keys):
         raise _BuriedError(with_tombstone)
-    known = {tuple(row) for row in found if row[2] is not None}
+    known = {
+        (packing.session(row[1]), packing.service(row[2]), packing.account(row[3]))
+        for row in found
+        if row[0]
+    }
     unknown = [owner for owner in owners if owner not in known]
     if unknown:
         await statements.own(db, unknown)
@@ -184,77 +221,77 @@ async def _look_again(
 
 
 async def _insert(db: Connection, rows: Sequence[Row]) -> list[Any]:
-    return await db.fetch(_INSERT, *map(list, zip(*rows, strict=True)))
+    return await db.fetch(_INSERT, *map(list, zip(*map(packed_row, rows), strict=True)))
 
 
-async def _stored(db: Connection, keys: Sequence[RowKey]) -> list[Any]:
-    return await db.fetch(_STORED, *_columns(keys, 2))
+async def _stored(db: Connection, keys: Sequence[RowKey], lock: bool) -> list[Any]:
+    statement = f"{_STORED}{_IN_ORDER}{LOCKED} OF there" if lock else _STORED
+    return await db.fetch(statement, *_columns(keys))
 
 
 async def _look(db: Connection, keys: Sequence[RowKey], owners: Sequence[Owner]) -> list[Any]:
-    return await db.fetch(_LOOK_AGAIN, *_columns(keys, 2), *_columns(owners, 3))
+    return await db.fetch(_LOOK_AGAIN, *_columns(keys), *_columns(owners))
 
 
 async def _own(db: Connection, owners: Sequence[Owner]) -> None:
-    await db.execute(_OWN, *_columns(owners, 3))
+    await db.execute(_OWN, *_columns(owners))
 
 
 TOGETHER = Statements(_insert, _stored, _look, _own)
 """A statement for all rows, whatever their Sessions."""
 
 
-def _columns(rows: Sequence[tuple[str, ...]], count: int) -> list[list[str]]:
-    return [[row[n] for row in rows] for n in range(count)]
+def _columns(rows: Sequence[tuple[str, str, str]]) -> list[list[str]]:
+    return [[digits(row[n]) for row in rows] for n in range(_KEY_LENGTH)]
 
 
 def _decide(
     rows: Sequence[Row],
     created: set[RowKey],
-    stored: dict[RowKey, _State],
+    stored: dict[RowKey, Row],
     buried: set[RowKey],
 ) -> tuple[list[Recorded], dict[RowKey, Row]]:
     """Give what becomes of each row, one after the other, and the rows to update in the end."""
-    state: dict[RowKey, _State] = dict(stored)
+    state = dict(stored)
     changed: dict[RowKey, Row] = {}
     recorded = []
     for row in rows:
-        key = row.session_sid, row.sid
+        key = key_of(row)
         if key in buried:
             recorded.append(Recorded(Outcome.DELETED, None))
         elif key in created and key not in state:
-            state[key] = _State.of(row)
+            state[key] = row
             recorded.append(Recorded(Outcome.CREATED, row.frame))
         else:
-            one, after = _record_again(row, state[key])
+            one, after = merge_row(state[key], row)
             recorded.append(one)
             if after is not None:
-                state[key] = _State.of(after)
-                changed[key] = after
+                state[key] = changed[key] = after
     return recorded, changed
-
-
-def _record_again(row: Row, stored: _State) -> tuple[Recorded, Row | None]:
-    """Give what becomes of a row whose Interaction is stored, and the row that replaces it."""
-    if (stored.account_sid, stored.service_sid) != (row.account_sid, row.service_sid):
-        return Recorded(Outcome.OWNER_MISMATCH, None), None
-    if row.updated_us < stored.updated_us:
-        return Recorded(Outcome.STALE, stored.frame), None
-    if row.created_us != stored.created_us:
-        row = with_created(row, stored.created_us)
-    if row.frame == stored.frame:
-        return Recorded(Outcome.UNCHANGED, stored.frame), None
-    return Recorded(Outcome.UPDATED, row.frame), row
 
 
 async def delete(db: Connection, scope: Scope, key: Key, now_us: int) -> bool:
     """See Store.delete."""
-    service_sid, session_sid, sid = key
+    session_sid, sid, service_sid = (
+        digits(key.session_sid),
+        digits(key.sid),
+        digits(key.service_sid),
+    )
 
     async def delete_and_bury(db: Connection) -> bool:
-        tag = await db.execute(_DELETE, session_sid, sid, service_sid, scope.account_sid)
+        if scope.account_sid is not None:
+            account = digits(scope.account_sid)
+        else:
+            found = await db.fetch(_ACCOUNTS, session_sid, sid, service_sid)
+            if len(found) > 1:
+                raise ambiguous()
+            if not found:
+                return False
+            account = found[0][0].hex
+        tag = await db.execute(_DELETE, session_sid, account, sid, service_sid)
         if tag == "DELETE 0":
             return False
-        await db.execute(BURY, session_sid, sid, now_us)
+        await db.execute(BURY, session_sid, account, sid, now_us)
         return True
 
     return await db.in_transaction(delete_and_bury)

@@ -1,0 +1,166 @@
+"""SIDs as the database keeps them: without the letters that their column says, in 16 bytes.
+
+A column of the type `uuid` has the 32 digits of a SID. The driver takes the digits as text, and
+returns an object that has them as `hex`; that is its built-in codec for `uuid`, so a connection
+sets up nothing, and COPY, arrays and poolers work as they are. A resource has one of several
+prefixes, so its column has the two letters and the 16 bytes. The keys of callers stay text.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from interaction_svc.store.rows import Row
+from interaction_svc.store.tables import KEYS, Record, RecordKey, Table
+
+_PREFIXES = {
+    "session_sid": "KC",
+    "account_sid": "AC",
+    "sid": "KI",
+    "service_sid": "KS",
+    "inbound_participant_sid": "KP",
+    "outbound_participant_sid": "KP",
+}
+_RESOURCES = ("inbound_resource_sid", "outbound_resource_sid")
+_TYPES = {
+    **dict.fromkeys(_PREFIXES, "uuid"),
+    **dict.fromkeys(_RESOURCES, "bytea"),
+    "created_us": "bigint",
+    "updated_us": "bigint",
+    "deleted_us": "bigint",
+    "revoked_us": "bigint",
+    "inbound_status_us": "bigint",
+    "outbound_status_us": "bigint",
+    "type": "smallint",
+    "inbound_resource_status": "smallint",
+    "outbound_resource_status": "smallint",
+    "checksum": "integer",
+    "frame": "bytea",
+    "secret_hash": "bytea",
+}
+
+
+def digits(sid: str) -> str:
+    """Return the digits of a SID: the value of its column."""
+    return sid[2:]
+
+
+def digits_or_none(sid: str | None) -> str | None:
+    """Return the digits of a SID, if there is one."""
+    return None if sid is None else sid[2:]
+
+
+def session(value: Any) -> str:
+    """Return the SID of a Session from its column."""
+    return f"KC{value.hex}"
+
+
+def account(value: Any) -> str:
+    """Return the SID of an account from its column."""
+    return f"AC{value.hex}"
+
+
+def interaction(value: Any) -> str:
+    """Return the SID of an Interaction from its column."""
+    return f"KI{value.hex}"
+
+
+def service(value: Any) -> str:
+    """Return the SID of a Service from its column."""
+    return f"KS{value.hex}"
+
+
+def participant(value: Any) -> str | None:
+    """Return the SID of a participant from its column, if it has one."""
+    return None if value is None else f"KP{value.hex}"
+
+
+def packed_resource(sid: str | None) -> bytes | None:
+    """Return the value of a resource's column."""
+    return None if sid is None else sid[:2].encode() + bytes.fromhex(sid[2:])
+
+
+def resource(value: bytes | None) -> str | None:
+    """Return the SID of a resource from its column, if it has one."""
+    return None if value is None else value[:2].decode() + value[2:].hex()
+
+
+def packed_row(row: Row) -> tuple[object, ...]:
+    """Return the values of a row's columns, in the order of Row."""
+    return (
+        row[0][2:],
+        row[1][2:],
+        row[2][2:],
+        row[3][2:],
+        *row[4:7],
+        digits_or_none(row[7]),
+        digits_or_none(row[8]),
+        packed_resource(row[9]),
+        packed_resource(row[10]),
+        *row[11:],
+    )
+
+
+def row_from(values: Sequence[Any]) -> Row:
+    """Return the row that these values of its columns are of."""
+    return Row._make(
+        (
+            session(values[0]),
+            account(values[1]),
+            interaction(values[2]),
+            service(values[3]),
+            *values[4:7],
+            participant(values[7]),
+            participant(values[8]),
+            resource(values[9]),
+            resource(values[10]),
+            *values[11:],
+        )
+    )
+
+
+def packed_record(table: Table, record: Record) -> tuple[object, ...]:
+    """Return the values of the columns of a table's record."""
+    if isinstance(record, Row):
+        return packed_row(record)
+    return tuple(
+        value[2:] if _is_packed(table, name) else value  # type: ignore[index]
+        for name, value in zip(table.columns, record, strict=True)
+    )
+
+
+def packed_key(table: Table, key: RecordKey) -> tuple[str, ...]:
+    """Return the values of the columns of a table's primary key."""
+    return key if table is KEYS else tuple(map(digits, key))
+
+
+def reader_of(table: Table) -> Callable[[Sequence[Any]], Record]:
+    """Return what makes a table's record of the values of its columns."""
+    if table.record is Row:
+        return row_from
+    prefixes = [_PREFIXES[name] if _is_packed(table, name) else None for name in table.columns]
+
+    def read(values: Sequence[Any]) -> Record:
+        return table.record(
+            *(
+                value if prefix is None else prefix + value.hex
+                for prefix, value in zip(prefixes, values, strict=True)
+            )
+        )
+
+    return read
+
+
+def _is_packed(table: Table, column: str) -> bool:
+    return table is not KEYS and column in _PREFIXES
+
+
+def unnested(columns: Iterable[str], *, keys: bool = False) -> str:
+    """Return the rows that arrays are of, the values $1, $2 and so on: one for each column.
+
+    `keys`: the columns are those of API keys.
+    """
+    arrays = (
+        f"${n}::{'text' if keys and name in _PREFIXES else _TYPES.get(name, 'text')}[]"
+        for n, name in enumerate(columns, 1)
+    )
+    return f"unnest({', '.join(arrays)})"
