@@ -16,7 +16,7 @@ from enum import Enum, StrEnum
 from typing import NamedTuple
 
 from interaction_svc.errors import PermissionDenied, Unauthenticated
-from interaction_svc.sids import Sid
+from interaction_svc.sids import Sid, canonical_sid
 
 SECRET_LENGTH = 32
 """Characters of a secret, letters and digits: 190 bits. The vendor's Go SDK takes no others."""
@@ -129,7 +129,7 @@ def credentials_of(authorization: str) -> Credentials:
         raise Unauthenticated
     if not (well_formed and secret):
         raise Unauthenticated
-    return Credentials(user, secret)
+    return Credentials(canonical_sid(user), secret)
 
 
 def new_secret() -> str:

@@ -33,7 +33,7 @@ from interaction_svc.errors import InvalidField, Unauthenticated
 from interaction_svc.limits import Attempts, Clock
 from interaction_svc.logs import audit
 from interaction_svc.records import check_sid
-from interaction_svc.sids import Sid
+from interaction_svc.sids import Sid, canonical_sid
 from interaction_svc.store import Store, StoredKey
 
 log = structlog.get_logger()
@@ -174,6 +174,7 @@ async def create_key(
         raise InvalidField("role", "admin gives every right in all accounts; give it alone")
     if account_sid is not None:
         check_sid(Sid.ACCOUNT, "account", account_sid)
+        account_sid = canonical_sid(account_sid)
     elif Role.ADMIN not in roles:
         raise InvalidField("account", f"is required for a key with the role {names}")
     secret = new_secret()
@@ -199,6 +200,7 @@ async def revoke_key(store: Store, sid: str) -> StoredKey | None:
     Raises InvalidField; Unavailable, Overloaded, StoreFull.
     """
     check_sid(Sid.API_KEY, "sid", sid)
+    sid = canonical_sid(sid)
     now_us = time.time_ns() // 1000
     with asking("revoke_key"):
         key = await store.revoke_key(sid, now_us)

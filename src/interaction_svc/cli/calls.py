@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from interaction_svc.addresses import Address
-from interaction_svc.cli.options import JsonOption, takes_settings
+from interaction_svc.cli.options import AccountOption, JsonOption, takes_settings
 from interaction_svc.cli.streams import console_for_tables, print_json
 from interaction_svc.errors import InvalidField
 from interaction_svc.paging import MAX_PAGE_SIZE
@@ -73,10 +73,13 @@ def get(
     service: ServiceArgument,
     session: SessionArgument,
     sid: InteractionArgument,
+    account: AccountOption = None,
 ) -> None:
     """Print one Interaction as JSON."""
     with _calling(settings) as stub:
-        request = GetInteractionRequest(service_sid=service, session_sid=session, sid=sid)
+        request = GetInteractionRequest(
+            service_sid=service, session_sid=session, sid=sid, account_sid=account or ""
+        )
         response = stub.GetInteraction(request, timeout=_DEADLINE_SECONDS)
     print_json(_resource(response.interaction), indented=True)
 
@@ -86,6 +89,7 @@ def list_(
     settings: Settings,
     service: ServiceArgument,
     session: SessionArgument,
+    account: AccountOption = None,
     limit: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="End after this many. [default: all]")
     ] = None,
@@ -119,6 +123,7 @@ def list_(
 ) -> None:
     """Print a Session's Interactions, following its pages."""
     conditions = {
+        "AccountSid": ("--account", account),
         "Order": ("--order", order),
         "Type": ("--type", type_),
         "DateCreatedAfter": ("--created-after", created_after),
@@ -149,6 +154,7 @@ def delete(
     service: ServiceArgument,
     session: SessionArgument,
     sid: InteractionArgument,
+    account: AccountOption = None,
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Succeed if there is no such Interaction.")
     ] = False,
@@ -159,7 +165,11 @@ def delete(
     """
     with _calling(settings) as stub:
         request = DeleteInteractionRequest(
-            service_sid=service, session_sid=session, sid=sid, allow_missing=allow_missing
+            service_sid=service,
+            session_sid=session,
+            sid=sid,
+            account_sid=account or "",
+            allow_missing=allow_missing,
         )
         stub.DeleteInteraction(request, timeout=_DEADLINE_SECONDS)
 

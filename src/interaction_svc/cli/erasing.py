@@ -7,9 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from interaction_svc.cli.options import takes_settings
-from interaction_svc.errors import InvalidField
-from interaction_svc.records import check_sid
+from interaction_svc.cli.options import AccountOption, checked_sid, takes_settings
 from interaction_svc.retention import expired_before, sweep
 from interaction_svc.settings import Settings, SettingsError
 from interaction_svc.sids import Sid
@@ -46,6 +44,7 @@ def erase(
     participant: Annotated[
         str, typer.Option(metavar="KP...", help="Whose Interactions to delete, on either leg.")
     ],
+    account: AccountOption = None,
     dry_run: _DryRun = False,
 ) -> None:
     """Delete every Interaction in which a participant took part.
@@ -53,12 +52,11 @@ def erase(
     May run beside a server on the same store. What is recorded meanwhile may be missed: run it
     again when nothing of them comes in any more.
     """
-    try:
-        check_sid(Sid.PARTICIPANT, "participant", participant)
-    except InvalidField as error:
-        raise typer.BadParameter(error.problem, param_hint="--participant") from error
-    now_us = time.time_ns() // 1000
-    asyncio.run(_sweep(settings.store, TookPart(participant), now_us, dry_run=dry_run))
+    what = TookPart(
+        checked_sid(Sid.PARTICIPANT, "participant", participant),
+        None if account is None else checked_sid(Sid.ACCOUNT, "account", account),
+    )
+    asyncio.run(_sweep(settings.store, what, time.time_ns() // 1000, dry_run=dry_run))
 
 
 async def _sweep(url: str, what: Expired | TookPart, now_us: int, *, dry_run: bool) -> None:

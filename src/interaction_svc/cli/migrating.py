@@ -35,8 +35,8 @@ def migrate(
     """Bring the store's schema up to date.
 
     serve and import do so by themselves. A store of an earlier layout is rewritten, which needs
-    disk: --check says how much. It may be broken off and run again. A schema of a later version than
-    this program's is refused and left alone.
+    disk: --check says how much. It may be broken off and run again. A schema of a later version
+    than this program's is refused and left alone.
     """
     if check and distribute:
         raise typer.BadParameter(

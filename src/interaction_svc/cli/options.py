@@ -11,7 +11,10 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
+from interaction_svc.errors import InvalidField
+from interaction_svc.records import check_sid
 from interaction_svc.settings import ENV_PREFIX, Settings, load_settings
+from interaction_svc.sids import Sid, canonical_sid
 
 _METAVARS = {
     "store": "URL",
@@ -32,6 +35,23 @@ JsonOption = Annotated[
         show_default=False,
     ),
 ]
+
+
+AccountOption = Annotated[
+    str | None,
+    typer.Option(
+        "--account", metavar="AC...", help="Only this account's. [default: every account's]"
+    ),
+]
+
+
+def checked_sid(kind: Sid, option: str, value: str) -> str:
+    """Return the SID of an option in its stored spelling. Raises typer.BadParameter."""
+    try:
+        check_sid(kind, option, value)
+    except InvalidField as error:
+        raise typer.BadParameter(error.problem, param_hint=f"--{option}") from error
+    return canonical_sid(value)
 
 
 def takes_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, AsyncExitStack
 from json import dumps
 from pathlib import Path
@@ -12,11 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from interaction_svc.addresses import Address
-from interaction_svc.cli.options import takes_settings
+from interaction_svc.cli.options import AccountOption, checked_sid, takes_settings
 from interaction_svc.cli.streams import print_utf8_json, standard_input
-from interaction_svc.errors import InvalidField
 from interaction_svc.interactions import Interactions
-from interaction_svc.records import check_sid
 from interaction_svc.settings import Settings
 from interaction_svc.sids import Sid
 from interaction_svc.store import Outcome, open_store
@@ -148,33 +147,32 @@ def export(
     session: Annotated[
         str | None, typer.Option(metavar="KC...", help="Only this Session's; needs --service.")
     ] = None,
+    account: AccountOption = None,
 ) -> None:
     """Write Interactions to standard output as JSON lines.
 
-    They are ordered by Session, creation and SID. Importing them gives equal Interactions: times
-    keep their microseconds, which REST cuts off. What has been deleted is not in it, nor that it
-    has been.
+    They are ordered by Session, account, creation and SID. Importing them gives equal
+    Interactions: times keep their microseconds, which REST cuts off. What has been deleted is not
+    in it, nor that it has been.
     """
     if session is not None and service is None:
         raise typer.BadParameter("needs --service", param_hint="--session")
-    for kind, option, value in (
-        (Sid.SERVICE, "service", service),
-        (Sid.SESSION, "session", session),
-    ):
-        if value is not None:
-            try:
-                check_sid(kind, option, value)
-            except InvalidField as error:
-                raise typer.BadParameter(error.problem, param_hint=f"--{option}") from error
-    asyncio.run(_export(settings, service, session))
+    wanted = {
+        name: None if value is None else checked_sid(kind, option, value)
+        for name, kind, option, value in (
+            ("service_sid", Sid.SERVICE, "service", service),
+            ("session_sid", Sid.SESSION, "session", session),
+            ("account_sid", Sid.ACCOUNT, "account", account),
+        )
+    }
+    asyncio.run(_export(settings, wanted))
 
 
-async def _export(settings: Settings, service: str | None, session: str | None) -> None:
+async def _export(settings: Settings, wanted: Mapping[str, str | None]) -> None:
     base_url = settings.public_url or Address.parse(settings.http_address).url(settings.http_scheme)
     opened = await open_store(settings.store, migrate=False)
     try:
-        lines = export_lines(opened, base_url, service_sid=service, session_sid=session)
-        async for line in lines:
+        async for line in export_lines(opened, base_url, **wanted):
             print_utf8_json(line)
     finally:
         await opened.close()

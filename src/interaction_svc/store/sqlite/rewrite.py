@@ -383,7 +383,13 @@ def _copy_keys(old: sqlite3.Connection, new: sqlite3.Connection) -> None:
             new.execute("DELETE FROM api_keys")
             new.executemany(
                 f"INSERT INTO api_keys ({columns}) VALUES (?, ?, ?, ?, ?, ?)",
-                old.execute(f"SELECT {columns} FROM api_keys ORDER BY created_us, rowid"),
+                (
+                    key._replace(account_sid=key.account_sid and canonical_sid(key.account_sid))
+                    for key in map(
+                        StoredKey._make,
+                        old.execute(f"SELECT {columns} FROM api_keys ORDER BY created_us, rowid"),
+                    )
+                ),
             )
 
 
