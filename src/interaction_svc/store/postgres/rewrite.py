@@ -142,6 +142,10 @@ _SIZE = (
     "SELECT coalesce(sum({function}(to_regclass(name || $2))), 0)::bigint"
     " FROM unnest($1::text[]) AS name"
 )
+_SPELL_KEYS = (
+    "UPDATE api_keys SET account_sid = left(account_sid, 2) || lower(substr(account_sid, 3))"
+    " WHERE account_sid <> left(account_sid, 2) || lower(substr(account_sid, 3))"
+)
 _SHARDS = "SELECT count(*) FROM pg_dist_shard WHERE logicalrelid = $1::text::regclass"
 
 
@@ -314,6 +318,7 @@ async def _exchange(db: Connection) -> bool:
             await _rename(db, name, "", OLD)
         await _rename(db, name, NEW, "")
         await db.execute(f"COMMENT ON TABLE {name}{OLD} IS '{_REPLACED}'")
+    await db.execute(_SPELL_KEYS)
     await db.execute("DROP FUNCTION IF EXISTS rewrite_note()")
     await db.execute("DROP TABLE rewrite_queue, rewrite_spellings, rewrite_state")
     step = MIGRATIONS[0]
