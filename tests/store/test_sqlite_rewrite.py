@@ -20,6 +20,7 @@ from interaction_svc.store import (
     Scope,
     Store,
     StoreClosedError,
+    StoreDamagedError,
     StoreFullError,
     StoreUnavailableError,
     check_store,
@@ -178,6 +179,39 @@ async def test_what_is_damaged_is_kept_and_never_answered(tmp_path: Path, path: 
                 await store.get(EVERYONE, PARENTS.key(sid))
     finally:
         await store.close()
+
+
+@pytest.mark.parametrize("column", ["inbound_participant_sid", "outbound_resource_sid", "type"])
+async def test_a_row_with_a_damaged_column_is_kept_and_never_answered(
+    tmp_path: Path, path: Path, column: str
+) -> None:
+    interaction = new_interaction(PARENTS)
+    make_old_store(path, [interaction])
+    with closing(opened(path)) as db:
+        value = 0 if column == "type" else "\x00damaged"
+        db.execute(f"UPDATE interactions SET {column} = ?", (value,))
+    rewritten = rewrite(path)
+    assert rewritten is not None
+    assert (rewritten.rows, rewritten.damaged) == (1, 1)
+    store = await open_store(url(tmp_path))
+    try:
+        with pytest.raises(DamagedRowError):
+            await store.get(EVERYONE, PARENTS.key(interaction.sid))
+    finally:
+        await store.close()
+
+
+@pytest.mark.parametrize("column", ["session_sid", "sid", "account_sid", "service_sid"])
+async def test_a_row_without_a_key_stops_the_rewrite_and_nothing_is_changed(
+    path: Path, column: str
+) -> None:
+    make_old_store(path, [new_interaction(PARENTS) for _ in range(3)])
+    with closing(opened(path)) as db:
+        db.execute(f"UPDATE interactions SET {column} = 'no SID' WHERE rowid = 2")
+    with pytest.raises(StoreDamagedError, match="'no SID' where a SID must match"):
+        rewrite(path)
+    with closing(opened(path)) as db:
+        assert db.execute("SELECT count(*) FROM interactions").fetchone() == (3,)
 
 
 async def test_a_copy_that_is_broken_off_is_resumed_where_it_was(

@@ -3,8 +3,8 @@
 import sqlite3
 from typing import Any
 
-from interaction_svc.sids import canonical_sid
-from interaction_svc.store.errors import DamagedRowError
+from interaction_svc.sids import Sid, canonical_sid
+from interaction_svc.store.errors import DamagedRowError, StoreDamagedError
 from interaction_svc.store.integrity import checksum_of
 from interaction_svc.store.rows import Row, decode, row_of
 from interaction_svc.v1 import interaction_pb2 as pb
@@ -18,6 +18,7 @@ _COLUMNS = (
     "inbound_participant_sid", "outbound_participant_sid", "inbound_resource_sid",
     "outbound_resource_sid", "inbound_resource_status", "outbound_resource_status",
 )  # fmt: skip
+_KEY_KINDS = (Sid.SESSION, Sid.ACCOUNT, Sid.INTERACTION, Sid.SERVICE)
 _ROWS = (
     f"SELECT {', '.join(_COLUMNS)}, frame FROM interactions INDEXED BY interactions_by_creation"
     " WHERE (session_sid, created_us, sid) > (?, ?, ?)"
@@ -36,7 +37,16 @@ class OldRow:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """The key of the row in the new layout: session, account and SID."""
+        """The key of the row in the new layout: session, account and SID.
+
+        Raises StoreDamagedError if its columns can't be one, so that the row can't be kept.
+        """
+        for kind, sid in zip(_KEY_KINDS, self._values, strict=False):
+            if not (isinstance(sid, str) and kind.matches(sid)):
+                raise StoreDamagedError(
+                    f"a row of the Session {self._values[0]!r} has {sid!r} where a SID must match"
+                    f" {kind.pattern}: restore it from a backup, or delete the row"
+                )
         session_sid, account_sid, sid, *_ = self._values
         return canonical_sid(session_sid), canonical_sid(account_sid), canonical_sid(sid)
 
@@ -44,8 +54,9 @@ class OldRow:
         """Return the row of the new layout, and whether it can be read.
 
         One that can't be read, or whose frame says something else than its columns, is kept with a
-        wrong checksum: it is then known to be damaged.
+        wrong checksum: it is then known to be damaged. Raises StoreDamagedError as `key`.
         """
+        key = self.key
         canonical = tuple(
             canonical_sid(value) if isinstance(value, str) else value for value in self._values
         )
@@ -56,11 +67,17 @@ class OldRow:
                 raise DamagedRowError("its columns are not those of its frame")
         except (DamagedRowError, ValueError):
             wrong = ~checksum_of(self.frame)
-            return Row._make((*canonical, None, None, wrong, self.frame)), False
+            readable = (value if _is_sid(value) else None for value in canonical[7:11])
+            columns = (*key, *canonical[3:7], *readable, *canonical[11:])
+            return Row._make((*columns, None, None, wrong, self.frame)), False
         if canonical != self._values:
             return row_of(_canonical(interaction)), True
         # The bytes stay as they are: another version of protobuf may have written them.
         return row._replace(frame=self.frame, checksum=checksum_of(self.frame)), True
+
+
+def _is_sid(value: object) -> bool:
+    return isinstance(value, str) and Sid.RESOURCE.matches(value) is not None
 
 
 def read(db: sqlite3.Connection, after: Position, limit: int) -> list[OldRow]:
