@@ -1,7 +1,7 @@
 """Who gets in: keys and their roles, on both transports, and that no account reaches another."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,7 +53,7 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     yield from guarded_in(tmp_path_factory.mktemp("attacked"), times)
 
 
-def guarded_in(folder: Path, times: dict[str, float] | None = None) -> Iterator[Guarded]:
+def guarded_in(folder: Path, times: Mapping[str, float] | None = None) -> Iterator[Guarded]:
     parents = new_parents()
     keys = {role: new_key(folder / "interactions.db", role, parents.account_sid) for role in ROLES}
     with served(folder, times=times) as server:

@@ -8,10 +8,10 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from interaction_svc.addresses import Address
 from interaction_svc.credentials import Right
+from interaction_svc.grpc_api import reflection
 from interaction_svc.grpc_api.interceptors import (
     Admit,
     Authenticate,
@@ -35,10 +35,6 @@ INTERACTION_SERVICE = interaction_service_pb2.DESCRIPTOR.services_by_name["Inter
 INGEST_SERVICE = ingest_service_pb2.DESCRIPTOR.services_by_name["IngestService"]
 _SERVICES = (INTERACTION_SERVICE.full_name, INGEST_SERVICE.full_name)
 _HEALTH_OF = ("", *_SERVICES)
-_REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
-_REFLECTION = frozenset(
-    f"/{service}/ServerReflectionInfo" for service in (_REFLECTION_V1, reflection.SERVICE_NAME)
-)
 RIGHTS = {
     f"/{INTERACTION_SERVICE.full_name}/GetInteraction": Right.READ,
     f"/{INTERACTION_SERVICE.full_name}/ListInteractions": Right.READ,
@@ -128,13 +124,13 @@ class GrpcServer:
             guards.concurrency,
             guards.deadline_seconds,
             reads=frozenset(method for method, right in RIGHTS.items() if right is Right.READ),
-            exempt=_REFLECTION,
+            exempt=reflection.METHODS,
         )
         authenticate = Authenticate(
             guards.authenticator,
             guards.call_rate,
             RIGHTS,
-            unguarded=_REFLECTION if self._address.is_loopback else frozenset(),
+            unguarded=reflection.METHODS if self._address.is_loopback else frozenset(),
             is_peer_allowed=self._is_peer_allowed,
         )
         chain = Chain(
@@ -142,7 +138,7 @@ class GrpcServer:
         )
         chain.add_generic_rpc_handlers(_handlers(interactions))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, chain)
-        _add_reflection(chain)
+        reflection.add_reflection(chain, _SERVICES)
         self._probe = SelfProbe()
         self._server = grpc.aio.server(
             handlers=[self._probe, chain], options=_options(settings, shares_port=shares_port)
@@ -283,19 +279,4 @@ def _handlers(interactions: Interactions) -> tuple[grpc.GenericRpcHandler, ...]:
                 "RecordInteractions": streamed(ingest.record_interactions),
             },
         ),
-    )
-
-
-def _add_reflection(server: Chain) -> None:
-    """Add reflection in both versions; the library has only v1alpha, whose messages v1 kept."""
-    names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
-    servicer = reflection.aio.ReflectionServicer(names)
-    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
-    handler: Any = grpc.stream_stream_rpc_method_handler(
-        servicer.ServerReflectionInfo,
-        reflection_pb2.ServerReflectionRequest.FromString,
-        reflection_pb2.ServerReflectionResponse.SerializeToString,
-    )
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler(_REFLECTION_V1, {"ServerReflectionInfo": handler}),)
     )
