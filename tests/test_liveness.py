@@ -5,13 +5,15 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from structlog.testing import capture_logs
 
-from interaction_svc import metrics
+from interaction_svc import metrics, retention
 from interaction_svc.addresses import Address
 from interaction_svc.grpc_api import self_probe
 from interaction_svc.grpc_api.server import GrpcServer
@@ -23,6 +25,7 @@ from interaction_svc.liveness import Liveness, failure_of
 from interaction_svc.settings import load_settings
 from interaction_svc.store import open_store
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
+from interaction_svc.workers.messages import Report
 from tests import sabotage
 from tests.build import Parents
 from tests.calls import failure, list_request
@@ -180,6 +183,37 @@ async def test_a_task_that_ends_is_named_with_the_kind_of_its_error_alone(
     await watching.stop()
     captured = capfd.readouterr()
     assert "private" not in captured.out + captured.err
+
+
+async def test_retention_goes_on_after_an_unexpected_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await open_store(files.url(tmp_path))
+    sweep, failed = store.sweep, asyncio.Event()
+
+    async def fail_once(*given: Any, **named: Any) -> Any:
+        if not failed.is_set():
+            failed.set()
+            raise RuntimeError("with a text that is private")
+        swept.set()
+        return await sweep(*given, **named)
+
+    swept = asyncio.Event()
+    monkeypatch.setattr(store, "sweep", fail_once)
+    monkeypatch.setattr(retention, "PASS_SECONDS", 0.01)
+    running = retention.Retention(store, 30, {})
+    with capture_logs() as lines:
+        running.start()
+        async with asyncio.timeout(20):
+            await swept.wait()
+    await running.stop()
+    await store.close()
+    assert [line["log_level"] for line in lines] == ["error"]
+
+
+@pytest.mark.parametrize("line", [b"", b"hello\n", b"[1]\n", b"7\n", b'{"reason": "Nothing"}\n'])
+def test_what_is_no_report_of_a_worker_is_a_failed_start(line: bytes) -> None:
+    assert isinstance(Report.read(line).failure, OSError)
 
 
 def test_a_signal_is_no_failure(tmp_path: Path) -> None:
