@@ -1,14 +1,17 @@
 """Knowing callers: what is asked of the store, what is remembered, and for how long."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from interaction_svc.credentials import ANYONE, Right, Role
-from interaction_svc.errors import RateLimited, Unauthenticated
+from interaction_svc.errors import RateLimited, Unauthenticated, Unavailable
 from interaction_svc.exposure import check_exposure
+from interaction_svc.key_hashes import FRESH_SECONDS
 from interaction_svc.keys import (
     SECONDS_KNOWN,
     Authenticator,
@@ -16,6 +19,7 @@ from interaction_svc.keys import (
     create_key,
     revoke_key,
 )
+from interaction_svc.limits import WRONG_AT_ONCE, WRONG_PER_SECOND
 from interaction_svc.settings import SettingsError, load_settings
 from interaction_svc.store import Store, open_store
 from tests.build import new_sid
@@ -63,23 +67,100 @@ async def test_a_revoked_key_is_known_no_longer_than_said(
         await authenticator.caller(header(made), PEER)
 
 
-async def test_who_was_right_is_not_slowed_down_by_others_at_the_address(
+async def use_up_the_attempts_of_the_address(authenticator: Authenticator) -> None:
+    for number in range(WRONG_AT_ONCE):
+        with pytest.raises(Unauthenticated):
+            await authenticator.caller(basic(new_sid("SK"), f"wrong{number}"), PEER)
+    with pytest.raises(RateLimited) as caught:
+        await authenticator.caller(basic(new_sid("SK"), "wrong"), PEER)
+    assert caught.value.retry_after_seconds == 1
+
+
+async def test_right_keys_are_served_from_an_address_that_was_wrong_too_often(
     store: Store, time: Time, authenticator: Authenticator
 ) -> None:
-    made = await create_key(store, None, Role.ADMIN)
-    await authenticator.caller(header(made), PEER)
-    for number in range(10):
+    """Those that were right before, and those that were never seen; wrong ones wait."""
+    known, *unseen = [await create_key(store, None, Role.ADMIN) for _ in range(3)]
+    await authenticator.caller(header(known), PEER)
+    for _ in range(2):
+        await use_up_the_attempts_of_the_address(authenticator)
+        for made in (known, unseen.pop()):
+            for _ in range(20):
+                assert (await authenticator.caller(header(made), PEER)).key_sid == made.key.sid
+        with pytest.raises(RateLimited):
+            await authenticator.caller(basic(known.key.sid, "wrong"), PEER)
+        time.now += WRONG_AT_ONCE / WRONG_PER_SECOND
+
+
+async def test_many_unseen_right_keys_at_once_are_served(
+    store: Store, authenticator: Authenticator
+) -> None:
+    made = [await create_key(store, new_sid("AC"), Role.READ) for _ in range(25)]
+    callers = await asyncio.gather(*(authenticator.caller(header(one), PEER) for one in made))
+    assert [caller.key_sid for caller in callers] == [one.key.sid for one in made]
+
+
+async def test_wrong_ones_beyond_the_limit_cost_no_look_up(
+    store: Store,
+    time: Time,
+    authenticator: Authenticator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await create_key(store, None, Role.ADMIN)
+    await use_up_the_attempts_of_the_address(authenticator)
+    asked: Counter[str] = Counter()
+    for name in ("keys", "keys_of"):
+        monkeypatch.setattr(store, name, counting(asked, name, getattr(store, name)))
+
+    async def is_told_to_wait(number: int) -> None:
+        with pytest.raises(RateLimited):
+            await authenticator.caller(basic(new_sid("SK"), f"wrong{number}"), PEER)
+
+    await asyncio.gather(*map(is_told_to_wait, range(100)))
+    assert asked == {}
+    time.now += FRESH_SECONDS  # in which 2 more may be wrong, and the hashes get old
+    for number in range(2):
         with pytest.raises(Unauthenticated):
-            await authenticator.caller(basic(made.key.sid, f"wrong{number}"), PEER)
-    with pytest.raises(RateLimited):
-        await authenticator.caller(basic(made.key.sid, "wrong"), PEER)
-    time.now += SECONDS_KNOWN  # the store is asked again, and the others use up what there is
+            await authenticator.caller(basic(new_sid("SK"), f"more{number}"), PEER)
+    await asyncio.gather(*map(is_told_to_wait, range(100)))
+    assert asked == {"keys": 1, "keys_of": 2}
+
+
+def counting(
+    counts: Counter[str], name: str, method: Callable[..., Awaitable[Any]]
+) -> Callable[..., Awaitable[Any]]:
+    async def counted(*given: Any) -> Any:
+        counts[name] += 1
+        return await method(*given)
+
+    return counted
+
+
+async def test_a_key_made_or_revoked_counts_within_2_seconds_where_wrong_ones_wait(
+    store: Store, time: Time, authenticator: Authenticator
+) -> None:
+    revoked = await create_key(store, None, Role.ADMIN)
+    await use_up_the_attempts_of_the_address(authenticator)
+    await revoke_key(store, revoked.key.sid)
+    made = await create_key(store, None, Role.ADMIN)
+    time.now += FRESH_SECONDS
     for number in range(2):
         with pytest.raises(Unauthenticated):
             await authenticator.caller(basic(made.key.sid, f"more{number}"), PEER)
-    with pytest.raises(RateLimited):
-        await authenticator.caller(basic(made.key.sid, "wrong"), PEER)
     assert (await authenticator.caller(header(made), PEER)).key_sid == made.key.sid
+    with pytest.raises(RateLimited):
+        await authenticator.caller(header(revoked), PEER)
+
+
+async def test_without_its_store_nobody_is_told_that_a_key_is_wrong(
+    store: Store, time: Time, authenticator: Authenticator
+) -> None:
+    made = await create_key(store, None, Role.ADMIN)
+    await use_up_the_attempts_of_the_address(authenticator)
+    time.now += FRESH_SECONDS
+    await store.close()
+    with pytest.raises(Unavailable):
+        await asyncio.gather(*(authenticator.caller(header(made), PEER) for _ in range(20)))
 
 
 async def test_many_calls_at_once_with_a_new_key_are_one_attempt(

@@ -7,7 +7,6 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2
 
 from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 from interaction_svc.v1 import interaction_pb2 as pb
@@ -283,22 +282,6 @@ async def test_an_unknown_method_is_unimplemented(channel: grpc.aio.Channel) -> 
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await raw(b"")
     assert caught.value.code() is Code.UNIMPLEMENTED
-
-
-@pytest.mark.parametrize("version", ["v1", "v1alpha"])
-async def test_reflection_in_both_versions(channel: grpc.aio.Channel, version: str) -> None:
-    raw: Any = channel.stream_stream(
-        f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
-        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
-        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
-    )
-    asked = reflection_pb2.ServerReflectionRequest
-    call = raw([asked(list_services=""), asked(file_containing_symbol="interaction_svc.v1.Leg")])
-    responses = [response async for response in call]
-    listed = {service.name for service in responses[0].list_services_response.service}
-    assert "interaction_svc.v1.InteractionService" in listed
-    files = responses[1].file_descriptor_response.file_descriptor_proto
-    assert any(b"interaction_svc/v1/interaction.proto" in file for file in files)
 
 
 async def test_health_serves(channel: grpc.aio.Channel) -> None:

@@ -3,15 +3,18 @@
 import asyncio
 import os
 import sqlite3
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import grpc
 import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from structlog.testing import capture_logs
 
+from interaction_svc.health import Health
+from interaction_svc.store import open_store
 from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
@@ -21,6 +24,7 @@ from tests.calls import Code, failure, get_request, list_request
 from tests.locking import write_lock
 from tests.logs import logged
 from tests.serving import Served, served
+from tests.store import files
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -111,6 +115,30 @@ async def test_a_file_that_is_taken_away_and_put_back(tmp_path: Path, parents: P
         await ingest.RecordInteraction(
             ingest_pb.RecordInteractionRequest(interaction=new_interaction(parents))
         )
+
+
+async def test_why_it_is_unhealthy_is_logged_from_the_first_probe_on(tmp_path: Path) -> None:
+    file, away = tmp_path / "interactions.db", tmp_path / "away.db"
+    async with AsyncExitStack() as stack:
+        store = await open_store(files.url(tmp_path))
+        stack.push_async_callback(store.close)
+        health = Health(store)
+        stack.push_async_callback(health.stop)
+        file.rename(away)
+        lines = stack.enter_context(capture_logs())
+        await health.start()
+        assert [line["event"] for line in lines] == ["not serving: the store can't be used"]
+        assert not health.is_serving
+        assert "file" in lines[0]["cause"]
+        away.rename(file)
+        await until(lambda: health.is_serving)
+        assert [line["event"] for line in lines[1:]] == ["serving"]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.02)
 
 
 async def test_a_damaged_page(tmp_path: Path, parents: Parents) -> None:

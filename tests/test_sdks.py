@@ -149,6 +149,7 @@ class TestGrpcurl:
         listed = self.grpcurl(server, "list").stdout.split()
         assert listed == [
             "grpc.health.v1.Health",
+            "grpc.reflection.v1.ServerReflection",
             "grpc.reflection.v1alpha.ServerReflection",
             "interaction_svc.v1.IngestService",
             "interaction_svc.v1.InteractionService",
@@ -156,6 +157,18 @@ class TestGrpcurl:
         described = self.grpcurl(server, "describe", "interaction_svc.v1.Interaction").stdout
         assert "create_time" in described
         assert self.grpcurl(server, "describe").returncode == 0
+        for symbol, shown in (
+            ("interaction_svc.v1.InteractionService.GetInteraction", "rpc GetInteraction ("),
+            ("interaction_svc.v1.Interaction.sid", "string sid = "),
+            ("interaction_svc.v1.ListInteractionsRequest.Order", "enum Order {"),
+            ("interaction_svc.v1.INTERACTION_TYPE_VOICE", "INTERACTION_TYPE_VOICE = "),
+            ("grpc.reflection.v1.ServerReflection", "rpc ServerReflectionInfo ("),
+            ("grpc.reflection.v1alpha.ServerReflectionRequest.message_request", "oneof "),
+            ("grpc.health.v1.Health.Check", "rpc Check ("),
+            ("google.rpc.ErrorInfo", "message ErrorInfo {"),
+        ):
+            described = self.grpcurl(server, "describe", symbol)
+            assert shown in described.stdout, described.stderr
 
     def test_it_records_lists_gets_and_deletes(self, server: Served, parents: Parents) -> None:
         service = "interaction_svc.v1.InteractionService"

@@ -45,7 +45,8 @@ def workers(group: Served) -> dict[int, int]:
     parent = group.process.pid
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
     commands = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
-    return {int(command.split(b"\0")[-2]): pid for pid, command in commands.items()}
+    # One that has just ended has none.
+    return {int(command.split(b"\0")[-2]): pid for pid, command in commands.items() if command}
 
 
 def is_there(process: int) -> bool:
@@ -277,12 +278,7 @@ def test_workers_end_with_their_group(tmp_path: Path) -> None:
     """SIGKILL leaves it no time to tell them; the ports are free, and their folder is removed."""
     with served(tmp_path, "--workers", "2", status=-signal.SIGKILL) as group:
         processes = list(workers(group).values())
-        environment = Path(f"/proc/{processes[0]}/environ").read_bytes().decode().split("\0")
-        (folder,) = (
-            Path(variable.partition("=")[2])
-            for variable in environment
-            if variable.startswith("PROMETHEUS_MULTIPROC_DIR=")
-        )
+        folder = metrics_folder(group)
         assert folder.is_dir()
         group.process.kill()
         wait_until(lambda: not any(map(is_there, processes)))
@@ -290,6 +286,39 @@ def test_workers_end_with_their_group(tmp_path: Path) -> None:
         for address in (group.grpc_address, group.base_url.removeprefix("http://")):
             host, _, port = address.rpartition(":")
             socket.create_server((host, int(port))).close()
+
+
+def metrics_folder(group: Served) -> Path:
+    process = workers(group)[1]
+    environment = Path(f"/proc/{process}/environ").read_bytes().decode().split("\0")
+    (folder,) = (
+        Path(variable.partition("=")[2])
+        for variable in environment
+        if variable.startswith("PROMETHEUS_MULTIPROC_DIR=")
+    )
+    return folder
+
+
+def test_what_a_killed_group_left_in_memory_is_removed_by_the_next(
+    group: Served, tmp_path: Path
+) -> None:
+    """Killed together with its workers, which would remove it."""
+    with served(tmp_path, "--workers", "2", status=-signal.SIGKILL) as killed:
+        processes = list(workers(killed).values())
+        left = metrics_folder(killed)
+        for process in processes:
+            os.kill(process, signal.SIGSTOP)
+        killed.process.kill()
+        for process in processes:
+            os.kill(process, signal.SIGKILL)
+        killed.exit_status()
+    assert left.is_dir()
+    with served(tmp_path, "--workers", "2") as following:
+        assert not left.exists()
+        folder = metrics_folder(following)
+        assert folder.is_dir()
+        assert metrics_folder(group).is_dir()  # which is in use
+    assert not folder.exists()
 
 
 def test_ctrl_c_is_for_the_group_to_tell(group: Served) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from interaction_svc import metrics
+from interaction_svc.liveness import failure_of
 from interaction_svc.store import Store, StoreBusyError, StoreError
 
 log = structlog.get_logger()
@@ -29,6 +30,7 @@ class Health:
         self._store = store
         self._listeners: list[Callable[[bool], Awaitable[None]]] = []
         self._probing: asyncio.Task[None] | None = None
+        self._cause = ""
         self.is_serving = False
         metrics.serving.set(0)
 
@@ -47,6 +49,12 @@ class Health:
         await self._probe()
         self._probing = asyncio.create_task(self._keep_probing())
 
+    async def failure(self) -> str:
+        """Return why the probing has ended, once it has by itself."""
+        if self._probing is None:
+            return "it was not started"
+        return await failure_of(self._probing)
+
     async def stop(self) -> None:
         """Turn not serving for good. Doing it again does nothing."""
         if self._probing is not None:
@@ -64,8 +72,10 @@ class Health:
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
                 await self._store.probe()
-        except StoreBusyError:
-            return  # it has much to do, and does it
+        except StoreBusyError as error:
+            if not self.is_serving:
+                await self._set(False, str(error))
+            # Else it has much to do, and does it.
         except TimeoutError:
             await self._set(False, "it doesn't answer")
         except StoreError as error:
@@ -77,13 +87,16 @@ class Health:
             await self._set(True)
 
     async def _set(self, is_serving: bool, cause: str = "") -> None:
+        if is_serving == self.is_serving and cause == self._cause:
+            return
+        self._cause = cause
+        if cause:  # also where it never was serving, or another cause has taken over
+            log.error("not serving: the store can't be used", cause=cause)
+        else:
+            log.info("serving" if is_serving else "not serving: stopping")
         if is_serving == self.is_serving:
             return
         self.is_serving = is_serving
         metrics.serving.set(is_serving)
-        if cause:
-            log.error("not serving: the store can't be used", cause=cause)
-        else:
-            log.info("serving" if is_serving else "not serving: told to stop")
         for listener in self._listeners:
             await listener(is_serving)

@@ -7,10 +7,10 @@ key that another process revoked is refused within that time.
 import asyncio
 import hashlib
 import hmac
+import math
 import secrets
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from typing import NamedTuple
 
@@ -29,8 +29,9 @@ from interaction_svc.credentials import (
     roles_of,
     spelt,
 )
-from interaction_svc.errors import InvalidField, Unauthenticated
-from interaction_svc.limits import Attempts, Clock
+from interaction_svc.errors import InvalidField, RateLimited, Unauthenticated
+from interaction_svc.key_hashes import KeyHashes
+from interaction_svc.limits import WRONG_PER_SECOND, Attempts, Clock
 from interaction_svc.logs import audit
 from interaction_svc.records import check_sid
 from interaction_svc.sids import Sid, canonical_sid
@@ -52,6 +53,9 @@ class Authenticator:
 
     `serves_openly` says whether callers need no key as long as the store has never had one. Then
     who shows credentials of the right form is believed, and an account's SID scopes to it.
+
+    An address that has shown too many wrong credentials is told to wait, without a look-up. Right
+    ones are served from it all the same: their hash is among those of the keys in force.
     """
 
     def __init__(self, store: Store, *, serves_openly: bool, clock: Clock = time.monotonic) -> None:
@@ -59,6 +63,7 @@ class Authenticator:
         self._serves_openly = serves_openly
         self._clock = clock
         self._attempts = Attempts(clock)
+        self._hashes = KeyHashes(store, clock)
         # By a keyed hash: to find an entry takes equally long for right and wrong secrets.
         self._hash_key = secrets.token_bytes(32)
         self._known: dict[bytes, _Known] = {}
@@ -78,9 +83,7 @@ class Authenticator:
         credentials = credentials_of(authorization)
         checking = self._checking.get(digest)
         if checking is None:  # calls that come together share one look-up, and one attempt
-            checking = asyncio.create_task(
-                self._check(credentials, digest, peer, is_known=known is not None)
-            )
+            checking = asyncio.create_task(self._check(credentials, digest, peer))
             self._checking[digest] = checking
             checking.add_done_callback(partial(self._end_check, digest))
         return await asyncio.shield(checking)
@@ -97,11 +100,15 @@ class Authenticator:
             self._open_until = self._clock() + SECONDS_KNOWN
         return self._serves_openly
 
-    async def _check(
-        self, credentials: Credentials, digest: bytes, peer: str, *, is_known: bool
-    ) -> Caller:
-        # Who was right a moment ago is not slowed down by what others try from the same address.
-        with nullcontext() if is_known else self._attempts.one(peer):
+    async def _check(self, credentials: Credentials, digest: bytes, peer: str) -> Caller:
+        with self._attempts.one(peer) as wait:
+            if wait and not await self._hashes.has(hash_of(credentials.secret)):
+                raise RateLimited(
+                    "Too many wrong credentials from this address",
+                    scope="address",
+                    per_second=WRONG_PER_SECOND,
+                    retry_after_seconds=math.ceil(wait),
+                )
             caller = await self._checked(credentials, digest)
         self._remember(digest, caller)
         return caller

@@ -15,6 +15,10 @@ from interaction_svc.errors import Overloaded, RateLimited, Unauthenticated
 KIB = 1024
 MIB = 1024 * KIB
 
+WRONG_AT_ONCE = 10
+WRONG_PER_SECOND = 1.0
+"""How often an address may show wrong credentials: this many at once, then so many a second."""
+
 _ROUNDING = 1e-9
 Clock = Callable[[], float]
 
@@ -252,40 +256,37 @@ class CallRate:
 
 
 class Attempts:
-    """How often a peer may show credentials that turn out wrong: 10 at once, then 1 a second.
+    """How often a peer may show credentials that turn out wrong: WRONG_AT_ONCE, then 1 a second.
 
-    Further ones are refused unseen. A peer is an IPv4 address or the /64 of an IPv6 address, which
-    is what one machine has. Credentials that are right use nothing up.
+    A peer is an IPv4 address or the /64 of an IPv6 address, which is what one machine has.
+    Credentials that are right use nothing up.
     """
 
-    BURST = 10
-    PER_SECOND = 1.0
-
     def __init__(self, clock: Clock = time.monotonic) -> None:
-        self._rate = Rate(self.PER_SECOND, self.BURST, clock)
+        self._rate = Rate(WRONG_PER_SECOND, WRONG_AT_ONCE, clock)
 
     @contextmanager
-    def one(self, peer: str) -> Iterator[None]:
+    def one(self, peer: str) -> Iterator[float]:
         """Make an attempt within the block, which raises Unauthenticated if it is wrong.
 
-        Raises RateLimited. It counts as wrong from its beginning, or many at once would get by.
+        Yields 0, or the seconds to wait if the peer's attempts are used up: this one then neither
+        counts nor is allowed to be wrong. It counts as wrong from its beginning, so that no more
+        than WRONG_AT_ONCE are under way.
         """
         network = _network_of(peer)
-        if wait := self._rate.take(network):
-            raise RateLimited(
-                "Too many wrong credentials from this address",
-                scope="address",
-                per_second=self.PER_SECOND,
-                retry_after_seconds=math.ceil(wait),
-            )
+        wait = self._rate.take(network)
         try:
-            yield
+            yield wait
         except Unauthenticated:
             raise
         except BaseException:  # nothing is known of the credentials
-            self._rate.give_back(network)
+            self._give_back(network, wait)
             raise
-        self._rate.give_back(network)
+        self._give_back(network, wait)
+
+    def _give_back(self, network: str, wait: float) -> None:
+        if not wait:
+            self._rate.give_back(network)
 
 
 def _network_of(peer: str) -> str:

@@ -11,6 +11,7 @@ import platform
 import socket
 import sqlite3
 from contextlib import suppress
+from threading import Thread
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import (
@@ -26,6 +27,8 @@ from prometheus_client import (
 from interaction_svc import __version__
 from interaction_svc.addresses import Address
 from interaction_svc.counting import Settling
+from interaction_svc.liveness import CHECK_SECONDS
+from interaction_svc.sockets import addresses_of, bind, cannot_listen, listens
 
 _SECONDS = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
@@ -112,31 +115,43 @@ build.info(
 
 
 class MetricsServer:
-    """Serves the metrics of a registry under /metrics, from a thread of its own."""
+    """Serves the metrics of a registry under /metrics, from a thread for each address."""
 
     def __init__(self, address: Address, registry: CollectorRegistry = REGISTRY) -> None:
         self._address = address
         self._registry = registry
-        self._server: WSGIServer | None = None
+        self._servers: list[tuple[WSGIServer, Thread]] = []
 
     def start(self) -> Address:
-        """Listen, and give the address with its real port. Raises OSError if that can't be."""
+        """Listen, and return the address with its real port. Raises OSError if that can't be."""
         try:
-            self._server, self._thread = start_http_server(
-                self._address.port, self._address.host, self._registry
-            )
+            bound = bind(self._address)
+            port = bound[0].getsockname()[1]
+            for one in bound:
+                one.close()
+            for host, _ in addresses_of(self._address):
+                self._servers.append(start_http_server(port, host, self._registry))
         except OSError as error:
-            raise OSError(
-                f"can't listen for metrics on {self._address}: {error.strerror}"
-            ) from error
-        return self._address._replace(port=self._server.server_port)
+            raise cannot_listen("metrics", self._address, error) from error
+        return self._address._replace(port=port)
+
+    async def failure(self) -> str:
+        """Return why the listener has ended, once it has by itself."""
+        while True:
+            await asyncio.sleep(CHECK_SECONDS)
+            for server, thread in self._servers:
+                if not thread.is_alive():
+                    return "its thread has ended"
+                if not listens(server.socket):
+                    return "its socket is closed"
 
     async def stop(self) -> None:
         """Listen no more."""
-        if self._server is not None:
+        for server, thread in self._servers:
             # Its thread looks twice a second whether to end, and whenever its socket has something.
             with suppress(OSError):  # not on every system can one that listens be shut down
-                self._server.socket.shutdown(socket.SHUT_RDWR)
-            await asyncio.to_thread(self._server.shutdown)
-            self._server.server_close()
-            await asyncio.to_thread(self._thread.join)
+                server.socket.shutdown(socket.SHUT_RDWR)
+            if thread.is_alive():  # or there is nobody to heed it
+                await asyncio.to_thread(server.shutdown)
+            server.server_close()
+            await asyncio.to_thread(thread.join)

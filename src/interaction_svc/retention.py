@@ -138,4 +138,6 @@ class Retention:
                 await sweep(self._store, what, now_us=now_us, pause_seconds=PAUSE_SECONDS)
             except StoreError as error:
                 log.warning("retention goes on at its next pass", cause=str(error))
+            except Exception:  # or nothing would be deleted any more
+                log.exception("retention has failed, and goes on at its next pass")
             await asyncio.sleep(PASS_SECONDS)

@@ -21,6 +21,7 @@ from interaction_svc.health import Health
 from interaction_svc.interactions import Interactions
 from interaction_svc.keys import Authenticator
 from interaction_svc.limits import CallRate, Concurrency
+from interaction_svc.liveness import Liveness
 from interaction_svc.metrics import MetricsServer
 from interaction_svc.rest.app import create_app
 from interaction_svc.rest.protocol import HttpLimits
@@ -53,8 +54,8 @@ class Server:
     metrics_address: Address | None = None
     """The address of the metrics, with its real port; None: they aren't served."""
     store: Store
-    ended: asyncio.Future[None]
-    """Done when a transport has ended by itself, which it should not."""
+    ended: asyncio.Future[str]
+    """Done when a part has ended by itself, such as a listener; its result says which, and why."""
 
     def __init__(self, settings: Settings, *, worker: int | None = None) -> None:
         self._settings = settings
@@ -62,7 +63,8 @@ class Server:
         self._is_worker = worker is not None
         self._listening: list[GrpcServer | HttpServer] = []
         self._has_started = False
-        self.ended = asyncio.get_running_loop().create_future()
+        self._liveness = Liveness()
+        self.ended = self._liveness.ended
         self._cleanups = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -97,9 +99,11 @@ class Server:
             cleanups.push_async_callback(retention.stop)
             if settings.metrics and not self._is_worker:
                 metrics = MetricsServer(Address.parse(settings.metrics_address))
-                self.metrics_address = metrics.start()
                 cleanups.push_async_callback(metrics.stop)
+                self.metrics_address = metrics.start()
+                self._liveness.watch("the metrics listener", metrics.failure())
             cleanups.push_async_callback(self._drain, health)
+            cleanups.push_async_callback(self._liveness.stop)
             if self._is_worker:
                 await health.start()  # others serve meanwhile: no calls before it is ready
             interactions = Interactions(self.store)
@@ -108,6 +112,7 @@ class Server:
             if settings.http:
                 await self._start_http(interactions, guards, health, certificates)
             await health.start()
+            self._liveness.watch("the probing of the store", health.failure())
             if self._worker in (None, 1):
                 retention.start()
             self._has_started = True
@@ -144,6 +149,7 @@ class Server:
         )
         self.grpc_address = await grpc.start()
         self._listening.append(grpc)
+        self._liveness.watch("the gRPC listener", grpc.failure())
         await health.listen(grpc.set_serving)
 
     async def _start_http(
@@ -172,9 +178,9 @@ class Server:
             ssl_context=None if certificates is None else certificates.ssl_context,
             shares_port=self._is_worker,
         )
-        self.ended = http.ended
         self.http_address = await http.start()
         self._listening.append(http)
+        self._liveness.watch("the HTTP listener", http.failure())
 
     async def _drain(self, health: Health) -> None:
         """Drain both transports at once; the store is closed when no call is left.

@@ -2,7 +2,7 @@
 
 import asyncio
 import resource
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -57,9 +57,10 @@ async def _serve(settings: Settings, *, examples: bool) -> None:
             typer.echo(f"metrics on {server.metrics_address.url()}/metrics")
         if examples:
             await _print_examples(server, settings)
-        await asyncio.wait([told, server.ended], return_when=asyncio.FIRST_COMPLETED)
+        ends: list[asyncio.Future[Any]] = [told, server.ended]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     if not told.done():
-        raise OSError("the HTTP server has ended by itself")
+        raise OSError(serving.ended.result())
 
 
 async def _print_examples(server: Server | Group, settings: Settings) -> None:

@@ -1,15 +1,17 @@
 """The gRPC server: its services, and how it starts and drains."""
 
 import asyncio
+import errno
+import os
 from contextlib import suppress
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from interaction_svc.addresses import Address
 from interaction_svc.credentials import Right
+from interaction_svc.grpc_api import reflection
 from interaction_svc.grpc_api.interceptors import (
     Admit,
     Authenticate,
@@ -20,10 +22,13 @@ from interaction_svc.grpc_api.interceptors import (
     Times,
 )
 from interaction_svc.grpc_api.interceptors.base import Context
+from interaction_svc.grpc_api.self_probe import SelfProbe, comes_by_probe_socket
 from interaction_svc.grpc_api.servicers import IngestServicer, InteractionServicer
 from interaction_svc.guards import Guards
 from interaction_svc.interactions import Interactions
+from interaction_svc.liveness import CHECK_SECONDS
 from interaction_svc.settings import Settings
+from interaction_svc.sockets import Listener, addresses_of, bind, cannot_listen, listeners_on
 from interaction_svc.tls import Certificates, subject_names
 from interaction_svc.v1 import ingest_service_pb2, interaction_service_pb2
 
@@ -31,10 +36,6 @@ INTERACTION_SERVICE = interaction_service_pb2.DESCRIPTOR.services_by_name["Inter
 INGEST_SERVICE = ingest_service_pb2.DESCRIPTOR.services_by_name["IngestService"]
 _SERVICES = (INTERACTION_SERVICE.full_name, INGEST_SERVICE.full_name)
 _HEALTH_OF = ("", *_SERVICES)
-_REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
-_REFLECTION = frozenset(
-    f"/{service}/ServerReflectionInfo" for service in (_REFLECTION_V1, reflection.SERVICE_NAME)
-)
 RIGHTS = {
     f"/{INTERACTION_SERVICE.full_name}/GetInteraction": Right.READ,
     f"/{INTERACTION_SERVICE.full_name}/ListInteractions": Right.READ,
@@ -115,6 +116,8 @@ class GrpcServer:
         """Listen, once started, beside others of this user on the port if it is shared."""
         self._address = Address.parse(settings.grpc_address)
         self._certificates = certificates
+        self._shares_port = shares_port
+        self._listeners: list[Listener] = []
         self._allowed_names = frozenset(settings.tls_client_names)
         self._in_flight = InFlight(frozenset(RIGHTS))
         self._health = _Health()
@@ -122,14 +125,14 @@ class GrpcServer:
             guards.concurrency,
             Times(guards.deadline_seconds, settings.stream_idle_seconds, settings.stream_seconds),
             reads=frozenset(method for method, right in RIGHTS.items() if right is Right.READ),
-            exempt=_REFLECTION,
+            exempt=reflection.METHODS,
         )
         authenticate = Authenticate(
             guards.authenticator,
             guards.concurrency,
             guards.call_rate,
             RIGHTS,
-            unguarded=_REFLECTION if self._address.is_loopback else frozenset(),
+            unguarded=reflection.METHODS if self._address.is_loopback else frozenset(),
             is_peer_allowed=self._is_peer_allowed,
         )
         chain = Chain(
@@ -137,9 +140,10 @@ class GrpcServer:
         )
         chain.add_generic_rpc_handlers(_handlers(interactions))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, chain)
-        _add_reflection(chain)
+        reflection.add_reflection(chain, _SERVICES)
+        self._probe = SelfProbe()
         self._server = grpc.aio.server(
-            handlers=[chain], options=_options(settings, shares_port=shares_port)
+            handlers=[self._probe, chain], options=_options(settings, shares_port=shares_port)
         )
         for service, handlers in chain.registered.items():  # health among them: see _WAITING_CALLS
             self._server.add_registered_method_handlers(service, handlers)
@@ -149,15 +153,26 @@ class GrpcServer:
         # The servicer is born SERVING.
         await self.set_serving(False)
         try:
+            address = self._address if self._shares_port else _with_free_port(self._address)
+            for one in addresses_of(address):
+                self._add_port(one)
+        except OSError as error:
+            raise cannot_listen("gRPC", self._address, error) from error
+        self._probe.listen(self._server)
+        await self._server.start()
+        self._listeners = listeners_on(address.port)
+        await self._probe.finds_silence()  # which connects it, before strangers can
+        return address
+
+    def _add_port(self, address: Address) -> None:
+        try:
             if self._certificates is None:
-                port = self._server.add_insecure_port(str(self._address))
+                self._server.add_insecure_port(str(address))
             else:
                 credentials = self._certificates.grpc_credentials
-                port = self._server.add_secure_port(str(self._address), credentials)
-        except RuntimeError as error:
-            raise cannot_listen(self._address, error) from error
-        await self._server.start()
-        return self._address._replace(port=port)
+                self._server.add_secure_port(str(address), credentials)
+        except RuntimeError as error:  # it was free a moment ago; gRPC doesn't say why it isn't
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE)) from error
 
     async def set_serving(self, is_serving: bool) -> None:
         """Let health say whether the services are serving."""
@@ -166,6 +181,21 @@ class GrpcServer:
             await self._health.set(
                 service, statuses.SERVING if is_serving else statuses.NOT_SERVING
             )
+
+    async def failure(self) -> str:
+        """Return why the listener has ended, once it has by itself."""
+        while True:
+            try:
+                # Raises what has ended grpc's accept loop, which grpc itself only logs.
+                is_running = await self._server.wait_for_termination(CHECK_SECONDS)
+            except Exception as error:
+                return f"{type(error).__name__} in grpc's accept loop"
+            if not is_running:
+                return "grpc has stopped it"
+            if not all(listener.listens() for listener in self._listeners):
+                return "its socket is closed"
+            if await self._probe.finds_silence():
+                return "it answers no calls"
 
     async def drain(self, seconds: float) -> None:
         """Refuse new calls, let those under way finish, and cut them off after this time."""
@@ -177,18 +207,25 @@ class GrpcServer:
         # handlers yet among them; unless there are streams, which would go on for ever.
         await asyncio.wait([stopping], timeout=min(seconds, _LAST_CALLS_SECONDS))
         await self._server.stop(None)
-        await stopping
+        await asyncio.wait([stopping])  # which fails with what has ended the accept loop, if so
         await self._in_flight.idle()
+        await self._probe.close()
 
     def _is_peer_allowed(self, context: Context) -> bool:
+        if comes_by_probe_socket(context):
+            return False
         return not self._allowed_names or not self._allowed_names.isdisjoint(
             subject_names(context.auth_context())
         )
 
 
-def cannot_listen(address: Address, _: Exception) -> OSError:
-    """Give the error of an address that can't be listened on; gRPC's own doesn't say why."""
-    return OSError(f"can't listen for gRPC on {address}: is it this machine's, and free?")
+def _with_free_port(address: Address) -> Address:
+    """Return the address with its port, or a free one for 0. Raises OSError, which says why not."""
+    bound = bind(address)
+    port = bound[0].getsockname()[1]
+    for one in bound:
+        one.close()
+    return address._replace(port=port)
 
 
 def _options(settings: Settings, *, shares_port: bool) -> list[tuple[str, int]]:
@@ -244,19 +281,4 @@ def _handlers(interactions: Interactions) -> tuple[grpc.GenericRpcHandler, ...]:
                 "RecordInteractions": streamed(ingest.record_interactions),
             },
         ),
-    )
-
-
-def _add_reflection(server: Chain) -> None:
-    """Add reflection in both versions; the library has only v1alpha, whose messages v1 kept."""
-    names = (*_SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME)
-    servicer = reflection.aio.ReflectionServicer(names)
-    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
-    handler: Any = grpc.stream_stream_rpc_method_handler(
-        servicer.ServerReflectionInfo,
-        reflection_pb2.ServerReflectionRequest.FromString,
-        reflection_pb2.ServerReflectionResponse.SerializeToString,
-    )
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler(_REFLECTION_V1, {"ServerReflectionInfo": handler}),)
     )

@@ -15,7 +15,9 @@ from starlette.types import ASGIApp
 from interaction_svc import metrics
 from interaction_svc.addresses import Address
 from interaction_svc.errors import Overloaded
+from interaction_svc.liveness import CHECK_SECONDS, failure_of
 from interaction_svc.rest.protocol import HttpLimits, RestProtocol
+from interaction_svc.sockets import bind, cannot_listen, listens
 
 _BACKLOG = 2048
 _REASON = Overloaded.reason_name()
@@ -44,14 +46,21 @@ class HttpServer:
         self._limits = limits
         self._ssl_context = ssl_context
         self._shares_port = shares_port
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
+        self._listeners: list[_Listener] = []
 
     async def start(self) -> Address:
         """Listen, and give the address with its real port. Raises OSError if that can't be."""
-        listener = _Listener(_listen(self._address, self._shares_port), self._limits)
-        address = self._address._replace(port=listener.getsockname()[1])
+        connections = _Connections(self._limits)
+        try:
+            bound = bind(self._address, shares_port=self._shares_port)
+            self._listeners = [_Listener(one, connections) for one in bound]
+            for listener in self._listeners:
+                listener.listen(_BACKLOG)
+        except OSError as error:
+            raise cannot_listen("HTTP", self._address, error) from error
+        address = self._address._replace(port=self._listeners[0].getsockname()[1])
         scheme = "http" if self._ssl_context is None else "https"
         app = self._make_app(self._base_url or address.url(scheme))
         config = uvicorn.Config(
@@ -66,20 +75,28 @@ class HttpServer:
             proxy_headers=False,
         )
         self._server = _Server(config, self._limits, self._ssl_context)
-        self._serving = asyncio.create_task(self._server.serve(sockets=[listener]))
-        self._serving.add_done_callback(self._end)
+        self._serving = asyncio.create_task(self._server.serve(sockets=[*self._listeners]))
         return address
+
+    async def failure(self) -> str:
+        """Return why the listener has ended, once it has by itself."""
+        if self._serving is None:
+            return "it was not started"
+        while True:
+            done, _ = await asyncio.wait([self._serving], timeout=CHECK_SECONDS)
+            if done:
+                return await failure_of(self._serving)
+            if not all(map(listens, self._listeners)):
+                return "its socket is closed"
 
     async def drain(self, seconds: float) -> None:
         """Refuse new requests, let those under way finish, and cut them off after their time."""
-        if self._server is not None and self._serving is not None:
+        if self._server is None or self._serving is None:
+            return
+        if not self._serving.done():  # by itself
             self._server.config.timeout_graceful_shutdown = seconds  # type: ignore[assignment]
             self._server.should_exit = True
             await self._serving
-
-    def _end(self, _: object) -> None:
-        if not self.ended.done():
-            self.ended.set_result(None)
 
 
 class _Server(uvicorn.Server):
@@ -126,22 +143,30 @@ class _Server(uvicorn.Server):
         yield
 
 
+class _Connections:
+    """How many connections the listeners hold together, and may hold."""
+
+    def __init__(self, limits: HttpLimits) -> None:
+        self.limits = limits
+        self.held = 0
+
+
 class _Listener(socket.socket):
     """A listening socket that holds so many connections; the rest it closes.
 
     It counts sockets, not protocols: a connection has none before its TLS handshake is over.
     """
 
-    def __init__(self, listener: socket.socket, limits: HttpLimits) -> None:
-        super().__init__(listener.family, listener.type, listener.proto, listener.detach())
-        self._limits = limits
-        self.held = 0
+    def __init__(self, bound: socket.socket, connections: _Connections) -> None:
+        super().__init__(bound.family, bound.type, bound.proto, bound.detach())
+        self._connections = connections
 
     def accept(self) -> tuple[socket.socket, Any]:
         """Accept a connection, as soon as there is one that may be held."""
+        limits = self._connections.limits
         while True:
             accepted, peer = super().accept()
-            if self.held < self._limits.max_connections:
+            if self._connections.held < limits.max_connections:
                 break
             accepted.close()
             metrics.refused.labels("http", _REASON).inc()
@@ -151,36 +176,18 @@ class _Listener(socket.socket):
         if sys.platform == "linux":
             # The kernel drops a client that takes nothing of what is sent for this time, be the
             # connection open or already being closed. Others wait for it as TCP has it: for ever.
-            milliseconds = int(self._limits.connection_idle_seconds * 1000)
+            milliseconds = int(limits.connection_idle_seconds * 1000)
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
-        return _Connection(accepted, self), peer
+        return _Connection(accepted, self._connections), peer
 
 
 class _Connection(socket.socket):
-    def __init__(self, accepted: socket.socket, listener: _Listener) -> None:
+    def __init__(self, accepted: socket.socket, connections: _Connections) -> None:
         super().__init__(accepted.family, accepted.type, accepted.proto, accepted.detach())
-        self._listener = listener
-        listener.held += 1
+        self._connections = connections
+        connections.held += 1
 
     def close(self) -> None:
         if self.fileno() != -1:  # it may be closed again
-            self._listener.held -= 1
+            self._connections.held -= 1
         super().close()
-
-
-def cannot_listen(address: Address, error: OSError) -> OSError:
-    """Give the error of an address that can't be listened on."""
-    return OSError(f"can't listen for HTTP on {address}: {error.strerror}")
-
-
-def _listen(address: Address, shares_port: bool) -> socket.socket:
-    try:
-        return socket.create_server(
-            (address.host, address.port),
-            family=socket.AF_INET6 if ":" in address.host else socket.AF_INET,
-            backlog=_BACKLOG,
-            reuse_port=shares_port,
-            dualstack_ipv6=address.host == "::" and socket.has_dualstack_ipv6(),
-        )
-    except OSError as error:
-        raise cannot_listen(address, error) from error

@@ -4,8 +4,8 @@ import asyncio
 import os
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from types import TracebackType
 from typing import Self, cast
 
@@ -13,10 +13,10 @@ import structlog
 
 from interaction_svc.addresses import Address
 from interaction_svc.exposure import check_exposure
-from interaction_svc.grpc_api.server import cannot_listen as cannot_listen_for_grpc
+from interaction_svc.liveness import Liveness, failure_of
 from interaction_svc.metrics import MetricsServer
-from interaction_svc.rest.server import cannot_listen as cannot_listen_for_http
 from interaction_svc.settings import Settings
+from interaction_svc.sockets import cannot_listen
 from interaction_svc.store import open_store
 from interaction_svc.workers.messages import Report, settings_line
 from interaction_svc.workers.metrics import FOLDER_VARIABLE, GroupMetrics
@@ -43,8 +43,8 @@ class Group:
     grpc_address: Address | None = None
     http_address: Address | None = None
     metrics_address: Address | None = None
-    ended: asyncio.Future[None]
-    """Never done: what ends by itself is started again."""
+    ended: asyncio.Future[str]
+    """Done when a part of the group itself has ended; workers that end are started again."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -53,7 +53,8 @@ class Group:
         self._keeping: list[asyncio.Task[None]] = []
         self._stopping = asyncio.Event()
         self._ended_badly: list[str] = []
-        self.ended = asyncio.get_running_loop().create_future()
+        self._liveness = Liveness()
+        self.ended = self._liveness.ended
         self._cleanups = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -66,17 +67,15 @@ class Group:
                 server = MetricsServer(
                     Address.parse(settings.metrics_address), self._metrics.registry
                 )
-                self.metrics_address = server.start()
                 cleanups.push_async_callback(server.stop)
+                self.metrics_address = server.start()
+                self._liveness.watch("the metrics listener", server.failure())
             if settings.grpc:
-                self.grpc_address = self._hold(
-                    settings.grpc_address, cannot_listen_for_grpc, cleanups
-                )
+                self.grpc_address = self._hold("gRPC", settings.grpc_address, cleanups)
             if settings.http:
-                self.http_address = self._hold(
-                    settings.http_address, cannot_listen_for_http, cleanups
-                )
+                self.http_address = self._hold("HTTP", settings.http_address, cleanups)
             cleanups.push_async_callback(self._stop)
+            cleanups.push_async_callback(self._liveness.stop)
             await self._start()
             self._cleanups = cleanups.pop_all()
         return self
@@ -106,18 +105,13 @@ class Group:
         finally:
             await store.close()
 
-    def _hold(
-        self,
-        text: str,
-        cannot_listen: Callable[[Address, OSError], OSError],
-        cleanups: AsyncExitStack,
-    ) -> Address:
+    def _hold(self, what: str, text: str, cleanups: AsyncExitStack) -> Address:
         """Take a port for the workers, and give its address."""
         address = Address.parse(text)
         try:
             held = HeldPort(address)
         except OSError as error:
-            raise cannot_listen(address, error) from error
+            raise cannot_listen(what, address, error) from error
         cleanups.callback(held.close)
         return held.address
 
@@ -125,16 +119,22 @@ class Group:
         starting = []
         for number in range(1, self._settings.workers + 1):
             ready = asyncio.get_running_loop().create_future()
-            self._keeping.append(asyncio.create_task(self._keep(number, ready)))
+            keeping = asyncio.create_task(self._keep(number, ready))
+            keeping.add_done_callback(partial(_pass_on, ready))
+            self._keeping.append(keeping)
             starting.append(ready)
         await asyncio.gather(*starting)
+        for number, keeping in enumerate(self._keeping, 1):
+            self._liveness.watch(f"the supervision of worker {number}", failure_of(keeping))
 
     async def _stop(self) -> None:
         """Drain all at once: each takes its own time for that."""
         self._stopping.set()
         for process in self._processes.values():
             _tell_to_stop(process)
-        await asyncio.gather(*self._keeping)
+        await asyncio.gather(*self._keeping, return_exceptions=True)  # liveness knows of them
+        for process in self._processes.values():  # whose keeper has failed
+            await process.wait()
         if self._ended_badly:
             raise OSError("; ".join(self._ended_badly))
 
@@ -216,6 +216,12 @@ class Group:
         if self._metrics is not None:
             environment[FOLDER_VARIABLE] = str(self._metrics.folder)
         return environment
+
+
+def _pass_on(ready: asyncio.Future[None], keeping: asyncio.Task[None]) -> None:
+    """Have who waits for a worker's start hear of the failure of what keeps it."""
+    if not ready.done() and not keeping.cancelled() and (error := keeping.exception()):
+        ready.set_exception(error)
 
 
 def _tell_to_stop(process: Process) -> None:

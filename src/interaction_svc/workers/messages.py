@@ -28,8 +28,11 @@ class Report(NamedTuple):
         """Read a worker's line; the empty one is of a worker that has ended without any."""
         if not line:
             return cls(OSError("a worker has ended before it was ready"))
-        told = json.loads(line)
-        return cls(_REASONS[told["reason"]](told["text"]) if told else None)
+        try:
+            told = json.loads(line)
+            return cls(_REASONS[told["reason"]](told["text"]) if told else None)
+        except (LookupError, TypeError, ValueError):
+            return cls(OSError("a worker has written something else than its report"))
 
     def line(self) -> bytes:
         """Write it as the line that `read` reads."""

@@ -4,10 +4,12 @@ Each worker writes its own into files of a folder, as prometheus_client has it f
 processes. The group reads them when it is asked.
 """
 
+import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from interaction_svc import metrics
 
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 """The environment variable by which prometheus_client finds the folder."""
+_PREFIX = "interaction-svc-"
 _MEMORY = Path("/dev/shm")  # noqa: S108 the folder in it is private
 
 
@@ -28,8 +31,9 @@ class GroupMetrics:
 
     def __init__(self) -> None:
         # In memory if there is such a place: a full disk would kill who writes to a mapped file.
-        where = _MEMORY if os.access(_MEMORY, os.W_OK) else None
-        self.folder = Path(tempfile.mkdtemp(prefix="interaction-svc-", dir=where))
+        where = _MEMORY if os.access(_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
+        remove_leftovers(where)
+        self.folder, self._lock = _locked_folder(where)
         self._processes: dict[int, int] = {}
         self.registry = CollectorRegistry()
         self._workers = Gauge(
@@ -59,6 +63,34 @@ class GroupMetrics:
     def close(self) -> None:
         """Remove the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
+        os.close(self._lock)
+
+
+def remove_leftovers(where: Path) -> None:
+    """Remove the folders of groups of this user that are gone, killed together with their workers.
+
+    A group holds a lock on its folder, which the system lets go of with the process.
+    """
+    for folder in where.glob(f"{_PREFIX}*"):
+        with suppress(OSError):  # another user's, no folder, or one that is being removed
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder)
+            finally:
+                os.close(lock)
+
+
+def _locked_folder(where: Path) -> tuple[Path, int]:
+    """Make a folder and lock it, anew if another group has removed it before it was locked."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=where))
+        with suppress(OSError):
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if folder.exists():
+                return folder, lock
+            os.close(lock)
 
 
 class _Workers(Collector):

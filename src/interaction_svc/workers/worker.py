@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import threading
+from typing import Any
 
 from interaction_svc.logs import configure_logs
 from interaction_svc.server import Server
@@ -38,9 +39,10 @@ async def _serve(settings: Settings, number: int) -> None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
         _report(Report())
         stopping = asyncio.create_task(_wait_for(told))
-        await asyncio.wait([stopping, server.ended], return_when=asyncio.FIRST_COMPLETED)
+        ends: list[asyncio.Future[Any]] = [stopping, server.ended]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     if not told.is_set():
-        raise OSError("the HTTP server has ended by itself")
+        raise OSError(server.ended.result())
 
 
 async def _wait_for(told: asyncio.Event) -> None:
@@ -49,10 +51,12 @@ async def _wait_for(told: asyncio.Event) -> None:
 
 def _end_with(group: io.FileIO) -> None:
     """End at once if the group was killed, from a thread: the event loop may be busy."""
-    group.read(1)
-    if folder := os.environ.get(FOLDER_VARIABLE):
-        shutil.rmtree(folder, ignore_errors=True)  # which was the group's to do
-    os._exit(1)
+    try:
+        group.read(1)
+        if folder := os.environ.get(FOLDER_VARIABLE):
+            shutil.rmtree(folder, ignore_errors=True)  # which was the group's to do
+    finally:  # whatever becomes of the reading, nobody looks after this worker any more
+        os._exit(1)
 
 
 def _report(report: Report) -> None:

@@ -1,0 +1,59 @@
+"""Notices parts of the process that end by themselves: listeners, and tasks that run for ever.
+
+A part that has ended would otherwise leave behind a process that looks healthy and does not serve.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from functools import partial
+from typing import Any
+
+import structlog
+
+CHECK_SECONDS = 1.0
+"""How often parts that can't tell by themselves are looked at."""
+
+log = structlog.get_logger()
+
+
+class Liveness:
+    """Watches parts until it is stopped."""
+
+    ended: asyncio.Future[str]
+    """Done when a part has ended by itself; its result says which, and why."""
+
+    def __init__(self) -> None:
+        self.ended = asyncio.get_running_loop().create_future()
+        self._watching: list[asyncio.Task[str]] = []
+
+    def watch(self, part: str, failure: Coroutine[Any, Any, str]) -> None:
+        """Watch a part; `failure` returns why it has ended, once it has."""
+        task = asyncio.create_task(failure)
+        task.add_done_callback(partial(self._end, part))
+        self._watching.append(task)
+
+    async def stop(self) -> None:
+        """Watch no more: from here on parts are ended on purpose."""
+        for task in self._watching:
+            task.cancel()
+        if self._watching:
+            await asyncio.wait(self._watching)
+
+    def _end(self, part: str, task: asyncio.Task[str]) -> None:
+        if task.cancelled():
+            return
+        error = task.exception()
+        # Of an exception only its kind: its text may hold what a stranger sent.
+        cause = task.result() if error is None else type(error).__name__
+        log.error("a part of the server has ended by itself", part=part, cause=cause)
+        if not self.ended.done():
+            self.ended.set_result(f"{part} has ended by itself: {cause}")
+
+
+async def failure_of(task: asyncio.Task[Any]) -> str:
+    """Return how a task has ended that should never end."""
+    await asyncio.wait([task])
+    if task.cancelled():
+        return "it was cancelled"
+    error = task.exception()
+    return "it has returned" if error is None else type(error).__name__
