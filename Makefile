@@ -23,9 +23,14 @@ serve: $(VENV)/.runtime $(DB) ## the service, on sample data; DB=file, SERVE='fu
 	$(BIN)/interaction-svc serve --store sqlite:///$(DB) --examples $(SERVE)
 
 $(DB): | $(VENV)/.runtime
-	@rm -f $(DB).part*
-	$(BIN)/interaction-svc import --store sqlite:///$(DB).part samples/*.json samples/*.jsonl
-	@mv $(DB).part $(DB)
+	@exec 9> $(DB).part.lock; \
+	$(BIN)/python -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX | fcntl.LOCK_NB)' 2> /dev/null \
+	  || { echo "another make is filling $(DB): wait until it has ended"; exit 1; }; \
+	if [ -e $(DB).part ]; then echo "$(DB).part was left by a make that was killed, and is replaced"; fi; \
+	rm -f $(DB).part $(DB).part-wal $(DB).part-shm $(DB).part-journal; \
+	set -x; \
+	$(BIN)/interaction-svc import --store sqlite:///$(DB).part samples/*.json samples/*.jsonl \
+	  && mv $(DB).part $(DB) && rm $(DB).part.lock
 
 test: lint types protos check-generated pytest ## everything: lint, types, protos, generated code, tests
 

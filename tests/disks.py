@@ -23,6 +23,17 @@ def change_disk(folder: Path, options: str) -> None:
     _as_root("mount", "-o", f"remount,{options}", str(folder))
 
 
+@contextmanager
+def mounted_file(file: Path, at: Path) -> Iterator[None]:
+    """Mount a file at another, empty one, as containers do, until the end of the block."""
+    at.touch()
+    _as_root("mount", "--bind", str(file), str(at))
+    try:
+        yield
+    finally:
+        _as_root("umount", str(at))
+
+
 def _as_root(*command: str) -> None:
     sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
     subprocess.run([*sudo, *command], check=True)

@@ -208,11 +208,81 @@ async def test_two_backups_to_one_file_don_t_mix(tmp_path: Path, parents: Parent
     target = tmp_path / "copy.db"
 
     def begin_another(done: int, total: int) -> None:
-        with pytest.raises(StoreUnavailableError, match=r"copy\.db\.part: File exists"):
+        with pytest.raises(StoreUnavailableError, match=r"copy\.db\.part: another backup is"):
             backup_store(url(tmp_path), target, nobody)
 
     backup_store(url(tmp_path), target, begin_another)
     assert (await check_store(f"sqlite:///{target}")).rows == 10
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["file:copy.db", "file::memory:", ":memory:", "my copy.db", "copy.db?mode=memory", "%41"],
+)
+async def test_a_copy_has_the_name_that_was_given(
+    tmp_path: Path, parents: Parents, name: str
+) -> None:
+    await fill(tmp_path, parents, 10)
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    done = await asyncio.to_thread(run, "backup", name, "--store", url(tmp_path), cwd=copies)
+    assert done.returncode == 0, done.stderr
+    assert os.listdir(copies) == [name]
+    assert (copies / name).stat().st_size == (tmp_path / "interactions.db").stat().st_size
+    (copies / name).rename(copies / "interactions.db")
+    assert (await check_store(url(copies))).rows == 10
+
+
+@pytest.mark.parametrize("name", ["copy.db\n", " copy.db", "co\x1bpy.db", "copy.db\u200b"])
+async def test_a_name_that_may_be_a_mistake_gets_no_copy(
+    tmp_path: Path, parents: Parents, name: str
+) -> None:
+    await fill(tmp_path, parents, 1)
+    with pytest.raises(StoreUnavailableError, match="white space around it or characters") as said:
+        backup_store(url(tmp_path), tmp_path / name, nobody)
+    assert str(said.value).isprintable()
+    assert os.listdir(tmp_path) == ["interactions.db"]
+
+
+async def test_the_part_of_a_backup_that_was_killed_is_replaced_and_that_is_said(
+    tmp_path: Path, parents: Parents
+) -> None:
+    await fill(tmp_path, parents, 20_000)
+    part, target = tmp_path / "copy.db.part", tmp_path / "copy.db"
+    backup = [*COMMAND, "backup", str(target), "--store", url(tmp_path)]
+    process = subprocess.Popen(backup)  # noqa: ASYNC220
+    async with asyncio.timeout(60):
+        while not (part.exists() and part.stat().st_size > 4096):
+            assert process.poll() is None
+            await asyncio.sleep(0)
+    process.kill()
+    process.wait()
+    assert part.exists()
+    part.chmod(0o644)
+    for ending in ("-journal", "-wal", "-shm"):
+        Path(f"{part}{ending}").write_text("left behind")
+    done = await asyncio.to_thread(run, *backup[len(COMMAND) :])
+    assert done.returncode == 0, done.stderr
+    assert f"{part}, left by a backup that was killed, was replaced" in done.stderr.decode()
+    assert sorted(os.listdir(tmp_path)) == ["copy.db", "interactions.db"]
+    assert target.stat().st_mode & 0o777 == 0o600
+    assert (await check_store(f"sqlite:///{target}")).rows == 20_000
+
+
+async def test_a_part_that_is_something_else_is_left_alone(
+    tmp_path: Path, parents: Parents
+) -> None:
+    await fill(tmp_path, parents, 1)
+    part = tmp_path / "copy.db.part"
+    part.write_text("the second part of a film")
+    with pytest.raises(StoreUnavailableError, match=r"copy\.db\.part is there already and is no"):
+        backup_store(url(tmp_path), tmp_path / "copy.db", nobody)
+    assert part.read_text() == "the second part of a film"
+    part.unlink()
+    part.symlink_to("interactions.db")
+    with pytest.raises(StoreUnavailableError, match=r"copy\.db\.part: "):
+        backup_store(url(tmp_path), tmp_path / "copy.db", nobody)
+    assert (await check_store(url(tmp_path))).rows == 1
 
 
 async def test_what_is_no_store_is_not_copied(tmp_path: Path, parents: Parents) -> None:
@@ -250,7 +320,7 @@ async def test_a_disk_without_room_for_it_gets_no_half_copy(
 ) -> None:
     await fill(tmp_path, parents, 1000)
     with small_disk(tmp_path / "small", "1m") as small:
-        with pytest.raises(StoreFullError, match=r"the disk of .*copy\.db\.part is full"):
+        with pytest.raises(StoreFullError, match=r"copy\.db\.part: its disk is full"):
             backup_store(url(tmp_path), small / "copy.db", nobody)
         assert os.listdir(small) == []
 

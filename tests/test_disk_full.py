@@ -1,6 +1,7 @@
 """A full disk: what can't be kept is refused clearly, what was kept is read, and room heals it."""
 
 import asyncio
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from interaction_svc.store import check_store
+from interaction_svc.store import check_store, open_store, row_of
 from interaction_svc.v1 import interaction_pb2 as pb
 from interaction_svc.v1.ingest_service_pb2 import RecordInteractionRequest
 from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
@@ -18,7 +19,7 @@ from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceSt
 from tests.build import NOON_US, Parents, new_interaction, new_session
 from tests.calls import Code, failure, get_request, list_request
 from tests.disks import change_disk, small_disk
-from tests.serving import served
+from tests.serving import COMMAND, served
 from tests.store.files import url
 from tests.stubs import Ingest, Reading
 
@@ -126,3 +127,67 @@ async def test_a_delete_on_a_full_disk_is_done_or_says_that_it_is_full(
         i.sid for i in acknowledged if i.sid not in deleted
     }
     await stays_serving(channel)
+
+
+LIMIT = 2_000_000
+
+
+def set_limit(pid: int, size: str) -> None:
+    """Set how large a file that the process writes may become, as `ulimit -f` does."""
+    subprocess.run(["prlimit", "--pid", str(pid), f"--fsize={size}:"], check=True)
+
+
+@pytest.mark.parametrize("size", [100, 100_000])
+async def test_the_largest_size_of_a_file_refuses_records_as_a_full_disk_does(
+    tmp_path: Path, parents: Parents, size: int
+) -> None:
+    with served(tmp_path, "--no-http") as server:
+        set_limit(server.process.pid, str(LIMIT))
+        async with grpc.aio.insecure_channel(server.grpc_address) as channel:
+            ingest, reading = IngestServiceStub(channel), InteractionServiceStub(channel)
+            acknowledged = await record_until_full(ingest, parents, size)
+            assert "the largest that this process may write" in server.log.read_text()
+            assert "disk fails" not in server.log.read_text()
+            assert len(await all_of(reading, parents)) == len(acknowledged) > 10
+            await stays_serving(channel)
+            set_limit(server.process.pid, "unlimited")
+            for interaction in new_session(parents, 20):
+                await ingest.RecordInteraction(RecordInteractionRequest(interaction=interaction))
+    report = await check_store(url(tmp_path))
+    assert (report.ok, report.rows) == (True, len(acknowledged) + 20)
+
+
+def limited(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line under `ulimit -f`."""
+    return subprocess.run(
+        ["prlimit", f"--fsize={LIMIT}", *COMMAND, *arguments],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+async def test_the_largest_size_of_a_file_ends_a_backup_and_an_import_with_what_to_do(
+    tmp_path: Path, parents: Parents
+) -> None:
+    store = await open_store(url(tmp_path))
+    rows = [row_of(new_interaction(parents, NOON_US + n, data="x" * 4000)) for n in range(1000)]
+    await store.record(rows)
+    await store.close()
+    exported = tmp_path / "all.jsonl"
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [*COMMAND, "export", "--store", url(tmp_path)],
+        capture_output=True, check=True,
+    )  # fmt: skip
+    exported.write_bytes(done.stdout)
+    copy, imported = tmp_path / "copy.db", tmp_path / "imported.db"
+    for arguments in (
+        ["backup", str(copy), "--store", url(tmp_path)],
+        ["import", str(exported), "--store", f"sqlite:///{imported}"],
+    ):
+        ended = await asyncio.to_thread(limited, *arguments)
+        assert ended.returncode == 1, arguments
+        assert "2,000,000 bytes, the largest that this process may write" in ended.stderr
+        assert "ulimit -f" in ended.stderr
+    assert not copy.exists()
+    assert not (tmp_path / "copy.db.part").exists()
+    assert (await check_store(f"sqlite:///{imported}")).ok

@@ -53,7 +53,7 @@ class asking:  # noqa: N801 it stands where a function would
         if isinstance(error, StoreBusyError):
             return Overloaded()
         if isinstance(error, StoreFullError):
-            log.warning("the store is full", operation=self._operation)
+            log.warning("the store is full", operation=self._operation, cause=str(error))
             return StoreFull()
         if isinstance(error, StoreUnavailableError | StoreClosedError):
             if isinstance(error, StoreClosedError):

@@ -17,17 +17,17 @@ def check_address(text: str) -> str:
 
 
 def check_store_url(url: str) -> str:
-    """Raise ValueError unless it is the URL of a store."""
+    """Return the URL of a store without white space around it. Raises ValueError."""
     try:
         check_url(url)
     except StoreURLError as error:
         raise ValueError(str(error)) from error
-    return url
+    return url.strip()
 
 
 def check_database_url(url: str) -> str:
-    """Raise ValueError unless it is the URL of a database."""
-    check_store_url(url)
+    """Return the URL of a database without white space around it. Raises ValueError."""
+    url = check_store_url(url)
     if not is_database(url):
         raise ValueError(
             f"{without_password(url)!r} is not the URL of a database;"

@@ -1,6 +1,7 @@
 """What can happen to the SQLite backend's file, and what is said of it."""
 
 import asyncio
+import errno
 import os
 import shutil
 import sqlite3
@@ -17,6 +18,7 @@ from interaction_svc.store import (
     Store,
     StoreDamagedError,
     StoreError,
+    StoreFullError,
     StoreUnavailableError,
     check_store,
     open_store,
@@ -25,6 +27,7 @@ from interaction_svc.store import (
 from interaction_svc.store.sqlite import connection as connection_module
 from interaction_svc.store.sqlite import probing
 from interaction_svc.store.sqlite.connection import translated
+from interaction_svc.store.sqlite.write_failures import os_failure
 from tests.build import NOON_US, Parents, new_interaction
 from tests.disks import change_disk, small_disk
 from tests.store.files import another_process, url
@@ -285,7 +288,7 @@ async def test_a_read_only_disk_is_said_at_the_start(tmp_path: Path, parents: Pa
     with small_disk(tmp_path / "disk", "8m") as disk:
         await fill(disk, parents)
         await asyncio.to_thread(change_disk, disk, "ro")
-        with pytest.raises(StoreUnavailableError, match=r"interactions\.db: .*read-only|write it"):
+        with pytest.raises(StoreUnavailableError, match=r"interactions\.db: .*mounted read-only"):
             await open_store(url(disk))
         with pytest.raises(StoreError):
             await open_store(f"sqlite:///{disk}/new.db")
@@ -311,6 +314,33 @@ def test_sqlite_s_errors_have_their_kinds(code: int, error: str) -> None:
     made.sqlite_errorcode = code
     assert type(translated(made)).__name__ == error
     assert "somebody" not in str(translated(made))
+
+
+@pytest.mark.parametrize(
+    ("number", "error", "says"),
+    [
+        (errno.ENOSPC, StoreFullError, "its disk is full"),
+        (errno.EDQUOT, StoreFullError, "quota"),
+        (errno.EFBIG, StoreFullError, "ulimit -f"),
+        (errno.EROFS, StoreUnavailableError, "read-only"),
+    ],
+)
+def test_failed_writes_of_the_system_have_their_kinds(
+    number: int, error: type[StoreError], says: str
+) -> None:
+    made = os_failure(OSError(number, os.strerror(number)))
+    assert type(made) is error
+    assert says in str(made)
+    assert os_failure(OSError(errno.EACCES, "")) is None
+
+
+@pytest.mark.parametrize("size", ["16k", "1m,nr_inodes=1", "1m,nr_inodes=2"])
+async def test_a_disk_without_room_for_a_new_store_is_full(tmp_path: Path, size: str) -> None:
+    with (
+        small_disk(tmp_path / "disk", size) as disk,
+        pytest.raises(StoreFullError, match=r"interactions\.db: its disk is full"),
+    ):
+        await open_store(url(disk))
 
 
 async def test_a_read_goes_on_while_another_process_writes(

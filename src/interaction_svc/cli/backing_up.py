@@ -32,11 +32,13 @@ def backup(
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
         task = progress.add_task(file.name, total=None)
-        backup_store(
+        replaced = backup_store(
             settings.store,
             file,
             lambda done, total: progress.update(task, completed=done, total=total),
         )
+    if replaced:
+        typer.echo(f"{file}.part, left by a backup that was killed, was replaced", err=True)
     typer.echo(f"{file}: {file.stat().st_size:,} bytes")
 
 

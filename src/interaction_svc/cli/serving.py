@@ -4,6 +4,7 @@ import asyncio
 import resource
 from typing import Annotated, Any
 
+import structlog
 import typer
 
 from interaction_svc.cli.examples import print_examples
@@ -11,8 +12,10 @@ from interaction_svc.cli.options import takes_settings
 from interaction_svc.logs import configure_logs
 from interaction_svc.server import Server, log_settings, wait_for_signal
 from interaction_svc.settings import CLIENT_SETTINGS, Settings, SettingsError
-from interaction_svc.store import open_store
+from interaction_svc.store import open_store, store_warnings
 from interaction_svc.workers.group import Group
+
+log = structlog.get_logger()
 
 
 @takes_settings(*(name for name in Settings.model_fields if name not in CLIENT_SETTINGS))
@@ -37,6 +40,8 @@ def serve(
     configure_logs(settings.log_level)
     _allow_files()
     log_settings(settings)
+    for warning in store_warnings(settings.store):
+        log.warning(warning)
     asyncio.run(_serve(settings, examples=examples))
 
 

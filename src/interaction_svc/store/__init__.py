@@ -35,6 +35,7 @@ from interaction_svc.store.opening import (
     name_of,
     naming,
     open_store,
+    store_warnings,
 )
 from interaction_svc.store.outcomes import Outcome, Recorded
 from interaction_svc.store.postgres.limits import PostgresLimits, ReplicaStore
@@ -87,4 +88,5 @@ __all__ = [
     "open_store",
     "records_of",
     "row_of",
+    "store_warnings",
 ]

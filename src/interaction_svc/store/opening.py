@@ -15,9 +15,11 @@ from interaction_svc.store.postgres.dsn import Dsn
 from interaction_svc.store.postgres.limits import PostgresLimits, ReplicaStore
 from interaction_svc.store.progress import LoggedProgress
 from interaction_svc.store.sqlite import backup
+from interaction_svc.store.sqlite.location import check_location, location_warnings, path_problem
 from interaction_svc.store.sqlite.migrations import inspect
 from interaction_svc.store.sqlite.rewrite import needed_bytes
 from interaction_svc.store.sqlite.store import SqliteStore
+from interaction_svc.store.sqlite.write_failures import os_failure
 
 if TYPE_CHECKING:
     from interaction_svc.store.postgres.store import PostgresStore
@@ -28,19 +30,19 @@ _FORM = f"write sqlite:///relative/path.db or sqlite:////absolute/path.db, or {_
 
 
 def check_url(url: str) -> Path | Dsn:
-    """Give the file of a store's URL, or the database.
+    """Return the file of a store's URL, or the database. White space around it is cut off.
 
     Raises StoreURLError, whose text says what would be right.
     """
+    url = url.strip()
     if url.partition(":")[0] in _POSTGRES_SCHEMES:
         return Dsn.parse(url)
     scheme, found, path = url.partition(":///")
     if scheme != "sqlite" or not found:
         raise StoreURLError(f"{without_password(url)!r} is not the URL of a store; {_FORM}")
-    if "?" in path:
-        raise StoreURLError(f"{without_password(url)!r} has a ?, but there are no options; {_FORM}")
-    if not path or path.endswith("/") or path == ":memory:":
-        raise StoreURLError(f"{without_password(url)!r} names no file; {_FORM}")
+    problem = path_problem(path)
+    if problem is not None:
+        raise StoreURLError(f"{without_password(url)!r} {problem}; {_FORM}")
     return Path(path)
 
 
@@ -61,7 +63,8 @@ def naming(name: str) -> Iterator[None]:
     except StoreError as error:
         raise type(error)(f"{name}: {error}") from error
     except OSError as error:
-        raise StoreUnavailableError(f"{name}: {error.strerror}") from error
+        made = os_failure(error) or StoreUnavailableError(error.strerror)
+        raise type(made)(f"{name}: {made}") from error
 
 
 async def open_store(
@@ -89,6 +92,7 @@ async def open_store(
             return await _postgres_store().open(
                 place, postgres, migrate=migrate, on_migration=on_migration or LoggedProgress()
             )
+        check_location(place)
         if not (create or place.exists()):
             raise StoreUnavailableError("the file isn't there")
         return await SqliteStore.open(
@@ -106,6 +110,7 @@ async def check_store(url: str) -> StoreReport:
         if isinstance(place, Dsn):
             versions = await _postgres_store().inspect(place)
         else:
+            check_location(place)
             versions = replace(inspect(place), migration_bytes=needed_bytes(place))
     if not versions.is_current:
         return versions
@@ -132,12 +137,22 @@ async def distribute_store(url: str) -> list[str]:
         return await _postgres_store().distribute(place)
 
 
-def backup_store(url: str, target: Path, on_progress: Callable[[int, int], None]) -> None:
+def store_warnings(url: str) -> list[str]:
+    """Return what an operator should change about where a store is, one sentence each.
+
+    None for a database. Raises StoreURLError.
+    """
+    place = check_url(url)
+    return [] if isinstance(place, Dsn) else location_warnings(place)
+
+
+def backup_store(url: str, target: Path, on_progress: Callable[[int, int], None]) -> bool:
     """Copy a store into a file, which may then be served like any other: keys and all.
 
     The copy is the store at one moment, whatever is written meanwhile. `on_progress` gets how many
     pages have been copied, and of how many. A file that is there already is not replaced, and a
-    copy that fails leaves none. Raises StoreUnavailableError, StoreFullError, StoreDamagedError,
+    copy that fails leaves none. Returns whether it replaced what a backup to the same name left
+    behind when it was killed. Raises StoreUnavailableError, StoreFullError, StoreDamagedError,
     NotAStoreError, SchemaTooNewError; StoreURLError for a database.
     """
     place = check_url(url)
@@ -147,7 +162,8 @@ def backup_store(url: str, target: Path, on_progress: Callable[[int, int], None]
             " its write-ahead log, copies all of it, pg_dump this database"
         )
     with naming(_name_of(place)):
-        backup.copy(place, target, on_progress)
+        check_location(place)
+        return backup.copy(place, target, on_progress)
 
 
 async def _replicated(

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import secrets
 import sqlite3
 import time
 from collections import deque
@@ -22,6 +23,7 @@ from interaction_svc.store.errors import (
     StoreFullError,
     StoreUnavailableError,
 )
+from interaction_svc.store.sqlite.write_failures import write_failure
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -69,6 +71,7 @@ class Connection(aiosqlite.Connection):
         super().__init__(
             partial(self._connect_on_thread, path, create, read_only), iter_chunk_size=64
         )
+        self.path = path
         self._waiting: deque[_Turn] = deque()
         self._is_hopping = False
         # These two are the thread's: the turn it is at, and those it is done with.
@@ -100,7 +103,7 @@ class Connection(aiosqlite.Connection):
             # an event loop that may be closed by then.
             await asyncio.to_thread(connection._thread.join)
             if isinstance(error, sqlite3.Error):
-                raise translated(error) from error
+                raise translated(error, path) from error
             raise
         return connection
 
@@ -133,7 +136,7 @@ class Connection(aiosqlite.Connection):
             turn.given_up = True
             raise
         except sqlite3.Error as error:
-            raise translated(error) from error
+            raise translated(error, self.path) from error
 
     def _enqueue(self, work: Callable[[sqlite3.Connection], Any]) -> _Turn:
         turn = _Turn(work)
@@ -207,9 +210,7 @@ def connect(path: Path, *, create: bool = False, read_only: bool = False) -> sql
         raise NotAStoreError(f"SQLite {wanted} is needed; this is {sqlite3.sqlite_version}")
     if not path.absolute().parent.is_dir():
         raise StoreUnavailableError(f"its directory {path.parent} doesn't exist")
-    if create:  # readable by its owner only, whatever the umask: these are people's messages
-        with suppress(FileExistsError):
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    is_new = create and _create(path)
     db = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=rw",
         uri=True,
@@ -220,6 +221,8 @@ def connect(path: Path, *, create: bool = False, read_only: bool = False) -> sql
     )
     try:
         _read_header(db)
+        if is_new:
+            db.execute(f"PRAGMA user_version = {secrets.randbits(31)}")  # see open_files.py
         db.execute("PRAGMA foreign_keys = ON")
         db.execute("PRAGMA synchronous = FULL")  # an answered write survives a power cut
         db.execute("PRAGMA secure_delete = ON")  # deleted bodies are overwritten
@@ -233,6 +236,16 @@ def connect(path: Path, *, create: bool = False, read_only: bool = False) -> sql
         db.close()
         raise
     return db
+
+
+def _create(path: Path) -> bool:
+    """Make the file unless it is there; return whether it was made."""
+    try:
+        # Readable by its owner only, whatever the umask: these are people's messages.
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        return False
+    return True
 
 
 def write_nothing(db: sqlite3.Connection) -> None:
@@ -323,6 +336,7 @@ def _begin_immediate(db: sqlite3.Connection, patience_seconds: float) -> None:
         time.sleep(_ASK_AGAIN_SECONDS)
 
 
+_LACKING = "its file system lacks what SQLite needs, locks and shared memory: use a local disk"
 _PASSING = {
     sqlite3.SQLITE_BUSY: "it is locked by another process",
     sqlite3.SQLITE_LOCKED: "it is locked by another process",
@@ -330,14 +344,33 @@ _PASSING = {
     sqlite3.SQLITE_READONLY: "it can't be written to: is the file or its directory read-only?",
     sqlite3.SQLITE_PERM: "access to it is not permitted",
     sqlite3.SQLITE_IOERR: "its disk fails",
+    sqlite3.SQLITE_IOERR_LOCK: _LACKING,
+    sqlite3.SQLITE_IOERR_SHMLOCK: _LACKING,
+    sqlite3.SQLITE_IOERR_SHMMAP: _LACKING,
     sqlite3.SQLITE_INTERRUPT: "it was interrupted",
 }
+_FAILED_WRITES = (
+    sqlite3.SQLITE_IOERR_WRITE,
+    sqlite3.SQLITE_IOERR_FSYNC,
+    sqlite3.SQLITE_IOERR_TRUNCATE,
+    sqlite3.SQLITE_IOERR_SHMOPEN,
+    sqlite3.SQLITE_IOERR_SHMSIZE,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_READONLY,
+)
 
 
-def translated(error: sqlite3.Error) -> StoreError:
-    """Give a store's error for one of SQLite's, without its text, which may quote SQL."""
+def translated(error: sqlite3.Error, path: Path | None = None) -> StoreError:
+    """Return the store's error for one of SQLite's, without its text, which may quote SQL.
+
+    With the file's path the cause of a failed write is looked for.
+    """
     extended = getattr(error, "sqlite_errorcode", 0)
     code = extended & 0xFF  # the rest of an extended code is detail
+    if path is not None and (extended in _FAILED_WRITES or code in _FAILED_WRITES):
+        cause = write_failure(path)
+        if cause is not None:
+            return cause
     if code == sqlite3.SQLITE_FULL or extended == sqlite3.SQLITE_IOERR_SHMSIZE:
         return StoreFullError("its disk is full")
     if (
@@ -345,6 +378,7 @@ def translated(error: sqlite3.Error) -> StoreError:
         or extended == sqlite3.SQLITE_IOERR_CORRUPTFS
     ):
         return StoreDamagedError("it is damaged: restore it from a backup")
-    if code in _PASSING:
-        return StoreUnavailableError(_PASSING[code])
+    problem = _PASSING.get(extended) or _PASSING.get(code)
+    if problem is not None:
+        return StoreUnavailableError(problem)
     return StoreError(f"SQLite failed with {getattr(error, 'sqlite_errorname', 'an error')}")

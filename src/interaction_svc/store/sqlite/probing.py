@@ -1,20 +1,24 @@
 """Tells whether the file can be read and written: what health follows."""
 
 import asyncio
-import os
 import sqlite3
-from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
 
-from interaction_svc.store.errors import StoreDamagedError, StoreError, StoreUnavailableError
+from interaction_svc.store.errors import (
+    StoreClosedError,
+    StoreDamagedError,
+    StoreError,
+    StoreUnavailableError,
+)
 from interaction_svc.store.sqlite.connection import (
     Connection,
     connect,
     forget_pages,
     translated,
 )
+from interaction_svc.store.sqlite.open_files import Loss, OpenFiles
 from interaction_svc.store.sqlite.quick import QuickReader
 
 QUICK_CHECK_SECONDS = 30.0
@@ -24,25 +28,29 @@ log = structlog.get_logger()
 
 
 class Probe:
-    """Knows the file that was opened, and the damage that was met in it."""
+    """Knows the files that were opened, and the damage that was met in them."""
 
-    def __init__(self, path: Path, connections: Sequence[Connection], quick: QuickReader) -> None:
-        """Remember which file it is that the connections have open."""
+    def __init__(self, path: Path, read: Connection, write: Connection, quick: QuickReader) -> None:
+        """Remember which files the connections have open."""
         self._path = path
-        self._connections = connections
+        self._read = read
+        self._write = write
         self._quick = quick
-        self._opened = _identity(path)
+        self._files = OpenFiles(path)
+        self._closed = False
+        self._has_rescued = False
         self._damaged = False
         self._checked_at = float("-inf")
         self._check: asyncio.Task[None] | None = None
 
-    def check_same_file(self) -> None:
-        """Raise StoreUnavailableError if the path names another file by now, or none.
+    def check_files(self) -> None:
+        """Raise StoreUnavailableError if a file was replaced, removed, or overwritten.
 
         What would be written then goes to a file that nobody will find again.
         """
-        if _identity(self._path) != self._opened:
-            raise StoreUnavailableError("its file has been replaced or removed")
+        loss = self._files.loss()
+        if loss is not None:
+            raise StoreUnavailableError(loss.value)
 
     def note(self, error: StoreError) -> None:
         """Take note of an error that an operation met."""
@@ -52,11 +60,46 @@ class Probe:
 
     async def check_file(self) -> None:
         """Raise StoreUnavailableError if the file can't be read, isn't the same, or is damaged."""
-        self.check_same_file()
-        await asyncio.to_thread(_read, self._path)
+        if self._closed:
+            raise StoreClosedError("the store has been closed")
+        await self._check_loss()
+        try:
+            await asyncio.to_thread(_read, self._path)
+        except StoreError:
+            await self._check_loss()  # it tells more of the cause
+            raise
         if self._damaged:
             self._look_through()
             raise StoreDamagedError("damage was met, and it hasn't been mended")
+
+    async def _check_loss(self) -> None:
+        loss = await asyncio.to_thread(self._files.loss)
+        if loss is None:
+            self._has_rescued = False
+            return
+        if loss in (Loss.FILE, Loss.LOG):
+            await self._rescue()
+        raise StoreUnavailableError(loss.value)
+
+    async def _rescue(self) -> None:
+        """Copy what only the lost log has into the file, as SQLite can while it has both open.
+
+        Of a removed log nothing would be left after a crash. The log of a replaced file is still
+        at its name, and SQLite would apply it to the new file at the next start.
+        """
+        try:
+            if not await self._write.run(_empty_log):
+                return  # another process is reading; the next probe tries again
+            aside = self._files.set_aside_replaced_log()
+        except StoreError as error:
+            if not self._has_rescued:
+                log.error("what is in the write-ahead log can't be saved", cause=str(error))
+        else:
+            if aside is not None:
+                log.warning("a write-ahead log of another file was renamed", to=str(aside))
+            if not self._has_rescued:
+                log.warning("what was in the write-ahead log has been written to the file")
+        self._has_rescued = True
 
     def _look_through(self) -> None:
         now = asyncio.get_running_loop().time()
@@ -72,8 +115,8 @@ class Probe:
             finally:
                 await asyncio.shield(connection.close())
             if whole:
-                for connection in self._connections:
-                    await connection.run(forget_pages)
+                for used in (self._read, self._write):
+                    await used.run(forget_pages)
                 self._quick.forget_pages()
                 self._damaged = False
                 log.info("the store has been found whole again")
@@ -84,6 +127,7 @@ class Probe:
 
     async def close(self) -> None:
         """End what is under way."""
+        self._closed = True
         if self._check is not None:
             self._check.cancel()
             await asyncio.wait([self._check])
@@ -94,12 +138,10 @@ def read_something(db: sqlite3.Connection) -> None:
     db.execute("SELECT 1 FROM schema_migrations").fetchone()
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return (0, 0)
-    return found.st_dev, found.st_ino
+def _empty_log(db: sqlite3.Connection) -> bool:
+    """Write the log to the file and truncate it; False: another process is reading it."""
+    busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    return not busy
 
 
 def _read(path: Path) -> None:

@@ -66,12 +66,12 @@ class SqliteStore(Store):
         self._quick = quick
         self._read = read
         self._write = write
-        self._probe = Probe(path, (read, write), quick)
+        self._probe = Probe(path, read, write, quick)
         quick.on_error = self._probe.note
         self._eraser = Eraser(write, path, _log_of(path))
         self._writer = Writer(
             write,
-            check=self._probe.check_same_file,
+            check=self._probe.check_files,
             pin=self._eraser.pin,
             scrub=self._eraser.scrub,
             unpin=self._eraser.unpin,
@@ -191,8 +191,8 @@ class SqliteStore(Store):
 
     async def probe(self) -> None:
         """See Store."""
-        await self._reading(read_something)
         await self._probe.check_file()
+        await self._reading(read_something)
         await self._writing(write_nothing, 0)
 
     async def check(self) -> StoreReport:
@@ -291,7 +291,7 @@ def _some_replaced(recorded: list[Recorded]) -> bool:
 
 
 def _log_of(path: Path) -> Path:
-    return Path(f"{path}-wal")
+    return Path(f"{path.resolve()}-wal")  # beside what a symlink leads to
 
 
 def _size(file: Path) -> int:

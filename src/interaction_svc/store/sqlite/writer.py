@@ -53,7 +53,10 @@ class Writer:
         unpin: Callable[[], None] = lambda: None,
         on_erased: Callable[[], None] = lambda: None,
     ) -> None:
-        """Call `check` before each commit, which isn't made if it raises.
+        """Call `check` on the connection's thread before and after each commit.
+
+        If it raises before, nothing is written. If it raises after, what was committed may be lost,
+        and its callers get the error.
 
         Around one in which an operation has erased something, call `pin` before it, `scrub` with
         the connection after it, and `unpin` at the end, all on the connection's thread; and then
@@ -111,7 +114,6 @@ class Writer:
         if not operations:  # all were cancelled
             return
         try:
-            self._check()
             results = await self._connection.run(self._run, operations)
         except Exception as error:  # whatever it is, those who wait must hear of it
             results = [error] * len(operations)
@@ -129,7 +131,9 @@ class Writer:
         if begun < self._others_until:
             time.sleep(self._others_until - begun)
         try:
+            self._check()
             results = self._run_together(db, operations)
+            self._check()  # the file may have been removed since the first one
             if _some_erased(operations, results):
                 self._scrub(db)
         finally:
@@ -145,13 +149,13 @@ class Writer:
             return self._run_in_transaction(db, operations)
         except Exception as error:
             if len(operations) == 1 or not _is_fault_of_one(error):
-                return [_as_store_error(error)] * len(operations)
+                return [self._as_store_error(error)] * len(operations)
         results: list[object] = []
         for operation in operations:
             try:
                 results += self._run_in_transaction(db, [operation])
             except Exception as error:
-                results.append(_as_store_error(error))
+                results.append(self._as_store_error(error))
         return results
 
     def _run_in_transaction(
@@ -168,6 +172,11 @@ class Writer:
             if _some_erased(operations, results):
                 self._pin()
         return results
+
+    def _as_store_error(self, error: Exception) -> Exception:
+        if isinstance(error, sqlite3.Error):
+            return translated(error, self._connection.path)
+        return error
 
     def _note(self, operations: list[_Operation], results: list[object]) -> None:
         """Tell of what was committed, whether or not its caller still waits."""
@@ -195,7 +204,3 @@ def _some_erased(operations: list[_Operation], results: list[object]) -> bool:
 def _is_fault_of_one(error: Exception) -> bool:
     """Whether trying the operations one by one may save some: not if nobody gets the lock."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY
-
-
-def _as_store_error(error: Exception) -> Exception:
-    return translated(error) if isinstance(error, sqlite3.Error) else error
