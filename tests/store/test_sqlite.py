@@ -31,7 +31,8 @@ from interaction_svc.store.sqlite import pages, schema
 from interaction_svc.store.sqlite.connection import connect
 from interaction_svc.store.sqlite.migrations import LATEST
 from tests.build import NOON_US, Parents, new_interaction, new_parents, new_sid
-from tests.store.files import another_process, make_legacy_store, url
+from tests.store.files import another_process, url
+from tests.store.old_stores import make_old_store
 from tests.store.opened import EVERYONE, NOW_US, query
 from tests.store.suite import StoreSuite
 
@@ -131,7 +132,7 @@ async def test_a_schema_that_can_t_be_made_leaves_no_trace(
 async def test_a_store_of_an_earlier_version_is_reported_as_outdated(
     tmp_path: Path, version: int
 ) -> None:
-    make_legacy_store(tmp_path, version)
+    make_old_store(tmp_path / "interactions.db", version=version)
     report = await check_store(url(tmp_path))
     assert (report.schema_version, report.known_version, report.ok) == (version, LATEST, False)
     with pytest.raises(StoreUnavailableError, match="run interaction-svc migrate"):

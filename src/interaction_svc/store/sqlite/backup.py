@@ -15,9 +15,9 @@ from interaction_svc.store.errors import (
     StoreFullError,
     StoreUnavailableError,
 )
+from interaction_svc.store.sqlite import schema
 from interaction_svc.store.sqlite.connection import connect, translated
 from interaction_svc.store.sqlite.migrations import (
-    APPLICATION_ID,
     check_is_store,
     schema_version,
 )
@@ -108,7 +108,7 @@ def _clear(part: Path, descriptor: int) -> bool:
 
 def _is_of_store(head: bytes) -> bool:
     application_id = head[_APPLICATION_ID_AT : _APPLICATION_ID_AT + 4]
-    return head.startswith(_MAGIC) and application_id == APPLICATION_ID.to_bytes(4)
+    return head.startswith(_MAGIC) and application_id == schema.APPLICATION_ID.to_bytes(4)
 
 
 def _remove(part: Path) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import secrets
 import sqlite3
 import time
 from collections import deque
@@ -210,7 +209,8 @@ def connect(path: Path, *, create: bool = False, read_only: bool = False) -> sql
         raise NotAStoreError(f"SQLite {wanted} is needed; this is {sqlite3.sqlite_version}")
     if not path.absolute().parent.is_dir():
         raise StoreUnavailableError(f"its directory {path.parent} doesn't exist")
-    is_new = create and _create(path)
+    if create:
+        _create(path)
     db = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=rw",
         uri=True,
@@ -221,8 +221,6 @@ def connect(path: Path, *, create: bool = False, read_only: bool = False) -> sql
     )
     try:
         _read_header(db)
-        if is_new:
-            db.execute(f"PRAGMA user_version = {secrets.randbits(31)}")  # see open_files.py
         db.execute("PRAGMA foreign_keys = ON")
         db.execute("PRAGMA synchronous = FULL")  # an answered write survives a power cut
         db.execute("PRAGMA secure_delete = ON")  # deleted bodies are overwritten
@@ -238,14 +236,11 @@ def connect(path: Path, *, create: bool = False, read_only: bool = False) -> sql
     return db
 
 
-def _create(path: Path) -> bool:
-    """Make the file unless it is there; return whether it was made."""
-    try:
-        # Readable by its owner only, whatever the umask: these are people's messages.
+def _create(path: Path) -> None:
+    """Make the file unless it is there."""
+    # Readable by its owner only, whatever the umask: these are people's messages.
+    with suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    except FileExistsError:
-        return False
-    return True
 
 
 def write_nothing(db: sqlite3.Connection) -> None:

@@ -4,6 +4,7 @@ Interactions lie in the order of lists, so that a page's rows lie together; see
 docs/decisions/0030.
 """
 
+import secrets
 import sqlite3
 
 APPLICATION_ID = 0x49584E53  # "IXNS": tells a store of ours from another SQLite file
@@ -77,6 +78,7 @@ def set_page_size(db: sqlite3.Connection) -> None:
 def create(db: sqlite3.Connection) -> None:
     """Make the schema in an empty file, inside a transaction."""
     db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    db.execute(f"PRAGMA user_version = {secrets.randbits(31)}")  # see open_files.py
     db.execute(
         "CREATE TABLE schema_migrations (version INTEGER PRIMARY KEY,"
         " name TEXT NOT NULL, applied_at TEXT NOT NULL) STRICT"
