@@ -172,7 +172,7 @@ def test_messages_that_can_not_be_written_stop_no_import(tmp_path: Path) -> None
 def test_a_closed_input_is_said(tmp_path: Path) -> None:
     ran = run_closed("import", "-", f"--store=sqlite:///{tmp_path}/x.db", closed="<&-")
     assert ran.returncode == 1
-    assert ran.stderr == b"interaction-svc: standard input is closed\n"
+    assert ran.stderr == b"interaction-svc: -: standard input is closed\n"
 
 
 def test_a_server_needs_no_output(tmp_path: Path) -> None:
