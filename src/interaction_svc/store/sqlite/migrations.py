@@ -30,7 +30,7 @@ def migrate(db: sqlite3.Connection) -> None:
     """
     check_is_store(db)
     if schema_version(db) == 0:
-        schema.set_page_size(db)
+        schema.prepare(db)
     if _journal_mode_after_wal(db) != "wal":
         raise NotAStoreError("the file's disk doesn't support SQLite's write-ahead log")
     version = schema_version(db)

@@ -147,17 +147,13 @@ def rewrite(
 def _is_old(path: Path) -> bool:
     """Return whether a file has an earlier layout; while another process switches, wait for it."""
     try:
-        return not is_empty(path) and not migrations.inspect(path).is_current
+        found = migrations.inspect(path)
     except StoreUnavailableError:
         if not Path(f"{path}{_LOCK_ENDING}").exists():
             raise
         with _alone(path):
-            return not migrations.inspect(path).is_current
-
-
-def is_empty(path: Path) -> bool:
-    """Return whether there is no store yet."""
-    return _size(path) == 0
+            found = migrations.inspect(path)
+    return 0 < found.schema_version < found.known_version
 
 
 def _needed_bytes(path: Path) -> int:

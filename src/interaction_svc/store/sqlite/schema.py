@@ -70,15 +70,22 @@ STATEMENTS = (
 )
 
 
-def set_page_size(db: sqlite3.Connection) -> None:
-    """Set the page size of a file that has no page yet: before it gets a write-ahead log."""
+def prepare(db: sqlite3.Connection) -> None:
+    """Set what an empty file must have before it gets a write-ahead log: page size and mark.
+
+    The mark, a random user_version, tells the file from others (see open_files.py). It is in the
+    first page of the file itself, whose content the log would otherwise hide until a checkpoint.
+    """
     db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+    db.execute("BEGIN IMMEDIATE")  # another process may be making the same file
+    if db.execute("PRAGMA user_version").fetchone() == (0,):
+        db.execute(f"PRAGMA user_version = {secrets.randbelow(2**31 - 1) + 1}")
+    db.execute("COMMIT")
 
 
 def create(db: sqlite3.Connection) -> None:
     """Make the schema in an empty file, inside a transaction."""
     db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    db.execute(f"PRAGMA user_version = {secrets.randbits(31)}")  # see open_files.py
     db.execute(
         "CREATE TABLE schema_migrations (version INTEGER PRIMARY KEY,"
         " name TEXT NOT NULL, applied_at TEXT NOT NULL) STRICT"
