@@ -29,6 +29,7 @@ class Health:
         self._store = store
         self._listeners: list[Callable[[bool], Awaitable[None]]] = []
         self._probing: asyncio.Task[None] | None = None
+        self._has_probed = False
         self.is_serving = False
         metrics.serving.set(0)
 
@@ -77,8 +78,9 @@ class Health:
             await self._set(True)
 
     async def _set(self, is_serving: bool, cause: str = "") -> None:
-        if is_serving == self.is_serving:
+        if is_serving == self.is_serving and (self._has_probed or not cause):
             return
+        self._has_probed = True  # a store that can't be used from the first probe on is logged too
         self.is_serving = is_serving
         metrics.serving.set(is_serving)
         if cause:
