@@ -299,8 +299,7 @@ def test_the_settings_are_logged_without_passwords(tmp_path: Path) -> None:
     assert (first["drain_seconds"], first["public_url"]) == (9, "https://log.example.com")
     assert second["name"] == "INTERACTION_SVC_GRCP"
     hidden = Settings.model_construct(store="postgresql://user:pass@word@db/x").redacted()
-    assert "pass" not in hidden["store"]
-    assert hidden["store"].startswith("postgresql://user:***@")
+    assert hidden["store"] == "postgresql://***@db/x"
 
 
 def test_one_transport_alone(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from interaction_svc.store.opening import (
     name_of,
     naming,
     open_store,
+    shown_url,
     store_warnings,
 )
 from interaction_svc.store.outcomes import Outcome, Recorded
@@ -88,5 +89,6 @@ __all__ = [
     "open_store",
     "records_of",
     "row_of",
+    "shown_url",
     "store_warnings",
 ]

@@ -9,7 +9,6 @@ is too.
 
 import asyncio
 import random
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -50,7 +49,9 @@ class Pool:
         self._wait_seconds = wait_seconds
         self._idle: list[Connection] = []
         self._open = 0
-        self._waiting: deque[asyncio.Future[Connection | None]] = deque()
+        # In the order of their arrival. A caller that is cancelled removes its own turn, unless
+        # somebody has taken it out already: a dict allows both.
+        self._waiting: dict[asyncio.Future[Connection | None], None] = {}
         self._tasks: set[asyncio.Task[object]] = set()
         self._stale: set[Connection] = set()
         self._in_use: set[Connection] = set()
@@ -118,21 +119,22 @@ class Pool:
 
     async def _acquired(self, begun: asyncio.Event) -> Connection:
         connection = self._idle_one()
-        if connection is None and (self._open >= self._size or self._is_full_house()):
-            connection = await self._turn()
+        if connection is None:
+            if self._open < self._size and not self._is_full_house():
+                self._open += 1
+            else:
+                connection = await self._turn()
         begun.set()
         while connection is None:
             try:
-                connection = await self._opened()
-            except FAILURES as error:
-                if not is_full_house(error):
+                connection = await self._connect()
+            except BaseException as error:
+                if not (isinstance(error, FAILURES) and is_full_house(error) and self._in_use):
+                    self._pass_on_place()
                     raise
+                self._open -= 1
                 self._full_until = self._now() + _FULL_HOUSE_SECONDS
-                connection = self._idle_one()
-                if connection is None:
-                    if not self._in_use:
-                        raise
-                    connection = await self._turn()
+                connection = self._idle_one() or await self._turn()
         self._in_use.add(connection)
         return connection
 
@@ -148,32 +150,21 @@ class Pool:
         """Say whether to wait for one of those in use, for the server lets no more in."""
         return bool(self._in_use) and self._now() < self._full_until
 
-    async def _opened(self) -> Connection:
-        self._open += 1
-        try:
-            return await self._connect()
-        except BaseException as error:
-            self._open -= 1
-            if not (is_full_house(error) and self._in_use):  # who waits gets one of those
-                self._pass_on(None)
-            raise
-
     async def _turn(self) -> Connection | None:
-        """Wait for a connection that somebody gives back; None: there is room for a new one."""
+        """Wait for a connection that somebody gives back; None is the place for a new one."""
         turn: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        self._waiting[turn] = None
         try:
             async with asyncio.timeout(self._wait_seconds):
                 return await turn
         except BaseException as error:
-            if turn.done() and not turn.cancelled():  # it was given one in the same moment
+            self._waiting.pop(turn, None)
+            if turn.done() and not turn.cancelled():  # handed over before this task woke up
                 given = turn.result()
                 if given is None:
-                    self._pass_on(None)
+                    self._pass_on_place()
                 else:
                     self._release(given)
-            else:
-                self._waiting.remove(turn)
             if isinstance(error, TimeoutError):
                 raise StoreUnavailableError("all connections to PostgreSQL are busy") from None
             raise
@@ -184,19 +175,24 @@ class Pool:
             self._stale.discard(connection)
             connection.terminate()
         if connection.is_closed:
-            self._open -= 1
-            self._pass_on(None)
-        else:
-            self._put_back(connection)
-
-    def _put_back(self, connection: Connection) -> None:
-        if not self._pass_on(connection):
+            self._pass_on_place()
+        elif not self._pass_on(connection):
             self._idle.append(connection)
 
+    def _pass_on_place(self) -> None:
+        """Hand the place of a connection that is gone to the first waiting caller.
+
+        The place stays counted in `_open` until its new owner connects, so that nobody who comes
+        in between takes it as well.
+        """
+        if not self._pass_on(None):
+            self._open -= 1
+
     def _pass_on(self, connection: Connection | None) -> bool:
-        """Give a connection, or the room for one, to who has waited longest."""
+        """Hand a connection, or the place for one, to the caller that has waited longest."""
         while self._waiting:
-            turn = self._waiting.popleft()
+            turn = next(iter(self._waiting))
+            del self._waiting[turn]
             if not turn.done():
                 if connection is not None:  # in use from now on, not only when its turn comes
                     self._in_use.add(connection)

@@ -44,8 +44,15 @@ from interaction_svc.store.tables import Record, RecordKey, Table
 PROBE_SECONDS = 5.0
 """How long a statement of a probe may take."""
 _PROBE = (
-    "SELECT current_setting('transaction_read_only') = 'on',"
+    "SELECT current_setting('transaction_read_only') = 'on', pg_is_in_recovery(),"
     " (SELECT max(version) FROM schema_migrations)"
+)
+_READS_ONLY = (
+    "SELECT current_setting('default_transaction_read_only') = 'on' AND NOT pg_is_in_recovery()"
+)
+_READ_ONLY_BY_DEFAULT = (
+    "the server takes no writes: default_transaction_read_only is on for the role, the database or"
+    " the server; set it off, as with ALTER ROLE … SET default_transaction_read_only = off"
 )
 _NAMED_BAD_ROWS = 20
 
@@ -83,6 +90,8 @@ class PostgresStore(Store):
     ) -> Self:
         try:
             if migrate:
+                # A record's transaction sets it off for itself. What a key needs would fail later.
+                await self._pool.run(_check_takes_writes)
                 await _migrate(dsn, on_migration)
             await self._pool.run(migrations.check_is_current)
             if await self._pool.run(distributing.is_distributed):
@@ -207,12 +216,16 @@ class PostgresStore(Store):
 
     async def probe(self) -> None:
         """See Store."""
-        ((reads_only, _),) = await self._probes.run(_probe)
+        ((reads_only, is_standby, _),) = await self._probes.run(_probe)
         if reads_only:
             # It was the primary once, or will be no more: look for that one anew.
             self._probes.expire()
             self._pool.expire()
-            raise StoreUnavailableError("the server takes no writes: it is a standby")
+            raise StoreUnavailableError(
+                "the server takes no writes: it is a standby"
+                if is_standby
+                else _READ_ONLY_BY_DEFAULT
+            )
 
     async def check(self) -> StoreReport:
         """See Store."""
@@ -262,6 +275,12 @@ def _pool(dsn: Dsn, seconds: float, *, size: int) -> Pool:
 
 async def _probe(db: Connection) -> list[Any]:
     return await db.fetch(_PROBE)
+
+
+async def _check_takes_writes(db: Connection) -> None:
+    ((reads_only,),) = await db.fetch(_READS_ONLY)
+    if reads_only:
+        raise StoreUnavailableError(_READ_ONLY_BY_DEFAULT)
 
 
 async def _ask_nothing(_: Connection) -> None:
