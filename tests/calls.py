@@ -5,8 +5,8 @@ from typing import Any
 
 import grpc
 import pytest
-from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import Message
+from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
@@ -60,8 +60,8 @@ async def failure(call: Awaitable[Any]) -> tuple[grpc.StatusCode, str, dict[str,
     details: dict[str, Message] = {}
     for packed in status.details:
         name = packed.TypeName().rpartition(".")[2]
-        descriptor = descriptor_pool.Default().FindMessageTypeByName(packed.TypeName())
-        details[name] = message_factory.GetMessageClass(descriptor)()
+        kind = getattr(error_details_pb2, name, ingest_pb.RecordInteractionsResponse)
+        details[name] = kind()
         assert packed.Unpack(details[name])
     info: Any = details["ErrorInfo"]
     assert info.domain == "interaction-svc"

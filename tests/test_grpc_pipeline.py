@@ -298,10 +298,10 @@ async def test_a_store_that_cannot_be_read_ends_no_stream(
         assert (await call.read()).endswith(b":a")
         await pipeline.store.close()
         for _ in range(3):
+            await asyncio.sleep(0.05)  # longer than the key is known
             other = start(channel, "unary_unary", b"a", metadata=shown(key))
             code, _, _ = await ended(other, "unary_unary")
             assert code is Code.UNAVAILABLE
-            await asyncio.sleep(0.03)
         await call.write(b"b")
         assert (await call.read()).endswith(b":b")
 
