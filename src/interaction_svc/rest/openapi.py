@@ -15,8 +15,7 @@ from interaction_svc.errors import (
     Unavailable,
 )
 from interaction_svc.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, MAX_TOKEN_LENGTH
-from interaction_svc.rest.adapter import STATUSES, TYPES
-from interaction_svc.rest.parameters import MAX_PAGE
+from interaction_svc.rest.adapter import MAX_PAGE, STATUSES, TYPES
 from interaction_svc.rest.protocol import HeadersTooLarge, HeadersTooSlow
 from interaction_svc.rest.schemas import Schema, envelope, error, interaction, object_of, ref
 from interaction_svc.sids import Sid

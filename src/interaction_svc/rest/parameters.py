@@ -1,7 +1,9 @@
 """The query parameters of a list over HTTP.
 
 `PageSize`, `PageToken` and `Page` are the vendor's; `Order` and the filters are this service's
-own. The SDKs send `PageSize` unclamped, so too much is clamped and not refused.
+own. The SDKs send `PageSize` unclamped, so too much is clamped and not refused. One of them sends
+it twice: of several sizes the smallest counts. Any other parameter may be repeated with an equal
+value only, for which of two different values is meant can't be known.
 """
 
 from collections.abc import Iterable
@@ -10,11 +12,9 @@ from typing import NamedTuple
 from interaction_svc import timestamps
 from interaction_svc.errors import InvalidField
 from interaction_svc.paging import MAX_PAGE_SIZE, clamp_page_size
-from interaction_svc.rest.adapter import number_of, status_number, type_number
+from interaction_svc.rest.adapter import MAX_PAGE, number_of, status_number, type_number
 from interaction_svc.v1.interaction_pb2 import InteractionType, ResourceStatus
 from interaction_svc.v1.interaction_service_pb2 import ListInteractionsRequest
-
-MAX_PAGE = 2**31 - 1
 
 _ORDERS = {
     "asc": ListInteractionsRequest.ORDER_CREATED_ASC,
@@ -51,17 +51,20 @@ def read_parameters(
 ) -> ListParameters:
     """Read a query string's pairs. Raises InvalidField, naming the parameter."""
     given: dict[str, str] = {}
+    page_size: int | None = None
     for name, value in query:
         if name not in PAGING and name not in CARRIED:
             known = ", ".join((*PAGING, *CARRIED))
             raise InvalidField(name[:64], f"is not a parameter of this list; there are {known}")
-        if name in given:
-            raise InvalidField(name, "must not be given twice")
-        given[name] = value
+        if name == "PageSize":
+            size = _page_size(value)
+            page_size = size if page_size is None else min(page_size, size)
+        elif given.setdefault(name, value) != value:
+            raise InvalidField(name, "is given twice with different values; give it once")
     request = ListInteractionsRequest(
         service_sid=service_sid,
         session_sid=session_sid,
-        page_size=_page_size(given.get("PageSize")),
+        page_size=clamp_page_size(0) if page_size is None else page_size,
         page_token=given.get("PageToken", ""),
     )
     page = _whole_number("Page", given.get("Page", "0"))
@@ -109,9 +112,7 @@ def parameter_of(field: str) -> str:
     return _FIELDS.get(field, field)
 
 
-def _page_size(text: str | None) -> int:
-    if text is None:
-        return clamp_page_size(0)
+def _page_size(text: str) -> int:
     size = _whole_number("PageSize", text)
     if size == 0:
         raise InvalidField(

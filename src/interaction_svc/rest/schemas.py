@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from interaction_svc.paging import MAX_PAGE_SIZE
-from interaction_svc.rest.adapter import LIST_KEY, PROPERTIES, STATUSES, TYPES
-from interaction_svc.rest.parameters import MAX_PAGE
+from interaction_svc.rest.adapter import LIST_KEY, MAX_PAGE, PROPERTIES, STATUSES, TYPES
 from interaction_svc.sids import Sid
 
 Schema = dict[str, Any]
