@@ -1,6 +1,6 @@
 """The HTTP application: the vendor's three operations on Interactions, and what watches need."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from urllib.parse import parse_qsl
 
 import orjson
@@ -22,6 +22,7 @@ from interaction_svc.errors import (
 from interaction_svc.guards import Guards
 from interaction_svc.interactions import Interactions, Page
 from interaction_svc.rest import adapter, pages
+from interaction_svc.rest.cors import Cors
 from interaction_svc.rest.middleware import (
     Admit,
     Authenticate,
@@ -165,11 +166,13 @@ def create_app(
     base_url: str,
     guards: Guards,
     *,
+    cors_origins: Collection[str] = (),
     is_ready: Callable[[], bool] = lambda: True,
 ) -> ASGIApp:
     """Make the application; `base_url` is what all links begin with, without a slash at its end.
 
-    Links are never made from the Host header, which is the caller's to choose.
+    Links are never made from the Host header, which is the caller's to choose. Browsers' pages of
+    `cors_origins` may read the answers.
     """
     renderings = Renderings(base_url)
     answers = JsonAnswers(guards.unsent)
@@ -200,6 +203,7 @@ def create_app(
         middleware=[
             # The outermost first: what is refused is observed too, and errors are rendered for all.
             Middleware(Observe),
+            *([Middleware(Cors, origins=cors_origins)] if cors_origins else []),
             Middleware(Errors),
             Middleware(Admit, guards=guards),
             Middleware(Authenticate, guards=guards),
