@@ -1,4 +1,7 @@
-"""The description of the REST API as an OpenAPI 3.1 document, made of what the code itself uses."""
+"""The description of the REST API as an OpenAPI document, made of what the code itself uses.
+
+Version 3.0, as the vendor's own: many generators of clients don't read 3.1.
+"""
 
 from http import HTTPStatus
 from typing import Any
@@ -33,12 +36,15 @@ def openapi_document(base_url: str) -> dict[str, Any]:
     """Describe the API as it is served under this base URL, which has no slash at its end."""
     api = _common_responses()
     return {
-        "openapi": "3.1.0",
+        "openapi": "3.0.3",
         "info": {
             "title": "Interactions",
-            "summary": "The log of Twilio Proxy Interactions, in the vendor's shape.",
+            "description": "The log of Twilio Proxy Interactions, in the vendor's shape.",
             "version": __version__,
-            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+            "license": {
+                "name": "Apache-2.0",
+                "url": "https://www.apache.org/licenses/LICENSE-2.0",
+            },
         },
         "servers": [{"url": base_url}],
         "security": [{"basic": []}, {"bearer": []}],
@@ -47,14 +53,13 @@ def openapi_document(base_url: str) -> dict[str, Any]:
             {"name": "Service", "description": "The service itself. It asks for no credentials."},
         ],
         "paths": {
-            _LIST: {"parameters": _path("ServiceSid", "SessionSid"), "get": _list_operation(api)},
+            _LIST: {
+                "parameters": _path("ServiceSid", "SessionSid"),
+                **_readable(_list_operation(api)),
+            },
             f"{_LIST}/{{Sid}}": {
                 "parameters": _path("ServiceSid", "SessionSid", "Sid"),
-                "get": _operation("FetchInteraction", "Fetch an Interaction", api)
-                | {
-                    "parameters": [_consistency()],
-                    "responses": {"200": _answer("The Interaction.", ref("Interaction")), **api},
-                },
+                **_readable(_fetch_operation(api)),
                 "delete": _operation("DeleteInteraction", "Delete an Interaction for good", api)
                 | {"responses": {"204": _answer("It is deleted.", None, _CONSISTENCY), **api}},
             },
@@ -79,7 +84,7 @@ def openapi_document(base_url: str) -> dict[str, Any]:
                 "Interaction": interaction(),
                 "InteractionList": envelope(),
                 "Error": error(),
-                "Status": object_of({"status": {"enum": ["ok", "unavailable"]}}),
+                "Status": object_of({"status": {"type": "string", "enum": ["ok", "unavailable"]}}),
             },
             "headers": _headers(),
         },
@@ -91,6 +96,25 @@ def _list_operation(api: Schema) -> Schema:
     page = _answer("A page of them.", ref("InteractionList"))
     parameters = [*_query(), _consistency()]
     return operation | {"parameters": parameters, "responses": {"200": page, **api}}
+
+
+def _fetch_operation(api: Schema) -> Schema:
+    operation = _operation("FetchInteraction", "Fetch an Interaction", api)
+    fetched = _answer("The Interaction.", ref("Interaction"))
+    return operation | {"parameters": [_consistency()], "responses": {"200": fetched, **api}}
+
+
+def _readable(get: Schema) -> Schema:
+    """Return the operations of what can be read: GET, and HEAD, whose answers have no content."""
+    head = get | {
+        "operationId": f"{get['operationId']}Head",
+        "summary": f"{get['summary']}: the headers alone",
+        "responses": {
+            status: {name: value for name, value in answer.items() if name != "content"}
+            for status, answer in get["responses"].items()
+        },
+    }
+    return {"get": get, "head": head}
 
 
 def _operation(name: str, summary: str, responses: Schema) -> Schema:
@@ -111,7 +135,7 @@ def _watched(
     if is_refusable:
         responses["503"] = _answer("It is not so.", status)
     operation = _operation(name, summary, responses)
-    return {"get": operation | {"tags": ["Service"], "security": []}}
+    return _readable(operation | {"tags": ["Service"], "security": []})
 
 
 def _path(*names: str) -> list[Schema]:
@@ -207,7 +231,9 @@ def _refusal(error: type[ServiceError], *headers: str) -> Schema:
 
 
 def _answer(description: str, schema: Schema | None = None, *headers: str) -> Schema:
-    names = ("Twilio-Request-Id", "Twilio-Request-Duration", "X-Request-Id", *headers)
+    names = (
+        "Twilio-Request-Id", "Twilio-Request-Duration", "X-Request-Id", "Cache-Control", *headers,
+    )  # fmt: skip
     answer: Schema = {
         "description": description,
         "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in names},
@@ -222,6 +248,7 @@ def _headers() -> dict[str, Schema]:
         "Twilio-Request-Id": ({"pattern": "^RQ[0-9a-f]{32}$"}, "The request's id."),
         "Twilio-Request-Duration": ({"pattern": r"^\d+\.\d{3}$"}, "Seconds."),
         "X-Request-Id": ({}, "The id that the caller gave the request, or else the same."),
+        "Cache-Control": ({"enum": ["no-store"]}, "That no cache may keep the answer."),
         "WWW-Authenticate": ({}, "That it takes Basic credentials."),
         "Retry-After": ({"pattern": r"^\d+$"}, "Seconds."),
     }
