@@ -95,6 +95,7 @@ async def test_list_pages_in_both_directions_by_its_links(
         "first_page_url", "key", "next_page_url", "page", "page_size", "previous_page_url", "url",
     }  # fmt: skip
     assert page["meta"]["key"] == "interactions"
+    assert set(page) == {"interactions", "meta"}
 
 
 async def test_an_empty_list_has_an_envelope(http: httpx.AsyncClient, parents: Parents) -> None:
@@ -102,6 +103,21 @@ async def test_an_empty_list_has_an_envelope(http: httpx.AsyncClient, parents: P
     assert body["interactions"] == []
     assert body["meta"]["next_page_url"] is None
     assert body["meta"]["page_size"] == 50
+
+
+async def test_an_empty_page_has_no_next_link_and_leads_back(
+    http: httpx.AsyncClient, ingest: Ingest, parents: Parents
+) -> None:
+    interactions = new_session(parents, 4)
+    await record(ingest, *interactions)
+    link = (await http.get(f"{parents.path}?PageSize=2")).json()["meta"]["next_page_url"]
+    for interaction in interactions[2:]:
+        await http.delete(f"{parents.path}/{interaction.sid}")
+    empty = (await http.get(link)).json()
+    assert empty["interactions"] == []
+    assert empty["meta"]["next_page_url"] is None
+    back = (await http.get(empty["meta"]["previous_page_url"])).json()
+    assert [row["sid"] for row in back["interactions"]] == [row.sid for row in interactions[:2]]
 
 
 async def test_order_and_filters_are_carried_along_by_the_links(
@@ -161,6 +177,7 @@ async def test_what_is_not_found_is_not_found_alike(
         f"{parents.path}/{theirs.sid}",
         f"{parents.path}/KI1",
         f"{parents.path}/{mine.sid}/",
+        f"{parents.path}%2F{mine.sid}",
         f"{parents.path}/",
         f"{service}/Sessions/{new_sid('KC')}/Interactions/{mine.sid}",
         f"{service}/Sessions/nonsense/Interactions",
@@ -173,7 +190,7 @@ async def test_what_is_not_found_is_not_found_alike(
     ]
     for path in paths:
         assert_error(await http.get(path), 404, 20404, not_found(path))
-    for path in paths[:4]:
+    for path in paths[:5]:
         assert_error(await http.delete(path), 404, 20404, not_found(path))
     assert (await http.get(f"{parents.path}/{mine.sid}")).status_code == 200
 

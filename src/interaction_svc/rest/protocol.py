@@ -8,6 +8,7 @@ nothing can be fed to it for ever, or be smuggled past a proxy as a second reque
 """
 
 import asyncio
+import re
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
@@ -131,7 +132,7 @@ class RestProtocol(HttpToolsProtocol):
         check_headers(self.headers, version)
         scope["http_version"] = version
         scope["method"] = method.decode("ascii")
-        scope["path"] = unquote(path) if "%" in path else path
+        scope["path"] = _decoded(path) if "%" in path else path
         scope["raw_path"] = url.path
         scope["query_string"] = url.query or b""
         self._header_bytes = 0
@@ -276,3 +277,8 @@ class RestProtocol(HttpToolsProtocol):
         lines = b"".join(b"%s: %s\r\n" % header for header in headers)
         self.transport.write(STATUS_LINE[error.http_status] + lines + b"\r\n" + response.body)
         self.linger()
+
+
+def _decoded(path: str) -> str:
+    """Return a path without escapes, but for those of slashes, which separate nothing."""
+    return "%2F".join(unquote(part) for part in re.split("%2F", path, flags=re.IGNORECASE))
