@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from twilio.base.exceptions import TwilioRestException
+from twilio.base.exceptions import TwilioException, TwilioRestException
 from twilio.rest import Client
 
 from interaction_svc.v1 import interaction_pb2 as pb
@@ -100,9 +100,8 @@ class TestPythonSdk:
             session.participants.list,
             session.participants(new_sid("KP")).message_interactions.list,
         ):
-            with pytest.raises(TwilioRestException) as caught:
+            with pytest.raises(TwilioException, match=r"404.* was not found"):
                 call()
-            assert (caught.value.status, caught.value.code) == (404, 20404)
 
     def test_delete_and_not_found(self, session: Any, interactions: list[pb.Interaction]) -> None:
         sid = interactions[3].sid
