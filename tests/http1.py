@@ -139,5 +139,5 @@ def limited_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]
 
 def headers_of(size: int, more: bytes = b"Connection: close\r\n") -> bytes:
     """Make a request of this size."""
-    start = b"GET / HTTP/1.1\r\n" + more + b"X: " + MARK.encode()
+    start = b"GET / HTTP/1.1\r\nHost: x\r\n" + more + b"X: " + MARK.encode()
     return start.ljust(size - 4, b"x") + b"\r\n\r\n"

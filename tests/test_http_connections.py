@@ -100,11 +100,11 @@ async def test_no_time_runs_while_a_request_is_being_answered() -> None:
     address = await server.start()
     first = headers_of(2048, b"")  # as much as is parsed at once, so that the next comes after it
     reader, writer = await asyncio.open_connection(*address)
-    writer.write(first + b"GET /slow HTTP/1.1\r\n\r\n")
+    writer.write(first + b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
     async with asyncio.timeout(30):
         await reader.readuntil(b"\r\n\r\n")
         for _ in range(3):  # the times of others are over meanwhile
-            for sent in (b"", b"GET / HTTP/1.1\r\n\r\n"):
+            for sent in (b"", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"):
                 other, other_writer = await asyncio.open_connection(*address)
                 other_writer.write(sent)
                 await other.read()

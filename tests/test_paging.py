@@ -195,7 +195,8 @@ def test_an_empty_page_leads_back_only() -> None:
         for row in made[:2]:
             await app.delete(ANYONE, walk.parents.key(row.sid))
         for token in (empty.previous_page_token, second.previous_page_token, ""):
-            assert await walk.page(Order.ORDER_CREATED_ASC, token, 2) == (b"", 0, "", "")
+            empty = await walk.page(Order.ORDER_CREATED_ASC, token, 2)
+            assert empty[:4] == (b"", 0, "", "")
 
     in_a_new_session(scenario)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from twilio.base.exceptions import TwilioRestException
+from twilio.base.exceptions import TwilioException, TwilioRestException
 from twilio.rest import Client
 
 from interaction_svc.v1 import interaction_pb2 as pb
@@ -22,9 +22,11 @@ NODE = Path(__file__).parent / "node"
 
 @pytest.fixture
 async def interactions(ingest: Ingest, parents: Parents) -> list[pb.Interaction]:
-    """A Session of 23 Interactions, the last of them one-sided."""
+    """A Session of 23 Interactions, the last of them one-sided; all on a page are a large page."""
     made = new_session(parents, 23)
     made[-1].ClearField("inbound")
+    for interaction in made:
+        interaction.data = json.dumps({"body": "語" * 20_000}, ensure_ascii=False)
     await record(ingest, *made)
     return made
 
@@ -78,6 +80,28 @@ class TestPythonSdk:
         assert [row.sid for row in back.previous_page()] == expected[:9]
         assert first.previous_page() is None
         assert [row.sid for row in session.get_page(second.next_page_url)] == expected[18:]
+
+    def test_a_large_page_is_whole(self, session: Any, interactions: list[pb.Interaction]) -> None:
+        page = session.page(page_size=1000)
+        assert [row.data for row in page] == [interaction.data for interaction in interactions]
+        assert page.next_page() is None
+
+    def test_the_rest_of_the_product_is_not_found(self, client: Client, parents: Parents) -> None:
+        service = client.proxy.v1.services(parents.service_sid)
+        session = service.sessions(parents.session_sid)
+        for call in (
+            client.proxy.v1.services.list,
+            lambda: client.proxy.v1.services.create(unique_name="mine"),
+            service.fetch,
+            service.phone_numbers.list,
+            service.sessions.list,
+            session.fetch,
+            lambda: session.update(ttl=60),
+            session.participants.list,
+            session.participants(new_sid("KP")).message_interactions.list,
+        ):
+            with pytest.raises(TwilioException, match=r"404.* was not found"):
+                call()
 
     def test_delete_and_not_found(self, session: Any, interactions: list[pb.Interaction]) -> None:
         sid = interactions[3].sid

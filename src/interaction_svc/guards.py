@@ -1,9 +1,9 @@
 """What both transports check calls by; one of each for the whole service."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from interaction_svc.keys import Authenticator
-from interaction_svc.limits import CallRate, Concurrency
+from interaction_svc.limits import CallRate, Concurrency, Unsent
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,3 +15,5 @@ class Guards:
     call_rate: CallRate
     deadline_seconds: float
     """The longest that a call may take, but for streams."""
+    unsent: Unsent = field(default_factory=Unsent)
+    """The answers that clients have not taken yet."""

@@ -60,6 +60,8 @@ class Page(NamedTuple):
     """How many."""
     next_page_token: str
     previous_page_token: str
+    backward: bool = False
+    """Whether it was read from its end: it is the page before a row."""
 
 
 class Checked(NamedTuple):
@@ -104,10 +106,16 @@ class Interactions:
         return frame
 
     async def page(
-        self, caller: Caller, request: ListInteractionsRequest, *, consistency: str | None = None
+        self,
+        caller: Caller,
+        request: ListInteractionsRequest,
+        *,
+        consistency: str | None = None,
+        max_bytes: int = MAX_PAGE_BYTES,
     ) -> Page:
-        """Give a page of a Session's Interactions, as it is after the write that had this token.
+        """Return a page of a Session's Interactions, as it is after the write that had this token.
 
+        It ends before it has more than `max_bytes`, but has at least one row if there is one.
         Raises InvalidField and its kinds, PermissionDenied.
         """
         check_sid(Sid.SERVICE, "service_sid", request.service_sid)
@@ -133,7 +141,7 @@ class Interactions:
             service_sid=service_sid,
             session_sid=session_sid,
             limit=limit,
-            max_bytes=MAX_PAGE_BYTES,
+            max_bytes=max_bytes,
             filter=_filter_of(request.filter) if has_filter else _NO_FILTER,
             descending=order == ListInteractionsRequest.ORDER_CREATED_DESC,
             edge=edge,
@@ -149,6 +157,7 @@ class Interactions:
             page.rows,
             identity.token(following) if following else "",
             identity.token(preceding) if preceding else "",
+            backward=edge is not None and edge.backward,
         )
 
     async def consistency(self) -> str | None:

@@ -165,6 +165,7 @@ class Server:
                 interactions,
                 base_url,
                 guards,
+                cors_origins=settings.http_cors_origins,
                 is_ready=lambda: health.is_serving,
             ),
             Address.parse(settings.http_address),

@@ -9,6 +9,11 @@ from interaction_svc.addresses import Address, without_password
 from interaction_svc.sids import Sid
 from interaction_svc.store import StoreURLError, check_url
 
+_ORIGIN = re.compile(
+    r"(?P<scheme>https?)://(?:[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(?::(?P<port>\d{1,5}))?"
+).fullmatch
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
+
 
 def check_address(text: str) -> str:
     """Raise ValueError unless it is `host:port`."""
@@ -49,6 +54,19 @@ def check_public_url(url: str) -> str:
             " write http:// or https://, a host and perhaps a path"
         )
     return url.rstrip("/")
+
+
+def check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
+    """Raise ValueError unless all are origins as browsers write them."""
+    for origin in origins:
+        match = _ORIGIN(origin)
+        if match is None or match["port"] == _DEFAULT_PORTS[match["scheme"]]:
+            raise ValueError(
+                f"{without_password(origin)!r} is not an origin as browsers write it; write https://"
+                " or http://, a host in lower case (no wildcards), and a port unless it is the"
+                " scheme's own, with no path and no slash at the end"
+            )
+    return origins
 
 
 def listed(given: object) -> object:

@@ -28,6 +28,7 @@ from interaction_svc.setting_values import (
     check_address,
     check_api_key,
     check_database_url,
+    check_origins,
     check_public_url,
     check_services,
     check_store_url,
@@ -106,6 +107,9 @@ class Settings(BaseSettings):
         None,
         description="What links in the REST API begin with, if it isn't the address it listens on.",
     )
+    http_cors_origins: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(listed), AfterValidator(check_origins)
+    ] = Field((), description="Origins whose pages browsers let read the REST API; none: off.")
     metrics: bool = Field(True, description="Whether to serve metrics for Prometheus.")
     metrics_address: AddressText = Field(
         "127.0.0.1:9464",

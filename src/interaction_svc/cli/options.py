@@ -20,6 +20,7 @@ _METAVARS = {
     "store": "URL",
     "replica_store": "URL",
     "public_url": "URL",
+    "http_cors_origins": "ORIGIN,...",
     "tls_client_names": "NAME,...",
     "log_level": "LEVEL",
     "retain_days": "DAYS",

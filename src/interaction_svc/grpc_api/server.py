@@ -124,6 +124,7 @@ class GrpcServer:
         admit = Admit(
             guards.concurrency,
             Times(guards.deadline_seconds, settings.stream_idle_seconds, settings.stream_seconds),
+            guards.unsent,
             reads=frozenset(method for method, right in RIGHTS.items() if right is Right.READ),
             exempt=reflection.METHODS,
         )

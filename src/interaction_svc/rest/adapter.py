@@ -20,6 +20,8 @@ Resource = dict[str, str | None]
 _TimeField = Literal["create_time", "update_time"]
 
 LIST_KEY = "interactions"
+MAX_PAGE = 2**31 - 1
+"""The largest number of a page that a request may have; links have no larger one either."""
 
 
 def _words(enum: Any, prefix: str) -> dict[int, str]:
@@ -235,7 +237,30 @@ def to_envelope(
     previous_page_token: str,
     carried: Sequence[tuple[str, str]] = (),
 ) -> dict[str, object]:
-    """Give a page in the vendor's envelope.
+    """Return a page in the vendor's envelope. For the arguments, see page_meta."""
+    meta = page_meta(
+        url,
+        page=page,
+        page_size=page_size,
+        page_token=page_token,
+        next_page_token=next_page_token,
+        previous_page_token=previous_page_token,
+        carried=carried,
+    )
+    return {LIST_KEY: interactions, "meta": meta}
+
+
+def page_meta(
+    url: str,
+    *,
+    page: int,
+    page_size: int,
+    page_token: str,
+    next_page_token: str,
+    previous_page_token: str,
+    carried: Sequence[tuple[str, str]] = (),
+) -> dict[str, object]:
+    """Return the `meta` of a page in the vendor's envelope.
 
     `url` is the list's own; `page` the number the caller gave the page, from 0; `carried` are the
     further query parameters (filter and order) that every link repeats.
@@ -248,16 +273,15 @@ def to_envelope(
         return f"{url}?PageSize={page_size}&Page={number}{beginning}{repeated}"
 
     return {
-        LIST_KEY: interactions,
-        "meta": {
-            "page": page,
-            "page_size": page_size,
-            "first_page_url": link(0, ""),
-            "previous_page_url": (
-                link(max(page - 1, 0), previous_page_token) if previous_page_token else None
-            ),
-            "url": link(page, page_token),
-            "next_page_url": link(page + 1, next_page_token) if next_page_token else None,
-            "key": LIST_KEY,
-        },
+        "page": page,
+        "page_size": page_size,
+        "first_page_url": link(0, ""),
+        "previous_page_url": (
+            link(max(page - 1, 0), previous_page_token) if previous_page_token else None
+        ),
+        "url": link(page, page_token),
+        "next_page_url": (
+            link(min(page + 1, MAX_PAGE), next_page_token) if next_page_token else None
+        ),
+        "key": LIST_KEY,
     }

@@ -1,6 +1,6 @@
 """The HTTP application: the vendor's three operations on Interactions, and what watches need."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from urllib.parse import parse_qsl
 
 import orjson
@@ -20,8 +20,9 @@ from interaction_svc.errors import (
     InvalidField,
 )
 from interaction_svc.guards import Guards
-from interaction_svc.interactions import Interactions
-from interaction_svc.rest import adapter
+from interaction_svc.interactions import Interactions, Page
+from interaction_svc.rest import adapter, pages
+from interaction_svc.rest.cors import Cors
 from interaction_svc.rest.middleware import (
     Admit,
     Authenticate,
@@ -29,9 +30,9 @@ from interaction_svc.rest.middleware import (
     Observe,
 )
 from interaction_svc.rest.openapi import openapi_document
-from interaction_svc.rest.parameters import parameter_of, read_parameters
+from interaction_svc.rest.parameters import parameter_of, read_account, read_parameters
 from interaction_svc.rest.rendering import Renderings
-from interaction_svc.rest.responses import json_response, send_json
+from interaction_svc.rest.responses import JsonAnswers, json_response
 from interaction_svc.sids import Sid
 from interaction_svc.store import Key
 
@@ -45,9 +46,16 @@ class OfSession:
     put 12 microseconds around one.
     """
 
-    def __init__(self, interactions: Interactions, renderings: Renderings, base_url: str) -> None:
+    def __init__(
+        self,
+        interactions: Interactions,
+        renderings: Renderings,
+        answers: JsonAnswers,
+        base_url: str,
+    ) -> None:
         self._interactions = interactions
         self._renderings = renderings
+        self._answers = answers
         self._base_url = base_url
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -56,52 +64,97 @@ class OfSession:
         service_sid, session_sid = scope["path_params"].values()
         if not (Sid.SERVICE.matches(service_sid) and Sid.SESSION.matches(session_sid)):
             raise InteractionNotFound(scope["path"])
-        query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-        wanted, page, carried = read_parameters(service_sid, session_sid, query)
-        try:
-            found = await self._interactions.page(
-                caller, wanted, consistency=this_call().consistency
+        query = _query(scope)
+        request, number, carried = read_parameters(service_sid, session_sid, query)
+        token, size = request.page_token, request.page_size
+        seen = this_call().consistency
+
+        async def read(token: str, size: int) -> Page:
+            request.page_token, request.page_size = token, size
+            return await self._interactions.page(
+                caller, request, consistency=seen, max_bytes=pages.READ_BYTES
             )
+
+        def end(first: Page, last: Page) -> bytes:
+            meta = adapter.page_meta(
+                adapter.list_url(self._base_url, service_sid, session_sid),
+                page=number,
+                page_size=size,
+                page_token=token,
+                next_page_token=last.next_page_token,
+                previous_page_token=first.previous_page_token,
+                carried=carried,
+            )
+            return b'],"meta":%b}' % orjson.dumps(meta)
+
+        try:
+            begun = await pages.begin(read, token, size)
         except InvalidField as error:
             raise InvalidField(parameter_of(error.field), error.problem) from error
-        envelope = adapter.to_envelope(
-            [],
-            adapter.list_url(self._base_url, service_sid, session_sid),
-            page=page,
-            page_size=wanted.page_size,
-            page_token=wanted.page_token,
-            next_page_token=found.next_page_token,
-            previous_page_token=found.previous_page_token,
-            carried=carried,
-        )
-        await send_json(send, _joined(self._renderings.of(found.frames), envelope))
+        page = begun.first
+        if not begun.following:
+            rows = b",".join(self._renderings.of(page.frames))
+            body = b"".join([pages.LIST_BEGIN, rows, end(page, page)])
+            await self._answers.send(scope, send, body)
+            return
+        stream = self._answers.stream(scope, send)
+        await stream.start()
+        if scope["method"] == "HEAD":
+            await stream.send(b"", is_last=True)
+        else:
+            await pages.send(stream, self._renderings, read, begun, end)
+
+
+def _query(scope: Scope) -> list[tuple[str, str]]:
+    return parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
 
 
 class OfInteraction:
     """One Interaction."""
 
-    def __init__(self, interactions: Interactions, renderings: Renderings) -> None:
+    def __init__(
+        self, interactions: Interactions, renderings: Renderings, answers: JsonAnswers
+    ) -> None:
         self._interactions = interactions
         self._renderings = renderings
+        self._answers = answers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """GET or DELETE it."""
         key = Key(**scope["path_params"])
+        deletes = scope["method"] == "DELETE"
+        caller = (
+            _caller_for("delete", Right.DELETE) if deletes else _caller_for("fetch", Right.READ)
+        )
+        account_sid = read_account(_query(scope)) if scope["query_string"] else ""
         try:
-            if scope["method"] == "DELETE":
-                await self._interactions.delete(_caller_for("delete", Right.DELETE), key)
+            if deletes:
+                await self._interactions.delete(caller, key, account_sid=account_sid)
                 token = await self._interactions.consistency()
                 headers = None if token is None else {consistency.KEY: token}
                 await Response(status_code=204, headers=headers)(scope, receive, send)
                 return
             frame = await self._interactions.get(
-                _caller_for("fetch", Right.READ), key, consistency=this_call().consistency
+                caller, key, account_sid=account_sid, consistency=this_call().consistency
             )
         except InvalidConsistencyToken:
             raise
         except InvalidField as error:  # a malformed SID is a resource that doesn't exist
             raise InteractionNotFound(scope["path"]) from error
-        await send_json(send, self._renderings.of_one(frame))
+        await self._answers.send(scope, send, self._renderings.of_one(frame))
+
+
+class Description:
+    """The OpenAPI document of the API."""
+
+    def __init__(self, base_url: str, answers: JsonAnswers) -> None:
+        self._document = orjson.dumps(openapi_document(base_url))
+        self._answers = answers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """GET it."""
+        this_call().method = "openapi"
+        await self._answers.send(scope, send, self._document)
 
 
 class _Application(Starlette):
@@ -122,21 +175,18 @@ def create_app(
     base_url: str,
     guards: Guards,
     *,
+    cors_origins: Collection[str] = (),
     is_ready: Callable[[], bool] = lambda: True,
 ) -> ASGIApp:
     """Make the application; `base_url` is what all links begin with, without a slash at its end.
 
-    Links are never made from the Host header, which is the caller's to choose.
+    Links are never made from the Host header, which is the caller's to choose. Browsers' pages of
+    `cors_origins` may read the answers.
     """
     renderings = Renderings(base_url)
-    of_session = OfSession(interactions, renderings, base_url)
-    of_interaction = OfInteraction(interactions, renderings)
-    document = orjson.dumps(openapi_document(base_url))
-
-    async def openapi(_: Request) -> Response:
-        """Describe the API."""
-        this_call().method = "openapi"
-        return Response(document, media_type="application/json")
+    answers = JsonAnswers(guards.unsent)
+    of_session = OfSession(interactions, renderings, answers, base_url)
+    of_interaction = OfInteraction(interactions, renderings, answers)
 
     async def healthz(_: Request) -> Response:
         """Say that the process is alive."""
@@ -155,13 +205,14 @@ def create_app(
             # What is asked for most comes first: every one before it is tried.
             Route(f"{_LIST_PATH}/{{sid}}", of_interaction, methods=["GET", "DELETE"]),
             Route(_LIST_PATH, of_session, methods=["GET"]),
-            Route("/openapi.json", openapi, methods=["GET"]),
+            Route("/openapi.json", Description(base_url, answers), methods=["GET"]),
             Route("/healthz", healthz, methods=["GET"]),
             Route("/readyz", readyz, methods=["GET"]),
         ],
         middleware=[
             # The outermost first: what is refused is observed too, and errors are rendered for all.
             Middleware(Observe),
+            *([Middleware(Cors, origins=cors_origins)] if cors_origins else []),
             Middleware(Errors),
             Middleware(Admit, guards=guards),
             Middleware(Authenticate, guards=guards),
@@ -170,12 +221,6 @@ def create_app(
     router: Router = app.router
     router.redirect_slashes = False  # the SDKs take a redirect for success
     return app
-
-
-def _joined(rendered: list[bytes], envelope: dict[str, object]) -> bytes:
-    """Put the rows, which are JSON already, into the list of an envelope that has none."""
-    before, _, after = orjson.dumps(envelope).partition(b"[]")  # links have no brackets
-    return b"".join([before, b"[", b",".join(rendered), b"]", after])
 
 
 def _caller_for(method: str, right: Right) -> Caller:

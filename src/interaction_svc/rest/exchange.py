@@ -1,8 +1,9 @@
 """One request and its answer: what uvicorn calls a cycle.
 
-It does less than uvicorn's, for this API takes no bodies and streams no answers; and it sends the
-headers of an answer together with its body. That is a system call fewer: a tenth of what an empty
-request costs. Nor does it leave anything to the garbage collector.
+It does less than uvicorn's, for this API takes no bodies; and it sends the headers of an answer
+together with its body. That is a system call fewer: a tenth of what an empty request costs. Nor
+does it leave anything to the garbage collector. An answer whose body comes in several parts is
+sent in chunks, and over HTTP/1.0 until the end of the connection.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ import structlog
 from starlette.types import Message, Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from interaction_svc.errors import Internal
+from interaction_svc.errors import Internal, ServiceError
 from interaction_svc.rest.responses import error_response
 
 if TYPE_CHECKING:
@@ -24,12 +25,17 @@ _JOINED_BYTES = 64 * 1024
 """Up to which size a body is copied behind its headers; to copy more costs more than to send."""
 
 
+class ClientGoneError(Exception):
+    """Part of an answer is sent, and the client has ended the connection."""
+
+
 class Exchange:
     """A request that the application answers; uvicorn asks for the attributes without a `_`."""
 
     __slots__ = (
         "_ended",
         "_head",
+        "_is_chunked",
         "_protocol",
         "_received",
         "_scope",
@@ -45,6 +51,7 @@ class Exchange:
         self._scope = scope
         self._received = False
         self._head = b""  # what is to be sent before the body
+        self._is_chunked = False
         self.keep_alive = keep_alive
         self.disconnected = False
         self.response_started = False
@@ -60,14 +67,16 @@ class Exchange:
         try:
             await app(self._scope, self.receive, self.send)
         except BaseException as cause:
+            if self.response_started and isinstance(cause, ServiceError):
+                return  # it is in the log line of its call
             error = Internal()
             log.error("no answer was made", reference=error.reference, exc_info=cause)
             if not self.response_started:
                 await error_response(error, "")(self._scope, self.receive, self.send)
         finally:
             if not self.response_complete and not self.disconnected:
-                # The client hasn't taken the answer in the time that a request has; and what it
-                # hasn't taken would wait in memory.
+                # The answer could not be finished, or the client hasn't taken it in the time that a
+                # request has. The client sees that it is cut: the end of the body is missing.
                 self._protocol.transport.abort()
             if self.task is not None:
                 self._protocol.tasks.discard(self.task)
@@ -92,19 +101,27 @@ class Exchange:
     async def send(self, message: Message) -> None:
         """Send the beginning of an answer, or of its body the whole or a part.
 
-        What has a body has its Content-Length among its headers. Returns when the client has taken
-        all but a little: until then a call that is answered holds its place, and its time runs.
+        A body that is sent as a whole has its Content-Length among its headers. Returns when the
+        client has taken all but a little: until then a call that is answered holds its place, and
+        its time runs. Raises ClientGoneError if more of the body is to come.
         """
-        if self.disconnected:
-            return
         if message["type"] == "http.response.start":
-            self._begin(message["status"], message["headers"])
+            if not self.disconnected:
+                self._begin(message["status"], message["headers"])
             return
-        self._write(b"" if self._scope["method"] == "HEAD" else message["body"])
-        flow = self._protocol.flow
-        if flow.write_paused:
-            await flow.drain()
-        if not message.get("more_body", False) and not self.disconnected:
+        is_last = not message.get("more_body", False)
+        if not self.disconnected:
+            if is_last and not self._is_chunked:
+                self._write(b"" if self._scope["method"] == "HEAD" else message["body"])
+            else:
+                self._write_part(message["body"], is_last=is_last)
+            flow = self._protocol.flow
+            if flow.write_paused:
+                await flow.drain()
+        if self.disconnected:
+            if not is_last:
+                raise ClientGoneError
+        elif is_last:
             self._end()
 
     def _begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
@@ -127,6 +144,22 @@ class Exchange:
             write(head)
         # What the kernel doesn't take at once, asyncio cuts off: of a view that is no copy.
         write(memoryview(body))
+
+    def _write_part(self, part: bytes, *, is_last: bool) -> None:
+        head, self._head = self._head, b""
+        has_chunks = self._scope["http_version"] != "1.0"
+        if has_chunks and head:
+            head = b"%btransfer-encoding: chunked\r\n\r\n" % head[:-2]
+        self._is_chunked = True
+        pieces = [head]
+        if self._scope["method"] != "HEAD":
+            if not has_chunks:
+                pieces.append(part)
+            elif part:  # an empty chunk is the end
+                pieces += (b"%x\r\n" % len(part), part, b"\r\n")
+            if has_chunks and is_last:
+                pieces.append(b"0\r\n\r\n")
+        self._protocol.transport.writelines(pieces)
 
     def _end(self) -> None:
         self.response_complete = True

@@ -36,7 +36,8 @@ from interaction_svc.errors import (
 )
 from interaction_svc.guards import Guards
 from interaction_svc.observation import observed
-from interaction_svc.rest.responses import error_response
+from interaction_svc.rest.exchange import ClientGoneError
+from interaction_svc.rest.responses import NO_STORE, error_response
 
 log = structlog.get_logger()
 
@@ -45,7 +46,7 @@ API_PREFIX = "/v1/"
 """What the guards stand before; what else is served says nothing of Interactions."""
 
 _UNANSWERED = "CANCELLED"
-"""The code of a call until its response begins."""
+"""The code of a call until its response begins, and of one whose client goes before its end."""
 _REQUEST_ID = REQUEST_ID_HEADER.encode()
 _AUTHORIZATION = b"authorization"
 _CONSISTENCY = consistency.KEY.encode()
@@ -66,13 +67,16 @@ class Observe:
         """Serve a request."""
         begun = time.perf_counter()
         sent = authorization = token = None
-        for name, value in scope["headers"]:  # the first of each
-            if name == _AUTHORIZATION and authorization is None:
-                authorization = value.decode("latin-1")
+        for name, value in scope["headers"]:
+            if name == _AUTHORIZATION:  # the protocol lets only one pass
+                # Credentials are ASCII; an empty text is of no right form.
+                authorization = value.decode() if value.isascii() else ""
             elif name == _REQUEST_ID and sent is None:
                 sent = value.decode("latin-1")
-            elif name == _CONSISTENCY and token is None:
-                token = value.decode("latin-1")
+            elif name == _CONSISTENCY:
+                # Two different ones make a list, which is no token.
+                text = value.decode("latin-1")
+                token = text if token in (None, text) else f"{token}, {text}"
         given = new_request_id() if sent is None else request_id_of(sent)
         is_twilio_form = sent is None or TWILIO_REQUEST_ID.fullmatch(given)
         twilio_request_id = given if is_twilio_form else new_request_id()
@@ -89,6 +93,7 @@ class Observe:
             if message["type"] == "http.response.start":
                 call.code = str(message["status"])
                 message["headers"] += (
+                    NO_STORE,
                     (b"x-request-id", given.encode()),
                     (b"twilio-request-id", twilio_request_id.encode()),
                     (b"twilio-request-duration", b"%.3f" % (time.perf_counter() - begun)),
@@ -109,6 +114,9 @@ class Errors:
         """Serve a request."""
         try:
             await self._app(scope, receive, send)
+        except ClientGoneError:
+            this_call().code = _UNANSWERED
+            return
         except HTTPException as refusal:
             await _refused(refusal, scope)(scope, receive, send)
             return

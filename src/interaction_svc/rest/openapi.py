@@ -1,10 +1,14 @@
-"""The description of the REST API as an OpenAPI 3.1 document, made of what the code itself uses."""
+"""The description of the REST API as an OpenAPI document, made of what the code itself uses.
+
+Version 3.0, as the vendor's own: many generators of clients don't read 3.1.
+"""
 
 from http import HTTPStatus
 from typing import Any
 
 from interaction_svc import __version__, consistency
 from interaction_svc.errors import (
+    AmbiguousAccount,
     InteractionNotFound,
     Internal,
     InvalidField,
@@ -15,8 +19,8 @@ from interaction_svc.errors import (
     Unavailable,
 )
 from interaction_svc.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, MAX_TOKEN_LENGTH
-from interaction_svc.rest.adapter import STATUSES, TYPES
-from interaction_svc.rest.parameters import MAX_PAGE
+from interaction_svc.rest.adapter import MAX_PAGE, STATUSES, TYPES
+from interaction_svc.rest.parameters import ACCOUNT
 from interaction_svc.rest.protocol import HeadersTooLarge, HeadersTooSlow
 from interaction_svc.rest.schemas import Schema, envelope, error, interaction, object_of, ref
 from interaction_svc.sids import Sid
@@ -29,17 +33,25 @@ _TOKEN: Schema = {
     "maxLength": consistency.MAX_TOKEN_LENGTH,
 }
 
+_ACCOUNT: tuple[Schema, str] = (
+    {"type": "string", "pattern": Sid.ACCOUNT.pattern},
+    "Whose Interactions a key of the role admin means; without it, those of every account.",
+)
+
 
 def openapi_document(base_url: str) -> dict[str, Any]:
     """Describe the API as it is served under this base URL, which has no slash at its end."""
     api = _common_responses()
     return {
-        "openapi": "3.1.0",
+        "openapi": "3.0.3",
         "info": {
             "title": "Interactions",
-            "summary": "The log of Twilio Proxy Interactions, in the vendor's shape.",
+            "description": "The log of Twilio Proxy Interactions, in the vendor's shape.",
             "version": __version__,
-            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+            "license": {
+                "name": "Apache-2.0",
+                "url": "https://www.apache.org/licenses/LICENSE-2.0",
+            },
         },
         "servers": [{"url": base_url}],
         "security": [{"basic": []}, {"bearer": []}],
@@ -48,16 +60,14 @@ def openapi_document(base_url: str) -> dict[str, Any]:
             {"name": "Service", "description": "The service itself. It asks for no credentials."},
         ],
         "paths": {
-            _LIST: {"parameters": _path("ServiceSid", "SessionSid"), "get": _list_operation(api)},
+            _LIST: {
+                "parameters": _path("ServiceSid", "SessionSid"),
+                **_readable(_list_operation(api)),
+            },
             f"{_LIST}/{{Sid}}": {
                 "parameters": _path("ServiceSid", "SessionSid", "Sid"),
-                "get": _operation("FetchInteraction", "Fetch an Interaction", api)
-                | {
-                    "parameters": [_consistency()],
-                    "responses": {"200": _answer("The Interaction.", ref("Interaction")), **api},
-                },
-                "delete": _operation("DeleteInteraction", "Delete an Interaction for good", api)
-                | {"responses": {"204": _answer("It is deleted.", None, _CONSISTENCY), **api}},
+                **_readable(_fetch_operation(api)),
+                "delete": _delete_operation(api),
             },
             "/healthz": _watched("GetHealth", "Whether the process is alive"),
             "/readyz": _watched("GetReadiness", "Whether it can do its work", is_refusable=True),
@@ -80,7 +90,7 @@ def openapi_document(base_url: str) -> dict[str, Any]:
                 "Interaction": interaction(),
                 "InteractionList": envelope(),
                 "Error": error(),
-                "Status": object_of({"status": {"enum": ["ok", "unavailable"]}}),
+                "Status": object_of({"status": {"type": "string", "enum": ["ok", "unavailable"]}}),
             },
             "headers": _headers(),
         },
@@ -92,6 +102,38 @@ def _list_operation(api: Schema) -> Schema:
     page = _answer("A page of them.", ref("InteractionList"))
     parameters = [*_query(), _consistency()]
     return operation | {"parameters": parameters, "responses": {"200": page, **api}}
+
+
+def _fetch_operation(api: Schema) -> Schema:
+    operation = _operation("FetchInteraction", "Fetch an Interaction", api)
+    fetched = _answer("The Interaction.", ref("Interaction"))
+    parameters = [_parameter(ACCOUNT, *_ACCOUNT), _consistency()]
+    return operation | {"parameters": parameters, "responses": {"200": fetched, **_of_one(api)}}
+
+
+def _delete_operation(api: Schema) -> Schema:
+    operation = _operation("DeleteInteraction", "Delete an Interaction for good", api)
+    deleted = _answer("It is deleted.", None, _CONSISTENCY)
+    parameters = [_parameter(ACCOUNT, *_ACCOUNT)]
+    return operation | {"parameters": parameters, "responses": {"204": deleted, **_of_one(api)}}
+
+
+def _of_one(api: Schema) -> Schema:
+    """Return the errors of what is done to one Interaction, which several accounts may have."""
+    return api | {"409": _refusal(AmbiguousAccount)}
+
+
+def _readable(get: Schema) -> Schema:
+    """Return the operations of what can be read: GET, and HEAD, whose answers have no content."""
+    head = get | {
+        "operationId": f"{get['operationId']}Head",
+        "summary": f"{get['summary']}: the headers alone",
+        "responses": {
+            status: {name: value for name, value in answer.items() if name != "content"}
+            for status, answer in get["responses"].items()
+        },
+    }
+    return {"get": get, "head": head}
 
 
 def _operation(name: str, summary: str, responses: Schema) -> Schema:
@@ -112,7 +154,7 @@ def _watched(
     if is_refusable:
         responses["503"] = _answer("It is not so.", status)
     operation = _operation(name, summary, responses)
-    return {"get": operation | {"tags": ["Service"], "security": []}}
+    return _readable(operation | {"tags": ["Service"], "security": []})
 
 
 def _path(*names: str) -> list[Schema]:
@@ -131,6 +173,7 @@ def _path(*names: str) -> list[Schema]:
 def _query() -> list[Schema]:
     text: Schema = {"type": "string"}
     parameters: dict[str, tuple[Schema, str]] = {
+        ACCOUNT: _ACCOUNT,
         "PageSize": (
             {"type": "integer", "minimum": 1, "default": DEFAULT_PAGE_SIZE},
             f"How many Interactions a page has; above {MAX_PAGE_SIZE} it is {MAX_PAGE_SIZE}.",
@@ -166,10 +209,11 @@ def _query() -> list[Schema]:
             "Interactions with this status on either side only.",
         ),
     }
-    return [
-        {"name": name, "in": "query", "schema": schema, "description": description}
-        for name, (schema, description) in parameters.items()
-    ]
+    return [_parameter(name, *described) for name, described in parameters.items()]
+
+
+def _parameter(name: str, schema: Schema, description: str) -> Schema:
+    return {"name": name, "in": "query", "schema": schema, "description": description}
 
 
 def _consistency() -> Schema:
@@ -208,7 +252,9 @@ def _refusal(error: type[ServiceError], *headers: str) -> Schema:
 
 
 def _answer(description: str, schema: Schema | None = None, *headers: str) -> Schema:
-    names = ("Twilio-Request-Id", "Twilio-Request-Duration", "X-Request-Id", *headers)
+    names = (
+        "Twilio-Request-Id", "Twilio-Request-Duration", "X-Request-Id", "Cache-Control", *headers,
+    )  # fmt: skip
     answer: Schema = {
         "description": description,
         "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in names},
@@ -223,6 +269,7 @@ def _headers() -> dict[str, Schema]:
         "Twilio-Request-Id": ({"pattern": "^RQ[0-9a-f]{32}$"}, "The request's id."),
         "Twilio-Request-Duration": ({"pattern": r"^\d+\.\d{3}$"}, "Seconds."),
         "X-Request-Id": ({}, "The id that the caller gave the request, or else the same."),
+        "Cache-Control": ({"enum": ["no-store"]}, "That no cache may keep the answer."),
         "WWW-Authenticate": ({}, "That it takes Basic credentials."),
         "Retry-After": ({"pattern": r"^\d+$"}, "Seconds."),
     }

@@ -1,7 +1,9 @@
 """The query parameters of a list over HTTP.
 
 `PageSize`, `PageToken` and `Page` are the vendor's; `Order` and the filters are this service's
-own. The SDKs send `PageSize` unclamped, so too much is clamped and not refused.
+own. The SDKs send `PageSize` unclamped, so too much is clamped and not refused. One of them sends
+it twice: of several sizes the smallest counts. Any other parameter may be repeated with an equal
+value only, for which of two different values is meant can't be known.
 """
 
 from collections.abc import Iterable
@@ -10,12 +12,14 @@ from typing import NamedTuple
 from interaction_svc import timestamps
 from interaction_svc.errors import InvalidField
 from interaction_svc.paging import MAX_PAGE_SIZE, clamp_page_size
-from interaction_svc.rest.adapter import number_of, status_number, type_number
+from interaction_svc.records import check_sid
+from interaction_svc.rest.adapter import MAX_PAGE, number_of, status_number, type_number
+from interaction_svc.sids import Sid
 from interaction_svc.v1.interaction_pb2 import InteractionType, ResourceStatus
 from interaction_svc.v1.interaction_service_pb2 import ListInteractionsRequest
 
-MAX_PAGE = 2**31 - 1
-
+ACCOUNT = "AccountSid"
+"""Whose Interactions a caller of all accounts means."""
 _ORDERS = {
     "asc": ListInteractionsRequest.ORDER_CREATED_ASC,
     "desc": ListInteractionsRequest.ORDER_CREATED_DESC,
@@ -23,6 +27,7 @@ _ORDERS = {
 _FIELDS = {
     "service_sid": "ServiceSid",
     "session_sid": "SessionSid",
+    "account_sid": ACCOUNT,
     "page_size": "PageSize",
     "page_token": "PageToken",
     "order": "Order",
@@ -34,7 +39,11 @@ _FIELDS = {
     "filter.resource_status": "ResourceStatus",
 }
 PAGING = ("PageSize", "Page", "PageToken")
-CARRIED = ("Order", *(name for field, name in _FIELDS.items() if field.startswith("filter.")))
+CARRIED = (
+    ACCOUNT,
+    "Order",
+    *(name for field, name in _FIELDS.items() if field.startswith("filter.")),
+)
 """What must stay the same from page to page, and so stands in every link."""
 
 
@@ -51,18 +60,22 @@ def read_parameters(
 ) -> ListParameters:
     """Read a query string's pairs. Raises InvalidField, naming the parameter."""
     given: dict[str, str] = {}
+    page_size: int | None = None
     for name, value in query:
         if name not in PAGING and name not in CARRIED:
             known = ", ".join((*PAGING, *CARRIED))
             raise InvalidField(name[:64], f"is not a parameter of this list; there are {known}")
-        if name in given:
-            raise InvalidField(name, "must not be given twice")
-        given[name] = value
+        if name == "PageSize":
+            size = _page_size(value)
+            page_size = size if page_size is None else min(page_size, size)
+        elif given.setdefault(name, value) != value:
+            raise InvalidField(name, "is given twice with different values; give it once")
     request = ListInteractionsRequest(
         service_sid=service_sid,
         session_sid=session_sid,
-        page_size=_page_size(given.get("PageSize")),
+        page_size=clamp_page_size(0) if page_size is None else page_size,
         page_token=given.get("PageToken", ""),
+        account_sid=given.get(ACCOUNT, ""),
     )
     page = _whole_number("Page", given.get("Page", "0"))
     if page > MAX_PAGE:
@@ -72,6 +85,20 @@ def read_parameters(
     _set_conditions(request, given)
     carried = [(name, given[name]) for name in CARRIED if name in given]
     return ListParameters(request, page, carried)
+
+
+def read_account(query: Iterable[tuple[str, str]]) -> str:
+    """Return the account that a fetch or a delete names; empty: none. Raises InvalidField.
+
+    Other parameters are not looked at: the SDKs send some of their own.
+    """
+    named = {value for name, value in query if name == ACCOUNT}
+    if len(named) > 1:
+        raise InvalidField(ACCOUNT, "is given twice with different values; give it once")
+    account_sid = "".join(named)
+    if named:
+        check_sid(Sid.ACCOUNT, ACCOUNT, account_sid)
+    return account_sid
 
 
 def _set_conditions(request: ListInteractionsRequest, given: dict[str, str]) -> None:
@@ -105,13 +132,11 @@ def _set_conditions(request: ListInteractionsRequest, given: dict[str, str]) -> 
 def parameter_of(field: str) -> str:
     """Give the parameter, of the query or the path, of a field of ListInteractionsRequest."""
     if field == "filter":  # a token of another filter
-        return " and ".join(", ".join(CARRIED[1:]).rsplit(", ", 1))
+        return " and ".join(", ".join(CARRIED[2:]).rsplit(", ", 1))
     return _FIELDS.get(field, field)
 
 
-def _page_size(text: str | None) -> int:
-    if text is None:
-        return clamp_page_size(0)
+def _page_size(text: str) -> int:
     size = _whole_number("PageSize", text)
     if size == 0:
         raise InvalidField(

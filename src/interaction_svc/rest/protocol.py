@@ -1,12 +1,14 @@
 """HTTP on one connection: uvicorn's protocol, and the bounds that it lacks.
 
 What is not a request of this API is refused here, in the contract's words, before there is a call:
-what isn't HTTP (400), headers that are too large (431) or too slow (408). A request that announces
+what isn't HTTP or could be read in two ways (400), headers that are too large (431) or too slow
+(408). A request that announces
 a body is answered like one without, and then the connection ends: the API takes no bodies, so
 nothing can be fed to it for ever, or be smuggled past a proxy as a second request.
 """
 
 import asyncio
+import re
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +23,8 @@ from interaction_svc import metrics
 from interaction_svc.calls import new_request_id
 from interaction_svc.errors import MalformedRequest
 from interaction_svc.rest.exchange import Exchange
-from interaction_svc.rest.responses import error_response
+from interaction_svc.rest.request_headers import announces_body, check_headers
+from interaction_svc.rest.responses import NO_STORE, error_response
 from interaction_svc.rest.time_limit import TimeLimit
 
 log = structlog.get_logger()
@@ -126,14 +129,15 @@ class RestProtocol(HttpToolsProtocol):
         url = httptools.parse_url(self.url)
         path = url.path.decode("ascii")
         version = parser.get_http_version()
+        check_headers(self.headers, version)
         scope["http_version"] = version
         scope["method"] = method.decode("ascii")
-        scope["path"] = unquote(path) if "%" in path else path
+        scope["path"] = _decoded(path) if "%" in path else path
         scope["raw_path"] = url.path
         scope["query_string"] = url.query or b""
         self._header_bytes = 0
         self._lift_time_limit()
-        is_last = self._announces_more()
+        is_last = announces_body(self.headers) or parser.should_upgrade()
         keep_alive = not is_last and version != "1.0" and parser.should_keep_alive()
         is_answering = self._is_answering()
         exchange = self.cycle = Exchange(self, scope, keep_alive=keep_alive)
@@ -209,7 +213,7 @@ class RestProtocol(HttpToolsProtocol):
                 cause = error.__context__
                 self._refuse(
                     cause
-                    if isinstance(cause, HeadersTooLarge)
+                    if isinstance(cause, MalformedRequest)
                     else MalformedRequest("This is not an HTTP request")
                 )
             return
@@ -223,13 +227,6 @@ class RestProtocol(HttpToolsProtocol):
         fields = sum(len(name) + len(value) + len(": \r\n") for name, value in self.headers)
         if line + fields + len("\r\n") > self._limits.max_header_bytes:
             raise HeadersTooLarge(self._largest())
-
-    def _announces_more(self) -> bool:
-        for name, value in self.headers:
-            if name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0")):
-                return True
-        upgrades: bool = self.parser.should_upgrade()
-        return upgrades
 
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
@@ -271,6 +268,7 @@ class RestProtocol(HttpToolsProtocol):
         headers = [
             *self.server_state.default_headers,
             *response.raw_headers,
+            NO_STORE,
             (b"x-request-id", request_id),
             (b"twilio-request-id", request_id),
             (b"twilio-request-duration", b"0.000"),
@@ -279,3 +277,8 @@ class RestProtocol(HttpToolsProtocol):
         lines = b"".join(b"%s: %s\r\n" % header for header in headers)
         self.transport.write(STATUS_LINE[error.http_status] + lines + b"\r\n" + response.body)
         self.linger()
+
+
+def _decoded(path: str) -> str:
+    """Return a path without escapes, but for those of slashes, which separate nothing."""
+    return "%2F".join(unquote(part) for part in re.split("%2F", path, flags=re.IGNORECASE))

@@ -1,6 +1,7 @@
 """The JSON of rows, kept for a while for those who ask again."""
 
 import asyncio
+from collections.abc import Iterator
 
 import orjson
 
@@ -44,6 +45,14 @@ class Renderings:
             self._found(record) if json is None else json
             for record, json in zip(records, rendered, strict=True)
         ]
+
+    def each(self, frames: bytes) -> Iterator[bytes]:
+        """Yield the JSON of each row of joined frames, one after the other.
+
+        For an answer in parts, of which not all may be in memory. Raises DamagedRowError.
+        """
+        for record in records_of(frames):
+            yield self._young.get(record) or self._found(record)
 
     def of_one(self, frame: bytes) -> bytes:
         """Give the JSON of a frame's row. Raises DamagedRowError."""

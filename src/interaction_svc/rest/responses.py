@@ -1,35 +1,97 @@
 """JSON responses, errors among them."""
 
+import asyncio
 from typing import Any
 
 import orjson
 from starlette.responses import Response
-from starlette.types import Send
+from starlette.types import Scope, Send
 
+from interaction_svc.calls import this_call
 from interaction_svc.errors import InteractionNotFound, ServiceError, Unauthenticated, UnknownPath
+from interaction_svc.limits import Unsent
+from interaction_svc.rest.compression import MIN_BYTES, Compressor, accepts_gzip
+
+UNCOUNTED_BYTES = 64 * 1024
+"""Answers up to this size are not counted: as many as there may be at once are a few MiB."""
+STREAM_BYTES = 4 * 1024 * 1024
+"""What an answer in parts is counted as: its part, and what was read of the store for it."""
+
+NO_STORE = (b"cache-control", b"no-store")
+"""A header of every answer: nearly all have personal data, and errors pass."""
 
 _MORE_INFO = "https://www.twilio.com/docs/errors/"
 _VERSION = "/v1"
+_JSON = (b"content-type", b"application/json")
+_VARY = (b"vary", b"accept-encoding")
+_GZIP = (b"content-encoding", b"gzip")
 
 
-async def send_json(send: Send, body: bytes) -> None:
-    """Answer with 200 and this JSON.
+class JsonAnswers:
+    """Sends JSON with status 200: compressed if the client asks for it, and bounded in memory.
 
-    What is asked for all the time: a Response costs 3 microseconds more, for it makes its headers
-    of texts.
+    Large answers are counted until they are sent. Messages are sent without a Response, which
+    costs 3 microseconds more, for it makes its headers of texts.
     """
-    headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+
+    def __init__(self, unsent: Unsent) -> None:
+        self._unsent = unsent
+
+    async def send(self, scope: Scope, send: Send, body: bytes) -> None:
+        """Send a whole answer. Raises Overloaded if too much waits to be sent."""
+        headers = [_JSON, _VARY]
+        if len(body) >= MIN_BYTES:
+            if len(body) > UNCOUNTED_BYTES:
+                self._hold(len(body))
+            if accepts_gzip(scope):
+                body = await Compressor().compressed(body, is_last=True)
+                headers.append(_GZIP)
+        headers.append((b"content-length", b"%d" % len(body)))
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    def stream(self, scope: Scope, send: Send) -> "JsonStream":
+        """Begin an answer in parts. Raises Overloaded if too much waits to be sent."""
+        self._hold(STREAM_BYTES)
+        return JsonStream(send, Compressor() if accepts_gzip(scope) else None)
+
+    def _hold(self, size: int) -> None:
+        call = this_call()
+        self._unsent.check(call, size)
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 every request has one
+        self._unsent.hold(call, size, task)
+
+
+class JsonStream:
+    """An answer in parts; each is sent when the client has taken nearly all before it."""
+
+    def __init__(self, send: Send, compressor: Compressor | None) -> None:
+        self._send = send
+        self._compressor = compressor
+
+    async def start(self) -> None:
+        """Send the status and the headers, with the first part."""
+        headers = [_JSON, _VARY]
+        if self._compressor is not None:
+            headers.append(_GZIP)
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    async def send(self, part: bytes, *, is_last: bool = False) -> None:
+        """Send a part. Raises ClientGoneError if the client has gone before the last one."""
+        if self._compressor is not None:
+            part = await self._compressor.compressed(part, is_last=is_last)
+        message = {"type": "http.response.body", "body": part, "more_body": not is_last}
+        await self._send(message)
 
 
 def json_response(content: Any, status: int = 200) -> Response:
-    """Give a response with a JSON body."""
+    """Return a response with a JSON body."""
     return Response(orjson.dumps(content), status, media_type="application/json")
 
 
 def error_response(error: ServiceError, path: str, allow: str | None = None) -> Response:
-    """Give an error in the vendor's shape: code, message, more_info and status.
+    """Return an error in the vendor's shape: code, message, more_info and status.
 
     Never also `type` and `title`: the Python SDK then raises another class.
     """

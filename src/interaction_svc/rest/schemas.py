@@ -1,11 +1,14 @@
-"""The JSON schemas of what the REST API answers, for its OpenAPI document."""
+"""The schemas of what the REST API answers, in the dialect of OpenAPI 3.0.
+
+There `null` is no type: a schema that allows it says `nullable`, and has it among its values if it
+lists them.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
 from interaction_svc.paging import MAX_PAGE_SIZE
-from interaction_svc.rest.adapter import LIST_KEY, PROPERTIES, STATUSES, TYPES
-from interaction_svc.rest.parameters import MAX_PAGE
+from interaction_svc.rest.adapter import LIST_KEY, MAX_PAGE, PROPERTIES, STATUSES, TYPES
 from interaction_svc.sids import Sid
 
 Schema = dict[str, Any]
@@ -15,7 +18,7 @@ _LEG: Mapping[str, tuple[Schema, str]] = {
     "participant_sid": ({"pattern": Sid.PARTICIPANT.pattern}, "The Participant's SID."),
     "resource_sid": ({"pattern": Sid.RESOURCE.pattern}, "The SID of the Message or Call."),
     "resource_status": ({"enum": [*STATUSES.values(), None]}, "The status of the resource."),
-    "resource_type": ({"examples": ["Message", "Call"]}, "What the resource is."),
+    "resource_type": ({"example": "Message"}, "What the resource is: Message or Call."),
     "resource_url": ({}, "The URL of the resource."),
 }
 
@@ -45,14 +48,15 @@ def interaction() -> Schema:
 
 def envelope() -> Schema:
     """Describe a page of them."""
-    link = text_or_null({}, "The absolute URL of a page.")
-    meta = {
+    link: Schema = {"type": "string", "description": "The absolute URL of a page."}
+    link_or_null = text_or_null({}, "The absolute URL of a page; null: there is no such page.")
+    meta: dict[str, Schema] = {
         "first_page_url": link,
-        "key": {"const": LIST_KEY},
-        "next_page_url": link,
+        "key": {"type": "string", "enum": [LIST_KEY]},
+        "next_page_url": link_or_null,
         "page": {"type": "integer", "minimum": 0, "maximum": MAX_PAGE},
         "page_size": {"type": "integer", "minimum": 1, "maximum": MAX_PAGE_SIZE},
-        "previous_page_url": link,
+        "previous_page_url": link_or_null,
         "url": link,
     }
     interactions = {"type": "array", "items": ref("Interaction"), "maxItems": MAX_PAGE_SIZE}
@@ -88,4 +92,4 @@ def object_of(properties: Mapping[str, Schema]) -> Schema:
 
 def text_or_null(schema: Schema, description: str) -> Schema:
     """Describe a text that may be missing."""
-    return {"type": ["string", "null"], "description": description, **schema}
+    return {"type": "string", "nullable": True, "description": description, **schema}

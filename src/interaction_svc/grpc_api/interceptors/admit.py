@@ -45,6 +45,7 @@ class Admit(Interceptor):
         self,
         concurrency: Concurrency,
         times: Times,
+        unsent: Unsent,
         *,
         reads: frozenset[str],
         exempt: frozenset[str],
@@ -54,7 +55,7 @@ class Admit(Interceptor):
         self._deadline = Deadline(times.call)
         self._reads = reads
         self._exempt = exempt
-        self._unsent = Unsent()
+        self._unsent = unsent
 
     def refuses(self, method: str) -> bool:
         """Return whether a call to this method would be refused now."""

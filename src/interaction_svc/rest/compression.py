@@ -1,0 +1,61 @@
+"""Compression of answers with gzip, for clients that ask for it.
+
+Starlette's middleware isn't used: it compresses for a client that excludes gzip (`gzip;q=0`), and
+wraps every request, where nearly all answers are too small for it.
+"""
+
+import asyncio
+import zlib
+
+from starlette.types import Scope
+
+MIN_BYTES = 2048
+"""Smaller answers are sent as they are: they fit into two packets, and little is saved."""
+
+_LEVEL = 1
+"""Of 9. A page of 1,000 rows, 1 MB, becomes 143 kB in 6 ms; at level 6 it is 122 kB in 13 ms."""
+_MAX_BYTES_ON_LOOP = 64 * 1024
+"""More than this, 0.4 ms of work, is compressed on a thread."""
+_GZIP_FORMAT = 16 + zlib.MAX_WBITS
+_ACCEPT_ENCODING = b"accept-encoding"
+
+
+class Compressor:
+    """Compresses one answer, part by part."""
+
+    def __init__(self) -> None:
+        self._compressor = zlib.compressobj(_LEVEL, zlib.DEFLATED, _GZIP_FORMAT)
+
+    async def compressed(self, part: bytes, *, is_last: bool) -> bytes:
+        """Return what there is to send after this part, which may be nothing."""
+        if len(part) <= _MAX_BYTES_ON_LOOP:
+            return self._compress(part, is_last)
+        return await asyncio.to_thread(self._compress, part, is_last)
+
+    def _compress(self, part: bytes, is_last: bool) -> bytes:
+        compressed = self._compressor.compress(part)
+        return compressed + self._compressor.flush() if is_last else compressed
+
+
+def accepts_gzip(scope: Scope) -> bool:
+    """Return whether a request's Accept-Encoding has gzip, and likes it as much as no coding."""
+    texts = [value for name, value in scope["headers"] if name == _ACCEPT_ENCODING]
+    if not texts:
+        return False
+    qualities = dict(map(_quality, b",".join(texts).decode("latin-1").lower().split(",")))
+    anything = qualities.get("*", 0.0)
+    gzip = qualities.get("gzip", qualities.get("x-gzip", anything))
+    return gzip > 0 and gzip >= qualities.get("identity", 0.0)
+
+
+def _quality(text: str) -> tuple[str, float]:
+    coding, *parameters = (part.strip() for part in text.split(";"))
+    quality = 1.0
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "q":
+            try:
+                quality = float(value)
+            except ValueError:
+                quality = 0.0
+    return coding, quality

@@ -1,0 +1,18 @@
+"""What errors over HTTP look like."""
+
+import re
+
+import httpx
+
+
+def assert_error(response: httpx.Response, status: int, code: int, message: str) -> None:
+    """Check that a response is the vendor's error, with nothing else in it."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    body = response.json()
+    assert re.fullmatch(message, body.pop("message"), re.DOTALL)
+    assert body == {
+        "code": code,
+        "more_info": f"https://www.twilio.com/docs/errors/{code}",
+        "status": status,
+    }
