@@ -93,7 +93,9 @@ class Pipeline:
         self.echo = Echo()
         rights = dict.fromkeys(map(path_of, KINDS), Right.READ)
         self.concurrency = Concurrency(PLACES, streams_per_key=STREAMS_OF_A_KEY)
-        self.admit = Admit(self.concurrency, times, reads=frozenset(rights), exempt=frozenset())
+        self.admit = Admit(
+            self.concurrency, times, Unsent(), reads=frozenset(rights), exempt=frozenset()
+        )
         clock = (lambda: 0.0) if cached_forever else asyncio.get_running_loop().time
         self.in_flight = InFlight(frozenset(rights))
         authenticate = Authenticate(

@@ -173,7 +173,6 @@ def _path(*names: str) -> list[Schema]:
 def _query() -> list[Schema]:
     text: Schema = {"type": "string"}
     parameters: dict[str, tuple[Schema, str]] = {
-        ACCOUNT: _ACCOUNT,
         "PageSize": (
             {"type": "integer", "minimum": 1, "default": DEFAULT_PAGE_SIZE},
             f"How many Interactions a page has; above {MAX_PAGE_SIZE} it is {MAX_PAGE_SIZE}.",
@@ -186,6 +185,7 @@ def _query() -> list[Schema]:
             text | {"pattern": "^[A-Za-z0-9_-]*$", "maxLength": MAX_TOKEN_LENGTH},
             "Where the page begins: what a link of an earlier page has.",
         ),
+        ACCOUNT: _ACCOUNT,
         "Order": (text | {"enum": ["asc", "desc"]}, "Oldest first, or newest first."),
         "Type": (text | {"enum": list(TYPES.values())}, "Interactions of this type only."),
         "DateCreatedAfter": (
