@@ -256,6 +256,30 @@ async def test_silent_streams_of_one_key_leave_places_to_others(
             assert codes == {Code.RESOURCE_EXHAUSTED: 246, Code.UNAUTHENTICATED: 10}
 
 
+async def test_requests_over_http_count_against_the_account_s_share_too(
+    tmp_path: Path, parents: Parents
+) -> None:
+    limits = ("--max-concurrent-calls", "4", "--account-call-share", "0.5")
+    with served(tmp_path, *limits) as server:
+        async with httpx.AsyncClient(base_url=server.base_url, trust_env=False, timeout=30) as http:
+            mine, other = (parents.account_sid, "x"), (new_sid("AC"), "x")
+            with write_lock(server):
+                deleting = [
+                    asyncio.ensure_future(http.delete(f"{parents.path}/{new_sid('KI')}", auth=mine))
+                    for _ in range(2)
+                ]
+                in_flight = 'interaction_svc_calls_in_flight{transport="http"} 2.0'
+                async with asyncio.timeout(4):  # the store waits for the lock for 5 seconds
+                    while in_flight not in (await http.get(server.metrics_url)).text:
+                        await asyncio.sleep(0.01)
+                refused = await http.get(parents.path, auth=mine)
+                assert (refused.status_code, refused.json()["code"]) == (429, 20429)
+                assert "an account may have 2" in refused.json()["message"]
+                assert (await http.get(parents.path, auth=other)).status_code == 200
+            assert [(await one).status_code for one in deleting] == [404, 404]
+            assert (await http.get(parents.path, auth=mine)).status_code == 200
+
+
 async def first_codes(streams: list[Any], count: int) -> list[Code]:
     """Return the codes of the streams that have ended, once there are so many."""
     async with asyncio.timeout(30):
