@@ -1,6 +1,7 @@
 """Ways to make a listener of a served process die while its process lives on."""
 
 import asyncio
+import os
 import signal
 from pathlib import Path
 
@@ -33,7 +34,8 @@ def prepared(folder: Path) -> dict[str, str]:
     site = folder / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text(_SITE)
-    return {"PYTHONPATH": str(site)}
+    paths = [str(site), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 def choose(folder: Path, address: str) -> None:

@@ -136,10 +136,12 @@ async def test_a_grpc_server_that_answers_no_calls_is_noticed(
     settings = load_settings(grpc_address="127.0.0.1:0")
     server = GrpcServer(Interactions(store), settings, guards, None)
     await server.start()
-    async with asyncio.timeout(20):
-        assert await server.failure() == "it answers no calls"
-    await server.drain(0)
-    await store.close()
+    try:
+        async with asyncio.timeout(20):
+            assert await server.failure() == "it answers no calls"
+    finally:
+        await server.drain(0)
+        await store.close()
 
 
 async def test_only_probes_come_in_by_the_probe_s_socket(tmp_path: Path, parents: Parents) -> None:
@@ -166,9 +168,11 @@ async def test_a_metrics_thread_that_has_ended_is_noticed(monkeypatch: pytest.Mo
     server.start()
     for listening, _ in server._servers:
         await asyncio.to_thread(listening.shutdown)
-    async with asyncio.timeout(20):
-        assert await server.failure() == "its thread has ended"
-    await server.stop()
+    try:
+        async with asyncio.timeout(20):
+            assert await server.failure() == "its thread has ended"
+    finally:
+        await server.stop()
 
 
 async def test_a_task_that_ends_is_named_with_the_kind_of_its_error_alone(
@@ -204,10 +208,12 @@ async def test_retention_goes_on_after_an_unexpected_failure(
     running = retention.Retention(store, 30, {})
     with capture_logs() as lines:
         running.start()
-        async with asyncio.timeout(20):
-            await swept.wait()
-    await running.stop()
-    await store.close()
+        try:
+            async with asyncio.timeout(20):
+                await swept.wait()
+        finally:
+            await running.stop()
+            await store.close()
     assert [line["log_level"] for line in lines] == ["error"]
 
 
