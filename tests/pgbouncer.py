@@ -22,10 +22,11 @@ def found_pgbouncer() -> str | None:
 
 
 @contextmanager
-def running_pgbouncer(cluster: Cluster, *, connections: int) -> Iterator[int]:
+def running_pgbouncer(cluster: Cluster, *, connections: int, **settings: str) -> Iterator[int]:
     """Run one in transaction mode until the end of the block; give its port.
 
-    It has so many connections to each database; who comes when they are in use waits.
+    It has so many connections to each database; who comes when they are in use waits. `settings`
+    are more lines of its pgbouncer.ini.
     """
     program = found_pgbouncer()
     assert program is not None
@@ -33,20 +34,21 @@ def running_pgbouncer(cluster: Cluster, *, connections: int) -> Iterator[int]:
     user = _UNPRIVILEGED if os.geteuid() == 0 else None  # root can't run one
     with tempfile.TemporaryDirectory(prefix="interaction-svc-") as name:
         folder = Path(name)
-        users, settings = folder / "users", folder / "pgbouncer.ini"
+        users, file = folder / "users", folder / "pgbouncer.ini"
         users.write_text(f'"{USER}" "{PASSWORD}"\n')
-        settings.write_text(
+        file.write_text(
             f"[databases]\n* = host={HOST} port={cluster.port}\n"
             "[pgbouncer]\n"
             f"listen_addr = {HOST}\nlisten_port = {port}\nunix_socket_dir =\n"
             f"auth_type = scram-sha-256\nauth_file = {users}\nlogfile = {folder / 'log'}\n"
             f"pool_mode = transaction\ndefault_pool_size = {connections}\nmax_client_conn = 200\n"
+            + "".join(f"{key} = {value}\n" for key, value in settings.items())
         )
         if user is not None:
             entry = pwd.getpwnam(user)
-            for path in (folder, users, settings):
+            for path in (folder, users, file):
                 os.chown(path, entry.pw_uid, entry.pw_gid)
-        command = [*as_user(user), program, "--quiet", str(settings)]
+        command = [*as_user(user), program, "--quiet", str(file)]
         with subprocess.Popen(command) as process:
             try:
                 wait_until(lambda: process.poll() is not None or _listens(port))

@@ -137,7 +137,7 @@ def test_delete(server: Served, parents: Parents, interactions: list[pb.Interact
         (["list", "KS1", "KC1", "--type", "fax"], "must be one of message, unknown, voice"),
         (["list", "KS1", "KC1", "--created-after", "now"], "--created-after"),
         (["list", "KS1", "KC1", "--limit", "0"], "--limit"),
-        (["serve", "--store", "mysql://x"], "store: 'mysql://x' is not the URL of a store"),
+        (["serve", "--store", "mysql://x"], "store: 'mysql://…' is not the URL of a store"),
         (["serve", "--grpc-address", "nowhere"], "grpc_address: 'nowhere' is not an address"),
         (["serve", "--http-address", "::1:80"], "write an IPv6 address in brackets"),
         (["serve", "--http-address", "127.0.0.1:65536"], "is not an address"),
@@ -145,8 +145,8 @@ def test_delete(server: Served, parents: Parents, interactions: list[pb.Interact
         (["serve", "--no-grpc", "--no-http"], "nothing to serve"),
         (["serve", "--drain-seconds", "-1"], "drain_seconds"),
         (["get", "KS1", "KC1", "KI1", "--server", "http://127.0.0.1:1"], "write host:port"),
-        (["serve", "--store", "mysql://bob:hunter2@db/x"], "'mysql://bob:***@db/x'"),
-        (["serve", "--public-url", "http://bob:hunter2@x/"], "'http://bob:***@x/'"),
+        (["serve", "--store", "mysql://bob:hunter2@db/x"], "'mysql://…'"),
+        (["serve", "--public-url", "http://bob:hunter2@x/"], "'http://…'"),
         (["serve", "--store", "sqlite:///x.db?mode=ro"], "there are no options"),
         (["serve", "--config", "none.toml"], "none.toml is not a file"),
     ],
@@ -247,8 +247,7 @@ def test_the_settings_are_logged_without_passwords(tmp_path: Path) -> None:
     assert (first["drain_seconds"], first["public_url"]) == (9, "https://log.example.com")
     assert second["name"] == "INTERACTION_SVC_GRCP"
     hidden = Settings.model_construct(store="postgresql://user:pass@word@db/x").redacted()
-    assert "pass" not in hidden["store"]
-    assert hidden["store"].startswith("postgresql://user:***@")
+    assert hidden["store"] == "postgresql://***@db/x"
 
 
 def test_one_transport_alone(tmp_path: Path) -> None:

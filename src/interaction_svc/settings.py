@@ -27,7 +27,7 @@ from interaction_svc.setting_values import (
     listed,
     mapped,
 )
-from interaction_svc.store import DEFAULT_URL, PostgresLimits, ReplicaStore
+from interaction_svc.store import DEFAULT_URL, PostgresLimits, ReplicaStore, shown_url
 
 ENV_PREFIX = "INTERACTION_SVC_"
 DEFAULT_FILE = Path("interaction-svc.toml")
@@ -53,7 +53,11 @@ class Settings(BaseSettings):
     """All settings, checked each by itself; what must fit together is checked where it is used."""
 
     model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True
+        env_prefix=ENV_PREFIX,
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,  # a store's URL has a password in it
     )
 
     store: Annotated[str, AfterValidator(check_store_url)] = Field(
@@ -232,11 +236,12 @@ class Settings(BaseSettings):
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
     def redacted(self) -> dict[str, Any]:
-        """Give the settings for a log: secrets, and a password in a URL, are hidden."""
-        return {
-            name: without_password(value) if isinstance(value, str) else value
-            for name, value in self.model_dump(mode="json").items()
-        }
+        """Return the settings for a log: without secrets, in the URLs of stores neither."""
+        shown = self.model_dump(mode="json")
+        for name in ("store", "replica_store"):
+            if shown[name] is not None:
+                shown[name] = shown_url(shown[name])
+        return shown
 
 
 def load_settings(file: Path | None = None, **flags: object) -> Settings:

@@ -43,7 +43,7 @@ END_OTHERS = (
         ("57P03", StoreUnavailableError, "starting or stopping"),
         ("57014", StoreUnavailableError, "cancelled"),
         ("25006", StoreUnavailableError, "standby"),
-        ("28P01", StoreUnavailableError, "password"),
+        ("26000", StoreUnavailableError, "statement_cache_size=0"),
         ("42501", StoreUnavailableError, "may not"),
         ("08006", StoreUnavailableError, "connection to PostgreSQL is lost"),
         ("XX001", StoreDamagedError, "damage"),
@@ -209,6 +209,30 @@ def test_without_the_driver_it_says_what_to_install(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "pip install 'interaction-svc[postgres]'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "status"),
+    [
+        ("postgresql://admin@server:Zq7xK9w@127.0.0.1:1/db", 1),
+        ("postgresql://127.0.0.1:1/db?user=u&%70assword=Zq7xK9w", 1),
+        ("postgresql://u:Zq7xK9w/@127.0.0.1:1/db", 2),
+        ("host=127.0.0.1 port=1 password='Zq7xK9w'", 2),
+    ],
+)
+def test_a_server_whose_store_cannot_be_opened_writes_no_password(url: str, status: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "interaction_svc", "serve", "--store", url],
+        env={**os.environ, "INTERACTION_SVC_REPLICA_STORE": url},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == status
+    assert "store" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Zq7" not in done.stdout + done.stderr
 
 
 def test_urls_that_name_no_database_are_refused_with_what_would_be_right() -> None:

@@ -35,6 +35,7 @@ from interaction_svc.store.opening import (
     name_of,
     naming,
     open_store,
+    shown_url,
 )
 from interaction_svc.store.postgres.limits import PostgresLimits, ReplicaStore
 from interaction_svc.store.rows import Row, decode, decode_record, records_of, row_of
@@ -83,4 +84,5 @@ __all__ = [
     "open_store",
     "records_of",
     "row_of",
+    "shown_url",
 ]

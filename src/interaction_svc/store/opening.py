@@ -29,7 +29,7 @@ def check_url(url: str) -> Path | Dsn:
 
     Raises StoreURLError, whose text says what would be right.
     """
-    if url.partition(":")[0] in _POSTGRES_SCHEMES:
+    if url.strip().partition(":")[0].lower() in _POSTGRES_SCHEMES:
         return Dsn.parse(url)
     scheme, found, path = url.partition(":///")
     if scheme != "sqlite" or not found:
@@ -44,6 +44,15 @@ def check_url(url: str) -> Path | Dsn:
 def name_of(url: str) -> str:
     """Give what to call a store in logs and errors: no user, no password. Raises StoreURLError."""
     return _name_of(check_url(url))
+
+
+def shown_url(url: str) -> str:
+    """Return a store's URL for a log: without user, password and other secrets.
+
+    Raises StoreURLError.
+    """
+    place = check_url(url)
+    return place.shown if isinstance(place, Dsn) else url
 
 
 def _name_of(place: Path | Dsn) -> str:

@@ -1,18 +1,16 @@
 """A connection to PostgreSQL whose every round trip is bounded in time."""
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
 import asyncpg
 
-from interaction_svc.store.postgres.dsn import ANY, Dsn, Host
+from interaction_svc.store.postgres.connecting import connect
+from interaction_svc.store.postgres.dsn import Dsn
 from interaction_svc.store.postgres.failures import FAILURES, StatementTimeoutError
 
-CONNECT_SECONDS = 5.0
-"""How long each server of a URL may take to let us in."""
 _CLOSE_SECONDS = 1.0
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 
@@ -34,16 +32,8 @@ class Connection:
 
     @classmethod
     async def open(cls, dsn: Dsn, seconds: float) -> "Connection":
-        """Connect to the first server that will do. Raises what asyncpg does."""
-        failure: Exception | None = None
-        for host, attributes in dsn.attempts():
-            try:
-                raw = await _connect(dsn, host, attributes, seconds)
-            except FAILURES as error:
-                failure = error
-            else:
-                return cls(raw, seconds)
-        raise failure or OSError("the URL names no server")
+        """Connect to the first server that will do. Raises NotConnectedError."""
+        return cls(await connect(dsn, seconds), seconds)
 
     @property
     def is_closed(self) -> bool:
@@ -114,34 +104,3 @@ class Connection:
         """Take leave of the server, if that can be done within a second."""
         with suppress(*FAILURES):
             await self._raw.close(timeout=_CLOSE_SECONDS)
-
-
-async def _connect(
-    dsn: Dsn, host: Host, attributes: str | None, seconds: float
-) -> asyncpg.Connection:
-    given: dict[str, Any] = {}
-    if host.name is not None:
-        given["host"] = host.name
-    if host.port is not None:
-        given["port"] = host.port
-    # PGTARGETSESSIONATTRS counts where the URL says nothing; one host alone is taken as it is.
-    if attributes is not None:
-        given["target_session_attrs"] = attributes
-    elif "PGTARGETSESSIONATTRS" not in os.environ:
-        given["target_session_attrs"] = ANY
-    return await asyncpg.connect(
-        dsn.url,
-        timeout=CONNECT_SECONDS,
-        statement_cache_size=dsn.statement_cache_size,
-        max_cached_statement_lifetime=0,
-        server_settings=_server_settings(dsn, seconds),
-        **given,
-    )
-
-
-def _server_settings(dsn: Dsn, seconds: float) -> dict[str, str]:
-    settings = {"application_name": "interaction-svc"}
-    if dsn.statement_cache_size:
-        # The server ends what nobody waits for any more. A pooler takes no such parameter.
-        settings["statement_timeout"] = str(round(seconds * 1000))
-    return settings

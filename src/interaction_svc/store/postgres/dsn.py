@@ -1,118 +1,281 @@
 """The URL of a PostgreSQL store: `postgresql://user@host:5432/database?option=value`.
 
-What stands in it is PostgreSQL's own, libpq's parameters and server settings, but for one option
-of ours: `statement_cache_size`.
+It is read as libpq reads it, and what it leaves out is taken from libpq's variables of the
+environment. An error shows no value of it, and no name that may be a part of a password.
 """
 
+import os
+import random
 import re
-from typing import NamedTuple
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv6Address
+from typing import NamedTuple, Self
+from urllib.parse import quote, unquote
 
-from interaction_svc.addresses import without_password
 from interaction_svc.store.errors import StoreURLError
+from interaction_svc.store.postgres.parameters import (
+    DEFAULT_STATEMENT_CACHE_SIZE,
+    ENCRYPTING_MODES,
+    PARAMETERS,
+    SECRET,
+    is_setting,
+    unknown,
+)
 
 SCHEMES = ("postgresql", "postgres")
 FORM = "postgresql://user@host:5432/database"
-DEFAULT_STATEMENT_CACHE_SIZE = 256
-"""More than there are forms of statements in use: each is prepared once a connection."""
-_MAX_STATEMENT_CACHE_SIZE = 10_000
-_HOST = re.compile(r"(\[[^\]]+\]|[^:\[\]]*)(?::(\d{1,5}))?")
+APPLICATION_NAME = "interaction-svc"
+CONNECT_SECONDS = 5
+"""How long each server of a URL may take to let us in, unless connect_timeout says otherwise."""
+
+_URL = re.compile(
+    r"(?P<scheme>postgres(?:ql)?)://(?P<authority>[^/?]*)(?:/(?P<path>[^?]*))?(?:\?(?P<query>.*))?",
+    re.IGNORECASE,
+)
+_HOST = re.compile(r"(?P<name>\[[^\]]*\]|[^:\[\]]*)(?::(?P<port>[^:]*))?")
+_NAME = re.compile(r"[\w-]{1,63}(\.[\w-]{1,63})*\.?")
+_BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})|%00")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 ANY = "any"
 PREFER_STANDBY = "prefer-standby"
 
 
 class Host(NamedTuple):
-    """One server that may be asked; None is libpq's default: PGHOST, PGPORT, a local socket."""
+    """One server that may be asked; None is the default: a socket of this machine, port 5432."""
 
     name: str | None
     port: int | None
 
+    def __str__(self) -> str:
+        name = self.name or "the local socket"
+        if self.port is None:
+            return name
+        return f"[{name}]:{self.port}" if ":" in name else f"{name}:{self.port}"
 
-class Dsn(NamedTuple):
-    """How to connect, and to which of several servers."""
 
-    url: str
-    """What asyncpg takes: without hosts, and without what is ours."""
+@dataclass(frozen=True)
+class Dsn:
+    """How to connect, and to which of several servers. Its repr has neither user nor password."""
+
     hosts: tuple[Host, ...]
     """In the order in which they are tried."""
-    attributes: str | None
-    """Which of them will do (`target_session_attrs`); None: PGTARGETSESSIONATTRS, or any."""
-    statement_cache_size: int
-    """0: nothing is prepared beyond a transaction, as a pooler in transaction mode wants it."""
     name: str
     """What to call the database in logs and errors: no user, no password."""
+    shown: str
+    """The URL for a log: without what is secret."""
+    parameters: Mapping[str, str] = field(repr=False)
+    """What is given, in the URL or the environment, under libpq's names."""
+    settings: Mapping[str, str] = field(repr=False)
+    """Settings of the server for our connections."""
 
     @classmethod
-    def parse(cls, url: str) -> "Dsn":
+    def parse(cls, url: str) -> Self:
         """Read a URL. Raises StoreURLError, whose text says what would be right."""
-        try:
-            scheme, netloc, path, query, fragment = urlsplit(url)
-            options = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
-        except ValueError as error:
-            raise _wrong(url, "can't be read") from error
-        if scheme not in SCHEMES or not url.startswith(f"{scheme}://"):
-            raise _wrong(url, "is not the URL of a store")
-        if fragment:
-            raise _wrong(url, "has a #; write %23 for one in a name or a password")
-        credentials, at, listed = netloc.rpartition("@")
-        listed = listed or options.pop("host", "")
-        hosts = _hosts(url, listed, options.pop("port", ""))
-        database = unquote(path.removeprefix("/")) or options.get("dbname", "")
+        in_url, settings = _split(url.strip())
+        given = _in_one_form({**_environment(in_url), **in_url})
+        hosts = _hosts(given)
+        listed = ",".join(map(_shown_host, hosts)) if hosts != (Host(None, None),) else ""
+        database = given.get("dbname", "")
         return cls(
-            url=urlunsplit((scheme, f"{credentials}{at}", path, urlencode(_ours_out(options)), "")),
             hosts=hosts,
-            attributes=options.get("target_session_attrs"),
-            statement_cache_size=_statement_cache_size(options),
             name=f"PostgreSQL {listed}/{database}" if listed or database else "PostgreSQL",
+            shown=_shown(listed, database, in_url),
+            parameters=given,
+            settings=settings,
         )
 
-    def attempts(self) -> list[tuple[Host, str | None]]:
-        """Give the servers to try, and which attributes each must have, in order."""
+    def get(self, name: str) -> str | None:
+        """Return the value of a parameter; None if it isn't given."""
+        return self.parameters.get(name)
+
+    @property
+    def attributes(self) -> str:
+        """Which of the servers will do (`target_session_attrs`)."""
+        return self.parameters.get("target_session_attrs", ANY)
+
+    @property
+    def statement_cache_size(self) -> int:
+        """How many statements to prepare; 0 is what a pooler in transaction mode needs."""
+        return int(self.parameters.get("statement_cache_size", DEFAULT_STATEMENT_CACHE_SIZE))
+
+    @property
+    def connect_seconds(self) -> int:
+        """How long each server may take to let us in."""
+        return int(self.parameters.get("connect_timeout", CONNECT_SECONDS))
+
+    @property
+    def application_name(self) -> str:
+        """What the server calls our connections."""
+        given = self.parameters
+        name = given.get("application_name") or given.get("fallback_application_name")
+        return name or APPLICATION_NAME
+
+    @property
+    def sslmode(self) -> str | None:
+        """How much TLS is asked for; None is libpq's default, `prefer` but at a socket."""
+        return self.parameters.get("sslmode")
+
+    def attempts(self) -> list[tuple[Host, str]]:
+        """Return the servers to try, in order, and which attributes each must have."""
+        hosts = list(self.hosts)
+        if self.get("load_balance_hosts") == "random":
+            random.shuffle(hosts)
         if self.attributes != PREFER_STANDBY:
-            return [(host, self.attributes) for host in self.hosts]
-        return [(host, kind) for kind in ("standby", ANY) for host in self.hosts]
+            return [(host, self.attributes) for host in hosts]
+        return [(host, kind) for kind in ("standby", ANY) for host in hosts]
 
 
-def _ours_out(options: dict[str, str]) -> dict[str, str]:
-    return {
-        name: value
-        for name, value in options.items()
-        if name not in ("statement_cache_size", "target_session_attrs")
+def _split(url: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Return what a URL says as libpq's parameters, and the settings of the server in it."""
+    found = _URL.fullmatch(url)
+    if found is None:
+        raise _wrong("is not the URL of a store")
+    if _CONTROL.search(url):
+        raise _wrong("has a line break or another control character")
+    if "#" in url:
+        raise _wrong("has a #; write %23 for one in a name or a password")
+    if _BAD_PERCENT.search(url):
+        raise _wrong("has a % that begins no %XX; write %25 for one in a password")
+    path, query = found["path"] or "", found["query"] or ""
+    credentials, _, listed = found["authority"].rpartition("@")
+    if "@" in path:
+        raise _wrong("has an @ behind a /; write %2F for a / in a password, %40 for an @ in a name")
+    user, _, password = credentials.partition(":")
+    given = {
+        "user": _decoded(user),
+        "password": _decoded(password),
+        "dbname": _decoded(path),
+        **_authority_hosts(listed),
     }
-
-
-def _statement_cache_size(options: dict[str, str]) -> int:
-    given = options.get("statement_cache_size", str(DEFAULT_STATEMENT_CACHE_SIZE))
-    if not (given.isascii() and given.isdigit() and int(given[:6]) <= _MAX_STATEMENT_CACHE_SIZE):
-        raise StoreURLError(
-            f"statement_cache_size={given} is no size: write a number from 0, for a pooler in"
-            f" transaction mode, to {_MAX_STATEMENT_CACHE_SIZE}"
-        )
-    return int(given)
-
-
-def _hosts(url: str, listed: str, ports: str) -> tuple[Host, ...]:
-    names = listed.split(",") if listed else [""]
-    given = ports.split(",") if ports else [""]
-    if len(given) not in (1, len(names)):
-        raise _wrong(url, "has not as many ports as hosts")
-    hosts = []
-    for name, port in zip(names, given * len(names) if len(given) == 1 else given, strict=True):
-        host = unquote(name)
-        if host.startswith("/"):  # the folder of a socket
-            found, own_port = host, None
+    settings = {}
+    for name, value in _pairs(query):
+        if is_setting(name):
+            settings[name] = value
         else:
-            match = _HOST.fullmatch(host)
-            if match is None:
-                raise _wrong(url, "has a host that can't be read")
-            found, own_port = match[1].strip("[]"), match[2]
-        number = own_port or port
-        if number and not (number.isascii() and number.isdigit() and 0 < int(number[:6]) <= 65535):
-            raise _wrong(url, "has a port that is none")
-        hosts.append(Host(found or None, int(number) if number else None))
-    return tuple(hosts)
+            given["dbname" if name == "database" else name] = value
+    return {name: value for name, value in given.items() if value}, settings
 
 
-def _wrong(url: str, problem: str) -> StoreURLError:
-    return StoreURLError(f"{without_password(url)!r} {problem}; write {FORM}")
+def _authority_hosts(listed: str) -> dict[str, str]:
+    names, ports = [], []
+    for one in listed.split(","):
+        match = _HOST.fullmatch(one)
+        if match is None:
+            raise _wrong("has a host that can't be read")
+        names.append(_decoded(match["name"].strip("[]")))
+        ports.append(_decoded(match["port"] or ""))
+    return {"host": ",".join(names), "port": ",".join(ports) if any(ports) else ""}
+
+
+def _pairs(query: str) -> Iterator[tuple[str, str]]:
+    # Behind a password, or where an @ is, a name may be what comes after a & or ? of a password.
+    hides_names = "@" in query
+    for pair in query.split("&") if query else ():
+        encoded, equals, value = pair.partition("=")
+        name = _decoded(encoded)
+        if not equals:
+            raise _wrong("has an option that is not name=value; write %26 for a & in a password")
+        if name not in PARAMETERS and not is_setting(name):
+            raise _wrong(
+                "has an unknown parameter; write %26 for a & in a password"
+                if hides_names
+                else unknown(name)
+            )
+        hides_names = hides_names or name in SECRET
+        decoded = _decoded(value)
+        _check(name, decoded)
+        yield name, decoded
+
+
+def _decoded(text: str) -> str:
+    """Decode %XX. A + is a +, as in libpq."""
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError as error:
+        raise _wrong("has bytes that are not UTF-8") from error
+
+
+def _environment(in_url: Mapping[str, str]) -> dict[str, str]:
+    found = {}
+    for name, parameter in PARAMETERS.items():
+        value = os.environ.get(parameter.variable, "") if parameter.variable else ""
+        if value and name not in in_url:
+            _check(name, value, parameter.variable)
+            found[name] = value
+    return found
+
+
+def _check(name: str, value: str, variable: str = "") -> None:
+    parameter = PARAMETERS.get(name)
+    if parameter is not None and value and not parameter.takes(value):
+        raise StoreURLError(f"{variable or name}: {parameter.instead}")
+
+
+def _in_one_form(given: dict[str, str]) -> dict[str, str]:
+    """Replace older forms of sslmode, and check what must fit together."""
+    older = given.pop("requiressl", None)
+    if given.pop("ssl", None) or older == "1":
+        given.setdefault("sslmode", "require")
+    if given.get("sslrootcert") == "system" and given.setdefault("sslmode", "verify-full") != (
+        "verify-full"
+    ):
+        raise StoreURLError("sslrootcert=system: write sslmode=verify-full as well")
+    if given.get("sslnegotiation") == "direct" and given.get("sslmode") not in ENCRYPTING_MODES:
+        raise StoreURLError(f"sslnegotiation=direct: write sslmode={' or '.join(ENCRYPTING_MODES)}")
+    return given
+
+
+def _hosts(given: dict[str, str]) -> tuple[Host, ...]:
+    address = given.get("hostaddr")
+    if address and given.get("host"):
+        raise StoreURLError(
+            "hostaddr, or PGHOSTADDR: the driver can't connect to an address and check another"
+            " name: write one of host and hostaddr"
+        )
+    names = (address or given.get("host", "")).split(",")
+    ports = given.get("port", "").split(",")
+    if len(ports) not in (1, len(names)):
+        raise _wrong("has not as many ports as hosts, PGPORT's included")
+    if len(ports) == 1:
+        ports *= len(names)
+    return tuple(Host(_name(name), _port(port)) for name, port in zip(names, ports, strict=True))
+
+
+def _name(text: str) -> str | None:
+    if not text or text.startswith("/") or _NAME.fullmatch(text):  # / begins a socket's folder
+        return text or None
+    try:
+        IPv6Address(text)
+    except ValueError:
+        raise _wrong("has a host that can't be read") from None
+    return text
+
+
+def _port(text: str) -> int | None:
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and 0 < int(text[:6]) <= 65535):
+        raise _wrong("has a port that is not a number from 1 to 65535")
+    return int(text)
+
+
+def _shown_host(host: Host) -> str:
+    return str(host) if host.name else f":{host.port}" if host.port else ""
+
+
+def _shown(listed: str, database: str, in_url: Mapping[str, str]) -> str:
+    credentials = "***@" if "user" in in_url or "password" in in_url else ""
+    options = "&".join(
+        f"{name}={'***' if name in SECRET else quote(value, safe='/:,')}"
+        for name, value in in_url.items()
+        if name not in ("host", "port", "dbname", "user", "password")
+    )
+    return f"postgresql://{credentials}{quote(listed, safe='/:,[]')}/{quote(database)}" + (
+        f"?{options}" if options else ""
+    )
+
+
+def _wrong(problem: str) -> StoreURLError:
+    return StoreURLError(f"postgresql://… {problem}; write {FORM}")

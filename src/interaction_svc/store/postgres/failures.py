@@ -1,7 +1,6 @@
 """What PostgreSQL and the network fail with, as the errors of a store: told by SQLSTATE alone."""
 
 import os
-import socket
 
 import asyncpg
 
@@ -12,6 +11,7 @@ from interaction_svc.store.errors import (
     StoreFullError,
     StoreUnavailableError,
 )
+from interaction_svc.store.postgres.pooler import is_full, pooler_text
 
 SERIALIZATION_FAILURE = "40001"
 DEADLOCK = "40P01"
@@ -36,13 +36,16 @@ _TEXTS = {
     "57P05": "the server has closed an idle connection",
     SERIALIZATION_FAILURE: "a transaction met another's, again and again",
     DEADLOCK: "a transaction met another's, again and again",
-    "28000": "the server doesn't let this user in",
-    "28P01": "the server doesn't take the password",
-    "3D000": "there is no such database",
+    "26000": "a pooler in transaction mode loses prepared statements: write statement_cache_size=0"
+    " into the URL, or set max_prepared_statements in pgbouncer.ini",
+    "42P05": "a pooler in transaction mode mixes prepared statements up: write"
+    " statement_cache_size=0 into the URL, or set max_prepared_statements in pgbouncer.ini",
     "42501": "the user may not do what is needed",
     UNDEFINED_TABLE: "a table is missing: run interaction-svc migrate",
     LOCK_NOT_AVAILABLE: "a lock isn't to be had",
 }
+
+_LOST = "the connection to PostgreSQL is lost"
 
 Failure = asyncpg.PostgresError | asyncpg.InterfaceError | asyncpg.InternalClientError | OSError
 FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
@@ -51,6 +54,14 @@ FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClien
 
 class StatementTimeoutError(OSError):
     """A statement wasn't answered in time, and its connection has been terminated."""
+
+
+class NotConnectedError(OSError):
+    """No server of the URL let us in; its text says why."""
+
+    def __init__(self, text: str, *, is_full_house: bool = False) -> None:
+        super().__init__(text)
+        self.is_full_house = is_full_house
 
 
 class NotAReplicaError(OSError):
@@ -64,6 +75,16 @@ class NotAReplicaError(OSError):
 def sqlstate(error: BaseException) -> str:
     """Give the SQLSTATE of an error; the empty text if the server didn't send it."""
     return getattr(error, "sqlstate", None) or ""
+
+
+def last_words(error: Exception) -> Exception:
+    """Return what the server said before it closed the connection, or else the error itself."""
+    cause = error.__cause__
+    if isinstance(error, asyncpg.ConnectionDoesNotExistError) and isinstance(
+        cause, asyncpg.PostgresError
+    ):
+        return cause
+    return error
 
 
 def is_conflict(error: BaseException) -> bool:
@@ -87,6 +108,10 @@ def is_cancelled(error: BaseException) -> bool:
 
 def is_full_house(error: BaseException) -> bool:
     """Say whether the server takes no more connections than it has."""
+    if isinstance(error, NotConnectedError):
+        return error.is_full_house
+    if isinstance(error, asyncpg.ProtocolViolationError):
+        return is_full(error)
     return sqlstate(error) == _TOO_MANY_CONNECTIONS
 
 
@@ -99,9 +124,13 @@ def ends_others(error: BaseException) -> bool:
 
 def translated(error: Failure) -> StoreError:
     """Give the store's error; its text has nothing of what was asked for."""
-    if isinstance(error, NotAReplicaError):
+    if isinstance(error, NotConnectedError | NotAReplicaError):
         return StoreUnavailableError(str(error))
-    state = sqlstate(error)
+    said = last_words(error)
+    state = sqlstate(said)
+    if isinstance(said, asyncpg.ProtocolViolationError):
+        text = pooler_text(said)
+        return StoreUnavailableError(f"{text or _LOST} (SQLSTATE {state})")
     if state and not state.startswith(_CONNECTION_LOST):
         return _of_server(state)
     return StoreUnavailableError(_of_connection(error))
@@ -112,21 +141,20 @@ def _of_server(state: str) -> StoreError:
         return StoreFullError(f"PostgreSQL has no room on its disk (SQLSTATE {state})")
     if state in _DAMAGED:
         return StoreDamagedError(f"PostgreSQL has met damage (SQLSTATE {state})")
-    return StoreUnavailableError(f"{_TEXTS.get(state, 'PostgreSQL failed')} (SQLSTATE {state})")
+    return StoreUnavailableError(described(state))
+
+
+def described(state: str) -> str:
+    """Return the text of a SQLSTATE."""
+    return f"{_TEXTS.get(state, 'PostgreSQL failed')} (SQLSTATE {state})"
 
 
 def _of_connection(error: Failure) -> str:
-    if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
-        return "no server is of the kind that target_session_attrs asks for"
     if isinstance(error, StatementTimeoutError):
         return "PostgreSQL doesn't answer"
-    if isinstance(error, TimeoutError):
-        return "PostgreSQL can't be reached in time"
-    if isinstance(error, socket.gaierror):
-        return f"PostgreSQL can't be reached: {error.strerror}"
     if isinstance(error, OSError) and error.errno is not None:
         return f"PostgreSQL can't be reached: {os.strerror(error.errno)}"
-    return "the connection to PostgreSQL is lost"
+    return _LOST
 
 
 def closed() -> StoreClosedError:
