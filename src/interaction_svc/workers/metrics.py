@@ -22,7 +22,7 @@ from interaction_svc import metrics
 
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 """The environment variable by which prometheus_client finds the folder."""
-_PREFIX = "interaction-svc-"
+_PREFIX = "interaction-svc-workers-"
 _MEMORY = Path("/dev/shm")  # noqa: S108 the folder in it is private
 
 
