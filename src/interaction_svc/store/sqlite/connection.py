@@ -339,6 +339,10 @@ _PASSING = {
     sqlite3.SQLITE_READONLY: "it can't be written to: is the file or its directory read-only?",
     sqlite3.SQLITE_PERM: "access to it is not permitted",
     sqlite3.SQLITE_IOERR: "its disk fails",
+    sqlite3.SQLITE_IOERR_SHORT_READ: (
+        "its write-ahead log, or its file, has been overwritten while it was open: restart, and"
+        " leave these files alone"
+    ),
     sqlite3.SQLITE_IOERR_LOCK: _LACKING,
     sqlite3.SQLITE_IOERR_SHMLOCK: _LACKING,
     sqlite3.SQLITE_IOERR_SHMMAP: _LACKING,

@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Any, NamedTuple, TypeVar
 
 from interaction_svc import metrics
-from interaction_svc.store.errors import StoreClosedError
+from interaction_svc.store.errors import StoreClosedError, StoreError
 from interaction_svc.store.sqlite.connection import Connection, transaction, translated
 from interaction_svc.store.sqlite.writes import Records, record_together
 from interaction_svc.store.write_queue import MAX_WAITING_BYTES, MAX_WAITING_ROWS, WriteQueue
@@ -174,9 +174,13 @@ class Writer:
         return results
 
     def _as_store_error(self, error: Exception) -> Exception:
-        if isinstance(error, sqlite3.Error):
-            return translated(error, self._connection.path)
-        return error
+        if not isinstance(error, sqlite3.Error):
+            return error
+        try:
+            self._check()  # a lost file makes SQLite fail in many ways
+        except StoreError as loss:
+            return loss
+        return translated(error, self._connection.path)
 
     def _note(self, operations: list[_Operation], results: list[object]) -> None:
         """Tell of what was committed, whether or not its caller still waits."""
