@@ -374,8 +374,7 @@ async def test_a_stream_ends_when_its_key_is_revoked(tmp_path: Path, parents: Pa
                 while not (await listing(metadata=shown(reader.bearer))).interactions:
                     await asyncio.sleep(0.02)
             await asyncio.to_thread(revoke, server.store, key)
-            # It ends by itself, and says what was recorded before.
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(20):  # it ends by itself, and says what was recorded
                 code, _, details = await failure(stream)
             assert code is Code.UNAUTHENTICATED
             assert details["RecordInteractionsResponse"] == ingest_pb.RecordInteractionsResponse(
@@ -394,17 +393,16 @@ async def test_a_method_that_does_not_exist_needs_no_key(
             assert set(details) == {"ErrorInfo"}
 
 
-@pytest.mark.parametrize("role", ["read", "admin"])
 async def test_more_than_one_authorization_is_refused(
-    guarded: Guarded, channel: grpc.aio.Channel, role: str
+    guarded: Guarded, channel: grpc.aio.Channel
 ) -> None:
-    good = guarded.keys[role].bearer
+    good = guarded.keys["read"].bearer
     listing = calls(channel, guarded.parents)["list"]
     for pair in ((good, good), (good, "Bearer wrong"), ("", good)):
         metadata = [item for value in pair for item in shown(value)]
         call = listing(metadata=metadata)
-        code, reason, _ = await failure(call)
-        assert (code, reason) == (Code.UNAUTHENTICATED, "ERROR_REASON_UNAUTHENTICATED")
+        code, _, _ = await failure(call)
+        assert code is Code.UNAUTHENTICATED
         assert "more than one `authorization`" in await call.details()
     # Under another name it is no authorization, and doesn't stand in for one.
     elsewhere = [("authorization-bin", good.encode()), ("x-request-id", "a"), ("x-request-id", "b")]
