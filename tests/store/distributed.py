@@ -85,12 +85,16 @@ class Statement(NamedTuple):
             if rows is not None:
                 first = [int(row) for row in re.findall(r"\(\$(\d+)", rows[1])]
                 assert first, self.text
-                found |= {self.values[number] for number in first}
+                found |= {self._session(number) for number in first}
                 continue
             equality = _EQUALITY.search(_rest_of_select(self.text, match.end()))
             assert equality is not None, self.text
-            found.add(self.values[int(equality[1])])
+            found.add(self._session(int(equality[1])))
         return found
+
+    def _session(self, number: int) -> str:
+        """The SID that the value of a column is."""
+        return f"KC{self.values[number].replace('-', '')}"
 
 
 def _rest_of_select(text: str, begin: int) -> str:

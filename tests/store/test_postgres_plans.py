@@ -10,7 +10,16 @@ import pytest
 
 from interaction_svc.paging import Edge, Position
 from interaction_svc.store import Filter, PageQuery, Row, Scope, row_of
-from interaction_svc.store.postgres import loading, reads
+from interaction_svc.store.postgres import (
+    by_session,
+    loading,
+    reads,
+    rewrite,
+    scanning,
+    sweeps,
+    writes,
+)
+from interaction_svc.store.postgres.packing import packed_key
 from interaction_svc.store.tables import INTERACTIONS
 from tests.build import NOON_US, Parents, new_interaction, new_parents
 from tests.postgres import Cluster
@@ -83,6 +92,85 @@ async def test_a_session_of_another_account_is_not_looked_at(
     assert await _blocks(cluster, database, thief, query(thief, limit=1000)) < 10
 
 
+@pytest.mark.parametrize("descending", [False, True])
+async def test_rows_of_another_account_in_the_session_are_not_looked_at(
+    cluster: Cluster, large: Large, descending: bool
+) -> None:
+    """A page, and the step of an export, between other accounts' rows in the same Session."""
+    database, sessions = large
+    row = sessions[False][0]
+    mine = new_parents(service_sid=row.service_sid, session_sid=row.session_sid)
+    rows = [row_of(new_interaction(mine, NOON_US + n * ROWS // 40)) for n in range(40)]
+    async with opened_store(cluster.url(database)) as store:
+        await store.record(rows)
+    asked = query(mine, limit=1000, descending=descending)
+    assert await _blocks(cluster, database, mine, asked) < 60
+    scan = scanning.scan_statement(None, 1000, 1 << 22, None, mine.session_sid, mine.account_sid)
+    assert await _blocks_of(cluster, database, *scan) < 60
+
+
+@pytest.mark.parametrize("descending", [False, True])
+@pytest.mark.parametrize("tied", [False, True])
+async def test_a_page_of_all_accounts_reads_a_page_of_each(
+    cluster: Cluster, large: Large, descending: bool, tied: bool
+) -> None:
+    database, sessions = large
+    row = sessions[tied][0]
+    others = [
+        new_parents(service_sid=row.service_sid, session_sid=row.session_sid) for _ in range(2)
+    ]
+    made = [row_of(new_interaction(one, NOON_US + n)) for one in others for n in range(60)]
+    async with opened_store(cluster.url(database)) as store:
+        await store.record(made)
+    parents = Parents(row.account_sid, row.service_sid, row.session_sid)
+    middle = sessions[tied][ROWS // 2]
+    for edge in (None, Edge(Position(middle.created_us, middle.sid, middle.account_sid))):
+        asked = query(parents, limit=50, edge=edge, descending=descending)
+        statement, values = reads.page_statement(Scope(None), asked)
+        assert await _blocks_of(cluster, database, statement, values) < 5 * 60
+
+
+async def test_a_key_is_looked_up_in_the_primary_key_only(cluster: Cluster, large: Large) -> None:
+    """In a Session of many rows, though the planner expects a few of an account in a Session."""
+    database, sessions = large
+    for row in (sessions[tied][ROWS // 2] for tied in (False, True)):
+        session, account, sid, service = (one[2:] for one in row[:4])
+        every = reads.OF_EVERY_ACCOUNT.format(columns="frame")
+        keys = [[session], [account], [sid]]
+        for statement, values, most in (
+            (reads._GET, [session, account, sid, service], 8),
+            (every, [session, sid, service], 40),  # 6 accounts
+            (reads._GET_EACH, [*keys, [service]], 8),
+            (reads._GET_EACH_OF_EVERY_ACCOUNT, [keys[0], keys[2], [service]], 40),
+            (writes._STORED, keys, 8),
+            (writes._STORED + writes._IN_ORDER + writes.LOCKED, keys, 8),
+            (by_session._STORED, [session, account, [sid]], 8),
+            (by_session._STORED_LOCKED, [session, account, [sid]], 8),
+            (writes._DELETE, [session, account, sid, service], 8),
+        ):
+            assert await _blocks_of(cluster, database, statement, values) <= most, statement
+
+
+async def test_a_sweep_reads_the_oldest_rows_of_an_account_only(
+    cluster: Cluster, large: Large
+) -> None:
+    database, sessions = large
+    row = sessions[False][0]
+    session, account, nobody = row.session_sid[2:], row.account_sid[2:], new_parents()
+    for statement, values, most in (
+        (sweeps._OLDEST, [session, account, NOON_US + 10_000, 50], 60),
+        (
+            sweeps._OLDEST_AFTER,
+            [session, account, NOW_US, 50, NOON_US + 10_000, "0" * 32],
+            60,
+        ),
+        (sweeps._OLD_SESSION, [session, account, NOW_US], 8),
+        (sweeps._OLD_SESSIONS, [[session], [account], NOW_US], 8),
+        (sweeps._OLD_SESSION, [session, nobody.account_sid[2:], NOW_US], 8),
+    ):
+        assert await _blocks_of(cluster, database, statement, values) <= most, statement
+
+
 async def test_a_stretch_of_a_table_costs_the_same_everywhere(
     cluster: Cluster, large: Large
 ) -> None:
@@ -92,8 +180,8 @@ async def test_a_stretch_of_a_table_costs_the_same_everywhere(
         await _blocks_of(
             cluster,
             database,
-            loading.read_statement(INTERACTIONS),
-            [*INTERACTIONS.key_of(ordered[after]), 100, 1 << 22],
+            loading.read_statement(INTERACTIONS, after=True),
+            [*packed_key(INTERACTIONS, INTERACTIONS.key_of(ordered[after])), 100, 1 << 22],
         )
         for after in (0, ROWS // 2, ROWS - 50, ROWS, 2 * ROWS - 101)
     ]
@@ -110,19 +198,26 @@ async def _blocks_of(
 ) -> int:
     """Give how many blocks a statement reads; fail unless it goes by an index."""
     async with cluster.connected(database) as db:
-        types = ["bigint" if isinstance(value, int) else "text" for value in values]
+        types, literals = zip(*map(_typed, values), strict=True)
         await db.execute(f"PREPARE page ({', '.join(types)}) AS {statement}")
-        literals = ", ".join(
-            str(value) if isinstance(value, int) else f"'{value}'" for value in values
-        )
+        transaction = db.transaction()
+        await transaction.start()
         for _ in range(7):  # from the sixth on the plan is one for any values
             explained = await db.fetchval(
-                f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE page ({literals})"
+                f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE page ({', '.join(literals)})"
             )
+        await transaction.rollback()
     (root,) = json.loads(explained)
     scans = list(_scans(root["Plan"]))
     assert set(scans) <= {"Index Scan", "Index Only Scan"}, scans
     return int(root["Plan"]["Shared Hit Blocks"]) + int(root["Plan"]["Shared Read Blocks"])
+
+
+def _typed(value: object) -> tuple[str, str]:
+    """Return the type and the text of a value."""
+    if isinstance(value, list):
+        return "uuid[]", f"'{{{','.join(value)}}}'"
+    return ("bigint", str(value)) if isinstance(value, int) else ("uuid", f"'{value}'")
 
 
 def _scans(plan: dict[str, Any]) -> Iterator[str]:
@@ -153,6 +248,7 @@ def test_nothing_is_used_that_distributed_engines_lack() -> None:
         "pg_advisory", "LISTEN", "NOTIFY", "TRIGGER", "MERGE", "REFERENCES", "random()",
         "clock_timestamp", "ctid", "SERIALIZABLE",
     )  # fmt: skip
-    for file in FOLDER.glob("*.py"):
+    # What brings version 1 to version 2 has triggers where the tables aren't distributed.
+    for file in set(FOLDER.glob("*.py")) - {Path(rewrite.__file__)}:
         text = file.read_text()
         assert not [name for name in lacking if name in text.replace("random.random()", "")], file

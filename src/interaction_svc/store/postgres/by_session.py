@@ -16,10 +16,18 @@ from interaction_svc.store.postgres.writes import LOCKED, Owner, RowKey, Stateme
 from interaction_svc.store.rows import COLUMNS, Row
 
 MAX_ROWS_A_STATEMENT = 256
-_OF_ACCOUNT = "WHERE session_sid = $1 AND account_sid = $2 AND sid = ANY($3::uuid[])"
-_STORED = f"SELECT {COLUMNS} FROM interactions {_OF_ACCOUNT}"
-_IN_ORDER = " ORDER BY sid"
-_BURIED = f"SELECT false, session_sid, account_sid, sid FROM tombstones {_OF_ACCOUNT}"
+# Each key in a subquery of its own: of a list of keys the planner may think that it is quicker to
+# look at all of the account's rows in the Session.
+_OF_ACCOUNT = (
+    "SELECT there.* FROM unnest($3::uuid[]) AS wanted (sid) CROSS JOIN LATERAL (SELECT {columns}"
+    " FROM {table} WHERE session_sid = $1 AND account_sid = $2 AND sid = wanted.sid LIMIT 1{lock})"
+    " AS there"
+)
+_STORED = _OF_ACCOUNT.format(columns=COLUMNS, table="interactions", lock="")
+_STORED_LOCKED = _OF_ACCOUNT.format(columns=COLUMNS, table="interactions", lock=LOCKED)
+_BURIED = _OF_ACCOUNT.format(
+    columns="false, session_sid, account_sid, sid", table="tombstones", lock=""
+)
 _LOOK_AGAIN = (
     f"{_BURIED} UNION ALL SELECT true, session_sid, service_sid, account_sid FROM session_owners"
     " WHERE session_sid = $1 AND service_sid = ANY($4::uuid[]) AND account_sid = $2"
@@ -64,8 +72,7 @@ async def _insert(db: Connection, rows: Sequence[Row]) -> list[Any]:
 
 
 async def _stored(db: Connection, keys: Sequence[RowKey], lock: bool) -> list[Any]:
-    statement = f"{_STORED}{_IN_ORDER}{LOCKED}" if lock else _STORED
-    return await db.fetch_each(statement, _by_account(keys))
+    return await db.fetch_each(_STORED_LOCKED if lock else _STORED, _by_account(keys))
 
 
 async def _look_again(db: Connection, keys: Sequence[RowKey], owners: Sequence[Owner]) -> list[Any]:

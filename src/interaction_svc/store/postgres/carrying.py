@@ -46,15 +46,14 @@ _OWN = (
     f"INSERT INTO session_owners{NEW} (session_sid, service_sid, account_sid)"
     " VALUES ($1, $2, $3) ON CONFLICT DO NOTHING RETURNING session_sid"
 )
-_ROWS = f"SELECT {COLUMNS} FROM {{table}} WHERE session_sid = $1 AND sid = ANY($2::text[])"
-_TOMBSTONES = (
-    "SELECT session_sid, sid, deleted_us FROM {table}"
-    " WHERE session_sid = $1 AND sid = ANY($2::text[])"
-)
+# With its bounds, for if the planner doesn't look up a list of keys, it reads what is between them.
+_AMONG = " AND sid = ANY($2::text[]) AND sid >= $3 AND sid <= $4"
+_ROWS = f"SELECT {COLUMNS} FROM {{table}} WHERE session_sid = $1{_AMONG}"
+_TOMBSTONES = f"SELECT session_sid, sid, deleted_us FROM {{table}} WHERE session_sid = $1{_AMONG}"
 _ACCOUNTS = f"SELECT session_sid, account_sid FROM session_owners{NEW} WHERE session_sid = $1"
 _DELETE = (
     f"DELETE FROM {{table}}{NEW} WHERE session_sid = $1 AND account_sid = ANY($2::uuid[])"
-    " AND sid = ANY($3::uuid[])"
+    " AND sid = ANY($3::uuid[]) AND sid >= $4 AND sid <= $5"
 )
 
 
@@ -166,7 +165,8 @@ async def _carry_keys(db: Connection, old: Names, spelled: set[SpelledKey]) -> N
     if odd:
         await db.execute_each(_REGISTER, odd)
     known = await db.fetch(_SPELLINGS, *map(list, zip(*sorted(keys), strict=True)))
-    asked = list(_by_session(spelled | keys | {(row[0], row[1]) for row in known}).items())
+    every = _by_session(spelled | keys | {(row[0], row[1]) for row in known})
+    asked = [(session, sids, sids[0], sids[-1]) for session, sids in every.items()]
     rows: dict[Key, list[OldRow]] = defaultdict(list)
     for row in await db.fetch_each(_ROWS.format(table=old.interactions), asked):
         rows[canonical_key((row[0], row[1]))].append(OldRow(*row))
@@ -190,7 +190,13 @@ async def _write(
     for row in rows:
         accounts[row.session_sid].add(digits(row.account_sid))
     stored = [
-        (digits(session), sorted(accounts[session]), list(map(digits, sids)))
+        (
+            digits(session),
+            sorted(accounts[session]),
+            list(map(digits, sids)),
+            digits(sids[0]),
+            digits(sids[-1]),
+        )
         for session, sids in by_session.items()
     ]
     live = {(row.session_sid, row.sid, digits(row.account_sid)) for row in rows}

@@ -11,18 +11,19 @@ from interaction_svc.store.interface import Key, PageQuery, Scope, StoredPage
 from interaction_svc.store.postgres import packing
 from interaction_svc.store.postgres.connection import Connection
 from interaction_svc.store.postgres.packing import digits, digits_or_none, packed_resource
+from interaction_svc.store.postgres.schema import LISTED
 
 _GET = (
     "SELECT frame, checksum FROM interactions WHERE session_sid = $1 AND account_sid = $2"
     " AND sid = $3 AND service_sid = $4"
 )
 # Of every account: the Session's owners say which there are, each is a place in the primary key.
+# Each in a subquery of its own, or the planner looks for the sid in the whole Session.
 OF_EVERY_ACCOUNT = (
-    "SELECT {columns} FROM session_owners AS owner JOIN interactions AS stored"
-    " ON stored.session_sid = owner.session_sid AND stored.account_sid = owner.account_sid"
-    " AND stored.service_sid = owner.service_sid"
-    " WHERE owner.session_sid = $1 AND stored.session_sid = $1 AND stored.sid = $2"
-    " AND owner.service_sid = $3 LIMIT 2"
+    "SELECT {columns} FROM session_owners AS owner CROSS JOIN LATERAL"
+    " (SELECT account_sid, frame, checksum FROM interactions WHERE session_sid = $1"
+    " AND account_sid = owner.account_sid AND sid = $2 AND service_sid = $3 LIMIT 1) AS stored"
+    " WHERE owner.session_sid = $1 AND owner.service_sid = $3 LIMIT 2"
 )
 _GET_OF_EVERY_ACCOUNT = OF_EVERY_ACCOUNT.format(columns="stored.frame, stored.checksum")
 _GET_EACH = (
@@ -38,10 +39,10 @@ _GET_EACH_OF_EVERY_ACCOUNT = (
     " FROM unnest($1::uuid[], $2::uuid[], $3::uuid[]) WITH ORDINALITY"
     " AS wanted (session_sid, sid, service_sid, place)"
     " JOIN session_owners AS owner ON owner.session_sid = wanted.session_sid"
-    " AND owner.service_sid = wanted.service_sid"
-    " JOIN interactions AS stored ON stored.session_sid = wanted.session_sid"
-    " AND stored.account_sid = owner.account_sid AND stored.sid = wanted.sid"
-    " AND stored.service_sid = wanted.service_sid"
+    " AND owner.service_sid = wanted.service_sid CROSS JOIN LATERAL"
+    " (SELECT frame, checksum FROM interactions WHERE session_sid = wanted.session_sid"
+    " AND account_sid = owner.account_sid AND sid = wanted.sid"
+    " AND service_sid = wanted.service_sid LIMIT 1) AS stored"
 )
 
 Wanted = tuple[Scope, Key]
@@ -175,7 +176,7 @@ def page_statement(scope: Scope, query: PageQuery) -> tuple[str, list[object]]:
     limit = f"{values.of(query.limit)}::bigint"
     of_one = scope.account_sid is not None
     account = values.of(digits(scope.account_sid)) if scope.account_sid else "owner.account_sid"
-    clauses = ["session_sid = $1", f"account_sid = {account}"]
+    clauses = [LISTED, "session_sid = $1", f"account_sid = {account}"]
     begin, end = bounds(query, ascending=ascending)
     if not ascending:
         begin, end = end, begin

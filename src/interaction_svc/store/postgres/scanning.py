@@ -7,6 +7,7 @@ from interaction_svc.store.postgres import packing
 from interaction_svc.store.postgres.connection import Connection
 from interaction_svc.store.postgres.packing import digits
 from interaction_svc.store.postgres.reads import Values, beyond
+from interaction_svc.store.postgres.schema import LISTED
 
 _ORDER = "session_sid, account_sid, created_us, sid"
 _RANGE = (
@@ -60,7 +61,7 @@ def scan_statement(
     """Put the statement together: its text depends on which conditions there are, not on values."""
     values = Values()
     asked_limit, asked_bytes = f"{values.of(limit)}::bigint", values.of(max_bytes)
-    clauses = [
+    clauses = [LISTED] + [
         f"{name} = {values.of(digits(sid))}"
         for name, sid in (
             ("service_sid", service_sid),
@@ -86,7 +87,7 @@ def scan_statement(
             begins.append(f"session_sid > {session}")
     near = " UNION ALL ".join(
         _RANGE.format(
-            condition=" AND ".join([*clauses, *filter(None, [one])]) or "true",
+            condition=" AND ".join([*clauses, *filter(None, [one])]),
             order=_ORDER,
             limit=asked_limit,
         )

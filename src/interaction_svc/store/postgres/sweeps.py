@@ -7,6 +7,7 @@ from typing import NamedTuple
 from interaction_svc.store.postgres import packing
 from interaction_svc.store.postgres.connection import Connection
 from interaction_svc.store.postgres.packing import digits, digits_or_none
+from interaction_svc.store.postgres.schema import LISTED
 from interaction_svc.store.postgres.walking import walk
 from interaction_svc.store.postgres.writes import BURY
 from interaction_svc.store.sweeping import Expired, SweepPosition, TookPart
@@ -36,22 +37,22 @@ _OLD_SESSIONS = (
     "SELECT known.session_sid, known.account_sid FROM unnest($1::uuid[], $2::uuid[])"
     " AS known (session_sid, account_sid) WHERE EXISTS (SELECT 1 FROM interactions WHERE"
     " interactions.session_sid = known.session_sid"
-    " AND interactions.account_sid = known.account_sid AND created_us < $3)"
+    f" AND interactions.account_sid = known.account_sid AND created_us < $3 AND {LISTED})"
 )
 # The same of one shard at a time: distributed engines don't look up something for each row of a
 # list.
 _OLD_SESSION = (
     "SELECT session_sid, account_sid FROM interactions"
-    " WHERE session_sid = $1 AND account_sid = $2 AND created_us < $3 LIMIT 1"
+    f" WHERE session_sid = $1 AND account_sid = $2 AND created_us < $3 AND {LISTED} LIMIT 1"
 )
 _OLDEST = (
     "SELECT created_us, sid, service_sid FROM interactions"
-    " WHERE session_sid = $1 AND account_sid = $2 AND created_us < $3"
+    f" WHERE session_sid = $1 AND account_sid = $2 AND created_us < $3 AND {LISTED}"
     " ORDER BY created_us, sid LIMIT $4"
 )
 _OLDEST_AFTER = (
     "SELECT created_us, sid, service_sid FROM interactions"
-    " WHERE session_sid = $1 AND account_sid = $2 AND created_us < $3"
+    f" WHERE session_sid = $1 AND account_sid = $2 AND created_us < $3 AND {LISTED}"
     " AND created_us >= $5::bigint AND (created_us > $5::bigint OR sid > $6)"
     " ORDER BY created_us, sid LIMIT $4"
 )
