@@ -83,7 +83,11 @@ class Eraser:
     def unpin(self) -> None:
         """Let the log go again. Without a pin it does nothing."""
         if self._pinning is not None and self._pinning.in_transaction:
-            self._pinning.execute("COMMIT")
+            try:
+                self._pinning.execute("COMMIT")
+            except sqlite3.Error:  # the file is lost or damaged, which whoever wrote says
+                self._pinning.close()
+                self._pinning = None
 
     def look(self) -> None:
         """Look at the pages that were just written, before the log may lose them."""
