@@ -222,7 +222,7 @@ def _typed(value: object) -> tuple[str, str]:
 
 def _scans(plan: dict[str, Any]) -> Iterator[str]:
     """Yield how the plan reads the large table."""
-    if plan.get("Relation Name") == "interactions":
+    if plan.get("Relation Name") == "interactions" and plan["Node Type"] != "ModifyTable":
         yield plan["Node Type"]
     for inner in plan.get("Plans", []):
         yield from _scans(inner)
