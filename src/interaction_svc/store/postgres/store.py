@@ -45,7 +45,7 @@ PROBE_SECONDS = 5.0
 """How long a statement of a probe may take."""
 _PROBE = (
     "SELECT current_setting('transaction_read_only') = 'on',"
-    " (SELECT max(version) FROM schema_migrations)"
+    " (SELECT max(compatible_with) FROM schema_migrations)"
 )
 _NAMED_BAD_ROWS = 20
 
@@ -207,12 +207,17 @@ class PostgresStore(Store):
 
     async def probe(self) -> None:
         """See Store."""
-        ((reads_only, _),) = await self._probes.run(_probe)
+        ((reads_only, needed),) = await self._probes.run(_probe)
         if reads_only:
             # It was the primary once, or will be no more: look for that one anew.
             self._probes.expire()
             self._pool.expire()
             raise StoreUnavailableError("the server takes no writes: it is a standby")
+        if needed > LATEST:
+            raise StoreUnavailableError(
+                f"its schema has moved on: programs that know version {needed} can use it, and this"
+                f" one knows only up to {LATEST}; use a later version of interaction-svc"
+            )
 
     async def check(self) -> StoreReport:
         """See Store."""
