@@ -12,6 +12,8 @@ import httpx
 import pytest
 
 from interaction_svc.store import Row, decode, row_of
+from interaction_svc.store.postgres.packing import packed_row
+from interaction_svc.store.rows import COLUMNS
 from interaction_svc.v1.ingest_service_pb2 import RECORD_OUTCOME_DELETED, RecordInteractionRequest
 from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
 from tests import keyring
@@ -51,7 +53,8 @@ async def killed_in_the_middle(cluster: Cluster, source: str, database: str, row
         holding = db.transaction()
         await holding.start()  # who loads the same row waits for the end of this
         places = ", ".join(f"${n}" for n in range(1, len(row) + 1))
-        await db.execute(f"INSERT INTO interactions VALUES ({places})", *row)
+        statement = f"INSERT INTO interactions ({COLUMNS}) VALUES ({places})"
+        await db.execute(statement, *packed_row(row))
         process = copying_process(source, cluster.url(database))
         async with asyncio.timeout(60):
             while not await onlooker.fetchval(
