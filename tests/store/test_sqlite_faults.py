@@ -23,14 +23,14 @@ from interaction_svc.store import (
     row_of,
 )
 from interaction_svc.store.sqlite import connection as connection_module
-from interaction_svc.store.sqlite import probing
+from interaction_svc.store.sqlite import probing, schema
 from interaction_svc.store.sqlite.connection import translated
 from tests.build import NOON_US, Parents, new_interaction
 from tests.disks import change_disk, small_disk
 from tests.store.files import another_process, url
 from tests.store.opened import EVERYONE, MIB, NOW_US, query
 
-PAGE = 4096
+PAGE = schema.PAGE_BYTES
 
 
 @pytest.fixture

@@ -37,9 +37,9 @@ _FILE_HEADER_BYTES = 100
 _PAGES_OF_A_SPLIT = 3
 """A commit that spread rows over neighbouring pages wrote these, and the page above, at least."""
 _MOST_PAGES = 1 << 25
-"""From so many on (512 GiB) an overflow page may begin like one of a table."""
+"""From so many on (256 GiB) an overflow page may begin like one of a table."""
 _READ_BYTES = 4 * 1024 * 1024
-# What is left of SQLite's own, pointers of two bytes below the page's size, is seldom text.
+# What is left of SQLite's own, pointers of two bytes below the page's size, is no text.
 _TEXT = re.compile(rb"[\x20-\xff]{8}")
 
 log = structlog.get_logger()
