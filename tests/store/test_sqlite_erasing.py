@@ -26,15 +26,14 @@ from interaction_svc.store import (
     row_of,
 )
 from interaction_svc.store.sqlite import erasing, schema
-from interaction_svc.store.sqlite.erasing import ERASED_WITHIN_SECONDS
 from interaction_svc.store.sqlite.connection import connect
+from interaction_svc.store.sqlite.erasing import ERASED_WITHIN_SECONDS
 from interaction_svc.store.sqlite.packing import pack
 from interaction_svc.store.sqlite.scrubbing import Scrubber, has_text
 from interaction_svc.store.tables import INTERACTIONS, TOMBSTONES, Tombstone
 from tests.build import NOON_US, SECOND_US, Parents, new_interaction, new_leg, new_parents
 from tests.store.files import another_process, url
 from tests.store.opened import EVERYONE, NOW_US, query
-
 
 _INNER_PAGE = 0x02
 
@@ -394,8 +393,8 @@ async def test_a_copy_on_an_inner_page_is_wiped_and_nothing_else_changes(tmp_pat
         content[at + begin : at + begin + length] = (b"<00000000>" * size)[:length]
     file.write_bytes(content)
     assert stained_pages(tmp_path) == len(inner) > 0
-    with closing(connect(file)) as db:
-        scrubber = Scrubber(file, Path(f"{file}-wal"))
+    scrubber = Scrubber(file, Path(f"{file}-wal"))
+    with closing(scrubber), closing(connect(file)) as db:
         scrubber.look_through()
         assert scrubber.wipe(db)
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]

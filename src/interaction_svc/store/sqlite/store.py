@@ -254,6 +254,7 @@ class SqliteStore(Store):
         await self._read.close()
         await self._eraser.close()
         await self._write.close()
+        self._eraser.release()
 
 
 async def _opened_quick(path: Path) -> QuickReader:
