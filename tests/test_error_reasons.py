@@ -43,7 +43,8 @@ def beyond_rate(caller: Caller) -> ServiceError:
 
 def beyond_attempts() -> ServiceError:
     attempts = Attempts(Time())
-    waits = [attempts.one("192.0.2.1:1").__enter__() for _ in range(WRONG_AT_ONCE + 1)]
+    under_way = [attempts.one("192.0.2.1:1") for _ in range(WRONG_AT_ONCE + 1)]
+    waits = [attempt.__enter__() for attempt in under_way]
     assert waits[:-1] == [0] * WRONG_AT_ONCE
     return attempts.refusal(waits[-1])
 
@@ -112,6 +113,8 @@ CASES: dict[str, list[Case]] = {
     "DEADLINE_EXCEEDED": [Case(errors.DeadlineExceeded, {})],
     "STREAM_IDLE": [Case(lambda: errors.StreamIdle(60), {"idle_seconds": "60"})],
     "UNAVAILABLE": [Case(lambda: errors.Unavailable("It can't be used"), {})],
+    "AMBIGUOUS_ACCOUNT": [Case(errors.AmbiguousAccount, {})],
+    "DATA_LOSS": [Case(errors.DataLoss, {})],
     "INTERNAL": [],  # its reference is random: below
 }
 
