@@ -22,6 +22,7 @@ from interaction_svc.store import (
     open_store,
     row_of,
 )
+from interaction_svc.store.sqlite import schema
 from interaction_svc.store.sqlite.migrations import LATEST
 from interaction_svc.v1.ingest_service_pb2 import RecordInteractionRequest
 from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
@@ -238,8 +239,8 @@ async def test_what_is_no_store_is_not_copied(tmp_path: Path, parents: Parents) 
 async def test_a_damaged_store_is_not_copied(tmp_path: Path, parents: Parents) -> None:
     await fill(tmp_path, parents, 300)
     with (tmp_path / "interactions.db").open("r+b") as file:
-        file.seek(20 * 4096)
-        file.write(b"\xff" * 4096)
+        file.seek(20 * schema.PAGE_BYTES)
+        file.write(b"\xff" * schema.PAGE_BYTES)
     with pytest.raises(StoreDamagedError):
         backup_store(url(tmp_path), tmp_path / "copy.db", nobody)
     assert os.listdir(tmp_path) == ["interactions.db"]

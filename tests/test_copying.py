@@ -14,6 +14,7 @@ import pytest
 from interaction_svc.store import Row, decode, row_of
 from interaction_svc.store.postgres.packing import packed_row
 from interaction_svc.store.rows import COLUMNS
+from interaction_svc.store.sqlite.packing import pack
 from interaction_svc.v1.ingest_service_pb2 import RECORD_OUTCOME_DELETED, RecordInteractionRequest
 from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
 from tests import keyring
@@ -176,15 +177,17 @@ async def test_a_row_that_was_changed_in_one_is_found(
     row = sorted(rows[10:])[7]
     if changed_one == "source":
         with closing(sqlite3.connect(tmp_path / "interactions.db")) as db, db:
-            db.execute("UPDATE interactions SET type = 2 WHERE sid = ?", (row.sid,))
+            db.execute("UPDATE interactions SET type = 2 WHERE sid = ?", (pack(row.sid),))
     else:
         cluster.sql(
-            database, f"UPDATE interactions SET frame = frame || '\\x00' WHERE sid = '{row.sid}'"
+            database, f"UPDATE interactions SET type = 2 WHERE created_us = {row.created_us}"
         )
     found = await asyncio.to_thread(copied, source, cluster.url(database), "--verify-only")
     assert found.status == 1
     assert found.tables["interactions"].startswith("55 in ")
-    assert found.tables["interactions"].endswith(f"first at {row.session_sid}, {row.sid}")
+    assert found.tables["interactions"].endswith(
+        f"first at {row.session_sid}, {row.account_sid}, {row.sid}"
+    )
     assert "SHA-256" in found.tables["tombstones"]
     assert "the stores differ" in found.errors
 

@@ -12,6 +12,7 @@ import grpc
 import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from interaction_svc.store.sqlite import schema
 from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
@@ -121,7 +122,7 @@ async def test_a_damaged_page(tmp_path: Path, parents: Parents) -> None:
                 iter([ingest_pb.RecordInteractionsRequest(interactions=interactions)])
             )
     page = root_page_of(server.store, "interactions")
-    write_at(server.store, page, b"\xa5" * 4096)
+    write_at(server.store, page, b"\xa5" * schema.PAGE_BYTES)
     async with clients(tmp_path) as using:  # what is damaged shows when it is read
         call = InteractionServiceStub(using.channel).ListInteractions(list_request(parents))
         code, reason, _ = await failure(call)
@@ -142,7 +143,7 @@ def root_page_of(store: Path, table: str) -> int:
 def write_at(store: Path, page: int, content: bytes) -> None:
     file = os.open(store, os.O_WRONLY)
     try:
-        os.pwrite(file, content, (page - 1) * 4096)
+        os.pwrite(file, content, (page - 1) * schema.PAGE_BYTES)
     finally:
         os.close(file)
 

@@ -23,14 +23,14 @@ from interaction_svc.store import (
     row_of,
 )
 from interaction_svc.store.sqlite import connection as connection_module
-from interaction_svc.store.sqlite import probing
+from interaction_svc.store.sqlite import probing, schema
 from interaction_svc.store.sqlite.connection import translated
 from tests.build import NOON_US, Parents, new_interaction
 from tests.disks import change_disk, small_disk
 from tests.store.files import another_process, url
 from tests.store.opened import EVERYONE, MIB, NOW_US, query
 
-PAGE = 4096
+PAGE = schema.PAGE_BYTES
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ async def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 
 async def fill(folder: Path, parents: Parents, rows: int = 300) -> None:
     store = await open_store(url(folder))
-    made = [row_of(new_interaction(parents, NOON_US + n, data="x" * 2000)) for n in range(rows)]
+    made = [row_of(new_interaction(parents, NOON_US + n, data="x" * 1500)) for n in range(rows)]
     await store.record(made)
     await store.close()
 

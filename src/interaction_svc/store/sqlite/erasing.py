@@ -1,12 +1,13 @@
 """Makes what was deleted leave the files: the write-ahead log is truncated soon after.
 
-secure_delete overwrites deleted rows in the pages that are written from then on, and Scrubber what
-it misses. The write-ahead log still holds the pages as they were, until all of it is copied into
-the database and cut off.
+secure_delete overwrites deleted rows in the pages that are written from then on. The write-ahead
+log still holds the pages as they were, until all of it is copied into the database and cut off.
+Then Scrubber overwrites what secure_delete misses.
 """
 
 import asyncio
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -15,11 +16,10 @@ from interaction_svc.store.errors import StoreError
 from interaction_svc.store.sqlite.connection import (
     Connection,
     connect,
-    translated,
     waiting_at_most,
 )
 from interaction_svc.store.sqlite.probing import read_something
-from interaction_svc.store.sqlite.scrubbing import Scrubber
+from interaction_svc.store.sqlite.scrubbing import MANY_PAGES, Scrubber
 
 ERASED_WITHIN_SECONDS = 10.0
 """After which time nothing is left of what was deleted, unless another process is reading."""
@@ -38,9 +38,11 @@ class Eraser:
         self._write = write
         self._path = path
         self._pinning: sqlite3.Connection | None = None
-        self._scrubber = Scrubber(wal)
+        self._scrubber = Scrubber(path, wal)
+        self._loop = asyncio.get_running_loop()
         self._asked = 0
         self._done = 0
+        self._looks_through = False
         self._task: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -50,13 +52,18 @@ class Eraser:
         if self._task is None and not self._closed:
             self._task = asyncio.create_task(self._erase())
 
+    def ask_after_a_crash(self) -> None:
+        """Have the whole file looked through as well: a process may not have lived to erase."""
+        self._looks_through = True
+        self.ask()
+
     async def erase(self) -> bool:
         """Truncate the log now; False: another process is reading what is in it.
 
         Raises what Connection.run raises.
         """
         asked = self._asked
-        if not await self._write.run(self._scrub_and_truncate):
+        if not await self._write.run(self._truncate_and_wipe):
             return False
         self._done = max(self._done, asked)
         return True
@@ -78,35 +85,45 @@ class Eraser:
         if self._pinning is not None and self._pinning.in_transaction:
             self._pinning.execute("COMMIT")
 
-    def scrub(self, db: sqlite3.Connection) -> None:
-        """Wipe the pages that were just written, before the log may lose them."""
+    def look(self) -> None:
+        """Look at the pages that were just written, before the log may lose them."""
         try:
-            self._scrubber.scrub(db)
-        except Exception as error:  # what is deleted is deleted; tried again before truncating
-            cause = translated(error) if isinstance(error, sqlite3.Error) else type(error).__name__
-            log.warning("pages can't be wiped of what was deleted", cause=str(cause))
+            self._scrubber.look()
+        except OSError as error:  # what was written is written; tried again before truncating
+            log.warning("the write-ahead log can't be looked at", cause=error.strerror)
+        if self._scrubber.stained_pages >= MANY_PAGES and self._task is None:
+            with suppress(RuntimeError):  # the loop has been closed
+                self._loop.call_soon_threadsafe(self.ask)
 
     async def close(self) -> None:
         """Try a last time if need be, and end. Whoever closes the file last truncates the log."""
         self._closed = True
+        self._scrubber.stop()
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
-        if self._done < self._asked:
+        if self._done < self._asked or self._scrubber.stained_pages:
             await self._tried()
         if self._pinning is not None:
             self._pinning.close()
 
-    def _scrub_and_truncate(self, db: sqlite3.Connection) -> bool:
-        self._scrubber.scrub(db)
+    def release(self) -> None:
+        """Let go of the file, once all connections have been closed."""
+        self._scrubber.close()
+
+    def _truncate_and_wipe(self, db: sqlite3.Connection) -> bool:
+        self._scrubber.look()
         with waiting_at_most(db, _BUSY_TIMEOUT_MS):
             busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        return not busy
+        return not busy and self._scrubber.wipe(db)
 
     async def _erase(self) -> None:
         loop = asyncio.get_running_loop()
         since, warned, pause = loop.time(), False, DELAY_SECONDS
         try:
+            if self._looks_through:
+                self._looks_through = False
+                await asyncio.to_thread(self._scrubber.look_through)
             while self._done < self._asked:
                 await asyncio.sleep(pause)
                 if self._done >= self._asked:

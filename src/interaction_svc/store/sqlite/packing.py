@@ -4,6 +4,7 @@ The Store interface has SIDs as text, in their canonical spelling. The letters o
 differ, so that they stay: 18 bytes. API keys are stored as they are.
 """
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from interaction_svc.store.rows import Row
@@ -44,7 +45,7 @@ _PREFIXES = {
     "inbound_participant_sid": "KP",
     "outbound_participant_sid": "KP",
 }
-_from_hex = bytes.fromhex  # bound once: eight SIDs are packed of every row that is written
+_from_hex = bytes.fromhex
 
 
 def pack(sid: str) -> bytes:
@@ -66,23 +67,39 @@ def _unpack_resource(packed: bytes) -> str:
     return packed[:2].decode() + packed[2:].hex()
 
 
+# Eight SIDs are packed of every row that is written; those of parents come again and again.
+_pack_parent = lru_cache(8192)(pack)
+
+
 def pack_row(row: Row) -> Packed:
     """Return a row's Columns, as a plain tuple."""
-    inbound_sid, outbound_sid = row.inbound_participant_sid, row.outbound_participant_sid
-    inbound_resource, outbound_resource = row.inbound_resource_sid, row.outbound_resource_sid
+    (
+        session_sid,
+        account_sid,
+        sid,
+        service_sid,
+        created_us,
+        updated_us,
+        type_,
+        inbound_sid,
+        outbound_sid,
+        inbound_resource_sid,
+        outbound_resource_sid,
+        *others,
+    ) = row
     return (
-        _from_hex(row.session_sid[2:]),
-        _from_hex(row.account_sid[2:]),
-        row.created_us,
-        _from_hex(row.sid[2:]),
-        _from_hex(row.service_sid[2:]),
-        row.updated_us,
-        row.type,
+        _pack_parent(session_sid),
+        _pack_parent(account_sid),
+        created_us,
+        _from_hex(sid[2:]),
+        _pack_parent(service_sid),
+        updated_us,
+        type_,
         inbound_sid and _from_hex(inbound_sid[2:]),
         outbound_sid and _from_hex(outbound_sid[2:]),
-        inbound_resource and pack_resource(inbound_resource),
-        outbound_resource and pack_resource(outbound_resource),
-        *row[11:],
+        inbound_resource_sid and pack_resource(inbound_resource_sid),
+        outbound_resource_sid and pack_resource(outbound_resource_sid),
+        *others,
     )
 
 

@@ -73,7 +73,7 @@ class SqliteStore(Store):
             write,
             check=self._probe.check_same_file,
             pin=self._eraser.pin,
-            scrub=self._eraser.scrub,
+            look=self._eraser.look,
             unpin=self._eraser.unpin,
             on_erased=self._eraser.ask,
         )
@@ -99,7 +99,7 @@ class SqliteStore(Store):
         store, log = cls(path, quick, read, write, joins=joins), _log_of(path)
         metrics.wal_bytes.set_function(partial(_size, log))
         if migrate and _size(log):  # of a process that didn't live to erase what it had deleted
-            store._eraser.ask()
+            store._eraser.ask_after_a_crash()
         return store
 
     async def get(self, scope: Scope, key: Key) -> bytes | None:
@@ -263,6 +263,7 @@ class SqliteStore(Store):
         await self._read.close()
         await self._eraser.close()
         await self._write.close()
+        self._eraser.release()
 
 
 async def _rewritten(path: Path, on_progress: MigrationProgress) -> None:

@@ -49,20 +49,20 @@ class Writer:
         max_waiting_bytes: int = MAX_WAITING_BYTES,
         check: Callable[[], None] = lambda: None,
         pin: Callable[[], None] = lambda: None,
-        scrub: Callable[[sqlite3.Connection], None] = lambda _: None,
+        look: Callable[[], None] = lambda: None,
         unpin: Callable[[], None] = lambda: None,
         on_erased: Callable[[], None] = lambda: None,
     ) -> None:
         """Call `check` before each commit, which isn't made if it raises.
 
-        Around one in which an operation has erased something, call `pin` before it, `scrub` with
-        the connection after it, and `unpin` at the end, all on the connection's thread; and then
-        `on_erased`.
+        Around one that writes rows, call `pin` before it, `look` after it, and `unpin` at the end,
+        all on the connection's thread; and `on_erased` after one in which an operation has erased
+        something.
         """
         self._connection = connection
         self._check = check
         self._pin = pin
-        self._scrub = scrub
+        self._look = look
         self._unpin = unpin
         self._on_erased = on_erased
         self._queue: WriteQueue[_Operation] = WriteQueue(
@@ -130,8 +130,8 @@ class Writer:
             time.sleep(self._others_until - begun)
         try:
             results = self._run_together(db, operations)
-            if _some_erased(operations, results):
-                self._scrub(db)
+            if _some_rows(operations):
+                self._look()
         finally:
             self._unpin()
         if not all(isinstance(result, Exception) for result in results):  # who had the lock
@@ -165,7 +165,7 @@ class Writer:
                     results += record_together(db, together)
                 else:
                     results += [work(db) for work in together]
-            if _some_erased(operations, results):
+            if _some_rows(operations):
                 self._pin()
         return results
 
@@ -182,6 +182,10 @@ class Writer:
         if rows:
             metrics.commit_operations.observe(len(committed))
             metrics.commit_rows.observe(rows)
+
+
+def _some_rows(operations: list[_Operation]) -> bool:
+    return any(operation.rows for operation in operations)
 
 
 def _some_erased(operations: list[_Operation], results: list[object]) -> bool:
