@@ -316,6 +316,20 @@ async def test_a_damaged_store_is_not_copied(tmp_path: Path, parents: Parents) -
     assert os.listdir(tmp_path) == ["interactions.db"]
 
 
+async def test_a_store_with_a_damaged_interaction_is_not_copied(
+    tmp_path: Path, parents: Parents
+) -> None:
+    """SQLite itself finds nothing wrong with it."""
+    await fill(tmp_path, parents, 10)
+    with another_process(tmp_path) as db:
+        (sid,) = db.execute("SELECT sid FROM interactions LIMIT 1").fetchone()
+        frame = "CAST(replace(CAST(frame AS TEXT), 'hello', 'hullo') AS BLOB)"
+        db.execute(f"UPDATE interactions SET frame = {frame} WHERE sid = ?", (sid,))
+    with pytest.raises(StoreDamagedError, match="an Interaction in it is damaged"):
+        backup_store(url(tmp_path), tmp_path / "copy.db", nobody)
+    assert os.listdir(tmp_path) == ["interactions.db"]
+
+
 async def test_a_disk_without_room_for_it_gets_no_half_copy(
     tmp_path: Path, parents: Parents
 ) -> None:

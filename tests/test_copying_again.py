@@ -98,8 +98,8 @@ async def revoke_all(store: Store, _: Row) -> None:
 
 async def delete_later(store: Store, _: Row) -> None:
     for one in await everything(store, TOMBSTONES):
-        later = Tombstone(*TOMBSTONES.key_of(one), NOW_US + 1)
-        await store.load(TOMBSTONES, [later])
+        session_sid, account_sid, sid = TOMBSTONES.key_of(one)
+        await store.load(TOMBSTONES, [Tombstone(session_sid, account_sid, sid, NOW_US + 1)])
 
 
 OWN: dict[str, tuple[str, Callable[[Store, Row], Awaitable[object]]]] = {

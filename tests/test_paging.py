@@ -288,7 +288,7 @@ def test_a_token_used_elsewhere_is_refused_and_the_argument_named(
 @pytest.mark.parametrize("name", ["sid", "account_sid"])
 def test_a_token_at_a_place_that_no_row_has_is_refused(name: str, sid: str) -> None:
     """Anyone can make a token with a right checksum."""
-    position = EDGE.position._replace(**{name: sid})
+    position = Position(**{**EDGE.position._asdict(), name: sid})
     with pytest.raises(InvalidPageToken):
         IDENTITY.read(IDENTITY.token(Edge(position)))
 

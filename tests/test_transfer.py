@@ -36,9 +36,8 @@ SAMPLES = Path(__file__).parent.parent / "samples"
 def test_a_damaged_row_is_said_and_named(tmp_path: Path) -> None:
     run("import", "-", store_flag(tmp_path), stdin=lines(FIVE).encode())
     with sqlite3.connect(tmp_path / "interactions.db") as db:
-        db.execute(
-            "UPDATE interactions SET frame = x'0a02ffff' WHERE sid = ?", (pack(FIVE[2]["sid"]),)
-        )
+        sid = pack(str(FIVE[2]["sid"]))
+        db.execute("UPDATE interactions SET frame = x'0a02ffff' WHERE sid = ?", (sid,))
     db.close()
     exported = run("export", store_flag(tmp_path))
     assert exported.returncode == 1

@@ -46,7 +46,7 @@ async def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 
 async def fill(folder: Path, parents: Parents, rows: int = 300) -> None:
     store = await open_store(url(folder))
-    made = [row_of(new_interaction(parents, NOON_US + n, data="x" * 1500)) for n in range(rows)]
+    made = [row_of(new_interaction(parents, NOON_US + n, data="x" * 1200)) for n in range(rows)]
     await store.record(made)
     await store.close()
 
