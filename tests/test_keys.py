@@ -348,7 +348,9 @@ async def test_an_ingest_key_reads_nothing_by_recording(
 ) -> None:
     ingest = IngestServiceStub(channel)
     later = new_interaction(guarded.parents, updated_us=NOON_US + 2 * SECOND_US, data="private")
-    earlier = new_interaction(guarded.parents, sid=later.sid, updated_us=NOON_US + SECOND_US, data="")
+    earlier = new_interaction(
+        guarded.parents, sid=later.sid, updated_us=NOON_US + SECOND_US, data=""
+    )
     outcomes = {}
     for role, interaction in (("admin", later), ("ingest", earlier), ("admin", earlier)):
         outcomes[role] = await ingest.RecordInteraction(
