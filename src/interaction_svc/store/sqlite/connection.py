@@ -31,7 +31,6 @@ BUSY_TIMEOUT_SECONDS = 5.0
 _ASK_AGAIN_SECONDS = 0.0005  # 1 ms is too much to meet most of those moments; less costs CPU
 CACHE_BYTES = 16 * MIB
 JOURNAL_LIMIT_BYTES = 64 * MIB
-_PAGES_UNTIL_CHECKPOINT = 2_000  # of 8 KiB: 16 MiB, four times SQLite's; less is a tenth dearer
 _STEPS_UNTIL_ASKED = 10_000  # of SQLite's virtual machine: well under a millisecond
 _SLICE_SECONDS = 0.001
 """How long a thread works before it gives the event loop what it has."""
@@ -226,7 +225,7 @@ def connect(path: Path, *, create: bool = False, read_only: bool = False) -> sql
         db.execute("PRAGMA temp_store = MEMORY")  # or sorting spills bodies into files
         db.execute(f"PRAGMA cache_size = {-(CACHE_BYTES // 1024)}")
         db.execute(f"PRAGMA journal_size_limit = {JOURNAL_LIMIT_BYTES}")
-        db.execute(f"PRAGMA wal_autocheckpoint = {_PAGES_UNTIL_CHECKPOINT}")
+        db.execute("PRAGMA wal_autocheckpoint = 0")  # Eraser does it, see there
         if read_only:
             db.execute("PRAGMA query_only = ON")
     except BaseException:

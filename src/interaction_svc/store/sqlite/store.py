@@ -66,8 +66,8 @@ class SqliteStore(Store):
             write,
             check=self._probe.check_same_file,
             pin=self._eraser.pin,
-            look=self._eraser.look,
-            unpin=self._eraser.unpin,
+            note_rows=self._eraser.note_rows,
+            on_rows=self._eraser.look_soon,
             on_erased=self._eraser.ask,
         )
         self._closing: asyncio.Task[None] | None = None
