@@ -13,6 +13,7 @@ import structlog
 
 from interaction_svc import metrics
 from interaction_svc.logs import audit
+from interaction_svc.sids import canonical_sid
 from interaction_svc.store import (
     Expired,
     Store,
@@ -40,7 +41,8 @@ def expired_before(now_us: int, days: int, days_by_service: Mapping[str, int]) -
     def bound(kept_days: int) -> int | None:
         return now_us - kept_days * DAY_US if kept_days else None
 
-    return Expired(bound(days), {sid: bound(kept) for sid, kept in days_by_service.items()})
+    by_service = {canonical_sid(sid): bound(kept) for sid, kept in days_by_service.items()}
+    return Expired(bound(days), by_service)
 
 
 async def sweep(

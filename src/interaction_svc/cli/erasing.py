@@ -12,7 +12,7 @@ from interaction_svc.errors import InvalidField
 from interaction_svc.records import check_sid
 from interaction_svc.retention import expired_before, sweep
 from interaction_svc.settings import Settings, SettingsError
-from interaction_svc.sids import Sid
+from interaction_svc.sids import Sid, canonical_sid
 from interaction_svc.store import Expired, Store, TookPart, open_store
 
 ERASE_TRACES_SECONDS = 10.0
@@ -58,7 +58,8 @@ def erase(
     except InvalidField as error:
         raise typer.BadParameter(error.problem, param_hint="--participant") from error
     now_us = time.time_ns() // 1000
-    asyncio.run(_sweep(settings.store, TookPart(participant), now_us, dry_run=dry_run))
+    what = TookPart(canonical_sid(participant))
+    asyncio.run(_sweep(settings.store, what, now_us, dry_run=dry_run))
 
 
 async def _sweep(url: str, what: Expired | TookPart, now_us: int, *, dry_run: bool) -> None:
