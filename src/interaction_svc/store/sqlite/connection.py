@@ -31,6 +31,7 @@ BUSY_TIMEOUT_SECONDS = 5.0
 _ASK_AGAIN_SECONDS = 0.0005  # 1 ms is too much to meet most of those moments; less costs CPU
 CACHE_BYTES = 16 * MIB
 JOURNAL_LIMIT_BYTES = 64 * MIB
+_PAGES_UNTIL_CHECKPOINT = 2_000  # of 8 KiB: 16 MiB
 _STEPS_UNTIL_ASKED = 10_000  # of SQLite's virtual machine: well under a millisecond
 _SLICE_SECONDS = 0.001
 """How long a thread works before it gives the event loop what it has."""
@@ -225,7 +226,7 @@ def connect(path: Path, *, create: bool = False, read_only: bool = False) -> sql
         db.execute("PRAGMA temp_store = MEMORY")  # or sorting spills bodies into files
         db.execute(f"PRAGMA cache_size = {-(CACHE_BYTES // 1024)}")
         db.execute(f"PRAGMA journal_size_limit = {JOURNAL_LIMIT_BYTES}")
-        db.execute("PRAGMA wal_autocheckpoint = 0")  # Eraser does it, see there
+        db.execute(f"PRAGMA wal_autocheckpoint = {_PAGES_UNTIL_CHECKPOINT}")
         if read_only:
             db.execute("PRAGMA query_only = ON")
     except BaseException:
@@ -263,6 +264,11 @@ def forget_pages(db: sqlite3.Connection) -> None:
 def wait_no_more(db: sqlite3.Connection) -> None:
     """Have SQLite wait for no lock from here on: `transaction` waits, and does it better."""
     db.execute("PRAGMA busy_timeout = 0")
+
+
+def checkpoint_no_more(db: sqlite3.Connection) -> None:
+    """Have SQLite make no checkpoints in commits from here on: Eraser makes them, see there."""
+    db.execute("PRAGMA wal_autocheckpoint = 0")
 
 
 @contextmanager

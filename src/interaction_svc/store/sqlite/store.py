@@ -26,6 +26,7 @@ from interaction_svc.store.sqlite import keys, loading, migrations, pages, reads
 from interaction_svc.store.sqlite.connection import (
     Connection,
     check_writable,
+    checkpoint_no_more,
     translated,
     wait_no_more,
     write_nothing,
@@ -81,6 +82,7 @@ class SqliteStore(Store):
             await write.run(migrations.migrate if migrate else migrations.check_is_current)
             joins = await write.run(joins_blobs)
             await write.run(wait_no_more)
+            await write.run(checkpoint_no_more)
             if migrate:
                 await write.run(check_writable)
             read = await Connection.open(path, read_only=True)
