@@ -4,6 +4,8 @@ import asyncio
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from interaction_svc.cli.options import takes_settings
 from interaction_svc.settings import Settings
@@ -32,8 +34,9 @@ def migrate(
 ) -> None:
     """Bring the store's schema up to date.
 
-    serve and import do so by themselves. A schema of a later version than this program's is
-    refused and left alone.
+    serve and import do so by themselves. A store of an earlier layout is rewritten, which needs
+    disk: --check says how much. It may be broken off and run again. A schema of a later version than
+    this program's is refused and left alone.
     """
     if check and distribute:
         raise typer.BadParameter(
@@ -47,6 +50,8 @@ def migrate(
         asyncio.run(_migrate(settings.store))
     report = asyncio.run(check_store(settings.store))
     typer.echo(f"schema {report.schema_version} of {report.known_version}")
+    if report.migration_bytes:
+        typer.echo(f"the migration needs {report.migration_bytes:,} bytes of disk while it runs")
     if report.is_current:
         typer.echo(f"{report.rows:,} rows checked, {report.bad_rows:,} bad")
         for session_sid, account_sid, sid in report.some_bad:
@@ -56,8 +61,23 @@ def migrate(
 
 
 async def _migrate(url: str) -> None:
-    store = await open_store(url)
-    await store.close()
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,.0f} of {task.total:,.0f}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    ) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def show(step: str, done: int, total: int) -> None:
+            if step not in tasks:
+                tasks[step] = progress.add_task(step, total=total)
+            progress.update(tasks[step], completed=done, total=total)
+
+        store = await open_store(url, on_migration=show)
+        await store.close()
 
 
 def add_to(app: typer.Typer) -> None:

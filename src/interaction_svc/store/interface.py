@@ -98,6 +98,13 @@ class StoredPage(NamedTuple):
     more: bool
 
 
+class MigrationProgress(Protocol):
+    """Learns how far a migration of a store has come."""
+
+    def __call__(self, step: str, done: int, total: int) -> None:
+        """Take what the step is about, how much of it is done, and of how much."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoreReport:
     """What a check of a store found."""
@@ -109,6 +116,8 @@ class StoreReport:
     """Rows whose columns are not those of their frame."""
     some_bad: tuple[tuple[str, str, str], ...] = ()
     """The first of them, by session_sid, account_sid and sid."""
+    migration_bytes: int = 0
+    """How much more disk a migration takes while it runs, about; 0: none that is worth a word."""
 
     @property
     def is_current(self) -> bool:

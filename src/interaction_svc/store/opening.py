@@ -2,18 +2,21 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from interaction_svc.addresses import without_password
 from interaction_svc.store.errors import StoreError, StoreUnavailableError, StoreURLError
-from interaction_svc.store.interface import Store, StoreReport
+from interaction_svc.store.interface import MigrationProgress, Store, StoreReport
 from interaction_svc.store.postgres.dsn import FORM as _POSTGRES_FORM
 from interaction_svc.store.postgres.dsn import SCHEMES as _POSTGRES_SCHEMES
 from interaction_svc.store.postgres.dsn import Dsn
 from interaction_svc.store.postgres.limits import PostgresLimits, ReplicaStore
+from interaction_svc.store.progress import LoggedProgress
 from interaction_svc.store.sqlite import backup
 from interaction_svc.store.sqlite.migrations import inspect
+from interaction_svc.store.sqlite.rewrite import needed_bytes
 from interaction_svc.store.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:
@@ -68,12 +71,14 @@ async def open_store(
     create: bool = True,
     postgres: PostgresLimits = PostgresLimits(),  # noqa: B008 immutable
     replica: ReplicaStore | None = None,
+    on_migration: MigrationProgress | None = None,
 ) -> Store:
     """Open the store, make it if it isn't there, and bring its schema up to date.
 
     With `migrate=False` a store that isn't there or isn't up to date is an error, with
     `create=False` only one that isn't there; a database always has to be there, and a new one has
-    no schema. Callers' reads go to the replica, which only a database can have. Raises
+    no schema. `on_migration` learns how far a migration has come; without it the log does. Callers'
+    reads go to the replica, which only a database can have. Raises
     StoreURLError, NotAStoreError, SchemaTooNewError, StoreUnavailableError, StoreFullError.
     """
     place = check_url(url)
@@ -81,10 +86,14 @@ async def open_store(
         if replica is not None:
             return await _replicated(place, postgres, replica, migrate=migrate)
         if isinstance(place, Dsn):
-            return await _postgres_store().open(place, postgres, migrate=migrate)
+            return await _postgres_store().open(
+                place, postgres, migrate=migrate, on_migration=on_migration or LoggedProgress()
+            )
         if not (create or place.exists()):
             raise StoreUnavailableError("the file isn't there")
-        return await SqliteStore.open(place, migrate=migrate)
+        return await SqliteStore.open(
+            place, migrate=migrate, on_migration=on_migration or LoggedProgress()
+        )
 
 
 async def check_store(url: str) -> StoreReport:
@@ -97,7 +106,7 @@ async def check_store(url: str) -> StoreReport:
         if isinstance(place, Dsn):
             versions = await _postgres_store().inspect(place)
         else:
-            versions = inspect(place)
+            versions = replace(inspect(place), migration_bytes=needed_bytes(place))
     if not versions.is_current:
         return versions
     store = await open_store(url, migrate=False)

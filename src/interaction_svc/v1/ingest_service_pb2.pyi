@@ -32,13 +32,11 @@ class _RecordOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RecordO
     RECORD_OUTCOME_CREATED: _RecordOutcome.ValueType  # 1
     """It was new, and is stored."""
     RECORD_OUTCOME_UPDATED: _RecordOutcome.ValueType  # 2
-    """It was there in another state, which this one, of the same update_time or a later one,
-    replaced.
-    """
+    """It was there, and the record changed its state: see Interaction for how records are merged."""
     RECORD_OUTCOME_UNCHANGED: _RecordOutcome.ValueType  # 3
-    """It was there in this very state."""
+    """It was there, and its state holds all that the record says."""
     RECORD_OUTCOME_STALE: _RecordOutcome.ValueType  # 4
-    """It was there with a later update_time, and was left as it is."""
+    """It was there in a later state, which the record didn't change."""
     RECORD_OUTCOME_DELETED: _RecordOutcome.ValueType  # 5
     """It has been deleted here, and was not brought back."""
 
@@ -50,13 +48,11 @@ RECORD_OUTCOME_UNSPECIFIED: RecordOutcome.ValueType  # 0
 RECORD_OUTCOME_CREATED: RecordOutcome.ValueType  # 1
 """It was new, and is stored."""
 RECORD_OUTCOME_UPDATED: RecordOutcome.ValueType  # 2
-"""It was there in another state, which this one, of the same update_time or a later one,
-replaced.
-"""
+"""It was there, and the record changed its state: see Interaction for how records are merged."""
 RECORD_OUTCOME_UNCHANGED: RecordOutcome.ValueType  # 3
-"""It was there in this very state."""
+"""It was there, and its state holds all that the record says."""
 RECORD_OUTCOME_STALE: RecordOutcome.ValueType  # 4
-"""It was there with a later update_time, and was left as it is."""
+"""It was there in a later state, which the record didn't change."""
 RECORD_OUTCOME_DELETED: RecordOutcome.ValueType  # 5
 """It has been deleted here, and was not brought back."""
 Global___RecordOutcome: _TypeAlias = RecordOutcome  # noqa: Y015
@@ -161,11 +157,11 @@ class RecordInteractionsResponse(_message.Message):
     created: _builtins.int
     """How many were new."""
     updated: _builtins.int
-    """How many replaced an earlier state."""
+    """How many changed the state of an Interaction that was there."""
     unchanged: _builtins.int
-    """How many were there in this very state."""
+    """How many were there in a state that holds all they say."""
     stale: _builtins.int
-    """How many were older than what is stored, and were not applied."""
+    """How many were older than what is stored, and changed nothing."""
     deleted: _builtins.int
     """How many have been deleted here, and were not brought back."""
     failed: _builtins.int

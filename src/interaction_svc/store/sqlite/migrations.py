@@ -1,7 +1,7 @@
 """Which version of the schema a file has, and how it comes to the present one.
 
-An empty file gets the present schema at once. A file of an earlier version is rewritten. Both leave
-a record in schema_migrations, in the transaction that does it.
+An empty file gets the present schema at once, with its record in schema_migrations.
+A file of an earlier version is rewritten before it is opened: see rewrite.py.
 """
 
 import sqlite3
@@ -36,18 +36,12 @@ def migrate(db: sqlite3.Connection) -> None:
     version = schema_version(db)
     if version == LATEST:
         return  # without the write lock, which another process may hold for long
-    if version:
-        _rewrite(version)
-        return
+    if version:  # only a rewrite, before the file is opened, brings it further
+        raise StoreUnavailableError(_outdated(version))
     with transaction(db):
         # Looked up under the lock: another process may be making the same file.
         if schema_version(db) == 0:
             schema.create(db)
-
-
-def _rewrite(version: int) -> None:
-    """Rewrite a store of an earlier version. Raises StoreUnavailableError."""
-    raise StoreUnavailableError(_outdated(version))
 
 
 def _outdated(version: int) -> str:

@@ -2,16 +2,20 @@
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Concatenate, ParamSpec, Self, TypeVar
 
+import structlog
+
 from interaction_svc import metrics
 from interaction_svc.store.errors import StoreError
 from interaction_svc.store.interface import (
     Key,
+    MigrationProgress,
     PageQuery,
     ScanPosition,
     Scope,
@@ -35,9 +39,12 @@ from interaction_svc.store.sqlite.erasing import Eraser
 from interaction_svc.store.sqlite.joining import joins_blobs
 from interaction_svc.store.sqlite.probing import Probe, read_something
 from interaction_svc.store.sqlite.quick import NotQuickError, QuickReader
+from interaction_svc.store.sqlite.rewrite import rewrite
 from interaction_svc.store.sqlite.writer import Work, Writer
 from interaction_svc.store.sweeping import Expired, SweepPosition, Swept, TookPart
 from interaction_svc.store.tables import Record, RecordKey, Table
+
+log = structlog.get_logger()
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -74,8 +81,10 @@ class SqliteStore(Store):
         self._closing: asyncio.Task[None] | None = None
 
     @classmethod
-    async def open(cls, path: Path, *, migrate: bool) -> Self:
+    async def open(cls, path: Path, *, migrate: bool, on_migration: MigrationProgress) -> Self:
         """Open the file; see open_store."""
+        if migrate:
+            await _rewritten(path, on_migration)
         async with AsyncExitStack() as opened:
             write = await Connection.open(path, create=migrate)
             opened.push_async_callback(lambda: asyncio.shield(write.close()))
@@ -257,6 +266,20 @@ class SqliteStore(Store):
         await self._eraser.close()
         await self._write.close()
         self._eraser.release()
+
+
+async def _rewritten(path: Path, on_progress: MigrationProgress) -> None:
+    """Rewrite a file of an earlier layout on a thread, which a cancelled caller ends."""
+    stop = threading.Event()
+    rewriting = asyncio.create_task(asyncio.to_thread(rewrite, path, on_progress, stop))
+    try:
+        rewritten = await asyncio.shield(rewriting)
+    except asyncio.CancelledError:
+        stop.set()
+        await asyncio.wait([rewriting])
+        raise
+    if rewritten is not None:
+        log.info("the store was rewritten", rows=rewritten.rows, damaged=rewritten.damaged)
 
 
 async def _opened_quick(path: Path) -> QuickReader:
