@@ -124,9 +124,11 @@ async def test_unknown_and_foreign_interactions_are_not_found_alike(
     refusals = []
     kind = GetInteractionRequest if method == "GetInteraction" else DeleteInteractionRequest
     for wanted, metadata in asked:
-        request = kind.FromString(wanted.SerializeToString())  # their fields have the same numbers
-        begin = partial(getattr(reading, method), request, metadata=metadata)
-        refusals.append(await refusal_of(server, begin, request.sid))
+        sent: Any = kind.FromString(
+            wanted.SerializeToString()
+        )  # their fields have the same numbers
+        begin = partial(getattr(reading, method), sent, metadata=metadata)
+        refusals.append(await refusal_of(server, begin, sent.sid))
     first = refusals[0]
     assert first.code is Code.NOT_FOUND
     assert first.message == "Interaction the SID was not found in this Session"
