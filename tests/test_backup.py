@@ -23,6 +23,7 @@ from interaction_svc.store import (
     row_of,
 )
 from interaction_svc.store.sqlite.migrations import LATEST
+from interaction_svc.store.sqlite.schema import PAGE_BYTES
 from interaction_svc.v1.ingest_service_pb2 import RecordInteractionRequest
 from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
 from interaction_svc.v1.interaction_service_pb2 import DeleteInteractionRequest
@@ -308,8 +309,8 @@ async def test_what_is_no_store_is_not_copied(tmp_path: Path, parents: Parents) 
 async def test_a_damaged_store_is_not_copied(tmp_path: Path, parents: Parents) -> None:
     await fill(tmp_path, parents, 300)
     with (tmp_path / "interactions.db").open("r+b") as file:
-        file.seek(20 * 4096)
-        file.write(b"\xff" * 4096)
+        file.seek(20 * PAGE_BYTES)
+        file.write(b"\xff" * PAGE_BYTES)
     with pytest.raises(StoreDamagedError):
         backup_store(url(tmp_path), tmp_path / "copy.db", nobody)
     assert os.listdir(tmp_path) == ["interactions.db"]

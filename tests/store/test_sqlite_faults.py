@@ -25,7 +25,7 @@ from interaction_svc.store import (
     row_of,
 )
 from interaction_svc.store.sqlite import connection as connection_module
-from interaction_svc.store.sqlite import probing
+from interaction_svc.store.sqlite import probing, schema
 from interaction_svc.store.sqlite.connection import translated
 from interaction_svc.store.sqlite.write_failures import os_failure
 from tests.build import NOON_US, Parents, new_interaction
@@ -33,7 +33,7 @@ from tests.disks import change_disk, small_disk
 from tests.store.files import another_process, url
 from tests.store.opened import EVERYONE, MIB, NOW_US, query
 
-PAGE = 4096
+PAGE = schema.PAGE_BYTES
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ async def test_a_damaged_page_is_said_when_it_is_met_and_forgotten_when_it_is_me
 ) -> None:
     monkeypatch.setattr(probing, "QUICK_CHECK_SECONDS", 0.05)
     await fill(tmp_path, parents)
-    with damaged(tmp_path, 60):
+    with damaged(tmp_path, 30):
         store = await open_store(url(tmp_path))
         await store.probe()  # nobody has met it yet
         with pytest.raises(StoreDamagedError, match="restore it from a backup"):
@@ -172,7 +172,7 @@ async def test_all_of_a_damaged_store_is_looked_at_only_now_and_then(
 
     monkeypatch.setattr(probing, "_is_whole", look)
     await fill(tmp_path, parents)
-    with damaged(tmp_path, 60):
+    with damaged(tmp_path, 30):
         store = await open_store(url(tmp_path))
         with pytest.raises(StoreDamagedError):
             await read_all(store)
@@ -212,7 +212,7 @@ async def test_a_damaged_schema_is_said_at_the_start(tmp_path: Path, parents: Pa
 
 async def test_a_file_that_is_cut_off_is_damaged(tmp_path: Path, parents: Parents) -> None:
     await fill(tmp_path, parents)
-    os.truncate(tmp_path / "interactions.db", 40 * PAGE)
+    os.truncate(tmp_path / "interactions.db", 20 * PAGE)
     with pytest.raises(StoreDamagedError):
         await open_and_read_all(tmp_path)
 
