@@ -9,10 +9,12 @@ from typing import Any
 from tests.build import NOON_US, SECOND_US, Parents, new_interaction, new_parents, new_sid
 from tests.postgres import Cluster
 
+from interaction_svc import timestamps
 from interaction_svc.paging import Edge, Position
-from interaction_svc.store import Expired, Filter, PageQuery, Row, Scope, StoredKey, row_of
+from interaction_svc.store import Expired, Filter, PageQuery, Row, Scope, StoredKey, decode, row_of
 from interaction_svc.store.postgres import keys, reads, sweeps, writes
 from interaction_svc.store.postgres.connection import Connection
+from interaction_svc.store.postgres.packing import digits, packed_row
 
 ROWS_A_SESSION = 100
 LARGE_PART = 10
@@ -58,18 +60,24 @@ async def fill(cluster: Cluster, database: str, count: int) -> Filled:
                     filled.large_rows.append(row)
                 elif n % chosen == chosen - 1:
                     filled.some.append(row)
-            await db.copy_records_to_table("interactions", records=made, columns=Row._fields)
+            await db.copy_records_to_table(
+                "interactions", records=map(packed_row, made), columns=Row._fields
+            )
         await db.copy_records_to_table(
             "session_owners",
             records=[
-                (one.session_sid, one.service_sid, one.account_sid) for one in (large, *sessions)
+                tuple(map(digits, (one.session_sid, one.service_sid, one.account_sid)))
+                for one in (large, *sessions)
             ],
             columns=("session_sid", "service_sid", "account_sid"),
         )
         await db.copy_records_to_table(
             "tombstones",
-            records=[(new_sid("KC"), new_sid("KI"), NOON_US) for _ in range(TOMBSTONES)],
-            columns=("session_sid", "sid", "deleted_us"),
+            records=[
+                (*(digits(new_sid(prefix)) for prefix in ("KC", "AC", "KI")), NOON_US)
+                for _ in range(TOMBSTONES)
+            ],
+            columns=("session_sid", "account_sid", "sid", "deleted_us"),
         )
         filled.keys = [
             StoredKey(new_sid("SK"), new_sid("AC"), "read", bytes(32), NOON_US, None)
@@ -81,18 +89,15 @@ async def fill(cluster: Cluster, database: str, count: int) -> Filled:
 
 
 def _row(template: Row, parents: Parents, number: int) -> Row:
-    """Give the template another key; of the frame's bytes only the SIDs and the time change."""
-    created_us = NOON_US + number * SECOND_US
-    row = template._replace(
-        sid=new_sid("KI"),
-        **parents._asdict(),
-        created_us=created_us,
-        inbound_participant_sid=new_sid("KP"),
-    )
+    """Give the template another key; only its SIDs and times change."""
+    ids = {"sid": new_sid("KI"), **parents._asdict(), "inbound_participant_sid": new_sid("KP")}
     frame = template.frame
-    for name in ("sid", "session_sid", "service_sid", "account_sid", "inbound_participant_sid"):
-        frame = frame.replace(getattr(template, name).encode(), getattr(row, name).encode())
-    return row._replace(frame=frame)
+    for name, sid in ids.items():
+        frame = frame.replace(getattr(template, name).encode(), sid.encode())
+    interaction = decode(frame)
+    for time in (interaction.create_time, interaction.update_time):
+        timestamps.set_us(time, NOON_US + number * SECOND_US)
+    return row_of(interaction)
 
 
 def calls_on(filled: Filled) -> list[tuple[str, Callable[[int], Call]]]:
@@ -124,7 +129,10 @@ def calls_on(filled: Filled) -> list[tuple[str, Callable[[int], Call]]]:
         return row_of(new_interaction(parents, data=_BODY))
 
     def updated(row: Row) -> Row:
-        return row._replace(updated_us=row.updated_us + 10**15, frame=row.frame[:-1] + b"\x01")
+        interaction = decode(row.frame)
+        timestamps.set_us(interaction.update_time, row.updated_us + SECOND_US)
+        interaction.data = f"{_BODY} again"
+        return row_of(interaction)
 
     def delete(_: int) -> Call:
         row = next(some)
@@ -136,10 +144,10 @@ def calls_on(filled: Filled) -> list[tuple[str, Callable[[int], Call]]]:
 
     def swept(_: int) -> Call:
         found = [
-            sweeps.FoundRow(row.session_sid, row.sid, row.service_sid)
+            sweeps.FoundRow(*map(digits, row[:4]))
             for row in (next(some) for _ in range(sweeps.MAX_DELETED))
         ]
-        return partial(sweeps.delete, what=Expired(NOON_US), rows=found, now_us=NOON_US)
+        return partial(sweeps.delete, what=Expired(2**62), rows=found, now_us=NOON_US)
 
     def key(_: int) -> Call:
         return partial(keys.of_user, user=random.choice(filled.keys).sid)

@@ -19,6 +19,7 @@ from bench import load
 from bench.processes import cpu_seconds
 from bench.writing import Ratio
 from interaction_svc.paging import Edge, ListIdentity, Position
+from interaction_svc.store.integrity import checksum_of
 from interaction_svc.store.rows import Row, row_of
 from interaction_svc.store.sqlite import writes
 from interaction_svc.store.sqlite.connection import connect, transaction
@@ -64,9 +65,9 @@ def by_page(rounds: int, seconds: float, rows: int = 100_000) -> list[Ratio]:
     """Measure the last page of a Session of so many rows, and its first: microseconds each."""
     parents = new_parents()
     with _filled([parents], rows) as (server, key, _):
-        end = Position(NOON_US + rows - PAGE - 1, "KJ")  # after every SID of that time
+        end = Position(NOON_US + rows - PAGE - 1, "KI" + "f" * 32)  # after all of that time
         order = pb.ListInteractionsRequest.ORDER_CREATED_ASC
-        identity = ListIdentity(parents.service_sid, parents.session_sid, order, b"")
+        identity = ListIdentity(*_list_of(parents), order, b"")
         first = list_request(parents, page_size=PAGE)
         last = list_request(parents, page_size=PAGE, page_token=identity.token(Edge(end)))
         requests = []
@@ -134,7 +135,11 @@ def _row(template: Row, parents: Parents, number: int) -> Row:
     frame = template.frame
     for name in ("sid", "session_sid", "service_sid"):
         frame = frame.replace(getattr(template, name).encode(), getattr(row, name).encode())
-    return row._replace(frame=frame)
+    return row._replace(frame=frame, checksum=checksum_of(frame))
+
+
+def _list_of(parents: Parents) -> tuple[str, str, str]:
+    return parents.service_sid, parents.session_sid, parents.account_sid
 
 
 def _cost(server: Served, requests: tuple[load.Request, ...], seconds: float) -> float:

@@ -37,8 +37,9 @@ from bench.records import (
     writable,
 )
 from bench.rivals.answers import DEFAULT, write_answers
-from interaction_svc.store.rows import COLUMNS, Row, row_of
+from interaction_svc.store.rows import row_of
 from interaction_svc.store.sqlite import connection, migrations
+from interaction_svc.store.sqlite.packing import COLUMNS, Columns, pack_row
 from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 from interaction_svc.v1 import interaction_service_pb2 as pb
 
@@ -143,13 +144,13 @@ def streamed_records(rounds: int, rows: int) -> list[Ratio]:
         rival = server.store.with_name("rival.db")
         db = connection.connect(rival, create=True)
         migrations.migrate(db)
-        places = ", ".join("?" * len(Row._fields))
+        places = ", ".join("?" * len(Columns._fields))
         insert = f"INSERT INTO interactions ({COLUMNS}) VALUES ({places})"  # noqa: S608 our own
 
         def one(rows: int) -> Ratio:
             batches = list(batches_of(account, rows // BATCH))
             made = [
-                row_of(interaction)
+                pack_row(row_of(interaction))
                 for batch in batches
                 for interaction in ingest_pb.RecordInteractionsRequest.FromString(
                     batch

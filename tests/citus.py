@@ -28,6 +28,12 @@ CREATE TABLE citus.pg_dist_partition (
 );
 ALTER TABLE citus.pg_dist_partition SET SCHEMA pg_catalog;
 GRANT SELECT ON pg_catalog.pg_dist_partition TO public;
+-- Here the shards of a table are the table itself: there are none to count.
+CREATE TABLE citus.pg_dist_shard (logicalrelid regclass, shardid bigint);
+ALTER TABLE citus.pg_dist_shard SET SCHEMA pg_catalog;
+
+CREATE FUNCTION pg_catalog.citus_total_relation_size(logicalrelid regclass) RETURNS bigint
+    LANGUAGE sql STABLE AS 'SELECT pg_total_relation_size(logicalrelid)';
 
 CREATE FUNCTION pg_catalog.column_to_column_name(logicalrelid regclass, partkey text)
     RETURNS text LANGUAGE sql STABLE AS 'SELECT partkey';

@@ -3,20 +3,31 @@
 from hypothesis import strategies as st
 
 from interaction_svc import timestamps
-from interaction_svc.records import normalized
+from interaction_svc.records import EARLIEST_US, LATEST_AHEAD_US, normalized
 from interaction_svc.v1 import interaction_pb2 as pb
+from tests.build import NOON_US, SECOND_US
 
 
 def sids(prefix: str) -> st.SearchStrategy[str]:
+    """SIDs as they may be written: with digits of either case."""
     return st.text("0123456789abcdefABCDEF", min_size=32, max_size=32).map(lambda s: prefix + s)
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=80)
 types = st.sampled_from([number for number in pb.InteractionType.values() if number])
 statuses = st.sampled_from(pb.ResourceStatus.values())
-first_us = timestamps.parse("0001-01-01T00:00:00Z")
-last_us = timestamps.parse("9999-12-31T23:59:59.999999Z")
-times_us = st.integers(first_us, last_us)
+NOW_US = NOON_US + 24 * 3600 * SECOND_US
+"""The time at which Interactions are checked."""
+times_us = st.integers(EARLIEST_US, NOW_US + LATEST_AHEAD_US)
+# Of http and https: what follows the host may hold anything but white space, controls and <>".
+urls = st.builds(
+    "{}://{}/{}".format,
+    st.sampled_from(["http", "https", "HTTPS"]),
+    st.sampled_from(["api.example.com", "api.example.com:8443", "[::1]", "user@example.com"]),
+    st.text(
+        st.characters(exclude_categories=["Cs", "Cc", "Z"], exclude_characters='<>"'), max_size=80
+    ),
+)
 
 
 @st.composite
@@ -28,7 +39,7 @@ def legs(draw: st.DrawFn) -> pb.Leg:
         resource_type=draw(st.sampled_from(["", "Message", "Call", "message", "CALL"]) | texts)[
             :64
         ],
-        resource_url=draw(texts),
+        resource_url=draw(st.just("") | urls),
     )
 
 
@@ -45,6 +56,7 @@ def interactions(draw: st.DrawFn) -> pb.Interaction:
         inbound=draw(st.none() | legs()),
         outbound=draw(st.none() | legs()),
     )
-    timestamps.set_us(made.create_time, draw(times_us))
-    timestamps.set_us(made.update_time, draw(times_us))
-    return normalized(made, now_us=0)
+    created_us, updated_us = sorted((draw(times_us), draw(times_us)))
+    timestamps.set_us(made.create_time, created_us)
+    timestamps.set_us(made.update_time, updated_us)
+    return normalized(made, now_us=NOW_US)

@@ -203,10 +203,9 @@ async def test_a_sid_of_several_accounts_is_ambiguous_for_an_admin_who_names_non
         reading.GetInteraction(get_request(parents, ours.sid), metadata=as_key(keys.admin)),
         reading.DeleteInteraction(delete, metadata=as_key(keys.admin)),
     ):
-        code, reason, details = await failure(call)
+        code, reason, _ = await failure(call)
         assert code is grpc.StatusCode.FAILED_PRECONDITION
         assert reason == "ERROR_REASON_AMBIGUOUS_ACCOUNT"
-        assert dict(details["ErrorInfo"].metadata) == {"field": "account_sid"}  # type: ignore[attr-defined]
     delete.account_sid = OTHER
     await reading.DeleteInteraction(delete, metadata=as_key(keys.admin))
     got = await reading.GetInteraction(get_request(parents, ours.sid), metadata=as_key(keys.admin))

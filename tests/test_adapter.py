@@ -14,7 +14,7 @@ from interaction_svc.rest import from_json, interaction_url, list_url, to_envelo
 from interaction_svc.rest.adapter import STATUSES, TYPES, property_of
 from interaction_svc.v1 import interaction_pb2 as pb
 from tests.build import new_interaction, new_parents
-from tests.strategies import interactions
+from tests.strategies import NOW_US, interactions
 
 BASE_URL = "https://log.example.com"
 PROPERTIES = {
@@ -30,7 +30,7 @@ PROPERTIES = {
 @given(interactions())
 def test_what_goes_out_comes_back(interaction: pb.Interaction) -> None:
     sent = orjson.loads(orjson.dumps(to_json(interaction, BASE_URL, fraction=True)))
-    assert normalized(from_json(sent), now_us=0) == interaction
+    assert normalized(from_json(sent), now_us=NOW_US) == interaction
 
 
 @given(interactions())

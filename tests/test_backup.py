@@ -22,8 +22,8 @@ from interaction_svc.store import (
     open_store,
     row_of,
 )
+from interaction_svc.store.sqlite import schema
 from interaction_svc.store.sqlite.migrations import LATEST
-from interaction_svc.store.sqlite.schema import PAGE_BYTES
 from interaction_svc.v1.ingest_service_pb2 import RecordInteractionRequest
 from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
 from interaction_svc.v1.interaction_service_pb2 import DeleteInteractionRequest
@@ -309,9 +309,23 @@ async def test_what_is_no_store_is_not_copied(tmp_path: Path, parents: Parents) 
 async def test_a_damaged_store_is_not_copied(tmp_path: Path, parents: Parents) -> None:
     await fill(tmp_path, parents, 300)
     with (tmp_path / "interactions.db").open("r+b") as file:
-        file.seek(20 * PAGE_BYTES)
-        file.write(b"\xff" * PAGE_BYTES)
+        file.seek(20 * schema.PAGE_BYTES)
+        file.write(b"\xff" * schema.PAGE_BYTES)
     with pytest.raises(StoreDamagedError):
+        backup_store(url(tmp_path), tmp_path / "copy.db", nobody)
+    assert os.listdir(tmp_path) == ["interactions.db"]
+
+
+async def test_a_store_with_a_damaged_interaction_is_not_copied(
+    tmp_path: Path, parents: Parents
+) -> None:
+    """SQLite itself finds nothing wrong with it."""
+    await fill(tmp_path, parents, 10)
+    with another_process(tmp_path) as db:
+        (sid,) = db.execute("SELECT sid FROM interactions LIMIT 1").fetchone()
+        frame = "CAST(replace(CAST(frame AS TEXT), 'hello', 'hullo') AS BLOB)"
+        db.execute(f"UPDATE interactions SET frame = {frame} WHERE sid = ?", (sid,))
+    with pytest.raises(StoreDamagedError, match="an Interaction in it is damaged"):
         backup_store(url(tmp_path), tmp_path / "copy.db", nobody)
     assert os.listdir(tmp_path) == ["interactions.db"]
 

@@ -12,6 +12,9 @@ import httpx
 import pytest
 
 from interaction_svc.store import Row, decode, row_of
+from interaction_svc.store.postgres.packing import packed_row
+from interaction_svc.store.rows import COLUMNS
+from interaction_svc.store.sqlite.packing import pack
 from interaction_svc.v1.ingest_service_pb2 import RECORD_OUTCOME_DELETED, RecordInteractionRequest
 from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
 from tests import keyring
@@ -51,7 +54,8 @@ async def killed_in_the_middle(cluster: Cluster, source: str, database: str, row
         holding = db.transaction()
         await holding.start()  # who loads the same row waits for the end of this
         places = ", ".join(f"${n}" for n in range(1, len(row) + 1))
-        await db.execute(f"INSERT INTO interactions VALUES ({places})", *row)
+        statement = f"INSERT INTO interactions ({COLUMNS}) VALUES ({places})"
+        await db.execute(statement, *packed_row(row))
         process = copying_process(source, cluster.url(database))
         async with asyncio.timeout(60):
             while not await onlooker.fetchval(
@@ -173,15 +177,16 @@ async def test_a_row_that_was_changed_in_one_is_found(
     row = sorted(rows[10:])[7]
     if changed_one == "source":
         with closing(sqlite3.connect(tmp_path / "interactions.db")) as db, db:
-            db.execute("UPDATE interactions SET type = 2 WHERE sid = ?", (row.sid,))
+            db.execute("UPDATE interactions SET type = 2 WHERE sid = ?", (pack(row.sid),))
     else:
         cluster.sql(
-            database, f"UPDATE interactions SET frame = frame || '\\x00' WHERE sid = '{row.sid}'"
+            database, f"UPDATE interactions SET type = 2 WHERE created_us = {row.created_us}"
         )
     found = await asyncio.to_thread(copied, source, cluster.url(database), "--verify-only")
     assert found.status == 1
     assert found.tables["interactions"].startswith("55 in ")
-    assert found.tables["interactions"].endswith(f"first at {row.session_sid}, {row.sid}")
+    first = ", ".join((row.session_sid, row.account_sid, row.sid))
+    assert found.tables["interactions"].endswith(f"first at {first}")
     assert "SHA-256" in found.tables["tombstones"]
     assert "the stores differ" in found.errors
 

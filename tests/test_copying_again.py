@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from interaction_svc.store import Row, Store, row_of
+from interaction_svc.store.integrity import checksum_of
 from interaction_svc.store.tables import (
     INTERACTIONS,
     TABLES,
@@ -97,8 +98,8 @@ async def revoke_all(store: Store, _: Row) -> None:
 
 async def delete_later(store: Store, _: Row) -> None:
     for one in await everything(store, TOMBSTONES):
-        session_sid, sid = TOMBSTONES.key_of(one)
-        await store.load(TOMBSTONES, [Tombstone(session_sid, sid, NOW_US + 1)])
+        session_sid, account_sid, sid = TOMBSTONES.key_of(one)
+        await store.load(TOMBSTONES, [Tombstone(session_sid, account_sid, sid, NOW_US + 1)])
 
 
 OWN: dict[str, tuple[str, Callable[[Store, Row], Awaitable[object]]]] = {
@@ -110,7 +111,12 @@ OWN: dict[str, tuple[str, Callable[[Store, Row], Awaitable[object]]]] = {
     "a newer Interaction": (
         "interactions",
         lambda store, row: store.load(
-            INTERACTIONS, [row._replace(updated_us=row.updated_us + 1, frame=b"newer")]
+            INTERACTIONS,
+            [
+                row._replace(
+                    updated_us=row.updated_us + 1, frame=b"newer", checksum=checksum_of(b"newer")
+                )
+            ],
         ),
     ),
     "an Interaction of another": (
@@ -119,7 +125,9 @@ OWN: dict[str, tuple[str, Callable[[Store, Row], Awaitable[object]]]] = {
     ),
     "a deletion": (
         "tombstones",
-        lambda store, row: store.load(TOMBSTONES, [Tombstone(row.session_sid, row.sid, NOW_US)]),
+        lambda store, row: store.load(
+            TOMBSTONES, [Tombstone(row.session_sid, row.account_sid, row.sid, NOW_US)]
+        ),
     ),
     "a deletion of another time": ("tombstones", delete_later),
     "a key": ("api_keys", lambda store, row: store.add_key(new_key())),

@@ -15,7 +15,7 @@ from interaction_svc.calls import Call
 from interaction_svc.credentials import ANYONE, Caller
 from interaction_svc.errors import ServiceError
 from interaction_svc.grpc_api.interceptors.errors import status_of
-from interaction_svc.limits import Attempts, CallRate, Concurrency, Unsent
+from interaction_svc.limits import WRONG_AT_ONCE, Attempts, CallRate, Concurrency, Unsent
 from interaction_svc.v1.error_reason_pb2 import ErrorReason
 from tests.build import new_sid
 from tests.clock import Time
@@ -43,8 +43,10 @@ def beyond_rate(caller: Caller) -> ServiceError:
 
 def beyond_attempts() -> ServiceError:
     attempts = Attempts(Time())
-    under_way = [attempts.one("192.0.2.1:1") for _ in range(attempts.BURST + 1)]
-    return raised(*(attempt.__enter__ for attempt in under_way))
+    under_way = [attempts.one("192.0.2.1:1") for _ in range(WRONG_AT_ONCE + 1)]
+    waits = [attempt.__enter__() for attempt in under_way]
+    assert waits[:-1] == [0] * WRONG_AT_ONCE
+    return attempts.refusal(waits[-1])
 
 
 def beyond_places() -> ServiceError:
@@ -111,6 +113,8 @@ CASES: dict[str, list[Case]] = {
     "DEADLINE_EXCEEDED": [Case(errors.DeadlineExceeded, {})],
     "STREAM_IDLE": [Case(lambda: errors.StreamIdle(60), {"idle_seconds": "60"})],
     "UNAVAILABLE": [Case(lambda: errors.Unavailable("It can't be used"), {})],
+    "AMBIGUOUS_ACCOUNT": [Case(errors.AmbiguousAccount, {})],
+    "DATA_LOSS": [Case(errors.DataLoss, {})],
     "INTERNAL": [],  # its reference is random: below
 }
 

@@ -77,13 +77,19 @@ async def test_bad_records_are_refused_and_named(ingest: Ingest, parents: Parent
     assert violations.field_violations[0].field == "interaction"
 
 
-async def test_owners_never_change(ingest: Ingest, parents: Parents) -> None:
+async def test_the_service_never_changes_and_other_accounts_don_t_matter(
+    ingest: Ingest, parents: Parents
+) -> None:
     interaction = new_interaction(parents)
     await record(ingest, interaction)
-    thief = new_interaction(parents._replace(account_sid=new_sid("AC")), sid=interaction.sid)
-    request = ingest_pb.RecordInteractionRequest(interaction=thief)
+    foreign = new_interaction(parents._replace(service_sid=new_sid("KS")), sid=interaction.sid)
+    request = ingest_pb.RecordInteractionRequest(interaction=foreign)
     code, reason, _ = await failure(ingest.RecordInteraction(request))
     assert (code, reason) == (Code.FAILED_PRECONDITION, "ERROR_REASON_OWNER_MISMATCH")
+    theirs = new_interaction(parents._replace(account_sid=new_sid("AC")), sid=interaction.sid)
+    request = ingest_pb.RecordInteractionRequest(interaction=theirs)
+    answer = await ingest.RecordInteraction(request)
+    assert answer.outcome == ingest_pb.RECORD_OUTCOME_CREATED
 
 
 async def test_an_account_writes_for_itself_only(ingest: Ingest, parents: Parents) -> None:

@@ -14,13 +14,15 @@ from interaction_svc.credentials import ANYONE
 from interaction_svc.errors import InvalidField, InvalidPageToken, PageTokenMismatch
 from interaction_svc.interactions import Interactions, Page
 from interaction_svc.paging import Edge, ListIdentity, Position, clamp_page_size
+from interaction_svc.sids import canonical_sid
 from interaction_svc.store import open_store
 from interaction_svc.v1 import interaction_pb2 as pb
 from interaction_svc.v1.interaction_service_pb2 import (
     ListInteractionsRequest,
     ListInteractionsResponse,
 )
-from tests.build import NOON_US, Parents, in_order, new_interaction, new_parents
+from tests.build import NOON_US, Parents, in_order, new_interaction, new_parents, new_sid
+from tests.strategies import sids
 
 Order = ListInteractionsRequest.Order
 VOICE, MESSAGE = pb.INTERACTION_TYPE_VOICE, pb.INTERACTION_TYPE_MESSAGE
@@ -219,10 +221,16 @@ def test_a_page_of_huge_interactions_stays_under_what_grpc_clients_accept() -> N
     in_a_new_session(scenario)
 
 
-IDENTITY = ListIdentity("KS1", "KC1", 1, b"filter")
-positions = st.builds(Position, st.integers(-(2**62), 2**62), st.text(max_size=34))
+IDENTITY = ListIdentity("KS1", "KC1", "AC1", 1, b"filter")
+
+
+def stored_sids(prefix: str) -> st.SearchStrategy[str]:
+    return st.just("") | sids(prefix).map(canonical_sid)
+
+
+positions = st.builds(Position, st.integers(-(2**62), 2**62), stored_sids("KI"), stored_sids("AC"))
 edges = st.builds(Edge, positions, st.booleans(), st.booleans())
-EDGE = Edge(Position(NOON_US, "KI1"))
+EDGE = Edge(Position(NOON_US, new_sid("KI")))
 
 
 @given(edges)
@@ -261,6 +269,8 @@ def test_a_token_made_up_is_refused(token: str) -> None:
     [
         (IDENTITY._replace(service_sid="KS2"), "service_sid"),
         (IDENTITY._replace(session_sid="KC2"), "session_sid"),
+        (IDENTITY._replace(account_sid="AC2"), "account_sid"),
+        (IDENTITY._replace(account_sid=""), "account_sid"),
         (IDENTITY._replace(order=2), "order"),
         (IDENTITY._replace(filter=b"other"), "filter"),
     ],
@@ -274,8 +284,17 @@ def test_a_token_used_elsewhere_is_refused_and_the_argument_named(
     assert caught.value.field == argument
 
 
+@pytest.mark.parametrize("sid", ["KI1", "KI" + "A" * 32, "KC" + "a" * 32, "x"])
+@pytest.mark.parametrize("name", ["sid", "account_sid"])
+def test_a_token_at_a_place_that_no_row_has_is_refused(name: str, sid: str) -> None:
+    """Anyone can make a token with a right checksum."""
+    position = Position(**{**EDGE.position._asdict(), name: sid})
+    with pytest.raises(InvalidPageToken):
+        IDENTITY.read(IDENTITY.token(Edge(position)))
+
+
 def test_a_token_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("interaction_svc.paging._VERSION", 2)
+    monkeypatch.setattr("interaction_svc.paging._VERSION", 1)
     token = IDENTITY.token(EDGE)
     monkeypatch.undo()
     with pytest.raises(InvalidPageToken):

@@ -92,7 +92,7 @@ def test_commands_work_on_it_as_on_a_file(cluster: Cluster, tmp_path: Path) -> N
         assert done.returncode == status, done.stderr.decode()
         return done.stdout.decode()
 
-    assert "schema 0 of 1" in command("migrate", "--check", status=1)
+    assert "schema 0 of 2" in command("migrate", "--check", status=1)
     assert "0 rows checked, 0 bad" in command("migrate")
     assert "300 created" in run("import", *files, "--store", url).stdout.decode()
     exported = tmp_path / "all.jsonl"

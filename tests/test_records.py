@@ -8,7 +8,7 @@ from hypothesis import given
 
 from interaction_svc import timestamps
 from interaction_svc.errors import InvalidField
-from interaction_svc.records import MAX_DATA_BYTES, normalized
+from interaction_svc.records import EARLIEST_US, LATEST_AHEAD_US, MAX_DATA_BYTES, normalized
 from interaction_svc.sids import Sid, new_interaction_sid
 from interaction_svc.store import decode, row_of
 from interaction_svc.v1 import interaction_pb2 as pb
@@ -16,15 +16,26 @@ from interaction_svc.v1.interaction_service_pb2 import (
     GetInteractionResponse,
     ListInteractionsResponse,
 )
-from tests.build import NOON_US, new_interaction, new_leg, new_parents, new_sid
-from tests.strategies import interactions, times_us
+from tests.build import NOON_US, SECOND_US, new_interaction, new_leg, new_parents, new_sid
+from tests.strategies import NOW_US, interactions, times_us
 
 PARENTS = new_parents()
+_BAD_URLS = [
+    "javascript:alert(1)",
+    "ftp://example.com/",
+    "//example.com/",
+    "https://",
+    "https:///path",
+    "https://example.com/a b",
+    "https://example.com/<script>",
+    "https://example.com/\n",
+    "x",
+]
 
 
 @given(interactions())
 def test_normalizing_again_changes_nothing(interaction: pb.Interaction) -> None:
-    assert normalized(interaction, now_us=0) == interaction
+    assert normalized(interaction, now_us=NOW_US) == interaction
 
 
 @given(interactions())
@@ -65,6 +76,26 @@ def test_a_frame_is_a_response_and_frames_joined_are_a_list(interaction: pb.Inte
         ({"create_time": None}, "create_time", "is required"),
         ({"create_time": {"seconds": 253_402_300_800}}, "create_time", "years 1 to 9999"),
         ({"update_time": {"nanos": -1}}, "update_time", "nanos from 0"),
+        ({"create_time": {"seconds": EARLIEST_US // SECOND_US - 1}}, "create_time", "2008-01-01"),
+        (
+            {"create_time": {"seconds": (NOW_US + LATEST_AHEAD_US) // SECOND_US, "nanos": 1000}},
+            "create_time",
+            "one day from now",
+        ),
+        (
+            {"update_time": {"seconds": NOON_US // SECOND_US - 1, "nanos": 999_999_999}},
+            "update_time",
+            "the second of create_time",
+        ),
+        (
+            {"update_time": {"seconds": (NOW_US + LATEST_AHEAD_US) // SECOND_US, "nanos": 1000}},
+            "update_time",
+            "one day from now",
+        ),
+        *(
+            ({"inbound": new_leg(resource_url=bad)}, "inbound.resource_url", "http or https")
+            for bad in _BAD_URLS
+        ),
     ],
 )
 def test_what_is_bad_is_named(fields: dict[str, Any], field: str, problem: str) -> None:
@@ -73,29 +104,29 @@ def test_what_is_bad_is_named(fields: dict[str, Any], field: str, problem: str) 
         interaction.ClearField(name)  # type: ignore[arg-type]
         interaction.MergeFrom(pb.Interaction(**{name: value}))
     with pytest.raises(InvalidField, match=problem) as caught:
-        normalized(interaction, now_us=0)
+        normalized(interaction, now_us=NOW_US)
     assert caught.value.field == field
 
 
 def test_limits_are_what_is_still_allowed() -> None:
-    leg = new_leg(resource_type="x" * 64, resource_url="u" * 2048)
+    leg = new_leg(resource_type="x" * 64, resource_url="https://h/" + "u" * 2038)
     data = "é" * (MAX_DATA_BYTES // 2)
     interaction = new_interaction(PARENTS, data=data, inbound=leg)
-    assert normalized(interaction, now_us=0) == interaction
+    assert normalized(interaction, now_us=NOW_US) == interaction
 
 
 def test_times_are_cut_to_microseconds_and_the_argument_stays() -> None:
     interaction = new_interaction(PARENTS)
     interaction.create_time.nanos = 999_999_999
     before = pb.Interaction.FromString(interaction.SerializeToString())
-    assert normalized(interaction, now_us=0).create_time.nanos == 999_999_000
+    assert normalized(interaction, now_us=NOW_US).create_time.nanos == 999_999_000
     assert interaction == before
 
 
 def test_a_missing_update_time_is_the_create_time() -> None:
     interaction = new_interaction(PARENTS)
     interaction.ClearField("update_time")
-    assert normalized(interaction, now_us=0).update_time == interaction.create_time
+    assert normalized(interaction, now_us=NOW_US).update_time == interaction.create_time
 
 
 def test_a_missing_sid_is_made_with_the_time_in_it() -> None:
@@ -124,7 +155,7 @@ def test_an_empty_leg_and_unknown_fields_are_dropped() -> None:
     unknown = bytes([0xFA, 0x7F, 2]) + b"xy"  # field 2047, which no version has
     with_unknown = pb.Interaction.FromString(interaction.SerializeToString() + unknown)
     with_unknown.outbound.MergeFromString(unknown)
-    record = normalized(with_unknown, now_us=0)
+    record = normalized(with_unknown, now_us=NOW_US)
     assert not record.HasField("inbound")
     assert b"xy" not in record.SerializeToString()
 
@@ -174,3 +205,16 @@ def test_sids_are_matched_as_a_whole(kind: Sid) -> None:
     ):
         assert not kind.matches(bad)
     assert re.fullmatch(kind.pattern, good)
+
+
+def test_digits_of_sids_are_kept_in_lower_case() -> None:
+    interaction = new_interaction(PARENTS)
+    written = pb.Interaction()
+    written.CopyFrom(interaction)
+    for name in ("sid", "account_sid", "service_sid", "session_sid"):
+        sid = getattr(interaction, name)
+        setattr(written, name, sid[:2] + sid[2:].upper())
+    for leg in (written.inbound, written.outbound):
+        leg.participant_sid = leg.participant_sid.upper()
+        leg.resource_sid = leg.resource_sid.upper()
+    assert normalized(written, now_us=NOW_US) == interaction

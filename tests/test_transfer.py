@@ -21,6 +21,7 @@ from interaction_svc.credentials import ANYONE
 from interaction_svc.interactions import Interactions
 from interaction_svc.rest import to_json
 from interaction_svc.store import Outcome, open_store
+from interaction_svc.store.sqlite.packing import pack
 from interaction_svc.transfer import ImportReport, Problem, export_lines, import_stream
 from interaction_svc.v1 import interaction_pb2 as pb
 from tests.build import NOON_US, SECOND_US, new_interaction, new_parents, new_session, new_sid
@@ -35,11 +36,12 @@ SAMPLES = Path(__file__).parent.parent / "samples"
 def test_a_damaged_row_is_said_and_named(tmp_path: Path) -> None:
     run("import", "-", store_flag(tmp_path), stdin=lines(FIVE).encode())
     with sqlite3.connect(tmp_path / "interactions.db") as db:
-        db.execute("UPDATE interactions SET frame = x'0a02ffff' WHERE sid = ?", (FIVE[2]["sid"],))
+        sid = pack(str(FIVE[2]["sid"]))
+        db.execute("UPDATE interactions SET frame = x'0a02ffff' WHERE sid = ?", (sid,))
     db.close()
     exported = run("export", store_flag(tmp_path))
     assert exported.returncode == 1
-    assert b"a row is damaged" in exported.stderr
+    assert f"interaction {FIVE[2]['sid']} is damaged".encode() in exported.stderr
     assert b"Traceback" not in exported.stderr
     checked = run("migrate", "--check", store_flag(tmp_path))
     assert checked.returncode == 1
@@ -140,10 +142,10 @@ def test_a_file_that_can_not_be_read_is_named(tmp_path: Path) -> None:
 
 def test_an_import_conflict_is_a_bad_record(tmp_path: Path) -> None:
     run("import", "-", store_flag(tmp_path), stdin=lines(FIVE).encode())
-    stolen = lines([broken(account_sid=new_sid("AC")), FIVE[2]])
+    stolen = lines([broken(service_sid=new_sid("KS")), FIVE[2]])
     ran = run("import", "-", store_flag(tmp_path), stdin=stolen.encode())
     assert ran.returncode == 1
-    assert b"stored under another account" in ran.stderr
+    assert b"stored under another Service" in ran.stderr
     assert b"1 unchanged" in ran.stdout
 
 

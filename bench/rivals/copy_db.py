@@ -58,8 +58,8 @@ def copy(ours: Path, theirs: Path) -> int:
 
 def _copy_rows(source: sqlite3.Connection, target: sqlite3.Connection) -> int:
     count = 0
-    # In the order in which the service got them: rows lie as they do in its own table.
-    cursor = source.execute("SELECT frame FROM interactions ORDER BY rowid")
+    # SIDs are random, so that rows of many Sessions take turns, as they arrive in service.
+    cursor = source.execute("SELECT frame FROM interactions ORDER BY sid")
     while frames := cursor.fetchmany(_BATCH):
         count += len(frames)
         interactions = [decode(frame) for (frame,) in frames]

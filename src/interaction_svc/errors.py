@@ -165,8 +165,7 @@ class AmbiguousAccount(ServiceError):
     def __init__(self) -> None:
         super().__init__(
             "Several accounts have this Interaction; name one of them in account_sid (over HTTP:"
-            " AccountSid)",
-            field="account_sid",
+            " AccountSid)"
         )
 
 

@@ -7,7 +7,6 @@ key that another process revoked is refused within that time.
 import asyncio
 import hashlib
 import hmac
-import math
 import secrets
 import time
 from collections.abc import Callable
@@ -29,9 +28,9 @@ from interaction_svc.credentials import (
     roles_of,
     spelt,
 )
-from interaction_svc.errors import InvalidField, RateLimited, Unauthenticated
+from interaction_svc.errors import InvalidField, Unauthenticated
 from interaction_svc.key_hashes import KeyHashes
-from interaction_svc.limits import WRONG_PER_SECOND, Attempts, Clock
+from interaction_svc.limits import Attempts, Clock
 from interaction_svc.logs import audit
 from interaction_svc.records import check_sid
 from interaction_svc.sids import Sid, canonical_sid
@@ -103,12 +102,7 @@ class Authenticator:
     async def _check(self, credentials: Credentials, digest: bytes, peer: str) -> Caller:
         with self._attempts.one(peer) as wait:
             if wait and not await self._hashes.has(hash_of(credentials.secret)):
-                raise RateLimited(
-                    "Too many wrong credentials from this address",
-                    scope="address",
-                    per_second=WRONG_PER_SECOND,
-                    retry_after_seconds=math.ceil(wait),
-                )
+                raise Attempts.refusal(wait)
             caller = await self._checked(credentials, digest)
         self._remember(digest, caller)
         return caller

@@ -284,6 +284,16 @@ class Attempts:
             raise
         self._give_back(network, wait)
 
+    @staticmethod
+    def refusal(wait_seconds: float) -> RateLimited:
+        """Return the error of a peer whose attempts are used up for this time."""
+        return RateLimited(
+            "Too many wrong credentials from this address",
+            scope="address",
+            per_second=WRONG_PER_SECOND,
+            retry_after_seconds=math.ceil(wait_seconds),
+        )
+
     def _give_back(self, network: str, wait: float) -> None:
         if not wait:
             self._rate.give_back(network)

@@ -70,6 +70,7 @@ class Sweeping(StoreTests):
         usual, longer, for_ever, shorter = families = [new_parents() for _ in range(4)]
         # All in one Session: SIDs of Sessions are unique in their Service only.
         families = [p._replace(session_sid=usual.session_sid) for p in families]
+        families[-1] = families[-1]._replace(account_sid=usual.account_sid)
         rows = {
             parents.service_sid: [
                 row_of(new_interaction(parents, NOON_US + n * 10)) for n in range(6)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from interaction_svc.store import (
     TookPart,
     backup_store,
     check_store,
+    merge_row,
     row_of,
 )
 from interaction_svc.store.postgres.packing import packed_row
@@ -27,6 +29,7 @@ from tests.build import NOON_US, SECOND_US, Parents, new_interaction, new_leg, n
 from tests.postgres import Cluster
 from tests.store.databases import database, opened_store
 from tests.store.keeping import new_key
+from tests.store.merging import partial_records
 from tests.store.moving import everything
 from tests.store.opened import EVERYONE, NOW_US, query
 from tests.store.suite import StoreSuite
@@ -121,6 +124,28 @@ async def test_the_newest_of_many_servers_updates_stays(
         newest = {row.sid: row.frame for row in updates[-1]}
         for one in first:
             assert await servers[1].get(EVERYONE, parents.key(one.sid)) == newest[one.sid]
+
+
+async def test_records_of_one_interaction_on_several_servers_at_once_lose_nothing(
+    servers: list[Store], parents: Parents
+) -> None:
+    """The end is that of the same records one after the other, whatever meets in between."""
+    random = Random(5)
+    for _ in range(40):
+        records = partial_records(new_interaction(parents))
+        alone = row_of(records[0])
+        for record in records[1:]:
+            alone = merge_row(alone, row_of(record))[1] or alone
+        random.shuffle(records)
+        await servers[0].record([row_of(records[0])])
+        await asyncio.gather(
+            *(
+                store.record([row_of(record)])
+                for store, record in zip(servers, records[1:], strict=True)
+            )
+        )
+        found = await servers[0].read(INTERACTIONS, after=None, limit=1000, max_bytes=1 << 24)
+        assert alone in found
 
 
 async def test_a_delete_wins_for_good_over_records_of_other_servers(

@@ -28,9 +28,11 @@ from interaction_svc.store import (
 from interaction_svc.store.postgres import migrations, schema, schema_lock
 from interaction_svc.store.postgres import store as store_module
 from interaction_svc.store.postgres.schema import LATEST, MIGRATIONS, Migration
+from interaction_svc.store.tables import INTERACTIONS
 from tests.build import Parents, new_interaction, new_parents
 from tests.postgres import Cluster, found_programs
 from tests.serving import run
+from tests.store import version1
 from tests.store.databases import opened_store
 from tests.store.distributed import (
     make_template,
@@ -38,6 +40,7 @@ from tests.store.distributed import (
     running_with_stand_in,
     statements,
 )
+from tests.store.moving import everything
 from tests.store.opened import EVERYONE, NOW_US, position, query
 from tests.store.suite import StoreSuite
 
@@ -323,8 +326,42 @@ async def test_sweeps_look_at_sessions_one_by_one(
         assert sum(swept.by_service.values()) == 4
     for statement in statements(sharded, database):
         # Only which Sessions there are is asked of all shards.
-        which = "SELECT DISTINCT session_sid, account_sid FROM session_owners" in statement.text
+        which = "SELECT session_sid, service_sid, account_sid FROM session_owners" in statement.text
         assert which or len(statement.sessions) == 1
+
+
+async def test_version_1_is_rewritten_while_no_server_can_use_it(sharded: Cluster) -> None:
+    database = sharded.new_database()
+    url = sharded.url(database)
+    places = [new_parents() for _ in range(20)]
+    kept = [new_interaction(places[n % 20]) for n in range(60)]
+    deleted = new_interaction(places[0])
+    async with sharded.connected(database) as old:
+        await old.execute("CREATE EXTENSION citus")
+        await old.execute(version1.SCHEMA)
+        await version1.record(old, *kept, deleted)
+        await version1.delete(old, deleted, NOW_US)
+        for table in ALL[1:]:
+            first = "none" if table == "interactions" else "interactions"
+            await old.execute(
+                f"SELECT create_distributed_table('{table}', 'session_sid', '{first}')"
+            )
+        await old.execute("SELECT create_reference_table('api_keys')")
+        assert (await check_store(url)).migration_bytes > 0
+        refused: list[str] = []
+
+        def write(step: str, done: int, total: int) -> None:
+            with pytest.raises(AssertionError, match='relation "interactions" does not exist'):
+                sharded.sql(database, "DELETE FROM interactions")
+            refused.append(step)
+
+        store = await open_store(url, on_migration=write)
+    assert refused
+    assert await everything(store, INTERACTIONS) == sorted(map(row_of, kept))
+    assert await store.record([row_of(deleted)]) == [(Outcome.DELETED, None)]
+    await store.close()
+    assert (await check_store(url)).ok
+    assert await distribute_store(url) == []
 
 
 def test_the_command(sharded: Cluster, tmp_path: Path) -> None:

@@ -164,9 +164,9 @@ async def test_a_sweep_reads_the_oldest_rows_of_an_account_only(
             [session, account, NOW_US, 50, NOON_US + 10_000, "0" * 32],
             60,
         ),
-        (sweeps._OLD_SESSION, [session, account, NOW_US], 8),
-        (sweeps._OLD_SESSIONS, [[session], [account], NOW_US], 8),
-        (sweeps._OLD_SESSION, [session, nobody.account_sid[2:], NOW_US], 8),
+        (sweeps._OLD_SESSION, [session, account, NOW_US, 1], 8),
+        (sweeps._OLD_SESSIONS, [[session], [account], [NOW_US]], 8),
+        (sweeps._OLD_SESSION, [session, nobody.account_sid[2:], NOW_US, 1], 8),
     ):
         assert await _blocks_of(cluster, database, statement, values) <= most, statement
 
@@ -216,13 +216,14 @@ async def _blocks_of(
 def _typed(value: object) -> tuple[str, str]:
     """Return the type and the text of a value."""
     if isinstance(value, list):
-        return "uuid[]", f"'{{{','.join(value)}}}'"
+        kind = "bigint" if isinstance(value[0], int) else "uuid"
+        return f"{kind}[]", f"'{{{','.join(map(str, value))}}}'"
     return ("bigint", str(value)) if isinstance(value, int) else ("uuid", f"'{value}'")
 
 
 def _scans(plan: dict[str, Any]) -> Iterator[str]:
     """Yield how the plan reads the large table."""
-    if plan.get("Relation Name") == "interactions":
+    if plan.get("Relation Name") == "interactions" and plan["Node Type"] != "ModifyTable":
         yield plan["Node Type"]
     for inner in plan.get("Plans", []):
         yield from _scans(inner)

@@ -373,3 +373,18 @@ async def test_old_tables_that_were_left_over_are_dropped_the_next_time(
         pass
     left = "SELECT to_regclass('interactions_v1'), to_regclass('tombstones_v1')"
     assert cluster.sql(database, left) == "|tombstones_v1", "only what is ours goes"
+
+
+async def test_an_old_table_that_a_view_depends_on_keeps_no_server_from_starting(
+    cluster: Cluster, database: str, old: asyncpg.Connection, parents: Parents
+) -> None:
+    await version1.record(old, new_interaction(parents))
+    await old.execute("CREATE VIEW counted AS SELECT count(*) FROM interactions")
+    for _ in range(2):
+        async with opened_store(cluster.url(database)) as store:
+            assert await store.count(INTERACTIONS) == 1
+    left = "SELECT to_regclass('interactions_v1'), to_regclass('tombstones_v1')"
+    assert cluster.sql(database, left) == "interactions_v1|"
+    await old.execute("DROP VIEW counted")
+    async with opened_store(cluster.url(database)):
+        assert cluster.sql(database, left) == "|"

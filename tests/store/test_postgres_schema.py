@@ -117,6 +117,23 @@ async def test_a_schema_that_this_program_is_too_old_for_is_refused_and_left_alo
     assert versions(cluster, database) == [LATEST, LATEST + 1]
 
 
+async def test_a_server_whose_schema_has_moved_on_says_so(
+    cluster: Cluster, database: str, parents: Parents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = row_of(new_interaction(parents))
+    async with opened_store(cluster.url(database)) as before:
+        await before.probe()
+        await before.record([row])
+        with monkeypatch.context() as newer:
+            known(newer, TAKEN_AWAY)
+            async with opened_store(cluster.url(database)):
+                pass
+        with pytest.raises(StoreUnavailableError, match=r"moved on.*only up to"):
+            await before.probe()
+        with pytest.raises(StoreUnavailableError, match="schema has moved on"):
+            await before.record([row])
+
+
 async def test_a_step_that_fails_leaves_no_trace(
     cluster: Cluster, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

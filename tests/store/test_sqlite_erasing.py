@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,16 @@ from interaction_svc.store import (
     row_of,
 )
 from interaction_svc.store.sqlite import erasing, schema
+from interaction_svc.store.sqlite.connection import connect
 from interaction_svc.store.sqlite.erasing import ERASED_WITHIN_SECONDS
 from interaction_svc.store.sqlite.packing import pack
 from interaction_svc.store.sqlite.scrubbing import Scrubber, has_text
 from interaction_svc.store.tables import INTERACTIONS, TOMBSTONES, Tombstone
 from tests.build import NOON_US, SECOND_US, Parents, new_interaction, new_leg, new_parents
 from tests.store.files import another_process, url
-from tests.store.opened import EVERYONE, NOW_US, query
+from tests.store.opened import EVERYONE, NOW_US
+
+_INNER_PAGE = 0x02
 
 
 @pytest.fixture
@@ -134,45 +137,6 @@ async def test_nothing_of_what_a_load_replaces_or_deletes_is_left(
     await until_gone(tmp_path, texts)
 
 
-# Of these, SQLite leaves a copy where a row was before its page was joined with another.
-@pytest.mark.parametrize(("seed", "others"), [(0, False), (7, False), (7, True)])
-async def test_nothing_is_left_where_a_row_was_before_it_moved(
-    store: Store,
-    tmp_path: Path,
-    parents: Parents,
-    monkeypatch: pytest.MonkeyPatch,
-    seed: int,
-    others: bool,
-) -> None:
-    if others:  # other processes, which may truncate the log at the worst moment
-        look = Scrubber.look
-
-        def after_another(self: Scrubber) -> None:
-            with another_process(tmp_path) as other, suppress(sqlite3.OperationalError):
-                other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                other.execute("DELETE FROM schema_migrations WHERE version = 0")
-            look(self)
-
-        monkeypatch.setattr(Scrubber, "look", after_another)
-    chance = random.Random(seed)
-    bodies = [f"<{n:08d}>" * (chance.randrange(10, 60) // 10 + 1) for n in range(400)]
-    rows = [
-        row_of(new_interaction(parents, NOON_US + n, data=body)) for n, body in enumerate(bodies)
-    ]
-    await store.record(rows)
-    order = list(range(400))
-    chance.shuffle(order)
-    kept, doomed = sorted(order[:60]), order[60:]
-    for start in range(0, len(doomed), 20):
-        keys = [parents.key(rows[n].sid) for n in doomed[start : start + 20]]
-        await asyncio.gather(*(store.delete(EVERYONE, key, NOW_US) for key in keys))
-    assert await store.erase_traces()
-    assert bodies_in(tmp_path) == {f"<{n:08d}>" for n in kept}
-    page = await store.page(EVERYONE, query(parents, limit=400))
-    assert page.frames == b"".join(rows[n].frame for n in kept)
-    assert (await store.check()).ok
-
-
 def bodies_in(folder: Path) -> set[str]:
     """Return the numbered bodies that any file holds, in whole or in part."""
     return {
@@ -182,12 +146,28 @@ def bodies_in(folder: Path) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("longest", [40, 400, 3_000, 40_000])
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize(
+    ("seed", "longest", "others"),
+    [(1, 40, False), (1, 400, False), (2, 400, True), (1, 3_000, False), (2, 40_000, False)],
+)
 async def test_nothing_is_left_after_pages_were_split_and_joined(
-    store: Store, tmp_path: Path, seed: int, longest: int
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seed: int,
+    longest: int,
+    others: bool,
 ) -> None:
     """Rows of several Sessions come interleaved; then they change, move, and go in every way."""
+    if others:  # other processes, which may truncate the log at the worst moment
+        look = Scrubber.look
+
+        def look_after_another(self: Scrubber) -> None:
+            with another_process(tmp_path) as other, suppress(sqlite3.OperationalError):
+                other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            look(self)
+
+        monkeypatch.setattr(Scrubber, "look", look_after_another)
     chance = random.Random(seed)
     numbers = iter(range(10**6))
     leg = new_leg()
@@ -372,3 +352,33 @@ async def test_what_a_killed_process_had_deleted_is_erased_at_the_next_start(
         await until_gone(tmp_path, ["the deleted text"])
     finally:
         await store.close()
+
+
+async def test_a_copy_on_an_inner_page_is_wiped_and_nothing_else_changes(tmp_path: Path) -> None:
+    """SQLite leaves one there too rarely to wait for it, so that it is written here."""
+    store = await open_store(url(tmp_path))
+    places = [new_parents() for _ in range(10)]
+    rows = [row_of(new_interaction(places[n % 10], NOON_US + n)) for n in range(1_000)]
+    await store.record(rows)
+    await store.close()
+    file, size = tmp_path / "interactions.db", schema.PAGE_BYTES
+    content = bytearray(file.read_bytes())
+    inner = [at for at in range(size, len(content), size) if content[at] == _INNER_PAGE]
+    for at in inner:
+        begin, end = 12 + 2 * int.from_bytes(content[at + 3 : at + 5]), content[at + 5 : at + 7]
+        length = int.from_bytes(end) - begin
+        content[at + begin : at + begin + length] = (b"<00000000>" * size)[:length]
+    file.write_bytes(content)
+    assert stained_pages(tmp_path) == len(inner) > 0
+    scrubber = Scrubber(file, Path(f"{file}-wal"))
+    with closing(scrubber), closing(connect(file)) as db:
+        scrubber.look_through()
+        assert scrubber.wipe(db)
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    assert stained_pages(tmp_path) == 0
+    assert bodies_in(tmp_path) == set()
+    store = await open_store(url(tmp_path))
+    assert (await store.check()).ok
+    frames, _ = await store.scan(after=None, limit=2_000, max_bytes=1 << 30)
+    assert sorted(frames) == sorted(row.frame for row in rows)
+    await store.close()

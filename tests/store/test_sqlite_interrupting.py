@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from interaction_svc.store import Filter, Outcome, open_store, row_of
-from interaction_svc.store.sqlite import reads
+from interaction_svc.store.sqlite import pages, reads
 from interaction_svc.store.sqlite.connection import Connection
 from interaction_svc.store.sqlite.store import SqliteStore
 from tests.build import NOON_US, Parents, new_interaction, new_sid
@@ -95,7 +95,7 @@ async def test_reads_of_others_succeed_beside_cancelled_ones(
 
     for _ in range(100):
         cancelled = [
-            asyncio.create_task(store._read.run(reads.page, EVERYONE, query(parents), joins=True))
+            asyncio.create_task(store._read.run(pages.page, EVERYONE, query(parents), joins=True))
             for _ in range(3)
         ]
         innocent = getting()

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from interaction_svc.store import Filter, Outcome, StoreClosedError, StoreError, open_store, row_of
-from interaction_svc.store.sqlite import joining, reads
+from interaction_svc.store.sqlite import joining, pages
 from interaction_svc.store.sqlite.connection import connect
+from interaction_svc.store.sqlite.packing import pack
 from interaction_svc.store.sqlite.quick import (
     LATELY_SECONDS,
     QUICK_SECONDS,
@@ -219,8 +220,9 @@ async def test_a_page_is_whole_when_rows_come_while_it_is_joined(
         with closing(connect(file_of(store, tmp_path), read_only=True)) as db:
             db.set_trace_callback(record_late)
             asked = query(parents, limit=3)
-            return joining.page(db, (parents.service_sid, parents.account_sid), asked), reads.page(
-                db, EVERYONE, asked, joins=True
+            return (
+                joining.page(db, EVERYONE, asked, pack(parents.account_sid)),
+                pages.page(db, EVERYONE, asked, joins=True),
             )
 
     joined_page, page = await asyncio.to_thread(read)

@@ -222,8 +222,8 @@ async def test_a_copy_that_is_broken_off_is_resumed_where_it_was(
     stop = threading.Event()
     reached: list[tuple[str, int, int]] = []
 
-    def stop_at_50(phase: str, done: int, total: int) -> None:
-        reached.append((phase, done, total))
+    def stop_at_50(step: str, done: int, total: int) -> None:
+        reached.append((step, done, total))
         if done == 50:
             stop.set()
 

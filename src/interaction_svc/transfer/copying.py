@@ -25,6 +25,7 @@ from interaction_svc.store.tables import (
     Table,
 )
 
+_SECOND_US = 1_000_000
 _STEP_ROWS = 2_000
 _STEP_BYTES = 4 * 1024 * 1024
 """Of each store two steps are in memory at most."""
@@ -239,9 +240,10 @@ def _is_earlier(record: Record, newer: Record) -> bool:
     if record == newer:
         return True
     if isinstance(record, Row) and isinstance(newer, Row):
-        kept = (record.account_sid, record.service_sid, record.created_us)
+        # Of several times of creation the earliest second counts (see interaction_svc.merge).
         return (
-            kept == (newer.account_sid, newer.service_sid, newer.created_us)
+            record.service_sid == newer.service_sid
+            and record.created_us // _SECOND_US >= newer.created_us // _SECOND_US
             and record.updated_us <= newer.updated_us
         )
     if isinstance(record, StoredKey) and isinstance(newer, StoredKey):

@@ -124,8 +124,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: the call reaches every account, and several accounts have an Interaction of
     this SID in the Session. Name the account in the request's account_sid.
 
-    Example: `{"reason": "ERROR_REASON_AMBIGUOUS_ACCOUNT", "domain": "interaction-svc", "metadata":
-    {"field": "account_sid"}}`
+    Example: `{"reason": "ERROR_REASON_AMBIGUOUS_ACCOUNT", "domain": "interaction-svc"}`
     """
     ERROR_REASON_DATA_LOSS: _ErrorReason.ValueType  # 17
     """DATA_LOSS: what is stored of the Interaction is damaged, and can't be answered. The operator has
@@ -248,8 +247,7 @@ ERROR_REASON_AMBIGUOUS_ACCOUNT: ErrorReason.ValueType  # 16
 """FAILED_PRECONDITION: the call reaches every account, and several accounts have an Interaction of
 this SID in the Session. Name the account in the request's account_sid.
 
-Example: `{"reason": "ERROR_REASON_AMBIGUOUS_ACCOUNT", "domain": "interaction-svc", "metadata":
-{"field": "account_sid"}}`
+Example: `{"reason": "ERROR_REASON_AMBIGUOUS_ACCOUNT", "domain": "interaction-svc"}`
 """
 ERROR_REASON_DATA_LOSS: ErrorReason.ValueType  # 17
 """DATA_LOSS: what is stored of the Interaction is damaged, and can't be answered. The operator has

@@ -19,6 +19,8 @@ READ_ONLY = "25006"
 UNDEFINED_TABLE = "42P01"
 UNDEFINED_COLUMN = "42703"
 LOCK_NOT_AVAILABLE = "55P03"
+_UNDEFINED_OPERATOR = "42883"
+_OTHER_TYPE = "42804"
 
 _CONNECTION_LOST = "08"
 _OPERATOR_INTERVENTION = "57P"
@@ -43,6 +45,12 @@ _TEXTS = {
     "42501": "the user may not do what is needed",
     UNDEFINED_TABLE: "a table is missing: run interaction-svc migrate",
     LOCK_NOT_AVAILABLE: "a lock isn't to be had",
+    **dict.fromkeys(
+        (UNDEFINED_COLUMN, _UNDEFINED_OPERATOR, _OTHER_TYPE),
+        "the schema has moved on to another version: use the version of interaction-svc that"
+        " migrated it",
+    ),
+    "2BP01": "something in the database depends on a table that is to be dropped",
 }
 
 _LOST = "the connection to PostgreSQL is lost"

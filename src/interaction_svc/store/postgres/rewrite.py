@@ -15,6 +15,9 @@ that no server reads or writes until the new ones are in their place.
 from functools import partial
 from typing import NamedTuple
 
+import structlog
+
+from interaction_svc.store.errors import StoreUnavailableError
 from interaction_svc.store.interface import MigrationProgress
 from interaction_svc.store.postgres import distributing
 from interaction_svc.store.postgres.carrying import NEW, OLD, Entry, Names, carry_over
@@ -28,6 +31,8 @@ from interaction_svc.store.postgres.schema import (
     tables_of_sessions,
 )
 from interaction_svc.store.postgres.schema_lock import under_lock
+
+log = structlog.get_logger()
 
 SIZE_RATIO = 0.8
 """What a row takes in version 2, with its indexes, by what it took in version 1: measured, and
@@ -209,9 +214,15 @@ async def rewrite(pool: Pool, on_progress: MigrationProgress) -> None:
 
 
 async def drop_old(pool: Pool) -> None:
-    """Drop what is left of version 1, if the user may: it has personal data."""
+    """Drop what is left of version 1, if the user may: it has personal data.
+
+    What can't be dropped is logged, and tried again at the next start.
+    """
     for name in await pool.run(_left_over):
-        await pool.run(partial(under_lock, change=partial(_drop, name=name)))
+        try:
+            await pool.run(partial(under_lock, change=partial(_drop, name=name)))
+        except StoreUnavailableError as error:
+            log.warning("a table of version 1 can't be dropped", table=name, cause=str(error))
 
 
 async def _state(db: Connection) -> _State | None:

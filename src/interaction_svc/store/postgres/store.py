@@ -45,7 +45,7 @@ PROBE_SECONDS = 5.0
 """How long a statement of a probe may take."""
 _PROBE = (
     "SELECT current_setting('transaction_read_only') = 'on', pg_is_in_recovery(),"
-    " (SELECT max(version) FROM schema_migrations)"
+    " (SELECT max(compatible_with) FROM schema_migrations)"
 )
 _READS_ONLY = (
     "SELECT current_setting('default_transaction_read_only') = 'on' AND NOT pg_is_in_recovery()"
@@ -216,7 +216,7 @@ class PostgresStore(Store):
 
     async def probe(self) -> None:
         """See Store."""
-        ((reads_only, is_standby, _),) = await self._probes.run(_probe)
+        ((reads_only, is_standby, needed),) = await self._probes.run(_probe)
         if reads_only:
             # It was the primary once, or will be no more: look for that one anew.
             self._probes.expire()
@@ -225,6 +225,11 @@ class PostgresStore(Store):
                 "the server takes no writes: it is a standby"
                 if is_standby
                 else _READ_ONLY_BY_DEFAULT
+            )
+        if needed > LATEST:
+            raise StoreUnavailableError(
+                f"its schema has moved on: programs that know version {needed} can use it, and this"
+                f" one knows only up to {LATEST}; use a later version of interaction-svc"
             )
 
     async def check(self) -> StoreReport:

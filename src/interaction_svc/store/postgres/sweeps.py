@@ -11,6 +11,7 @@ from interaction_svc.store.postgres.schema import LISTED
 from interaction_svc.store.postgres.walking import walk
 from interaction_svc.store.postgres.writes import BURY
 from interaction_svc.store.sweeping import Expired, SweepPosition, TookPart
+from interaction_svc.store.tables import OWNERS
 
 MAX_DELETED = 200
 """Rows that a stretch deletes: one short transaction, so that others don't wait for it."""
@@ -19,30 +20,23 @@ MAX_EXAMINED = 2_000
 
 _FIRST_US = -(2**63)
 _BEFORE_ALL = _FIRST_US, "0" * 32
-# The next Sessions, each with one of its accounts: the rest of a Session, and those after it.
-_SESSIONS = (
-    "SELECT * FROM ("
-    "(SELECT DISTINCT session_sid, account_sid FROM session_owners"
-    " WHERE session_sid = $1 AND account_sid > $2 ORDER BY session_sid, account_sid LIMIT $3)"
-    " UNION ALL (SELECT DISTINCT session_sid, account_sid FROM session_owners"
-    " WHERE session_sid > $1 ORDER BY session_sid, account_sid LIMIT $3)"
-    ") AS either ORDER BY session_sid, account_sid LIMIT $3"
-)
-_FIRST_SESSIONS = (
-    "SELECT DISTINCT session_sid, account_sid FROM session_owners"
-    " ORDER BY session_sid, account_sid LIMIT $1"
-)
+# The next Sessions, each with a Service and an account that it has.
+_OWNERS = {
+    after: walk(", ".join(OWNERS.key_columns), OWNERS.name, OWNERS.key_columns, after=after)
+    for after in (False, True)
+}
 # Which of them have something old enough. Each costs a step in the index.
 _OLD_SESSIONS = (
-    "SELECT known.session_sid, known.account_sid FROM unnest($1::uuid[], $2::uuid[])"
-    " AS known (session_sid, account_sid) WHERE EXISTS (SELECT 1 FROM interactions WHERE"
+    "SELECT place FROM unnest($1::uuid[], $2::uuid[], $3::bigint[]) WITH ORDINALITY"
+    " AS known (session_sid, account_sid, before_us, place)"
+    " WHERE EXISTS (SELECT 1 FROM interactions WHERE"
     " interactions.session_sid = known.session_sid"
-    f" AND interactions.account_sid = known.account_sid AND created_us < $3 AND {LISTED})"
+    f" AND interactions.account_sid = known.account_sid AND created_us < before_us AND {LISTED})"
 )
 # The same of one shard at a time: distributed engines don't look up something for each row of a
 # list.
 _OLD_SESSION = (
-    "SELECT session_sid, account_sid FROM interactions"
+    "SELECT $4::bigint FROM interactions"
     f" WHERE session_sid = $1 AND account_sid = $2 AND created_us < $3 AND {LISTED} LIMIT 1"
 )
 _OLDEST = (
@@ -73,8 +67,8 @@ class FoundRow(NamedTuple):
 
 
 Found = tuple[list[FoundRow], SweepPosition | None]
-_Place = tuple[str, str]
-"""A Session and one of its accounts."""
+_Owner = tuple[str, str, str]
+"""A Session, and a Service and an account that it has, as in their columns."""
 
 
 async def find(
@@ -93,65 +87,67 @@ async def find(
     return await _find_expired(db, what, after, by_session=by_session)
 
 
-async def _next_places(db: Connection, after: _Place | None, limit: int) -> list[_Place]:
-    if after is None:
-        found = await db.fetch(_FIRST_SESSIONS, limit)
-    else:
-        found = await db.fetch(_SESSIONS, *after, limit)
-    return [(row[0].hex, row[1].hex) for row in found]
+async def _next_owners(db: Connection, after: _Owner | None, limit: int) -> list[_Owner]:
+    found = await db.fetch(_OWNERS[after is not None], *(after or ()), limit)
+    return [(row[0].hex, row[1].hex, row[2].hex) for row in found]
 
 
-async def _old_places(
-    db: Connection, places: Sequence[_Place], before_us: int, *, by_session: bool
-) -> set[_Place]:
-    """Return those that have something that old."""
+async def _with_old(
+    db: Connection, what: Expired, owners: Sequence[_Owner], *, by_session: bool
+) -> set[_Owner]:
+    """Return those that have something old enough, of whatever Service."""
+    asked = [
+        (session, account, before_us, place)
+        for place, (session, service, account) in enumerate(owners, 1)
+        if (before_us := what.before_us(f"KS{service}")) is not None
+    ]
+    if not asked:
+        return set()
     if by_session:
-        asked = [(*place, before_us) for place in places]
-        found = await db.fetch_each(_OLD_SESSION, asked)
-    else:
-        found = await db.fetch(_OLD_SESSIONS, *map(list, zip(*places, strict=True)), before_us)
-    return {(row[0].hex, row[1].hex) for row in found}
+        return {owners[row[0] - 1] for row in await db.fetch_each(_OLD_SESSION, asked)}
+    *columns, places = map(list, zip(*asked, strict=True))
+    found = await db.fetch(_OLD_SESSIONS, *columns)
+    return {owners[places[row[0] - 1] - 1] for row in found}
 
 
 async def _find_expired(
     db: Connection, what: Expired, after: SweepPosition | None, *, by_session: bool
 ) -> Found:
     """Look at the oldest rows only of each account in a Session, which its index holds together."""
-    bounds = [what.default_before_us, *what.before_us_by_service.values()]
-    latest = max((bound for bound in bounds if bound is not None), default=_FIRST_US)
     found: list[FoundRow] = []
     left = MAX_EXAMINED
-    place: _Place | None = None
-    within: tuple[int, str] | None = None  # how far the first place has been looked at
-    places: list[_Place] = []
-    old: set[_Place] = set()
+    owner: _Owner | None = None
+    within: tuple[int, str] | None = None  # how far the first owner's rows have been looked at
+    owners: list[_Owner] = []
+    old: set[_Owner] = set()
     if after is not None:
-        session, account, created_us, sid = after
-        place, within = (str(session), str(account)), (int(created_us), str(sid))
-        places, old = [place], {place}
+        session, service, account, created_us, sid = map(str, after)
+        owner, within = (session, service, account), (int(created_us), sid)
+        owners, old = [owner], {owner}
     while True:
-        for place in places:
+        for owner in owners:
+            session, service, account = owner
             left -= 1
             rows = []
-            if place in old:
+            if owner in old:
                 room = max(left, 0)
                 statement, beyond = (_OLDEST, ()) if within is None else (_OLDEST_AFTER, within)
-                rows = await db.fetch(statement, *place, latest, room, *beyond)
+                before_us = what.before_us(f"KS{service}")
+                rows = await db.fetch(statement, session, account, before_us, room, *beyond)
             for created_us, sid, service_sid in rows:
                 left -= 1
                 within = created_us, sid.hex
-                before_us = what.before_us(packing.service(service_sid))
-                if before_us is not None and created_us < before_us:
-                    found.append(FoundRow(*place, sid.hex, service_sid.hex))
+                if service_sid.hex == service:
+                    found.append(FoundRow(session, account, sid.hex, service))
                 if len(found) == MAX_DELETED:
                     break
             if left <= 0 or len(found) == MAX_DELETED:
-                return found, (*place, *(within or _BEFORE_ALL))
+                return found, (*owner, *(within or _BEFORE_ALL))
             within = None
-        places = await _next_places(db, place, left)
-        if not places:
+        owners = await _next_owners(db, owner, left)
+        if not owners:
             return found, None
-        old = await _old_places(db, places, latest, by_session=by_session)
+        old = await _with_old(db, what, owners, by_session=by_session)
 
 
 async def _find_took_part(db: Connection, what: TookPart, after: SweepPosition | None) -> Found:

@@ -15,12 +15,11 @@ from interaction_svc.store.errors import (
     StoreFullError,
     StoreUnavailableError,
 )
+from interaction_svc.store.integrity import checksum_of
 from interaction_svc.store.sqlite import schema
 from interaction_svc.store.sqlite.connection import connect, translated
-from interaction_svc.store.sqlite.migrations import (
-    check_is_store,
-    schema_version,
-)
+from interaction_svc.store.sqlite.migrations import LATEST, check_is_store, schema_version
+from interaction_svc.store.sqlite.scrubbing import wipe_file
 from interaction_svc.store.sqlite.write_failures import os_failure
 
 _PAGES_A_STEP = 256
@@ -49,6 +48,7 @@ def copy(source: Path, target: Path, on_progress: Callable[[int, int], None]) ->
             replaced = _clear(part, descriptor)
             _copy(source, part, on_progress)
             _check(part)
+            wipe_file(part)
             _mark(descriptor)
             os.fsync(descriptor)
             _refuse_if_there(target)
@@ -150,6 +150,17 @@ def _check(part: Path) -> None:
     with closing(sqlite3.connect(uri, uri=True)) as db:
         if db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
             raise StoreDamagedError("it is damaged: there is no use in a copy of it")
+        if schema_version(db) == LATEST:
+            _check_frames(db)
+
+
+def _check_frames(db: sqlite3.Connection) -> None:
+    for frame, checksum in db.execute("SELECT frame, checksum FROM interactions"):
+        if checksum_of(frame) != checksum:
+            raise StoreDamagedError(
+                "an Interaction in it is damaged, and would be in a copy;"
+                " interaction-svc migrate --check lists all: record them again, or delete them"
+            )
 
 
 def _mark(descriptor: int) -> None:

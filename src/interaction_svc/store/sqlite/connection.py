@@ -32,7 +32,7 @@ BUSY_TIMEOUT_SECONDS = 5.0
 _ASK_AGAIN_SECONDS = 0.0005  # 1 ms is too much to meet most of those moments; less costs CPU
 CACHE_BYTES = 16 * MIB
 JOURNAL_LIMIT_BYTES = 64 * MIB
-_PAGES_UNTIL_CHECKPOINT = 1_000  # of 16 KiB: 16 MiB, four times SQLite's; less is a tenth dearer
+_PAGES_UNTIL_CHECKPOINT = 2_000  # of 8 KiB: 16 MiB, four times SQLite's; less is a tenth dearer
 _STEPS_UNTIL_ASKED = 10_000  # of SQLite's virtual machine: well under a millisecond
 _SLICE_SECONDS = 0.001
 """How long a thread works before it gives the event loop what it has."""

@@ -111,6 +111,10 @@ class Eraser:
         if self._pinning is not None:
             self._pinning.close()
 
+    def release(self) -> None:
+        """Let go of the file, once all connections have been closed."""
+        self._scrubber.close()
+
     def _truncate_and_wipe(self, db: sqlite3.Connection) -> bool:
         self._scrubber.look()
         with waiting_at_most(db, _BUSY_TIMEOUT_MS):

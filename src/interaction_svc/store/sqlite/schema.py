@@ -10,7 +10,7 @@ import sqlite3
 APPLICATION_ID = 0x49584E53  # "IXNS": tells a store of ours from another SQLite file
 VERSION = 4
 NAME = "rows in the order of lists"
-PAGE_BYTES = 16_384
+PAGE_BYTES = 8_192
 
 STATEMENTS = (
     """

@@ -12,6 +12,7 @@ SQLite never reads this space. Connections that have such a page in memory drop 
 follows. The page format is that of https://sqlite.org/fileformat2.html.
 """
 
+import errno
 import os
 import re
 import sqlite3
@@ -19,7 +20,7 @@ import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import structlog
 
@@ -37,9 +38,9 @@ _FILE_HEADER_BYTES = 100
 _PAGES_OF_A_SPLIT = 3
 """A commit that spread rows over neighbouring pages wrote these, and the page above, at least."""
 _MOST_PAGES = 1 << 25
-"""From so many on (512 GiB) an overflow page may begin like one of a table."""
+"""From so many on (256 GiB) an overflow page may begin like one of a table."""
 _READ_BYTES = 4 * 1024 * 1024
-# What is left of SQLite's own, pointers of two bytes below the page's size, is seldom text.
+# What is left of SQLite's own, pointers of two bytes below the page's size, is no text.
 _TEXT = re.compile(rb"[\x20-\xff]{8}")
 
 log = structlog.get_logger()
@@ -56,7 +57,7 @@ class Scrubber:
     """Remembers the pages that are to be wiped, and wipes them."""
 
     def __init__(self, path: Path, wal: Path) -> None:
-        self._path = path
+        self._file = _File.of(path)
         self._wal = wal
         self._salt = b""
         self._offset = _WAL_HEADER.size
@@ -106,7 +107,7 @@ class Scrubber:
 
     def look_through(self) -> None:
         """Look at the whole file: a process may have ended before it wiped. Raises OSError."""
-        descriptor = _descriptor_of(self._path)
+        descriptor = self._file.descriptor
         page_size = _page_size_of(descriptor)
         pages = os.fstat(descriptor).st_size // page_size
         at_once = _READ_BYTES // page_size
@@ -123,6 +124,10 @@ class Scrubber:
         """End a look through the whole file."""
         self._stopped.set()
 
+    def close(self) -> None:
+        """Let go of the file, once all connections of its store have been closed."""
+        self._file.release()
+
     def wipe(self, db: sqlite3.Connection) -> bool:
         """Overwrite what is left on the remembered pages, once the log is empty.
 
@@ -135,7 +140,7 @@ class Scrubber:
             if self._wal.stat().st_size:
                 return False
             stained = self._stained.copy()
-            _wipe(_descriptor_of(self._path), stained)
+            _wipe(self._file.descriptor, stained)
             forget_pages(db)
             # A change, for which all connections drop the pages that they have in memory.
             db.execute("UPDATE schema_migrations SET applied_at = applied_at")
@@ -191,20 +196,49 @@ def _page_size_of(descriptor: int) -> int:
     return 65536 if size == 1 else int(size)
 
 
-_descriptors: dict[tuple[int, int], int] = {}
+class _File:
+    """A file, and how many scrubbers of this process it has.
 
-
-def _descriptor_of(path: Path) -> int:
-    """Return a descriptor of a file, which stays open for as long as the process lives.
-
-    To close it would release the locks that SQLite's connections in this process have on the file:
-    POSIX's locks belong to the process, and not to the descriptor.
+    Its descriptor is closed with the last of them. To close it earlier would release the locks that
+    SQLite's connections in this process have on the file: POSIX's locks belong to the process, and
+    not to the descriptor.
     """
-    for key, descriptor in list(_descriptors.items()):
-        if os.fstat(descriptor).st_nlink == 0:  # it has been removed
-            os.close(_descriptors.pop(key))
-    found = os.stat(path)
-    key = found.st_dev, found.st_ino
-    if key not in _descriptors:
-        _descriptors[key] = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    return _descriptors[key]
+
+    _open: ClassVar[dict[tuple[int, int], "_File"]] = {}
+
+    def __init__(self, path: Path, identity: tuple[int, int]) -> None:
+        self._path = path
+        self._identity = identity
+        self._users = 0
+        self._descriptor: int | None = None
+
+    @classmethod
+    def of(cls, path: Path) -> "_File":
+        """Return the file that a path names, for one more scrubber. Raises OSError."""
+        identity = _identity(os.stat(path))
+        file = cls._open.setdefault(identity, cls(path, identity))
+        file._users += 1
+        return file
+
+    @property
+    def descriptor(self) -> int:
+        """A descriptor to read and write it. Raises OSError."""
+        if self._descriptor is None:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+            if _identity(os.fstat(descriptor)) != self._identity:
+                os.close(descriptor)
+                raise FileNotFoundError(errno.ENOENT, "its file has been replaced")
+            self._descriptor = descriptor
+        return self._descriptor
+
+    def release(self) -> None:
+        """Close it if this was the last scrubber; its store's connections have been closed."""
+        self._users -= 1
+        if self._users == 0:
+            del self._open[self._identity]
+            if self._descriptor is not None:
+                os.close(self._descriptor)
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino

@@ -263,6 +263,7 @@ class SqliteStore(Store):
         await self._read.close()
         await self._eraser.close()
         await self._write.close()
+        self._eraser.release()
 
 
 async def _rewritten(path: Path, on_progress: MigrationProgress) -> None:
