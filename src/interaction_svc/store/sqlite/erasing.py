@@ -107,8 +107,8 @@ class Eraser:
         with suppress(StoreError):
             await self._write.run(self._look)
 
-    def _let_go(self) -> None:
-        """End the pin."""
+    def let_go(self) -> None:
+        """Let the log go again, on the connection's thread. Without a pin it does nothing."""
         if self._pinning is not None and self._pinning.in_transaction:
             try:
                 self._pinning.execute("COMMIT")
@@ -127,7 +127,7 @@ class Eraser:
             self._scrubber.look()
         except OSError as error:  # what was written is written
             log.warning("the write-ahead log can't be looked at", cause=error.strerror)
-        self._let_go()
+        self.let_go()
         if self._scrubber.log_bytes >= CHECKPOINT_BYTES:
             with suppress(sqlite3.Error):  # what is committed is safe in the log
                 db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()

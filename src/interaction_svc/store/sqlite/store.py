@@ -70,6 +70,7 @@ class SqliteStore(Store):
         self._probe = Probe(path, read, write, quick)
         quick.on_error = self._probe.note
         self._eraser = Eraser(write, path, _log_of(path))
+        self._probe.before_rescue = self._eraser.let_go
         self._writer = Writer(
             write,
             check=self._probe.check_files,
