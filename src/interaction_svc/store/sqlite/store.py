@@ -84,6 +84,9 @@ class SqliteStore(Store):
     @classmethod
     async def open(cls, path: Path, *, migrate: bool, on_migration: MigrationProgress) -> Self:
         """Open the file; see open_store."""
+        # Of a process that didn't live to erase what it had deleted. Who looks at the file first,
+        # as the next line does, empties the log when it closes the file.
+        has_log = migrate and _size(_log_of(path)) > 0
         if migrate:
             await _rewritten(path, on_migration)
         async with AsyncExitStack() as opened:
@@ -101,7 +104,7 @@ class SqliteStore(Store):
             opened.pop_all()
         store, log = cls(path, quick, read, write, joins=joins), _log_of(path)
         metrics.wal_bytes.set_function(partial(_size, log))
-        if migrate and _size(log):  # of a process that didn't live to erase what it had deleted
+        if has_log:
             store._eraser.ask_after_a_crash()
         return store
 
