@@ -139,7 +139,8 @@ async def test_answers_are_sent_without_delay(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_connections_beyond_the_limit_are_closed_and_those_within_it_served(tmp_path: Path) -> None:
-    with served(tmp_path, "--max-connections", "3") as server:
+    # A connection that is held stays open, silent or not, for much longer than the test takes.
+    with served(tmp_path, "--max-connections", "3", "--slow-sender-seconds", "600") as server:
         with connected(server) as first, connected(server), connected(server):
             first.sendall(GOOD)
             assert read_one(first).status == 200

@@ -113,7 +113,9 @@ def test_of_localhost_the_family_whose_port_is_in_use_is_named(
 
 
 async def test_connections_of_both_families_count_together(tmp_path: Path) -> None:
-    with served(tmp_path, "--http-address", "localhost:0", "--max-connections", "2") as server:
+    # A connection that is held stays open, silent or not, for much longer than the test takes.
+    limits = ("--max-connections", "2", "--slow-sender-seconds", "600")
+    with served(tmp_path, "--http-address", "localhost:0", *limits) as server:
         port = int(server.base_url.rpartition(":")[2])
         hosts = [address.host for address in addresses_of(Address("localhost", port))]
         with closing(socket.create_connection((hosts[0], port))) as first:
@@ -122,5 +124,5 @@ async def test_connections_of_both_families_count_together(tmp_path: Path) -> No
             with closing(socket.create_connection((hosts[-1], port))) as second:
                 second.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
                 assert second.recv(9) == b"HTTP/1.1 "
-                with closing(socket.create_connection((hosts[0], port))) as third:
+                with closing(socket.create_connection((hosts[0], port), timeout=20)) as third:
                     assert third.recv(1) == b""
