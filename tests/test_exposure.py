@@ -165,7 +165,7 @@ async def test_client_certificates_and_their_names(tmp_path: Path, parents: Pare
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--tls-certificate", "no.pem", "--tls-key", "no.key"), "tls_key: can't be read"),
+        (("--tls-certificate", "no.pem", "--tls-key", "no.key"), "tls_certificate: can't be read"),
         (("--tls-certificate", "no.pem"), "tls_certificate: its private key is missing"),
         (("--tls-client-names", "x"), "tls_client_names: without tls_client_ca"),
     ],
@@ -173,4 +173,4 @@ async def test_client_certificates_and_their_names(tmp_path: Path, parents: Pare
 def test_tls_settings_that_don_t_fit_are_explained(
     tmp_path: Path, flags: tuple[str, ...], message: str
 ) -> None:
-    assert message.partition(":")[2] in refused(tmp_path / "interactions.db", *flags)
+    assert message in refused(tmp_path / "interactions.db", *flags)

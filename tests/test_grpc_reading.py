@@ -1,17 +1,22 @@
 """Reading over gRPC, through a real client against a served process."""
 
 import asyncio
-from collections.abc import Awaitable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import grpc
+import httpx
 import pytest
+from google.rpc import status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client.parser import text_string_to_metric_families
 
 from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 from interaction_svc.v1 import interaction_pb2 as pb
 from interaction_svc.v1.interaction_service_pb2 import (
     DeleteInteractionRequest,
+    GetInteractionRequest,
     ListInteractionsRequest,
     ListInteractionsResponse,
 )
@@ -21,11 +26,13 @@ from tests.build import (
     Parents,
     new_interaction,
     new_leg,
+    new_parents,
     new_session,
     new_sid,
 )
 from tests.calls import failure, get_request, list_request, record
 from tests.conftest import basic
+from tests.serving import Served
 from tests.stubs import Ingest, Reading
 
 Order = ListInteractionsRequest.Order
@@ -58,31 +65,92 @@ async def test_one_sided_and_empty_come_back_as_they_are(
     assert not stored.HasField("data")
 
 
+class Refusal(NamedTuple):
+    """All that a caller sees of a failed call but the SID it sent, and what the store was asked."""
+
+    code: grpc.StatusCode
+    message: str
+    status: str
+    trailers: tuple[str, ...]
+    store_operations: dict[str, float]
+
+
+async def refusal_of(server: Served, begin: Callable[[], Any], sid: str) -> Refusal:
+    before = await store_operations(server)
+    call = begin()
+    code, _, _ = await failure(call)
+    after = await store_operations(server)
+    packed = dict(await call.trailing_metadata())["grpc-status-details-bin"]
+    return Refusal(
+        code,
+        (await call.details()).replace(sid, "the SID"),
+        str(status_pb2.Status.FromString(packed)).replace(sid, "the SID"),
+        tuple(name for name, _ in await call.trailing_metadata()),
+        {name: count - before.get(name, 0) for name, count in after.items()},
+    )
+
+
+async def store_operations(server: Served) -> dict[str, float]:
+    """Return how often Interactions were asked for in the store, by operation.
+
+    Whether there are keys is asked for by time and not by call.
+    """
+    async with httpx.AsyncClient(trust_env=False) as http:
+        text = (await http.get(server.metrics_url)).text
+    return {
+        sample.labels["operation"]: sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "interaction_svc_store_duration_seconds_count"
+        and sample.labels["operation"] != "has_keys"
+    }
+
+
+@pytest.mark.parametrize("method", ["GetInteraction", "DeleteInteraction"])
 async def test_unknown_and_foreign_interactions_are_not_found_alike(
-    reading: Reading, ingest: Ingest, parents: Parents
+    server: Served, reading: Reading, ingest: Ingest, parents: Parents, method: str
 ) -> None:
     interaction = new_interaction(parents)
-    await record(ingest, interaction)
-    strangers = {"service_sid": "KS", "session_sid": "KC", "sid": "KI"}
-    texts = set()
-    for field, prefix in strangers.items():
+    own = [("authorization", basic(parents.account_sid))]
+    await record(ingest, interaction, new_interaction(new_parents()))
+    asked: list[tuple[Any, Any]] = []
+    for field, prefix in (("service_sid", "KS"), ("session_sid", "KC"), ("sid", "KI")):
         request = get_request(interaction)
         setattr(request, field, new_sid(prefix))
-        code, reason, details = await failure(reading.GetInteraction(request))
-        assert (code, reason) == (Code.NOT_FOUND, "ERROR_REASON_INTERACTION_NOT_FOUND")
-        resource: Any = details["ResourceInfo"]
-        assert resource.resource_type == "interaction_svc.v1.Interaction"
-        assert resource.resource_name == request.sid
-    foreign = reading.GetInteraction(
-        get_request(interaction), metadata=[("authorization", basic(new_sid("AC")))]
-    )
-    code, reason, _ = await failure(foreign)
-    texts.add((code, reason))
-    assert texts == {(Code.NOT_FOUND, "ERROR_REASON_INTERACTION_NOT_FOUND")}
-    own = [("authorization", basic(parents.account_sid))]
-    assert await reading.GetInteraction(get_request(interaction), metadata=own)
-    key = [("authorization", basic(new_sid("SK")))]
-    assert await reading.GetInteraction(get_request(interaction), metadata=key)
+        asked.append((request, own))
+    nobody_s = get_request(new_interaction(new_parents()))
+    foreign = [("authorization", basic(new_sid("AC")))]
+    asked += [(nobody_s, own), (get_request(interaction), foreign), (nobody_s, foreign)]
+    refusals = []
+    kind = GetInteractionRequest if method == "GetInteraction" else DeleteInteractionRequest
+    for wanted, metadata in asked:
+        sent: Any = kind.FromString(
+            wanted.SerializeToString()
+        )  # their fields have the same numbers
+        begin = partial(getattr(reading, method), sent, metadata=metadata)
+        refusals.append(await refusal_of(server, begin, sent.sid))
+    first = refusals[0]
+    assert first.code is Code.NOT_FOUND
+    assert first.message == "Interaction the SID was not found in this Session"
+    assert set(first.trailers) == {"x-request-id", "grpc-status-details-bin"}
+    assert sum(first.store_operations.values()) == 1
+    for refusal in refusals[1:]:
+        assert refusal == first
+    for caller in (parents.account_sid, new_sid("SK")):
+        metadata = [("authorization", basic(caller))]
+        assert await reading.GetInteraction(get_request(interaction), metadata=metadata)
+
+
+async def test_what_is_not_found_is_named_in_the_details(
+    reading: Reading, parents: Parents
+) -> None:
+    request = get_request(new_interaction(parents))
+    code, reason, details = await failure(reading.GetInteraction(request))
+    assert (code, reason) == (Code.NOT_FOUND, "ERROR_REASON_INTERACTION_NOT_FOUND")
+    assert set(details) == {"ErrorInfo", "ResourceInfo"}
+    resource: Any = details["ResourceInfo"]
+    assert resource.resource_type == "interaction_svc.v1.Interaction"
+    assert resource.resource_name == request.sid
 
 
 @pytest.mark.parametrize("field", ["service_sid", "session_sid", "sid"])

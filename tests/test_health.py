@@ -4,7 +4,7 @@ import asyncio
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 
 from interaction_svc.health import Health
 from interaction_svc.store import open_store
-from interaction_svc.store.sqlite import schema
+from interaction_svc.store.sqlite.schema import PAGE_BYTES
 from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
@@ -150,31 +150,39 @@ async def test_a_damaged_page(tmp_path: Path, parents: Parents) -> None:
             await IngestServiceStub(channel).RecordInteractions(
                 iter([ingest_pb.RecordInteractionsRequest(interactions=interactions)])
             )
-    page = root_page_of(server.store, "interactions")
-    write_at(server.store, page, b"\xa5" * schema.PAGE_BYTES)
-    async with clients(tmp_path) as using:  # what is damaged shows when it is read
+    place = place_of(server.store, "interactions")
+    good = replaced(server.store, place, b"\xa5" * PAGE_BYTES)
+    often = {"store.sqlite.probing.QUICK_CHECK_SECONDS": 0.2}
+    async with clients(tmp_path, **often) as using:  # what is damaged shows when it is read
         call = InteractionServiceStub(using.channel).ListInteractions(list_request(parents))
         code, reason, _ = await failure(call)
         assert (code, reason) == (Code.UNAVAILABLE, "ERROR_REASON_UNAVAILABLE")
         await using.until_ready(False)
+        replaced(using.server.store, place, good)
+        await using.until_ready(True)
+        found = await InteractionServiceStub(using.channel).ListInteractions(list_request(parents))
+        assert found.interactions
     assert "damaged" in using.server.log.read_text()
     assert "internal error" not in using.server.log.read_text()
 
 
-def root_page_of(store: Path, table: str) -> int:
-    with sqlite3.connect(store) as db:
+def place_of(store: Path, table: str) -> int:
+    """Return where a table's first page begins in the file."""
+    with closing(sqlite3.connect(store)) as db:
+        assert db.execute("PRAGMA page_size").fetchone() == (PAGE_BYTES,)
         root = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (table,))
-        number = int(root.fetchone()[0])
-    db.close()
-    return number
+        return (int(root.fetchone()[0]) - 1) * PAGE_BYTES
 
 
-def write_at(store: Path, page: int, content: bytes) -> None:
-    file = os.open(store, os.O_WRONLY)
+def replaced(store: Path, place: int, content: bytes) -> bytes:
+    """Write over a part of the file, and return what was there."""
+    file = os.open(store, os.O_RDWR)
     try:
-        os.pwrite(file, content, (page - 1) * schema.PAGE_BYTES)
+        before = os.pread(file, len(content), place)
+        os.pwrite(file, content, place)
     finally:
         os.close(file)
+    return before
 
 
 async def test_a_watcher_that_takes_nothing_holds_nobody_up(tmp_path: Path) -> None:

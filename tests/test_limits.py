@@ -236,24 +236,29 @@ async def test_silent_streams_of_one_key_leave_places_to_others(
     tmp_path: Path, parents: Parents
 ) -> None:
     store = tmp_path / "interactions.db"
-    flooding = new_key(store, "ingest", new_sid("AC"))
+    account_sid = new_sid("AC")
+    flooding = [new_key(store, "ingest", account_sid) for _ in range(2)]
     reader = new_key(store, "read", parents.account_sid)
-    limits = ("--max-concurrent-calls", "20", "--max-streams-per-key", "15")
+    limits = ("--max-concurrent-calls", "20", "--max-streams-per-key", "7")
     with served(tmp_path, *limits, times={"keys.SECONDS_KNOWN": 0.1}) as server:
         async with grpc.aio.insecure_channel(server.grpc_address) as channel:
             ingest, reading = IngestServiceStub(channel), InteractionServiceStub(channel)
-            metadata = [("authorization", flooding.bearer)]
-            # Without a deadline that would end them: half of the places are theirs.
-            streams = [ingest.RecordInteractions(metadata=metadata) for _ in range(256)]
-            codes = Counter(await first_codes(streams, 246))
-            assert codes == {Code.RESOURCE_EXHAUSTED: 246}
+            flood = []
+            # The first key has 7 streams, and the second what is left of half of the places.
+            for key, held in zip(flooding, (7, 3), strict=True):
+                metadata = [("authorization", key.bearer)]  # and no deadline that would end them
+                streams = [ingest.RecordInteractions(metadata=metadata) for _ in range(128)]
+                codes = Counter(await first_codes(streams, 128 - held))
+                assert codes == {Code.RESOURCE_EXHAUSTED: 128 - held}
+                flood.append(streams)
             for _ in range(30):
                 await reading.ListInteractions(
                     list_request(parents), metadata=[("authorization", reader.bearer)]
                 )
-            await asyncio.to_thread(revoke, server.store, flooding)
-            codes = Counter(await first_codes(streams, 256))
-            assert codes == {Code.RESOURCE_EXHAUSTED: 246, Code.UNAUTHENTICATED: 10}
+            for key, streams, held in zip(flooding, flood, (7, 3), strict=True):
+                await asyncio.to_thread(revoke, server.store, key)
+                codes = Counter(await first_codes(streams, 128))
+                assert codes == {Code.RESOURCE_EXHAUSTED: 128 - held, Code.UNAUTHENTICATED: held}
 
 
 async def test_requests_over_http_count_against_the_account_s_share_too(

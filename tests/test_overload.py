@@ -154,7 +154,7 @@ async def test_http_requests_beyond_the_limit_are_told_when_to_come_again(
                     assert response.json()["code"] == 20429
                     assert response.headers["retry-after"] == "1"
             listings = await asyncio.gather(*(http.get(parents.path) for _ in range(many)))
-            assert {response.status_code for response in listings} <= {200, 429}
+            assert {response.status_code for response in listings} in ({200}, {200, 429})
             for _ in range(2 * AT_ONCE):
                 assert (await http.get(parents.path)).status_code == 200
             assert resident_mib(server) <= before + GROWTH_MIB

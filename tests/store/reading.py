@@ -48,9 +48,11 @@ class Reading(StoreTests):
         await store.record([row])
         key = parents.key(row.sid)
         assert await store.get(Scope(new_sid("AC")), key) is None
-        assert await store.get(EVERYONE, key._replace(service_sid=new_sid("KS"))) is None
-        assert await store.get(EVERYONE, key._replace(session_sid=new_sid("KC"))) is None
-        assert await store.get(EVERYONE, key._replace(sid=new_sid("KI"))) is None
+        for scope in (EVERYONE, Scope(parents.account_sid)):
+            for field, prefix in (("service_sid", "KS"), ("session_sid", "KC"), ("sid", "KI")):
+                elsewhere = key._replace(**{field: new_sid(prefix)})
+                assert await store.get(scope, elsewhere) is None
+            assert await store.get(scope, key) == row.frame
 
     async def test_the_same_sids_in_two_accounts_are_two_interactions(
         self, store: Store, parents: Parents

@@ -19,6 +19,7 @@ from interaction_svc.store import (
     Scope,
     Store,
     StoreClosedError,
+    StoreError,
     StoreUnavailableError,
     StoreURLError,
     check_store,
@@ -117,7 +118,7 @@ async def test_a_schema_that_can_t_be_made_leaves_no_trace(
 ) -> None:
     broken = ("CREATE TABLE half (a)", "CREATE TABLE half (a)")
     monkeypatch.setattr(schema, "STATEMENTS", broken)
-    with pytest.raises(Exception, match="SQLite failed"):
+    with pytest.raises(StoreError, match="SQLite failed"):
         await open_store(url(tmp_path))
     monkeypatch.undo()
     await (await open_store(url(tmp_path))).close()

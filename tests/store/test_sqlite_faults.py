@@ -138,7 +138,7 @@ async def test_a_damaged_page_is_said_when_it_is_met_and_forgotten_when_it_is_me
 ) -> None:
     monkeypatch.setattr(probing, "QUICK_CHECK_SECONDS", 0.05)
     await fill(tmp_path, parents)
-    with damaged(tmp_path, 60):
+    with damaged(tmp_path, 15):
         store = await open_store(url(tmp_path))
         await store.probe()  # nobody has met it yet
         with pytest.raises(StoreDamagedError, match="restore it from a backup"):
@@ -172,7 +172,7 @@ async def test_all_of_a_damaged_store_is_looked_at_only_now_and_then(
 
     monkeypatch.setattr(probing, "_is_whole", look)
     await fill(tmp_path, parents)
-    with damaged(tmp_path, 60):
+    with damaged(tmp_path, 15):
         store = await open_store(url(tmp_path))
         with pytest.raises(StoreDamagedError):
             await read_all(store)
@@ -212,7 +212,7 @@ async def test_a_damaged_schema_is_said_at_the_start(tmp_path: Path, parents: Pa
 
 async def test_a_file_that_is_cut_off_is_damaged(tmp_path: Path, parents: Parents) -> None:
     await fill(tmp_path, parents)
-    os.truncate(tmp_path / "interactions.db", 40 * PAGE)
+    os.truncate(tmp_path / "interactions.db", 10 * PAGE)
     with pytest.raises(StoreDamagedError):
         await open_and_read_all(tmp_path)
 

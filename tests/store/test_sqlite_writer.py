@@ -12,6 +12,7 @@ from prometheus_client import REGISTRY
 from interaction_svc.store import (
     StoreBusyError,
     StoreClosedError,
+    StoreError,
     open_store,
 )
 from interaction_svc.store.sqlite import writer as writer_module
@@ -148,7 +149,7 @@ async def test_what_a_commit_held_is_measured(write: Connection) -> None:
     writer = Writer(write)
     before = [sample(f"commit_{what}_{of}") for what in ("operations", "rows") for of in _OF]
     await asyncio.gather(writer.submit(insert(1), 2), writer.submit(insert(2), 3))
-    with pytest.raises(Exception, match="SQLite failed"):
+    with pytest.raises(StoreError, match="SQLite failed"):
         await writer.submit(insert(1), 7)
     after = [sample(f"commit_{what}_{of}") for what in ("operations", "rows") for of in _OF]
     assert [a - b for a, b in zip(after, before, strict=True)] == [1, 2, 1, 5]

@@ -229,6 +229,7 @@ class Writing(StoreTests):
         assert not await store.delete(Scope(new_sid("AC")), key, NOW_US)
         for field, prefix in (("service_sid", "KS"), ("session_sid", "KC"), ("sid", "KI")):
             elsewhere = key._replace(**{field: new_sid(prefix)})
-            assert not await store.delete(EVERYONE, elsewhere, NOW_US)
+            for scope in (EVERYONE, Scope(parents.account_sid)):
+                assert not await store.delete(scope, elsewhere, NOW_US)
         assert await store.record([row]) == [(Outcome.UNCHANGED, row.frame)]
         assert await store.delete(Scope(parents.account_sid), key, NOW_US)

@@ -30,6 +30,7 @@ from interaction_svc.store.sqlite import keys, loading, migrations, pages, reads
 from interaction_svc.store.sqlite.connection import (
     Connection,
     check_writable,
+    checkpoint_no_more,
     translated,
     wait_no_more,
     write_nothing,
@@ -73,8 +74,8 @@ class SqliteStore(Store):
             write,
             check=self._probe.check_files,
             pin=self._eraser.pin,
-            look=self._eraser.look,
-            unpin=self._eraser.unpin,
+            note_rows=self._eraser.note_rows,
+            on_rows=self._eraser.look_soon,
             on_erased=self._eraser.ask,
         )
         self._closing: asyncio.Task[None] | None = None
@@ -90,6 +91,7 @@ class SqliteStore(Store):
             await write.run(migrations.migrate if migrate else migrations.check_is_current)
             joins = await write.run(joins_blobs)
             await write.run(wait_no_more)
+            await write.run(checkpoint_no_more)
             if migrate:
                 await write.run(check_writable)
             read = await Connection.open(path, read_only=True)
