@@ -41,6 +41,9 @@ FIRST_LINES = {
 """What snippets of Python take for granted, by page and number."""
 
 
+MISSING = [name for name in ("grpcurl", "node", "curl", "sqlite3") if shutil.which(name) is None]
+
+
 def runnable(page: str) -> list[Block]:
     return [
         block
@@ -67,8 +70,8 @@ def commands() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("page", PAGES_TO_RUN)
-@pytest.mark.skipif(shutil.which("grpcurl") is None, reason="needs Go, to build grpcurl")
-@pytest.mark.skipif(shutil.which("node") is None, reason="needs Node.js")
+@pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}")
+@pytest.mark.timeout(300)
 async def test_commands_print_what_the_page_shows(
     page: str, sample_store: Path, commands: Path, tmp_path: Path
 ) -> None:
