@@ -41,7 +41,7 @@ from interaction_svc.store.rows import Row
 from interaction_svc.store.sqlite import migrations, old_layout, packing, writes
 from interaction_svc.store.sqlite.connection import connect, transaction, translated
 from interaction_svc.store.sqlite.old_layout import OldRow
-from interaction_svc.store.sqlite.scrubbing import Scrubber
+from interaction_svc.store.sqlite.scrubbing import wipe_file
 
 ENDING = ".rewrite"
 """What the name of the file ends with that a rewrite makes beside the store."""
@@ -147,12 +147,18 @@ def rewrite(
 def _is_old(path: Path) -> bool:
     """Return whether a file has an earlier layout; while another process switches, wait for it."""
     try:
-        return not is_empty(path) and not migrations.inspect(path).is_current
+        return not is_empty(path) and _has_earlier_layout(path)
     except StoreUnavailableError:
         if not Path(f"{path}{_LOCK_ENDING}").exists():
             raise
         with _alone(path):
-            return not migrations.inspect(path).is_current
+            return _has_earlier_layout(path)
+
+
+def _has_earlier_layout(path: Path) -> bool:
+    """Return whether a file has an earlier layout; one that is being made has none yet."""
+    found = migrations.inspect(path)
+    return found.schema_version > 0 and not found.is_current
 
 
 def is_empty(path: Path) -> bool:
@@ -273,10 +279,7 @@ class _Rewrite:
     def _switch(self, old: sqlite3.Connection) -> int:
         """Bring the copy up to date, and put it in the place of the old file."""
         with closing(connect(self._new_path)) as new:
-            new.execute("PRAGMA wal_autocheckpoint = 0")  # the scrubber reads the whole log
-            scrubber = Scrubber(Path(f"{self._new_path}-wal"))
-            if self._compare(old, new):
-                scrubber.scrub(new)
+            self._compare(old, new)
             joined = _position_of(new).joined
             (rows,) = new.execute("SELECT count(*) FROM interactions").fetchone()
             (expected,) = old.execute("SELECT count(*) FROM interactions").fetchone()
@@ -285,6 +288,7 @@ class _Rewrite:
             new.execute("DROP TABLE rewrite_progress")
             if new.execute("PRAGMA journal_mode = DELETE").fetchone()[0] != "delete":
                 raise StoreUnavailableError(f"{self._new_path.name} is open in another process")
+        wipe_file(self._new_path)  # of copies of rows, which a later delete would not find
         _sync(self._new_path)
         self._new_path.rename(self._path)
         _sync(self._path.parent)
@@ -298,9 +302,8 @@ class _Rewrite:
             old.execute("COMMIT")
         return int(rows)
 
-    def _compare(self, old: sqlite3.Connection, new: sqlite3.Connection) -> bool:
-        """Mend what differs from the old file, and return whether something was replaced."""
-        changed = False
+    def _compare(self, old: sqlite3.Connection, new: sqlite3.Connection) -> None:
+        """Mend what differs from the old file."""
         after = old_layout.BEGINNING
         done = 0
         has_joined = _position_of(new).joined > 0
@@ -310,27 +313,25 @@ class _Rewrite:
             found = old_layout.read(old, after, ROWS_PER_BATCH)
             with transaction(new):
                 for row in found:
-                    changed |= self._compare_row(new, row, has_joined=has_joined)
+                    self._compare_row(new, row, has_joined=has_joined)
             done += len(found)
             self._on_progress("compare", done, max(self._total, done))
             if len(found) < ROWS_PER_BATCH:
                 break
             after = found[-1].position
         _copy_owners(old, new)
-        changed |= _copy_tombstones(old, new)
+        _copy_tombstones(old, new)
         _copy_keys(old, new)
-        return changed
 
-    def _compare_row(self, new: sqlite3.Connection, old_row: OldRow, *, has_joined: bool) -> bool:
+    def _compare_row(self, new: sqlite3.Connection, old_row: OldRow, *, has_joined: bool) -> None:
         key = tuple(map(packing.pack, old_row.key))
         stored = new.execute(_STORED, key).fetchone()
         if stored is not None and stored[1] == old_row.frame:
             self._damaged += stored[0] != checksum_of(old_row.frame)
-            return False
+            return
         if stored is not None and not has_joined:
             new.execute(_DELETE, key)
-        (recorded,) = writes.record(new, [self._row_of(old_row)])
-        return stored is not None and recorded.frame != stored[1]
+        writes.record(new, [self._row_of(old_row)])
 
     def _check_stop(self) -> None:
         if self._stop.is_set():
@@ -353,12 +354,11 @@ def _copy_owners(old: sqlite3.Connection, new: sqlite3.Connection) -> None:
             )
 
 
-def _copy_tombstones(old: sqlite3.Connection, new: sqlite3.Connection) -> bool:
-    """Copy tombstones, and delete what they are of; return whether there was any.
+def _copy_tombstones(old: sqlite3.Connection, new: sqlite3.Connection) -> None:
+    """Copy tombstones, and delete what they are of.
 
     They had no account. Each becomes one of every account that has owned its Session.
     """
-    deleted = False
     without_owner = 0
     with transaction(new):
         for session_sid, sid, deleted_us in old.execute(
@@ -368,12 +368,11 @@ def _copy_tombstones(old: sqlite3.Connection, new: sqlite3.Connection) -> bool:
             accounts = new.execute(_OWNERS, (session,)).fetchall()
             for (account,) in accounts:
                 key = session, account, packing.pack(canonical_sid(sid))
-                deleted |= new.execute(_DELETE, key).rowcount > 0
+                new.execute(_DELETE, key)
                 writes.bury(new, key, deleted_us)
             without_owner += not accounts
     if without_owner:  # their Sessions were emptied before there was a table of owners
         log.warning("tombstones of Sessions without an owner were left out", count=without_owner)
-    return deleted
 
 
 def _copy_keys(old: sqlite3.Connection, new: sqlite3.Connection) -> None:

@@ -83,6 +83,7 @@ class SqliteStore(Store):
     @classmethod
     async def open(cls, path: Path, *, migrate: bool, on_migration: MigrationProgress) -> Self:
         """Open the file; see open_store."""
+        was_left = _size(_log_of(path)) > 0  # by a process that didn't live to erase, or lives on
         if migrate:
             await _rewritten(path, on_migration)
         async with AsyncExitStack() as opened:
@@ -100,7 +101,7 @@ class SqliteStore(Store):
             opened.pop_all()
         store, log = cls(path, quick, read, write, joins=joins), _log_of(path)
         metrics.wal_bytes.set_function(partial(_size, log))
-        if migrate and _size(log):  # of a process that didn't live to erase what it had deleted
+        if migrate and was_left:
             store._eraser.ask_after_a_crash()
         return store
 
