@@ -24,7 +24,6 @@ from typing import NamedTuple
 
 import structlog
 
-from interaction_svc.sids import canonical_sid
 from interaction_svc.store.errors import (
     StoreClosedError,
     StoreError,
@@ -33,7 +32,6 @@ from interaction_svc.store.errors import (
 )
 from interaction_svc.store.integrity import checksum_of
 from interaction_svc.store.interface import MigrationProgress
-from interaction_svc.store.keys import StoredKey
 from interaction_svc.store.outcomes import Outcome
 from interaction_svc.store.rows import Row
 from interaction_svc.store.sqlite import migrations, old_layout, packing, writes
@@ -47,6 +45,12 @@ from interaction_svc.store.sqlite.rewrite_files import (
     remove_store,
     size_of,
     sync,
+)
+from interaction_svc.store.sqlite.rewrite_tables import (
+    DELETE,
+    copy_keys,
+    copy_owners,
+    copy_tombstones,
 )
 from interaction_svc.store.sqlite.scrubbing import wipe_file
 
@@ -82,8 +86,6 @@ _NOTE_PROGRESS = (
 _STORED = (
     "SELECT checksum, frame FROM interactions WHERE session_sid = ? AND account_sid = ? AND sid = ?"
 )
-_DELETE = "DELETE FROM interactions WHERE session_sid = ? AND account_sid = ? AND sid = ?"
-_OWNERS = "SELECT DISTINCT account_sid FROM session_owners WHERE session_sid = ?"
 _MOVED_VERSION = 2**31 - 1
 """What the old file says its schema is once it isn't the store any more."""
 
@@ -314,9 +316,9 @@ class _Rewrite:
             if len(found) < ROWS_PER_BATCH:
                 break
             after = found[-1].position
-        _copy_owners(old, new)
-        _copy_tombstones(old, new)
-        _copy_keys(old, new)
+        copy_owners(old, new)
+        copy_tombstones(old, new)
+        copy_keys(old, new)
 
     def _compare_row(self, new: sqlite3.Connection, old_row: OldRow, *, has_joined: bool) -> None:
         key = tuple(map(packing.pack, old_row.key))
@@ -325,70 +327,12 @@ class _Rewrite:
             self._damaged += stored[0] != checksum_of(old_row.frame)
             return
         if stored is not None and not has_joined:
-            new.execute(_DELETE, key)
+            new.execute(DELETE, key)
         writes.record(new, [self._row_of(old_row)])
 
     def _check_stop(self) -> None:
         if self._stop.is_set():
             raise StoreClosedError("the rewrite was broken off; the next one resumes it")
-
-
-def _copy_owners(old: sqlite3.Connection, new: sqlite3.Connection) -> None:
-    """Copy the owners of Sessions; those of the rows are there already."""
-    if "session_owners" in _tables(old):
-        with transaction(new):
-            new.executemany(
-                "INSERT OR IGNORE INTO session_owners (session_sid, service_sid, account_sid)"
-                " VALUES (?, ?, ?)",
-                (
-                    [packing.pack(canonical_sid(sid)) for sid in owner]
-                    for owner in old.execute(
-                        "SELECT session_sid, service_sid, account_sid FROM session_owners"
-                    )
-                ),
-            )
-
-
-def _copy_tombstones(old: sqlite3.Connection, new: sqlite3.Connection) -> None:
-    """Copy tombstones, and delete what they are of.
-
-    They had no account. Each becomes one of every account that has owned its Session.
-    """
-    without_owner = 0
-    with transaction(new):
-        for session_sid, sid, deleted_us in old.execute(
-            "SELECT session_sid, sid, deleted_us FROM tombstones"
-        ):
-            session = packing.pack(canonical_sid(session_sid))
-            accounts = new.execute(_OWNERS, (session,)).fetchall()
-            for (account,) in accounts:
-                key = session, account, packing.pack(canonical_sid(sid))
-                new.execute(_DELETE, key)
-                writes.bury(new, key, deleted_us)
-            without_owner += not accounts
-    if without_owner:  # their Sessions were emptied before there was a table of owners
-        log.warning("tombstones of Sessions without an owner were left out", count=without_owner)
-
-
-def _copy_keys(old: sqlite3.Connection, new: sqlite3.Connection) -> None:
-    if "api_keys" in _tables(old):
-        columns = ", ".join(StoredKey._fields)
-        with transaction(new):
-            new.execute("DELETE FROM api_keys")
-            new.executemany(
-                f"INSERT INTO api_keys ({columns}) VALUES (?, ?, ?, ?, ?, ?)",
-                (
-                    key._replace(account_sid=key.account_sid and canonical_sid(key.account_sid))
-                    for key in map(
-                        StoredKey._make,
-                        old.execute(f"SELECT {columns} FROM api_keys ORDER BY created_us, rowid"),
-                    )
-                ),
-            )
-
-
-def _tables(db: sqlite3.Connection) -> set[str]:
-    return {name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
 
 
 def _source_of(path: Path, old: sqlite3.Connection) -> str:
