@@ -74,6 +74,8 @@ pytest: $(VENV)/.dev $(TOOLS)/grpcurl $(TOOLS)/kustomize tests/node/node_modules
 	PATH="$(CURDIR)/$(TOOLS):$$PATH" $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST)
 	@command -v go >/dev/null || echo "LEFT OUT: the tests with grpcurl and kustomize, which need Go"
 	@command -v node >/dev/null || echo "LEFT OUT: the tests with Twilio's Node SDK, which need Node.js"
+	@{ command -v curl && command -v sqlite3; } >/dev/null \
+	  || echo "LEFT OUT: the commands of the documentation, which need curl and sqlite3"
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null \
 	  || echo "LEFT OUT: the tests with PostgreSQL, which need its server: initdb, pg_ctl and psql"
 	@PATH="$$PATH:/usr/sbin" command -v pgbouncer >/dev/null \

@@ -322,9 +322,9 @@ async def test_a_store_with_a_damaged_interaction_is_not_copied(
     """SQLite itself finds nothing wrong with it."""
     await fill(tmp_path, parents, 10)
     with another_process(tmp_path) as db:
-        (sid,) = db.execute("SELECT sid FROM interactions LIMIT 1").fetchone()
-        frame = "CAST(replace(CAST(frame AS TEXT), 'hello', 'hullo') AS BLOB)"
-        db.execute(f"UPDATE interactions SET frame = {frame} WHERE sid = ?", (sid,))
+        sid, frame = db.execute("SELECT sid, frame FROM interactions LIMIT 1").fetchone()
+        damaged = frame[:-1] + bytes([frame[-1] ^ 1])
+        db.execute("UPDATE interactions SET frame = ? WHERE sid = ?", (damaged, sid))
     with pytest.raises(StoreDamagedError, match="an Interaction in it is damaged"):
         backup_store(url(tmp_path), tmp_path / "copy.db", nobody)
     assert os.listdir(tmp_path) == ["interactions.db"]

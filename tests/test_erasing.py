@@ -107,7 +107,8 @@ async def test_erase_leaves_nothing_in_the_files_of_a_store_that_is_open(
         await store.record([row_of(new_interaction(parents, inbound=leg, data="the erased text"))])
         texts = ("the erased text", leg.participant_sid, leg.resource_sid)
         assert [is_in_files(tmp_path, text) for text in texts] == [True] * 3
-        done = run("erase", "--store", url(tmp_path), "--participant", leg.participant_sid)
+        arguments = ("--store", url(tmp_path), "--participant", leg.participant_sid)
+        done = await asyncio.to_thread(run, "erase", *arguments)
         assert done.returncode == 0, done.stderr
         assert [is_in_files(tmp_path, text) for text in texts] == [False] * 3
         assert await store.page(EVERYONE, query(parents)) == (b"", 0, None, None, False)

@@ -17,7 +17,7 @@ from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
 from interaction_svc.v1.interaction_service_pb2 import DeleteInteractionRequest
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
-from tests.build import NOON_US, Parents, new_interaction, new_parents, new_sid
+from tests.build import NOON_US, SECOND_US, Parents, new_interaction, new_parents, new_sid
 from tests.calls import Code, failure, get_request, list_request
 from tests.keyring import Key, basic, new_key, revoke
 from tests.serving import Served, served
@@ -348,8 +348,10 @@ async def test_an_ingest_key_reads_nothing_by_recording(
     guarded: Guarded, channel: grpc.aio.Channel
 ) -> None:
     ingest = IngestServiceStub(channel)
-    later = new_interaction(guarded.parents, updated_us=NOON_US + 2, data="private")
-    earlier = new_interaction(guarded.parents, sid=later.sid, updated_us=NOON_US + 1, data="")
+    later = new_interaction(guarded.parents, updated_us=NOON_US + 2 * SECOND_US, data="private")
+    earlier = new_interaction(
+        guarded.parents, sid=later.sid, updated_us=NOON_US + SECOND_US, data=""
+    )
     outcomes = {}
     for role, interaction in (("admin", later), ("ingest", earlier), ("admin", earlier)):
         outcomes[role] = await ingest.RecordInteraction(

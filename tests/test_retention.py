@@ -44,6 +44,8 @@ def test_days_are_counted_back_from_now_and_none_are_for_ever() -> None:
         NOON_US - 10 * DAY_US, {"KS1": NOON_US - 2 * DAY_US, "KS2": None}
     )
     assert expired_before(NOON_US, 0, {}) == Expired(None, {})
+    written = "KS" + "AB" * 16
+    assert expired_before(NOON_US, 0, {written: 0}) == Expired(None, {"KS" + "ab" * 16: None})
 
 
 async def test_a_sweep_goes_through_everything_and_accounts_for_it(

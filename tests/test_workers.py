@@ -14,6 +14,7 @@ import grpc
 import httpx
 import pytest
 
+from interaction_svc.records import EARLIEST_US
 from interaction_svc.settings import SettingsError, load_settings
 from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
@@ -35,7 +36,7 @@ MANY_CONNECTIONS = 100
 @pytest.fixture(scope="module")
 def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with served(
-        tmp_path_factory.mktemp("workers"), "--workers", "2", "--retain-days", "10000"
+        tmp_path_factory.mktemp("workers"), "--workers", "2", "--retain-days", "5000"
     ) as running:
         yield running
 
@@ -206,7 +207,7 @@ async def test_one_that_was_killed_is_started_again(group: Served, parents: Pare
     until_both_serve(group)
     async with AsyncExitStack() as stack:
         first, second = await connected_to_each(group, parents, stack)
-        await record(first, parents, created_us=0)
+        await record(first, parents, created_us=EARLIEST_US)
         streams = [await streaming(channel, parents) for channel in (first, second)]
         await asyncio.to_thread(until_in_flight, group, 2)
         before = calls(group)

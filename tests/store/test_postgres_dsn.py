@@ -268,7 +268,7 @@ def test_no_output_has_a_secret_in_it(form: str, secret: str, is_encoded: bool) 
         assert "Zq7" not in shown
         assert "xK9w" not in shown
     error = shown_by(check_database_url, url)
-    assert error == repr(url) or not re.search("Zq7|xK9w", error)
+    assert error == repr(url.strip()) or not re.search("Zq7|xK9w", error)
 
 
 @given(secret=SECRETS.filter(lambda secret: "\0" not in secret))

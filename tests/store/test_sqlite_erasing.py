@@ -33,7 +33,7 @@ from interaction_svc.store.sqlite.scrubbing import Scrubber, has_text
 from interaction_svc.store.tables import INTERACTIONS, TOMBSTONES, Tombstone
 from tests.build import NOON_US, SECOND_US, Parents, new_interaction, new_leg, new_parents
 from tests.store.files import another_process, url
-from tests.store.opened import EVERYONE, NOW_US
+from tests.store.opened import EVERYONE, MIB, NOW_US
 
 _INNER_PAGE = 0x02
 
@@ -218,6 +218,20 @@ async def test_nothing_is_left_after_pages_were_split_and_joined(
     assert (await store.check()).ok
     with another_process(tmp_path) as db:
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+async def test_the_log_begins_anew_under_records_that_never_pause(
+    store: Store, tmp_path: Path, parents: Parents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is held in it until it has been looked at must not keep it from that."""
+    monkeypatch.setattr(erasing, "CHECKPOINT_BYTES", MIB)
+    for batch in range(40):
+        made = [
+            new_interaction(parents, NOON_US + batch * 100 + n, data="x" * 10_000)
+            for n in range(50)
+        ]
+        await store.record([row_of(one) for one in made])
+    assert (tmp_path / "interactions.db-wal").stat().st_size < 12 * MIB < 40 * 50 * 10_000
 
 
 async def test_copies_that_inserts_left_are_gone_when_the_store_is_closed(tmp_path: Path) -> None:

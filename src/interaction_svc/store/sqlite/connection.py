@@ -32,7 +32,7 @@ BUSY_TIMEOUT_SECONDS = 5.0
 _ASK_AGAIN_SECONDS = 0.0005  # 1 ms is too much to meet most of those moments; less costs CPU
 CACHE_BYTES = 16 * MIB
 JOURNAL_LIMIT_BYTES = 64 * MIB
-_PAGES_UNTIL_CHECKPOINT = 2_000  # of 8 KiB: 16 MiB, four times SQLite's; less is a tenth dearer
+_PAGES_UNTIL_CHECKPOINT = 2_000  # of 8 KiB: 16 MiB
 _STEPS_UNTIL_ASKED = 10_000  # of SQLite's virtual machine: well under a millisecond
 _SLICE_SECONDS = 0.001
 """How long a thread works before it gives the event loop what it has."""
@@ -272,6 +272,11 @@ def forget_pages(db: sqlite3.Connection) -> None:
 def wait_no_more(db: sqlite3.Connection) -> None:
     """Have SQLite wait for no lock from here on: `transaction` waits, and does it better."""
     db.execute("PRAGMA busy_timeout = 0")
+
+
+def checkpoint_no_more(db: sqlite3.Connection) -> None:
+    """Have SQLite make no checkpoints in commits from here on: Eraser makes them, see there."""
+    db.execute("PRAGMA wal_autocheckpoint = 0")
 
 
 @contextmanager

@@ -122,4 +122,4 @@ def inspect(path: Path) -> StoreReport:
         finally:
             db.close()
     except sqlite3.Error as error:
-        raise translated(error) from error
+        raise translated(error, path) from error

@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -39,6 +40,8 @@ class Probe:
         self._files = OpenFiles(path)
         self._closed = False
         self._has_rescued = False
+        self.before_rescue: Callable[[], None] = lambda: None
+        """Is called on the writing connection's thread, and ends the reads of this process."""
         self._damaged = False
         self._checked_at = float("-inf")
         self._check: asyncio.Task[None] | None = None
@@ -88,7 +91,7 @@ class Probe:
         at its name, and SQLite would apply it to the new file at the next start.
         """
         try:
-            if not await self._write.run(_empty_log):
+            if not await self._write.run(self._empty_log):
                 return  # another process is reading; the next probe tries again
             aside = self._files.set_aside_replaced_log()
         except StoreError as error:
@@ -100,6 +103,12 @@ class Probe:
             if not self._has_rescued:
                 log.warning("what was in the write-ahead log has been written to the file")
         self._has_rescued = True
+
+    def _empty_log(self, db: sqlite3.Connection) -> bool:
+        """Write the log to the file and truncate it; False: another process is reading it."""
+        self.before_rescue()
+        busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return not busy
 
     def _look_through(self) -> None:
         now = asyncio.get_running_loop().time()
@@ -136,12 +145,6 @@ class Probe:
 def read_something(db: sqlite3.Connection) -> None:
     """Read through a connection that is in use, to see that it isn't stuck."""
     db.execute("SELECT 1 FROM schema_migrations").fetchone()
-
-
-def _empty_log(db: sqlite3.Connection) -> bool:
-    """Write the log to the file and truncate it; False: another process is reading it."""
-    busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-    return not busy
 
 
 def _read(path: Path) -> None:

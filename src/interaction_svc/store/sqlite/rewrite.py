@@ -13,8 +13,6 @@ in place. The rewrite has two phases:
 The old file stays complete until the rename, so the rewrite can be broken off at any time.
 """
 
-import fcntl
-import os
 import shutil
 import sqlite3
 import threading
@@ -26,7 +24,6 @@ from typing import NamedTuple
 
 import structlog
 
-from interaction_svc.sids import canonical_sid
 from interaction_svc.store.errors import (
     StoreClosedError,
     StoreError,
@@ -35,18 +32,30 @@ from interaction_svc.store.errors import (
 )
 from interaction_svc.store.integrity import checksum_of
 from interaction_svc.store.interface import MigrationProgress
-from interaction_svc.store.keys import StoredKey
 from interaction_svc.store.outcomes import Outcome
 from interaction_svc.store.rows import Row
 from interaction_svc.store.sqlite import migrations, old_layout, packing, writes
 from interaction_svc.store.sqlite.connection import connect, transaction, translated
 from interaction_svc.store.sqlite.old_layout import OldRow
+from interaction_svc.store.sqlite.rewrite_files import (
+    FILE_ENDINGS,
+    LOCK_ENDING,
+    alone,
+    copy_owner_and_mode,
+    remove_store,
+    size_of,
+    sync,
+)
+from interaction_svc.store.sqlite.rewrite_tables import (
+    DELETE,
+    copy_keys,
+    copy_owners,
+    copy_tombstones,
+)
 from interaction_svc.store.sqlite.scrubbing import wipe_file
 
 ENDING = ".rewrite"
 """What the name of the file ends with that a rewrite makes beside the store."""
-_LOCK_ENDING = ".rewrite.lock"
-_FILE_ENDINGS = ("", "-journal", "-wal", "-shm")
 ROWS_PER_BATCH = 2_000
 _MARGIN_BYTES = 64 * 1024 * 1024
 """Room for the write-ahead log of the copy."""
@@ -77,8 +86,6 @@ _NOTE_PROGRESS = (
 _STORED = (
     "SELECT checksum, frame FROM interactions WHERE session_sid = ? AND account_sid = ? AND sid = ?"
 )
-_DELETE = "DELETE FROM interactions WHERE session_sid = ? AND account_sid = ? AND sid = ?"
-_OWNERS = "SELECT DISTINCT account_sid FROM session_owners WHERE session_sid = ?"
 _MOVED_VERSION = 2**31 - 1
 """What the old file says its schema is once it isn't the store any more."""
 
@@ -133,7 +140,7 @@ def rewrite(
     path = path.resolve()  # the new file goes where the old one is, not where a link to it is
     if not _is_old(path):
         return None
-    with _alone(path):
+    with alone(path):
         if not _is_old(path):
             return None
         try:
@@ -149,16 +156,16 @@ def _is_old(path: Path) -> bool:
     try:
         found = migrations.inspect(path)
     except StoreUnavailableError:
-        if not Path(f"{path}{_LOCK_ENDING}").exists():
+        if not Path(f"{path}{LOCK_ENDING}").exists():
             raise
-        with _alone(path):
+        with alone(path):
             found = migrations.inspect(path)
     return 0 < found.schema_version < found.known_version
 
 
 def _needed_bytes(path: Path) -> int:
-    there = sum(_size(Path(f"{path}{ENDING}{ending}")) for ending in _FILE_ENDINGS)
-    return max(_size(path) + _MARGIN_BYTES - there, 0)
+    there = sum(size_of(Path(f"{path}{ENDING}{ending}")) for ending in FILE_ENDINGS)
+    return max(size_of(path) + _MARGIN_BYTES - there, 0)
 
 
 class _Rewrite:
@@ -185,7 +192,7 @@ class _Rewrite:
                 rows = self._switch(old)
         except _ChangedError:
             log.warning("the copy is of another state of the store, and is made anew")
-            _remove(self._new_path)
+            remove_store(self._new_path)
             return self.run()
         return Rewritten(rows, self._damaged)
 
@@ -194,11 +201,11 @@ class _Rewrite:
         """Open the copy, made anew unless it was made of the same file."""
         source = _source_of(self._path, old)
         if self._new_path.exists() and _source_of_copy(self._new_path) != source:
-            _remove(self._new_path)
+            remove_store(self._new_path)
         is_new = not self._new_path.exists()
         with closing(connect(self._new_path, create=True)) as new:
             if is_new:
-                _copy_owner_and_mode(self._path, self._new_path)
+                copy_owner_and_mode(self._path, self._new_path)
                 migrations.migrate(new)
                 with transaction(new):
                     new.execute(_MAKE_PROGRESS)
@@ -279,9 +286,9 @@ class _Rewrite:
             if new.execute("PRAGMA journal_mode = DELETE").fetchone()[0] != "delete":
                 raise StoreUnavailableError(f"{self._new_path.name} is open in another process")
         wipe_file(self._new_path)  # of what was deleted or moved while it was filled
-        _sync(self._new_path)
+        sync(self._new_path)
         self._new_path.rename(self._path)
-        _sync(self._path.parent)
+        sync(self._path.parent)
         # A process that opened the old file meanwhile, and waits for its lock, must not use it.
         with suppress(sqlite3.Error):
             old.execute(
@@ -309,9 +316,9 @@ class _Rewrite:
             if len(found) < ROWS_PER_BATCH:
                 break
             after = found[-1].position
-        _copy_owners(old, new)
-        _copy_tombstones(old, new)
-        _copy_keys(old, new)
+        copy_owners(old, new)
+        copy_tombstones(old, new)
+        copy_keys(old, new)
 
     def _compare_row(self, new: sqlite3.Connection, old_row: OldRow, *, has_joined: bool) -> None:
         key = tuple(map(packing.pack, old_row.key))
@@ -320,70 +327,12 @@ class _Rewrite:
             self._damaged += stored[0] != checksum_of(old_row.frame)
             return
         if stored is not None and not has_joined:
-            new.execute(_DELETE, key)
+            new.execute(DELETE, key)
         writes.record(new, [self._row_of(old_row)])
 
     def _check_stop(self) -> None:
         if self._stop.is_set():
             raise StoreClosedError("the rewrite was broken off; the next one resumes it")
-
-
-def _copy_owners(old: sqlite3.Connection, new: sqlite3.Connection) -> None:
-    """Copy the owners of Sessions; those of the rows are there already."""
-    if "session_owners" in _tables(old):
-        with transaction(new):
-            new.executemany(
-                "INSERT OR IGNORE INTO session_owners (session_sid, service_sid, account_sid)"
-                " VALUES (?, ?, ?)",
-                (
-                    [packing.pack(canonical_sid(sid)) for sid in owner]
-                    for owner in old.execute(
-                        "SELECT session_sid, service_sid, account_sid FROM session_owners"
-                    )
-                ),
-            )
-
-
-def _copy_tombstones(old: sqlite3.Connection, new: sqlite3.Connection) -> None:
-    """Copy tombstones, and delete what they are of.
-
-    They had no account. Each becomes one of every account that has owned its Session.
-    """
-    without_owner = 0
-    with transaction(new):
-        for session_sid, sid, deleted_us in old.execute(
-            "SELECT session_sid, sid, deleted_us FROM tombstones"
-        ):
-            session = packing.pack(canonical_sid(session_sid))
-            accounts = new.execute(_OWNERS, (session,)).fetchall()
-            for (account,) in accounts:
-                key = session, account, packing.pack(canonical_sid(sid))
-                new.execute(_DELETE, key)
-                writes.bury(new, key, deleted_us)
-            without_owner += not accounts
-    if without_owner:  # their Sessions were emptied before there was a table of owners
-        log.warning("tombstones of Sessions without an owner were left out", count=without_owner)
-
-
-def _copy_keys(old: sqlite3.Connection, new: sqlite3.Connection) -> None:
-    if "api_keys" in _tables(old):
-        columns = ", ".join(StoredKey._fields)
-        with transaction(new):
-            new.execute("DELETE FROM api_keys")
-            new.executemany(
-                f"INSERT INTO api_keys ({columns}) VALUES (?, ?, ?, ?, ?, ?)",
-                (
-                    key._replace(account_sid=key.account_sid and canonical_sid(key.account_sid))
-                    for key in map(
-                        StoredKey._make,
-                        old.execute(f"SELECT {columns} FROM api_keys ORDER BY created_us, rowid"),
-                    )
-                ),
-            )
-
-
-def _tables(db: sqlite3.Connection) -> set[str]:
-    return {name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
 
 
 def _source_of(path: Path, old: sqlite3.Connection) -> str:
@@ -402,59 +351,3 @@ def _source_of_copy(path: Path) -> str | None:
 
 def _position_of(new: sqlite3.Connection) -> _Position:
     return _Position(*new.execute(_PROGRESS).fetchone())
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Keep other rewrites of the file out, and wait for one that is under way."""
-    lock = Path(f"{path}{_LOCK_ENDING}")
-    while True:
-        descriptor = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if _is_same_file(descriptor, lock):
-                break
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)  # the one before removed it
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            lock.unlink()
-        os.close(descriptor)
-
-
-def _is_same_file(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _copy_owner_and_mode(source: Path, target: Path) -> None:
-    found = source.stat()
-    target.chmod(found.st_mode & 0o777)
-    with suppress(PermissionError):
-        os.chown(target, found.st_uid, found.st_gid)
-
-
-def _remove(path: Path) -> None:
-    for ending in _FILE_ENDINGS:
-        Path(f"{path}{ending}").unlink(missing_ok=True)
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

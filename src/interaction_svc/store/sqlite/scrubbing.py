@@ -4,9 +4,9 @@ When SQLite spreads rows anew over neighbouring pages, the bytes of a row that l
 in that page's unallocated space, where a later delete doesn't find them: secure_delete overwrites
 a row where it is, not where it was. Inserts do that as well as deletes, once in some 300 rows.
 
-Each page that was written is in the write-ahead log. So after each commit its pages are looked at
-there, and those with anything in their unallocated space are remembered. SQLite itself has no way
-to overwrite that space in the inner pages of a table without rowid. So it is done in the file,
+Each page that was written is in the write-ahead log. So soon after each commit its pages are looked
+at there, and those with anything in their unallocated space are remembered. SQLite itself has no
+way to overwrite that space in the inner pages of a table without rowid. So it is done in the file,
 under the lock for writing, while the log is empty, so that no page is newer than in the file.
 SQLite never reads this space. Connections that have such a page in memory drop it, because a commit
 follows. The page format is that of https://sqlite.org/fileformat2.html.
@@ -68,6 +68,11 @@ class Scrubber:
     def stained_pages(self) -> int:
         """How many pages wait to be wiped."""
         return len(self._stained)
+
+    @property
+    def log_bytes(self) -> int:
+        """How long the log was when it was last looked at."""
+        return self._offset
 
     def look(self) -> None:
         """Look at the pages of what was committed since the last time. Raises OSError."""

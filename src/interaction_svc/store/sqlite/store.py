@@ -30,6 +30,7 @@ from interaction_svc.store.sqlite import keys, loading, migrations, pages, reads
 from interaction_svc.store.sqlite.connection import (
     Connection,
     check_writable,
+    checkpoint_no_more,
     translated,
     wait_no_more,
     write_nothing,
@@ -69,12 +70,13 @@ class SqliteStore(Store):
         self._probe = Probe(path, read, write, quick)
         quick.on_error = self._probe.note
         self._eraser = Eraser(write, path, _log_of(path))
+        self._probe.before_rescue = self._eraser.let_go
         self._writer = Writer(
             write,
             check=self._probe.check_files,
             pin=self._eraser.pin,
-            look=self._eraser.look,
-            unpin=self._eraser.unpin,
+            note_rows=self._eraser.note_rows,
+            on_rows=self._eraser.look_soon,
             on_erased=self._eraser.ask,
         )
         self._closing: asyncio.Task[None] | None = None
@@ -82,6 +84,9 @@ class SqliteStore(Store):
     @classmethod
     async def open(cls, path: Path, *, migrate: bool, on_migration: MigrationProgress) -> Self:
         """Open the file; see open_store."""
+        # Of a process that didn't live to erase what it had deleted. Who looks at the file first,
+        # as the next line does, empties the log when it closes the file.
+        has_log = migrate and _size(_log_of(path)) > 0
         if migrate:
             await _rewritten(path, on_migration)
         async with AsyncExitStack() as opened:
@@ -90,6 +95,7 @@ class SqliteStore(Store):
             await write.run(migrations.migrate if migrate else migrations.check_is_current)
             joins = await write.run(joins_blobs)
             await write.run(wait_no_more)
+            await write.run(checkpoint_no_more)
             if migrate:
                 await write.run(check_writable)
             read = await Connection.open(path, read_only=True)
@@ -98,7 +104,7 @@ class SqliteStore(Store):
             opened.pop_all()
         store, log = cls(path, quick, read, write, joins=joins), _log_of(path)
         metrics.wal_bytes.set_function(partial(_size, log))
-        if migrate and _size(log):  # of a process that didn't live to erase what it had deleted
+        if has_log:
             store._eraser.ask_after_a_crash()
         return store
 

@@ -49,8 +49,8 @@ class Writer:
         max_waiting_bytes: int = MAX_WAITING_BYTES,
         check: Callable[[], None] = lambda: None,
         pin: Callable[[], None] = lambda: None,
-        look: Callable[[], None] = lambda: None,
-        unpin: Callable[[], None] = lambda: None,
+        note_rows: Callable[[sqlite3.Connection, int], None] = lambda *_: None,
+        on_rows: Callable[[], None] = lambda: None,
         on_erased: Callable[[], None] = lambda: None,
     ) -> None:
         """Call `check` on the connection's thread before and after each commit.
@@ -58,15 +58,15 @@ class Writer:
         If it raises before, nothing is written. If it raises after, what was committed may be lost,
         and its callers get the error.
 
-        Around one that writes rows, call `pin` before it, `look` after it, and `unpin` at the end,
-        all on the connection's thread; and `on_erased` after one in which an operation has erased
-        something.
+        Around one that writes rows, call `pin` before it and `note_rows` after it, both on the
+        connection's thread, and then `on_rows`; and `on_erased` after one in which an operation has
+        erased something.
         """
         self._connection = connection
         self._check = check
         self._pin = pin
-        self._look = look
-        self._unpin = unpin
+        self._note_rows = note_rows
+        self._on_rows = on_rows
         self._on_erased = on_erased
         self._queue: WriteQueue[_Operation] = WriteQueue(
             max_waiting_rows=max_waiting_rows, max_waiting_bytes=max_waiting_bytes
@@ -130,14 +130,12 @@ class Writer:
         begun = time.monotonic()
         if begun < self._others_until:
             time.sleep(self._others_until - begun)
-        try:
-            self._check()
-            results = self._run_together(db, operations)
-            self._check()  # the file may have been removed since the first one
-            if _some_rows(operations):
-                self._look()
-        finally:
-            self._unpin()
+        self._check()
+        results = self._run_together(db, operations)
+        self._check()  # the file may have been removed since the first one
+        rows = sum(operation.rows for operation in operations)
+        if rows:
+            self._note_rows(db, rows)
         if not all(isinstance(result, Exception) for result in results):  # who had the lock
             ended = time.monotonic()
             self._others_until = ended + OTHERS_SHARE * (ended - begun)
@@ -193,6 +191,7 @@ class Writer:
         ]
         rows = sum(operation.rows for operation in committed)
         if rows:
+            self._on_rows()
             metrics.commit_operations.observe(len(committed))
             metrics.commit_rows.observe(rows)
 
