@@ -149,3 +149,12 @@ def test_each_decision_has_a_number_of_its_own() -> None:
     assert [number for number, count in numbers.items() if count > 1] == []
     for path in DECISIONS:
         assert path.read_text().startswith(f"# {path.name[:4]}: "), path.name
+
+
+def test_each_promise_of_the_threat_model_names_a_test() -> None:
+    text = (ROOT / "docs" / "threat-model.md").read_text()
+    promises = text.partition("\n## Promises\n")[2].partition("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in promises.splitlines() if line[:2] == "| "]
+    tests = {promise: named for promise, _, named in rows if promise != "promise"}
+    assert len(tests) > 50
+    assert [promise for promise, named in tests.items() if not _TEST.search(named)] == []

@@ -45,6 +45,39 @@ async def test_a_record_that_is_ended_is_done_again_a_delete_is_not(
         assert await store.delete(EVERYONE, parents.key(first.sid), NOW_US)
 
 
+@pytest.mark.parametrize(
+    ("what", "second_table"), [("delete", "tombstones"), ("record", "session_owners")]
+)
+async def test_what_is_ended_between_its_statements_has_done_nothing(
+    cluster: Cluster, database: str, parents: Parents, what: str, second_table: str
+) -> None:
+    there, new = (row_of(new_interaction(parents)) for _ in range(2))
+    async with opened_store(cluster.url(database)) as store:
+        await store.record([there])
+        async with cluster.connected(database) as other, cluster.connected(database) as outside:
+            transaction = other.transaction()
+            await transaction.start()
+            await other.execute(f"LOCK TABLE {second_table}")  # which the first does not use
+            doing: asyncio.Task[object] = asyncio.create_task(
+                store.record([new])
+                if what == "record"
+                else store.delete(EVERYONE, parents.key(there.sid), NOW_US)
+            )
+            ended = 0
+            async with asyncio.timeout(20):
+                while not doing.done():
+                    ended += await outside.fetchval(
+                        f"SELECT count(pg_terminate_backend(pid)) {_WAITING}"
+                    )
+                    await asyncio.sleep(0.01)
+            with pytest.raises(StoreUnavailableError):
+                await doing
+            assert ended
+            await transaction.rollback()
+        assert await store.get(EVERYONE, parents.key(there.sid)) == there.frame
+        assert await store.get(EVERYONE, parents.key(new.sid)) is None
+
+
 async def test_a_statement_that_is_cancelled_again_and_again_is_given_up(
     cluster: Cluster, database: str, parents: Parents
 ) -> None:
