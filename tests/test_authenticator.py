@@ -67,6 +67,38 @@ async def test_a_revoked_key_is_known_no_longer_than_said(
         await authenticator.caller(header(made), PEER)
 
 
+async def test_a_revoked_key_of_a_stream_is_noticed_though_its_address_has_to_wait(
+    store: Store, time: Time, authenticator: Authenticator
+) -> None:
+    made = await create_key(store, new_sid("AC"), Role.INGEST)
+    await authenticator.caller(header(made), PEER)
+    await revoke_key(store, made.key.sid)
+    await use_up_the_attempts_of_the_address(authenticator)  # loads the hashes of keys in force
+    await authenticator.check_again(header(made))  # known for 2 seconds
+    time.now += SECONDS_KNOWN
+    for number in range(2):  # of the attempts that these seconds have given back
+        with pytest.raises(Unauthenticated):
+            await authenticator.caller(basic(new_sid("SK"), f"more{number}"), PEER)
+    with pytest.raises(RateLimited):
+        await authenticator.caller(basic(new_sid("SK"), "wrong"), PEER)
+    for _ in range(2):
+        with pytest.raises(Unauthenticated):
+            await authenticator.check_again(header(made))
+
+
+async def test_the_streams_of_a_revoked_key_use_up_no_attempts(
+    store: Store, time: Time, authenticator: Authenticator
+) -> None:
+    made, kept = [await create_key(store, new_sid("AC"), Role.INGEST) for _ in range(2)]
+    await revoke_key(store, made.key.sid)
+    for _ in range(2 * WRONG_AT_ONCE):
+        with pytest.raises(Unauthenticated):
+            await authenticator.check_again(header(made))
+    with pytest.raises(Unauthenticated):
+        await authenticator.caller(basic(new_sid("SK"), "wrong"), PEER)
+    await authenticator.check_again(header(kept))
+
+
 async def use_up_the_attempts_of_the_address(authenticator: Authenticator) -> None:
     for number in range(WRONG_AT_ONCE):
         with pytest.raises(Unauthenticated):

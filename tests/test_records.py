@@ -29,7 +29,20 @@ _BAD_URLS = [
     "https://example.com/a b",
     "https://example.com/<script>",
     "https://example.com/\n",
+    "https://example.com/\x9b2J",
+    "http\N{LATIN SMALL LETTER LONG S}://example.com/",
+    "https://example.com\\@example.org/",
+    "https://:443/",
+    "https://user@",
+    "https://example.com:port/",
+    "https://[::1",
     "x",
+]
+_GOOD_URLS = [
+    "HTTP://EXAMPLE.com",
+    "https://user:word@example.com:8443?a[]=b:c@d#e",
+    "https://[2001:db8::1]:443/",
+    "https://m\N{LATIN SMALL LETTER U WITH DIAERESIS}nchen.de/\N{LATIN SMALL LETTER E WITH ACUTE}",
 ]
 
 
@@ -106,6 +119,12 @@ def test_what_is_bad_is_named(fields: dict[str, Any], field: str, problem: str) 
     with pytest.raises(InvalidField, match=problem) as caught:
         normalized(interaction, now_us=NOW_US)
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize("url", _GOOD_URLS)
+def test_addresses_are_kept_as_they_are_written(url: str) -> None:
+    interaction = new_interaction(PARENTS, inbound=new_leg(resource_url=url))
+    assert normalized(interaction, now_us=NOW_US) == interaction
 
 
 def test_limits_are_what_is_still_allowed() -> None:

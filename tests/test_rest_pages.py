@@ -147,8 +147,11 @@ class Meddling(Interactions):
         super().__init__(store)
         self._meanwhile = meanwhile
         self.reads = 0
+        self.asked: list[int] = []
+        """How many rows each read asked for."""
 
     async def page(self, *given: Any, **options: Any) -> Page:
+        self.asked.append(given[1].page_size)
         if self.reads:
             await self._meanwhile(self.reads)
         self.reads += 1
@@ -215,6 +218,29 @@ async def test_an_error_before_the_first_row_is_an_error(tmp_path: Path, parents
         link = second["meta"]["previous_page_url"]
         assert (await client.get(link)).status_code == 200
         assert (await client.get(link)).status_code == 503
+
+
+@pytest.mark.parametrize("backward", [False, True])
+async def test_a_large_page_asks_the_store_for_few_more_rows_than_it_has(
+    tmp_path: Path, parents: Parents, *, backward: bool
+) -> None:
+    rows = large(parents, 61)
+
+    async def nothing(_: Store, read: int) -> None:
+        pass
+
+    async with meddled(tmp_path, rows, nothing) as (interactions, client):
+        link = f"{parents.path}?PageSize=60"
+        if backward:
+            page = (await client.get(link)).json()
+            page = (await client.get(page["meta"]["next_page_url"])).json()
+            link = page["meta"]["previous_page_url"]
+        interactions.asked.clear()
+        page = (await client.get(link)).json()
+    assert sids(page) == [row.sid for row in rows[:60]]
+    first, *following = interactions.asked
+    assert first == 60
+    assert sum(following) <= 4 * 60  # by twice as many as fit into a read, twice if backward
 
 
 async def test_rows_that_are_deleted_while_a_page_is_sent_are_left_out(

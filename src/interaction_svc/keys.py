@@ -71,7 +71,7 @@ class Authenticator:
 
     async def caller(self, authorization: str | None, peer: str) -> Caller:
         """Give the caller. Raises Unauthenticated, RateLimited, Unavailable."""
-        digest = hashlib.blake2b((authorization or "").encode(), key=self._hash_key).digest()
+        digest = self._digest_of(authorization)
         known = self._known.get(digest)
         if known is not None and known.until > self._clock():
             return known.caller
@@ -86,6 +86,20 @@ class Authenticator:
             self._checking[digest] = checking
             checking.add_done_callback(partial(self._end_check, digest))
         return await asyncio.shield(checking)
+
+    async def check_again(self, authorization: str | None) -> None:
+        """Raise Unauthenticated if what has let a call in is no longer right; Unavailable.
+
+        It is not an attempt: who was right does not guess. The wrong attempts of an address would
+        otherwise keep the streams of a revoked key open.
+        """
+        digest = self._digest_of(authorization)
+        known = self._known.get(digest)
+        if (known is not None and known.until > self._clock()) or await self.is_open():
+            return
+        if authorization is None:
+            raise Unauthenticated
+        self._remember(digest, await self._checked(credentials_of(authorization), digest))
 
     async def is_open(self) -> bool:
         """Say whether callers need no key. Once there has been a key they always do."""
@@ -123,6 +137,9 @@ class Authenticator:
                 return Caller(account_sid, key.sid, rights_of(roles))
         self._known.pop(digest, None)
         raise Unauthenticated
+
+    def _digest_of(self, authorization: str | None) -> bytes:
+        return hashlib.blake2b((authorization or "").encode(), key=self._hash_key).digest()
 
     def _remember(self, digest: bytes, caller: Caller) -> None:
         self._known.pop(digest, None)

@@ -34,8 +34,12 @@ _are_sids = re.compile(
 _are_sids_of_leg = re.compile(
     f"(?:{Sid.PARTICIPANT.canonical})?,(?:{Sid.RESOURCE.canonical})?"
 ).fullmatch
-_is_url = re.compile(
-    r"""(?i:https?)://[^\s\x00-\x1f\x7f<>"/?#\\]+[^\s\x00-\x1f\x7f<>"]*"""
+_NO_URL = r'\s\x00-\x1f\x7f-\x9f<>"'
+_NO_USER = _NO_URL + r"/?#\\@\[\]"
+_is_url = re.compile(  # a user, a host, a port, and the rest
+    # Not (?i:https?), which also takes a long s for an s.
+    rf"[Hh][Tt]{{2}}[Pp][Ss]?://(?:[^{_NO_USER}]*@)?(?:[^{_NO_USER}:]+|\[[0-9A-Fa-f:.]+\])"
+    rf"(?::[0-9]*)?(?:[/?#][^{_NO_URL}]*)?"
 ).fullmatch
 _RESOURCE_TYPES = {"message": "Message", "call": "Call"}
 

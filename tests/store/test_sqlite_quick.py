@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from interaction_svc.paging import Edge, Position
 from interaction_svc.store import Filter, Outcome, StoreClosedError, StoreError, open_store, row_of
 from interaction_svc.store.sqlite import joining, pages
 from interaction_svc.store.sqlite.connection import connect
@@ -228,6 +229,28 @@ async def test_a_page_is_whole_when_rows_come_while_it_is_joined(
     joined_page, page = await asyncio.to_thread(read)
     assert joined_page is None
     assert page == (await store.page(EVERYONE, query(parents, limit=3)))
+
+
+@pytest.mark.parametrize("order", ["forward", "descending", "backward"])
+async def test_large_rows_are_not_read_beyond_the_page(
+    store: SqliteStore, parents: Parents, tmp_path: Path, order: str
+) -> None:
+    rows = [row_of(new_interaction(parents, NOON_US + n, data="x" * 100_000)) for n in range(50)]
+    await store.record(rows)
+    edge = Edge(Position(NOON_US + 50, ""), backward=True) if order == "backward" else None
+    asked = query(
+        parents, limit=50, max_bytes=1_000_000, descending=order == "descending", edge=edge
+    )
+
+    def read() -> tuple[int, list[str]]:
+        statements: list[str] = []
+        with closing(connect(file_of(store, tmp_path), read_only=True)) as db:
+            db.set_trace_callback(statements.append)
+            return pages.page(db, EVERYONE, asked, joins=True).rows, statements
+
+    count, statements = await asyncio.to_thread(read)
+    assert count == 9
+    assert not any("group_concat" in statement for statement in statements)
 
 
 async def test_others_are_known_to_read_for_a_moment(quick: QuickReader, clock: Clock) -> None:

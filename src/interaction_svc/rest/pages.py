@@ -43,13 +43,21 @@ async def begin(read: Read, token: str, size: int) -> Begun:
         return Begun(part, size - part.rows if part.next_page_token else 0)
     rows = part.rows
     while rows < size and part.previous_page_token:
-        before = await read(part.previous_page_token, size - rows)
+        before = await read(part.previous_page_token, _next_rows(part, size - rows))
         if not before.rows:  # deleted meanwhile
             part = part._replace(previous_page_token="")
             break
         rows += before.rows
         part = before
     return Begun(part, rows - part.rows)
+
+
+def _next_rows(part: Page, wanted: int) -> int:
+    """Return how many rows to read next: some more than there were, as they may be as large.
+
+    A store looks at all rows that it is asked for, and not only at those that fit into a read.
+    """
+    return min(wanted, 2 * part.rows)
 
 
 async def send(
@@ -75,6 +83,6 @@ async def send(
                 unsent.clear()
         if not (following and part.next_page_token):
             break
-        part = await read(part.next_page_token, following)
+        part = await read(part.next_page_token, _next_rows(part, following))
         following -= part.rows
     await stream.send(bytes(unsent) + end(begun.first, part), is_last=True)

@@ -23,7 +23,6 @@ class KeyWatch:
     def __init__(self, authenticator: Authenticator, call: Call) -> None:
         self._authenticator = authenticator
         self._authorization = call.authorization
-        self._peer = call.peer
         self.interruptible = Interruptible()
 
     def __enter__(self) -> Self:
@@ -37,9 +36,8 @@ class KeyWatch:
         while True:
             await asyncio.sleep(CHECK_SECONDS)
             try:
-                await self._authenticator.caller(self._authorization, self._peer)
+                await self._authenticator.check_again(self._authorization)
             except Unauthenticated:
-                # Another object than was raised: the calls that wait for one check share that.
                 self.interruptible.interrupt(Unauthenticated())
                 return
             except ServiceError:

@@ -26,6 +26,12 @@ _JOINED = "SELECT CAST(group_concat(frame, '') AS BLOB), count(*)"
 # of the table's key. `page` looks whether they did.
 _JOIN = f"{_JOINED} {_BETWEEN}"
 _JOIN_DESCENDING = f"{_JOINED} FROM (SELECT frame {_BETWEEN} ORDER BY created_us DESC, sid DESC)"
+_TIMES_TOO_LARGE = 4
+"""How many times its `max_bytes` a page of rows like the first would have to be not to be tried.
+
+To join what doesn't fit, SQLite reads all of it: of 1,000 rows of 256 KiB a quarter of a gigabyte,
+of which a page has a hundredth.
+"""
 _SID_WITHIN = 64
 """A frame begins with its SID: after a tag and a length, twice."""
 
@@ -48,21 +54,29 @@ def page(
     """Return a page of the one account that has rows of the Session in its scope.
 
     The filter must be one of times only. None: the page has to be read row by row, because it would
-    exceed its `max_bytes`, or because rows came or went between the statements.
+    exceed its `max_bytes`, as far as its first row tells, or because rows came or went between the
+    statements.
     """
     backward = query.edge is not None and query.edge.backward
     ascending = query.descending == backward
     condition, values = within(account_sid, scope, query, ascending=ascending)
     way, reverse = ("", " DESC") if ascending else (" DESC", "")
     positions = (
-        f"SELECT created_us, sid FROM interactions WHERE {condition}"
+        f"SELECT created_us, sid%s FROM interactions WHERE {condition}"
         " ORDER BY created_us%s, sid%s LIMIT %s"
     )
-    near = db.execute(positions % (way, way, "1"), values).fetchone()
-    if near is None:
+    sized = db.execute(positions % (", length(frame)", way, way, "1"), values).fetchone()
+    if sized is None:
         return StoredPage(b"", 0, None, None, more=False)
-    ends = db.execute(positions % (way, way, "2 OFFSET ?"), [*values, query.limit - 1]).fetchall()
-    far = ends[0] if ends else db.execute(positions % (reverse, reverse, "1"), values).fetchone()
+    *near, size = sized
+    if size * query.limit > _TIMES_TOO_LARGE * query.max_bytes:
+        return None
+    ends = db.execute(
+        positions % ("", way, way, "2 OFFSET ?"), [*values, query.limit - 1]
+    ).fetchall()
+    far = (
+        ends[0] if ends else db.execute(positions % ("", reverse, reverse, "1"), values).fetchone()
+    )
     first, last = (far, near) if backward else (near, far)
     lowest, highest = (last, first) if query.descending else (first, last)
     with _longest(db, query.max_bytes):
