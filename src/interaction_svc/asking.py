@@ -30,7 +30,7 @@ log = structlog.get_logger()
 
 
 class asking:  # noqa: N801 it stands where a function would
-    """Ask the store within the block; raise ServiceErrors in place of its errors.
+    """Time a call of the store in the block, and raise ServiceErrors in place of its errors.
 
     Raises Overloaded, StoreFull, Unavailable, AmbiguousAccount, DataLoss. It is a class, since a
     generator as a context manager costs twice as much, and this is every call's.
