@@ -131,6 +131,28 @@ def test_values_that_no_field_may_have_are_refused(hostile: Hostile, name: str) 
     hostile.serves()
 
 
+@pytest.mark.parametrize("bad", [b"\xff", b"\x0a\x02\xff\xfe", b"\x0a\x05a"])
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [
+        ("unary_unary", "/grpc.health.v1.Health/Check"),
+        ("unary_stream", "/grpc.health.v1.Health/Watch"),
+        ("stream_stream", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"),
+        ("stream_stream", "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"),
+    ],
+)
+def test_bad_messages_to_other_services_are_refused_like_those_to_ours(
+    hostile: Hostile, kind: str, method: str, bad: bytes
+) -> None:
+    method_of: Any = getattr(hostile.channel, kind)(method)
+    request: Any = iter([bad]) if kind.startswith("stream") else bad
+    start = method_of.future if kind == "unary_unary" else method_of
+    call = start(request, timeout=CALL_SECONDS)
+    with pytest.raises(grpc.RpcError) as caught:
+        next(call) if kind.endswith("stream") else call.result()
+    assert properly_ended(caught.value) is Code.INVALID_ARGUMENT
+
+
 def test_numbers_of_any_size_in_a_list_s_request_get_an_answer(hostile: Hostile) -> None:
     rng = random.Random(5)
     good = list_request(hostile.parents).SerializeToString()

@@ -76,7 +76,18 @@ def test_what_can_be_read_in_two_ways_is_refused_and_counted(
 
 
 @pytest.mark.parametrize(
-    "host", ["x", "x:8080", "127.0.0.1", "[::1]:8080", "my_service.local", "", "x:", "a-b.example."]
+    "host",
+    [
+        "x",
+        "x:8080",
+        "127.0.0.1",
+        "[::1]:8080",
+        "my_service.local",
+        "",
+        "x:",
+        "a-b.example.",
+        " x\t ",
+    ],
 )
 def test_every_host_is_answered(limited: Served, host: str) -> None:
     """Which one doesn't matter: links are never made of it."""

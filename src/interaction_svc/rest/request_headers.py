@@ -34,7 +34,7 @@ def check_headers(headers: Headers, version: str) -> None:
         if name == b"host":
             if host is not None:
                 raise MalformedRequest("Host: is given twice; give it once")
-            host = value
+            host = value.rstrip(b" \t")  # the parser leaves white space behind a value
         elif name == b"authorization":
             if credentials is not None:
                 raise MalformedRequest("Authorization: is given twice; give it once")

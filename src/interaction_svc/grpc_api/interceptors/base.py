@@ -2,13 +2,14 @@
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import grpc
+from google.protobuf.message import DecodeError
 
-from interaction_svc.errors import Overloaded, UnknownMethod
+from interaction_svc.errors import MalformedRequest, Overloaded, UnknownMethod
 
 if TYPE_CHECKING:
     Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -44,8 +45,8 @@ class Interceptor(ABC):
         """Return what is done in place of a method's behavior; the behavior itself for nothing.
 
         It is called once for each method, so what depends on the method alone is done here. A
-        request is a message (bytes, for the methods of this service) or, if the method's requests
-        are a stream, an iterator over them. The behavior returns the response or, if the method's
+        request is the bytes of a message or, if the method's requests are a stream, an iterator
+        over them. The behavior returns the response or, if the method's
         responses are a stream, writes each to the context and returns None.
         """
 
@@ -110,10 +111,12 @@ class Chain(grpc.GenericRpcHandler):
             if behavior is not None
         )
         method = Method(name, handler.request_streaming, handler.response_streaming)
+        if handler.request_deserializer is not None:
+            behavior = _parsing(method, behavior, handler.request_deserializer)
         kind = f"{_ARITY[method.request_streaming]}_{_ARITY[method.response_streaming]}"
         make: Any = getattr(grpc, f"{kind}_rpc_method_handler")
         around = self._around(method, _writing(behavior) if method.response_streaming else behavior)
-        wrapped: Handler = make(around, handler.request_deserializer, handler.response_serializer)
+        wrapped: Handler = make(around, None, handler.response_serializer)
         return wrapped
 
     def _around(self, method: Method, behavior: Behavior) -> Behavior:
@@ -133,6 +136,27 @@ class Chain(grpc.GenericRpcHandler):
 
 
 _ARITY = {False: "unary", True: "stream"}
+
+
+def _parsing(method: Method, behavior: Any, parse: Callable[[bytes], Any]) -> Behavior:
+    """Return a library's behavior as one that takes bytes. It raises MalformedRequest.
+
+    Where grpc parses a request itself, bad bytes never reach the interceptors: the caller gets the
+    text of an exception, and the log a traceback.
+    """
+
+    def parsed(request: bytes) -> Any:
+        try:
+            return parse(request)
+        except DecodeError as error:
+            raise MalformedRequest("The request is not a valid message of this method") from error
+
+    async def each(requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+        async for request in requests:
+            yield parsed(request)
+
+    take = each if method.request_streaming else parsed
+    return lambda request, context: behavior(take(request), context)
 
 
 def _writing(behavior: Any) -> Behavior:
