@@ -12,8 +12,9 @@ every order and with every repetition:
 - `create_time` is the earliest second. Within a second the time with more digits is taken.
 - `update_time` is the latest.
 
-Where records contradict each other in another value, the one of the later second counts, and of
-two in the same second the one that arrives last.
+Where a record contradicts the state in another value, the record counts unless its second is before
+that of the stored update_time. That time may be one of a record without the value, for only that of
+a status is kept: then a late record is not taken though the value that is stored is older.
 """
 
 from typing import NamedTuple

@@ -70,7 +70,7 @@ class IngestServiceServicer:
         if the Interaction brings its sid; without one, every call records another.
 
         INVALID_ARGUMENT: a field of the Interaction is missing or bad. FAILED_PRECONDITION: it is
-        stored under another account or Service. PERMISSION_DENIED: the caller may not write for its
+        stored under another Service. PERMISSION_DENIED: the caller may not write for its
         account.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -46,7 +46,7 @@ class IngestServiceStub:
     if the Interaction brings its sid; without one, every call records another.
 
     INVALID_ARGUMENT: a field of the Interaction is missing or bad. FAILED_PRECONDITION: it is
-    stored under another account or Service. PERMISSION_DENIED: the caller may not write for its
+    stored under another Service. PERMISSION_DENIED: the caller may not write for its
     account.
     """
     RecordInteractions: _grpc.StreamUnaryMultiCallable[_ingest_service_pb2.RecordInteractionsRequest, _ingest_service_pb2.RecordInteractionsResponse]
@@ -86,7 +86,7 @@ class IngestServiceAsyncStub(IngestServiceStub):
     if the Interaction brings its sid; without one, every call records another.
 
     INVALID_ARGUMENT: a field of the Interaction is missing or bad. FAILED_PRECONDITION: it is
-    stored under another account or Service. PERMISSION_DENIED: the caller may not write for its
+    stored under another Service. PERMISSION_DENIED: the caller may not write for its
     account.
     """
     RecordInteractions: _aio.StreamUnaryMultiCallable[_ingest_service_pb2.RecordInteractionsRequest, _ingest_service_pb2.RecordInteractionsResponse]  # type: ignore[assignment]
@@ -129,7 +129,7 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         if the Interaction brings its sid; without one, every call records another.
 
         INVALID_ARGUMENT: a field of the Interaction is missing or bad. FAILED_PRECONDITION: it is
-        stored under another account or Service. PERMISSION_DENIED: the caller may not write for its
+        stored under another Service. PERMISSION_DENIED: the caller may not write for its
         account.
         """
 

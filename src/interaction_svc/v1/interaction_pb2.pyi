@@ -166,9 +166,10 @@ class Interaction(_message.Message):
 
     The hexadecimal digits of SIDs are kept and answered in lower case, however they are written.
 
-    Records of one Interaction are merged, and their order doesn't matter. A value that a record leaves
-    out stays as it is stored. Where records differ in another value, the record with the later
-    update_time counts, by whole seconds.
+    Records of one Interaction are merged. A value that a record leaves out stays as it is stored.
+    Records that differ only in statuses and times end in the same state in every order. In another
+    value that differs, a record counts unless its update_time is before the stored one, by whole
+    seconds.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
