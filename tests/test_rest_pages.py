@@ -323,6 +323,26 @@ def test_a_client_that_goes_ends_the_reading(tmp_path: Path, parents: Parents) -
         assert "Traceback" not in server.log.read_text()
 
 
+def test_the_log_tells_an_answer_that_is_cut_off_from_a_whole_one(
+    tmp_path: Path, parents: Parents
+) -> None:
+    filled(tmp_path, large(parents, 100, 250_000))
+    with served(tmp_path, "--deadline-seconds", "0.5") as server:
+        with asking(server, parents) as opened:
+            wait_until(lambda: bool(logged(server, "call", method="list")))
+            assert not read_all(opened).endswith(b"0\r\n\r\n")
+        path = f"{parents.path}?PageSize=1"
+        assert httpx.get(
+            f"{server.base_url}{path}",
+            headers={"Authorization": basic(parents.account_sid)},
+            trust_env=False,
+        ).is_success
+        wait_until(lambda: len(logged(server, "call", method="list")) == 2)
+        cut, whole = logged(server, "call", method="list", code="200")
+    assert cut["cut_off"] == "ERROR_REASON_DEADLINE_EXCEEDED"
+    assert "cut_off" not in whole
+
+
 def test_large_pages_that_nobody_takes_are_bounded(tmp_path: Path, parents: Parents) -> None:
     filled(tmp_path, large(parents, 100, 250_000))
     held = Unsent.MAX_BYTES_AN_ACCOUNT // (STREAM_BYTES + Unsent.OVERHEAD_BYTES)

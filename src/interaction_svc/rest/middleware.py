@@ -132,6 +132,7 @@ class Errors:
         call = this_call()
         call.error = error
         if call.code != _UNANSWERED:  # half a response can't be mended: the connection ends
+            call.about["cut_off"] = error.reason_name()
             raise error
         await error_response(error, scope["path"])(scope, receive, send)
 
