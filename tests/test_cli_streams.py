@@ -24,6 +24,12 @@ NO_READER = b"interaction-svc: nobody reads standard output"
 LATER = b"; no key was made"
 
 
+@pytest.fixture(autouse=True)
+def named_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have --show-completion take the shell as its value; else it depends on who started this."""
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with five Interactions and a key. Tests leave it as it is."""
@@ -65,7 +71,7 @@ def without_reader() -> Iterator[int]:
 COMMANDS = {
     "a page of help": ["--help"],
     "version": ["--version"],
-    "completion": ["--show-completion"],
+    "completion": ["--show-completion", "bash"],
     "export": ["export", "--store"],
     "keys list as a table": ["keys", "list", "--table", "--store"],
     "migrate": ["migrate", "--check", "--store"],

@@ -356,7 +356,7 @@ async def test_check_says_beforehand_how_much_disk_it_takes(
     async with opened_store(cluster.url(database)):
         pass
     size = int(cluster.sql(database, "SELECT pg_total_relation_size('interactions')"))
-    assert size < report.migration_bytes < 2 * size
+    assert 0.8 * size < report.migration_bytes < 2 * size  # an estimate
 
 
 async def test_old_tables_that_were_left_over_are_dropped_the_next_time(
