@@ -124,6 +124,10 @@ class _Record(NamedTuple):
     def rows(self) -> int:
         return len(self.work)
 
+    @property
+    def account(self) -> str:
+        return self.work[0].account_sid if self.work else ""
+
 
 class SharedRecords:
     """Records, of which those that wait together are committed together.

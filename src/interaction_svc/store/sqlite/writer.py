@@ -37,6 +37,12 @@ class _Operation(NamedTuple):
     erased: Callable[[object], bool] | None
     done: asyncio.Future[object]
 
+    @property
+    def account(self) -> str:
+        if isinstance(self.work, Records) and self.work.rows:
+            return self.work.rows[0].account_sid
+        return ""
+
 
 class Writer:
     """Runs operations on the write connection, each whole or not at all, several in one commit."""
