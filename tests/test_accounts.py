@@ -276,5 +276,8 @@ async def test_over_http_an_admin_names_the_account_as_a_parameter(
     owner = httpx.BasicAuth(keys.owner.sid, keys.owner.secret)
     assert (await http.get(path, auth=owner, params={"AccountSid": OTHER})).status_code == 403
     assert (await http.get(path, auth=owner, params={"AccountSid": OWNER})).status_code == 200
-    bad = await http.get(path, auth=owner, params={"AccountSid": "AC1"})
-    assert (bad.status_code, bad.json()["code"]) == (400, 20001)
+    for wrong in ("AC1", ""):
+        for address in (path, parents.path):
+            bad = await http.get(address, auth=owner, params={"AccountSid": wrong})
+            assert (bad.status_code, bad.json()["code"]) == (400, 20001)
+            assert bad.json()["message"].startswith("AccountSid: ")

@@ -306,7 +306,7 @@ def _scope(caller: Caller, account_sid: str) -> Scope:
     check_sid(Sid.ACCOUNT, "account_sid", account_sid)
     account_sid = canonical_sid(account_sid)
     if caller.account_sid not in (None, account_sid):
-        raise PermissionDenied("The credentials are of another account than account_sid names")
+        raise PermissionDenied("The credentials are of another account than the call names")
     return Scope(account_sid)
 
 

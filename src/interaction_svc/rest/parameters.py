@@ -70,6 +70,8 @@ def read_parameters(
             page_size = size if page_size is None else min(page_size, size)
         elif given.setdefault(name, value) != value:
             raise InvalidField(name, "is given twice with different values; give it once")
+    if ACCOUNT in given:
+        check_sid(Sid.ACCOUNT, ACCOUNT, given[ACCOUNT])
     request = ListInteractionsRequest(
         service_sid=service_sid,
         session_sid=session_sid,
