@@ -31,6 +31,7 @@ from interaction_svc.store import (
 from interaction_svc.store.interface import MigrationProgress
 from interaction_svc.store.sqlite import rewrite as rewriting
 from interaction_svc.store.sqlite.rewrite import Rewritten, needed_bytes
+from interaction_svc.store.sqlite.rewrite_files import size_of
 from interaction_svc.v1 import interaction_pb2 as pb
 from tests.build import NOON_US, SECOND_US, new_interaction, new_leg, new_parents, new_sid
 from tests.disks import small_disk
@@ -250,7 +251,7 @@ async def test_a_process_that_is_killed_leaves_a_store_that_the_next_one_complet
             [*COMMAND, "migrate", "--store", url(tmp_path)], stderr=subprocess.DEVNULL
         )
         async with asyncio.timeout(60):
-            while process.poll() is None and not (part.exists() and part.stat().st_size > size):
+            while process.poll() is None and size_of(part) <= size:
                 await asyncio.sleep(0)
         process.send_signal(signal.SIGKILL)
         process.wait(60)
