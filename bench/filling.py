@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from tests.build import NOON_US, SECOND_US, Parents, new_interaction, new_parents, new_sid
-from tests.postgres import Cluster
+from testing.build import NOON_US, SECOND_US, Parents, new_interaction, new_parents, new_sid
+from testing.postgres import Cluster
 
-from interaction_svc import timestamps
-from interaction_svc.paging import Edge, Position
+from interaction_svc.domain import timestamps
+from interaction_svc.domain.paging import Edge, Position
 from interaction_svc.store import Expired, Filter, PageQuery, Row, Scope, StoredKey, decode, row_of
-from interaction_svc.store.postgres import keys, reads, sweeps, writes
+from interaction_svc.store.postgres import api_keys, bulk_delete, reads, writes
 from interaction_svc.store.postgres.connection import Connection
-from interaction_svc.store.postgres.packing import digits, packed_row
+from interaction_svc.store.postgres.row_format import digits, packed_row
 
 ROWS_A_SESSION = 100
 LARGE_PART = 10
@@ -140,17 +140,17 @@ def calls_on(filled: Filled) -> list[tuple[str, Callable[[int], Call]]]:
         return partial(writes.delete, scope=scope, key=key, now_us=NOON_US)
 
     def sweep(before_us: int) -> Callable[[int], Call]:
-        return lambda _: partial(sweeps.find, what=Expired(before_us), after=None)
+        return lambda _: partial(bulk_delete.find, what=Expired(before_us), after=None)
 
     def swept(_: int) -> Call:
         found = [
-            sweeps.FoundRow(*map(digits, row[:4]))
-            for row in (next(some) for _ in range(sweeps.MAX_DELETED))
+            bulk_delete.FoundRow(*map(digits, row[:4]))
+            for row in (next(some) for _ in range(bulk_delete.MAX_DELETED))
         ]
-        return partial(sweeps.delete, what=Expired(2**62), rows=found, now_us=NOON_US)
+        return partial(bulk_delete.delete, what=Expired(2**62), rows=found, now_us=NOON_US)
 
     def key(_: int) -> Call:
-        return partial(keys.of_user, user=random.choice(filled.keys).sid)
+        return partial(api_keys.of_user, user=random.choice(filled.keys).sid)
 
     last = len(rows) - 51
     rare = Filter(participant_sid=rows[len(rows) // 2].inbound_participant_sid)
@@ -173,7 +173,7 @@ def calls_on(filled: Filled) -> list[tuple[str, Callable[[int], Call]]]:
         ("Delete", delete),
         ("key lookup", key),
         ("sweep: a stretch of Sessions without anything old", sweep(NOON_US)),
-        (f"sweep: to delete {sweeps.MAX_DELETED}", swept),
+        (f"sweep: to delete {bulk_delete.MAX_DELETED}", swept),
     ]  # fmt: skip
 
 

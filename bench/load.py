@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from tests import http2
+from testing import http2
 
 _TICK_SECONDS = 0.002
 _LAST_SECONDS = 10.0

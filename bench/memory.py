@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from tests import http2
-from tests.build import new_parents, new_session
-from tests.calls import get_request, list_request
-from tests.keyring import new_key
-from tests.serving import Served, served
+from testing import http2
+from testing.api_keys import new_key
+from testing.build import new_parents, new_session
+from testing.process import Served, served
+from testing.requests import get_request, list_request
 
 from bench.load import Load, Request, run
 from bench.writing import stream_memory

@@ -20,11 +20,11 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from tests import http2
-from tests.build import new_interaction, new_parents
-from tests.calls import get_request
-from tests.keyring import new_key
-from tests.serving import Served, served
+from testing import http2
+from testing.api_keys import new_key
+from testing.build import new_interaction, new_parents
+from testing.process import Served, served
+from testing.requests import get_request
 
 from bench.load import Answered, Load, Request, run
 from interaction_svc.v1 import ingest_service_pb2 as ingest_pb

@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests import http2
-from tests.calls import get_request, list_request
+from testing import http2
+from testing.requests import get_request, list_request
 
 from bench import http_load, load, reading
 from bench.reading import AT_ONCE, GET, case_of
@@ -29,31 +29,31 @@ _FRAME = re.compile(
 """Of a module that counts; the transport's have no name."""
 _PARTS = {
     "": "the transport: grpc.aio or uvicorn, asyncio, sockets",
-    "grpc_api/interceptors/observe": "the call: ids, peer, its line and metrics",
-    "rest/middleware": "middleware: ids, errors, limits, authentication",
-    "observation": "the call: ids, peer, its line and metrics",
-    "calls": "the call: ids, peer, its line and metrics",
-    "counting": "the call: ids, peer, its line and metrics",
-    "logs": "the call: ids, peer, its line and metrics",
-    "grpc_api/interceptors": "limits, deadline, authentication, errors",
-    "keys": "limits, deadline, authentication, errors",
-    "limits": "limits, deadline, authentication, errors",
-    "deadline": "limits, deadline, authentication, errors",
-    "credentials": "limits, deadline, authentication, errors",
-    "grpc_api/servicers": "the request: parsing, checking, page tokens",
-    "interactions": "the request: parsing, checking, page tokens",
-    "records": "the request: parsing, checking, page tokens",
-    "paging": "the request: parsing, checking, page tokens",
-    "asking": "the request: parsing, checking, page tokens",
-    "rest/app": "JSON of rows, and the envelope",
-    "rest/parameters": "the request: parsing, checking, page tokens",
-    "rest/protocol": "the HTTP protocol: bounds, exchange",
-    "rest/exchange": "the HTTP protocol: bounds, exchange",
-    "rest/responses": "the HTTP protocol: bounds, exchange",
+    "transports/grpcio/interceptors/telemetry": "the call: ids, peer, its line and metrics",
+    "transports/asgi/middleware": "middleware: ids, errors, limits, authentication",
+    "telemetry/request_scope": "the call: ids, peer, its line and metrics",
+    "telemetry/request_context": "the call: ids, peer, its line and metrics",
+    "telemetry/metric_buffer": "the call: ids, peer, its line and metrics",
+    "telemetry/logs": "the call: ids, peer, its line and metrics",
+    "transports/grpcio/interceptors": "limits, deadline, authentication, errors",
+    "app/authentication": "limits, deadline, authentication, errors",
+    "admission/concurrency": "limits, deadline, authentication, errors",
+    "admission/deadline": "limits, deadline, authentication, errors",
+    "domain/principals": "limits, deadline, authentication, errors",
+    "transports/rpc/interaction_service": "the request: parsing, checking, page tokens",
+    "app/interactions": "the request: parsing, checking, page tokens",
+    "domain/validation": "the request: parsing, checking, page tokens",
+    "domain/paging": "the request: parsing, checking, page tokens",
+    "app/store_calls": "the request: parsing, checking, page tokens",
+    "transports/rest/app": "JSON of rows, and the envelope",
+    "codec/twilio_query": "the request: parsing, checking, page tokens",
+    "transports/http1/protocol": "the HTTP protocol: bounds, exchange",
+    "transports/http1/request_cycle": "the HTTP protocol: bounds, exchange",
+    "transports/rest/responses": "the HTTP protocol: bounds, exchange",
     "store": "the store: SQLite",
     "store/rows": "JSON of rows, and the envelope",
-    "rest/rendering": "JSON of rows, and the envelope",
-    "rest/adapter": "JSON of rows, and the envelope",
+    "transports/rest/json_cache": "JSON of rows, and the envelope",
+    "codec/twilio_json": "JSON of rows, and the envelope",
 }
 """By module, or by the folder of one; the longest that fits."""
 OTHER = "the rest"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
-from tests.postgres import Cluster, running_cluster
+from testing.postgres import Cluster, running_cluster
 
 from bench.filling import LARGE_PART, ROWS_A_SESSION, TOGETHER, Call, calls_on, fill
 from bench.processes import cpu_seconds

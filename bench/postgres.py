@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
-from tests import http2
-from tests.build import Parents, new_interaction, new_parents, new_session
-from tests.calls import get_request, list_request
-from tests.keyring import Key, new_key
-from tests.postgres import Cluster, running_cluster
-from tests.serving import Served, served
+from testing import http2
+from testing.api_keys import Key, new_key
+from testing.build import Parents, new_interaction, new_parents, new_session
+from testing.postgres import Cluster, running_cluster
+from testing.process import Served, served
+from testing.requests import get_request, list_request
 
 from bench.load import Load, Request, run
 from bench.processes import cpu_seconds

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
-from tests import http2
-from tests.build import Parents, new_interaction, new_parents, new_session
-from tests.calls import get_request, list_request
-from tests.keyring import Key, basic, new_key
-from tests.serving import Served, served
+from testing import http2
+from testing.api_keys import Key, basic, new_key
+from testing.build import Parents, new_interaction, new_parents, new_session
+from testing.process import Served, served
+from testing.requests import get_request, list_request
 
 from bench import http_load, load
 from bench.processes import GO_RIVAL, cpu_seconds, python, rival

@@ -10,10 +10,10 @@ from sqlite3 import connect
 from typing import Any
 
 import grpc
-from tests import http2
-from tests.build import NOON_US, Parents, new_interaction, new_parents
-from tests.keyring import Key, new_key
-from tests.serving import Served, served
+from testing import http2
+from testing.api_keys import Key, new_key
+from testing.build import NOON_US, Parents, new_interaction, new_parents
+from testing.process import Served, served
 
 from bench.load import Request
 from interaction_svc.v1 import ingest_service_pb2 as ingest_pb

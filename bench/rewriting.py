@@ -11,9 +11,9 @@ import time
 from contextlib import suppress
 
 import asyncpg
-from tests.build import NOON_US, new_interaction, new_parents
-from tests.postgres import Cluster, running_cluster
-from tests.store import version1
+from testing import postgres_version1 as version1
+from testing.build import NOON_US, new_interaction, new_parents
+from testing.postgres import Cluster, running_cluster
 
 from bench.report import machine
 from interaction_svc.store import check_store, open_store

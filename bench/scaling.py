@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from tests import http2
-from tests.build import new_interaction, new_parents
-from tests.calls import get_request
-from tests.keyring import new_key
-from tests.serving import served
+from testing import http2
+from testing.api_keys import new_key
+from testing.build import new_interaction, new_parents
+from testing.process import served
+from testing.requests import get_request
 
 from bench.load import Load, Request, run
 from bench.processes import cpu_seconds

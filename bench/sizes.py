@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from tests import http2
-from tests.build import NOON_US, Parents, new_interaction, new_parents
-from tests.calls import list_request
-from tests.keyring import Key, new_key
-from tests.serving import Served, served
+from testing import http2
+from testing.api_keys import Key, new_key
+from testing.build import NOON_US, Parents, new_interaction, new_parents
+from testing.process import Served, served
+from testing.requests import list_request
 
 from bench import load
 from bench.processes import cpu_seconds
 from bench.writing import Ratio
-from interaction_svc.paging import Edge, ListIdentity, Position
+from interaction_svc.domain.paging import Edge, ListIdentity, Position
 from interaction_svc.store.integrity import checksum_of
 from interaction_svc.store.rows import Row, row_of
 from interaction_svc.store.sqlite import writes

@@ -17,8 +17,8 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 import grpc
-from tests.build import new_interaction, new_parents, new_session
-from tests.keyring import new_key
+from testing.api_keys import new_key
+from testing.build import new_interaction, new_parents, new_session
 
 from bench.flushing import slower_by
 from bench.load import Load, run
@@ -39,7 +39,7 @@ from bench.records import (
 from bench.rivals.answers import DEFAULT, write_answers
 from interaction_svc.store.rows import row_of
 from interaction_svc.store.sqlite import connection, migrations
-from interaction_svc.store.sqlite.packing import COLUMNS, Columns, pack_row
+from interaction_svc.store.sqlite.row_format import COLUMNS, Columns, pack_row
 from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 from interaction_svc.v1 import interaction_service_pb2 as pb
 

@@ -4,10 +4,10 @@ import pytest
 
 # So that asserts in modules that hold no tests of their own explain themselves too.
 pytest.register_assert_rewrite(
-    "tests.calls",
-    "tests.hostile",
-    "tests.serving",
-    "tests.store.living",
-    "tests.store.reading",
-    "tests.store.writing",
+    "testing.requests",
+    "testing.hostile_client",
+    "testing.process",
+    "tests.store.contract.lifetime",
+    "tests.store.contract.reads",
+    "tests.store.contract.writes",
 )

@@ -1,6 +1,5 @@
 """Fixtures: one running service for the tests of a process; each test has parents of its own."""
 
-import base64
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -9,14 +8,14 @@ import grpc
 import httpx
 import hypothesis
 import pytest
+from testing.build import Parents, new_parents
+from testing.certificates import Authority
+from testing.postgres import Cluster, found_programs, running_cluster
+from testing.process import Served, served
+from testing.stubs import Ingest, Reading
 
 from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
-from tests.build import Parents, new_parents
-from tests.certificates import Authority
-from tests.postgres import Cluster, found_programs, running_cluster
-from tests.serving import Served, served
-from tests.stubs import Ingest, Reading
 
 # A shared machine is no place for deadlines; CI repeats what it did before.
 hypothesis.settings.register_profile("here", deadline=None, max_examples=60)
@@ -72,7 +71,3 @@ async def http(server: Served, parents: Parents) -> AsyncIterator[httpx.AsyncCli
         base_url=server.base_url, auth=(parents.account_sid, "secret"), trust_env=False
     ) as client:
         yield client
-
-
-def basic(user: str, secret: str = "secret") -> str:
-    return "Basic " + base64.b64encode(f"{user}:{secret}".encode()).decode()

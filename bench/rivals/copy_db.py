@@ -9,8 +9,8 @@ import argparse
 import sqlite3
 from pathlib import Path
 
-from interaction_svc import timestamps
-from interaction_svc.rest import adapter
+from interaction_svc.codec import twilio_json
+from interaction_svc.domain import timestamps
 from interaction_svc.store import decode
 from interaction_svc.v1 import interaction_pb2 as pb
 
@@ -22,7 +22,7 @@ COLUMNS = (
     *(f"{side}_{name}" for side in ("inbound", "outbound") for name in _LEG_COLUMNS),
 )  # fmt: skip
 """The columns of `interactions`; of a leg that is unset, all five are null."""
-RESOURCE_COLUMNS = ("created_us", *sorted(adapter.PROPERTIES - {"url"}))
+RESOURCE_COLUMNS = ("created_us", *sorted(twilio_json.PROPERTIES - {"url"}))
 _TABLES = {"interactions": COLUMNS, "resources": RESOURCE_COLUMNS}
 _BATCH = 1000
 
@@ -91,7 +91,7 @@ def _row(interaction: pb.Interaction) -> _Row:
 
 
 def _resource_row(interaction: pb.Interaction) -> _Row:
-    resource = adapter.to_json(interaction, "")
+    resource = twilio_json.to_json(interaction, "")
     return [
         timestamps.to_us(interaction.create_time),
         *(resource[name] for name in RESOURCE_COLUMNS[1:]),

@@ -12,10 +12,10 @@ from unittest import mock
 
 import pytest
 import yaml
+from testing.paths import ROOT
 
-from interaction_svc.settings import CLIENT_SETTINGS, ENV_PREFIX, Settings, load_settings
+from interaction_svc.runtime.settings import CLIENT_SETTINGS, ENV_PREFIX, Settings, load_settings
 
-ROOT = Path(__file__).parent.parent.parent
 DEPLOY = ROOT / "deploy"
 COMPOSE = DEPLOY / "compose.yaml"
 DOCKERFILE = DEPLOY / "Dockerfile"

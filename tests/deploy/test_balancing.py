@@ -7,13 +7,13 @@ from collections import Counter
 from pathlib import Path
 
 import grpc
+from testing.build import Parents
+from testing.process import Served, served
+from testing.requests import list_request
+from testing.wait import wait_until
 
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
-from tests.build import Parents
-from tests.calls import list_request
 from tests.deploy.manifests import GUIDE
-from tests.serving import Served, served
-from tests.waiting import wait_until
 
 
 def service_config() -> str:

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 import yaml
+from testing.paths import ROOT
+from testing.process import run
 
 from interaction_svc import __version__
-from interaction_svc.addresses import Address
+from interaction_svc.transports.address import Address
 from tests.deploy.manifests import (
     COMPOSE,
     DEPLOY,
-    ROOT,
     check_drain,
     compose,
     compose_servers,
@@ -20,7 +21,6 @@ from tests.deploy.manifests import (
     tool,
     unknown_settings,
 )
-from tests.serving import run
 
 SERVICES: dict[str, Any] = compose()["services"]
 

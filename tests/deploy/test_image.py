@@ -3,9 +3,11 @@
 import json
 import tomllib
 
-from interaction_svc.addresses import Address
-from tests.deploy.manifests import DOCKERFILE, ROOT, TOOLS, dockerfile, settings_of, tool
-from tests.serving import run
+from testing.paths import ROOT
+from testing.process import run
+
+from interaction_svc.transports.address import Address
+from tests.deploy.manifests import DOCKERFILE, TOOLS, dockerfile, settings_of, tool
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 

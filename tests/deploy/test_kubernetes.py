@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 import yaml
+from testing.paths import ROOT
+from testing.process import run
 
 from interaction_svc import __version__
-from interaction_svc.addresses import Address
+from interaction_svc.transports.address import Address
 from tests.deploy.manifests import (
     GUIDE,
     KUBERNETES_VERSIONS,
     OVERLAYS,
-    ROOT,
     SERVER_OVERLAYS,
     build,
     check_drain,
@@ -29,7 +30,6 @@ from tests.deploy.manifests import (
     tool,
     unknown_settings,
 )
-from tests.serving import run
 
 pytestmark = needs_kustomize
 every_overlay = pytest.mark.parametrize("overlay", OVERLAYS)

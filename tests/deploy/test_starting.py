@@ -13,9 +13,12 @@ import grpc
 import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from testing.api_keys import new_key
+from testing.certificates import Authority
+from testing.process import Served, run, served
+from testing.wait import wait_until
 
-from interaction_svc.addresses import Address
-from tests.certificates import Authority
+from interaction_svc.transports.address import Address
 from tests.deploy.manifests import (
     GUIDE,
     compose,
@@ -25,9 +28,6 @@ from tests.deploy.manifests import (
     needs_kustomize,
     settings_of,
 )
-from tests.keyring import new_key
-from tests.serving import Served, run, served
-from tests.waiting import wait_until
 
 Probe = Callable[[Served], bool]
 SERVING = health_pb2.HealthCheckResponse.SERVING

@@ -17,9 +17,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from testing.wait import wait_until
+
 from interaction_svc.cli import main
 from tests.docs.pages import ROOT
-from tests.waiting import wait_until
 
 _CLIENT = """#!{python} -IS
 import json, os, socket, sys

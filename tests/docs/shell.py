@@ -12,12 +12,12 @@ from pathlib import Path
 
 import grpc
 from grpc import StatusCode
+from testing.process import Served, served
 
 from interaction_svc.v1.interaction_service_pb2 import GetInteractionRequest
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
 from tests.docs.pages import ROOT
 from tests.docs.placeholders import Placeholders
-from tests.serving import Served, served
 
 _SECONDS = 60
 _MARK = "[end of a command, status "

@@ -9,13 +9,13 @@ from itertools import zip_longest
 from pathlib import Path
 
 import pytest
+from testing.certificates import Authority
+from testing.process import run
 
-from tests.certificates import Authority
 from tests.docs.command_server import command_server
 from tests.docs.left_out import LEFT_OUT
 from tests.docs.pages import PAGES, ROOT, RUN_KINDS, SHOWN_KINDS, Block, blocks_of
 from tests.docs.shell import Shell, opened_shell, serves
-from tests.serving import run
 
 BEGIN_WITHOUT_A_STORE = {"README.md", "docs/cli.md"}
 """The pages that show the import of the samples; the others begin with them imported."""

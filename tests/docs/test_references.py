@@ -11,7 +11,7 @@ import pytest
 from typer.main import get_command
 
 from interaction_svc.cli import app
-from interaction_svc.settings import Settings
+from interaction_svc.runtime.settings import Settings
 from tests.docs.pages import PAGES, ROOT
 
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
@@ -75,7 +75,7 @@ def make_targets() -> set[str]:
 
 def metric_names() -> set[str]:
     """Return the names of all metrics, as they are where they are defined."""
-    files = (ROOT / "src" / "interaction_svc").rglob("metrics.py")
+    files = (ROOT / "src" / "interaction_svc").rglob("*metrics.py")
     source = "".join(file.read_text() for file in files)
     found = re.findall(r'(Counter|Gauge|Histogram|Info)\(\s*"(interaction_svc_\w+)"', source)
     ends = {"Counter": "_total", "Info": "_info"}
@@ -87,7 +87,7 @@ def test_files_and_tests_that_are_named_exist(page: str) -> None:
     missing = []
     for name in named_in((ROOT / page).read_text()):
         if test := _TEST.fullmatch(name):
-            file = ROOT / "tests" / test[1]
+            file = ROOT / test[1]
             functions = file.read_text() if file.exists() else ""
             if not re.search(rf"def {test[3] or test[2]}\(|class {test[2]}\b", functions):
                 missing.append(name)

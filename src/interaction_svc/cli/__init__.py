@@ -13,14 +13,14 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from interaction_svc import __version__
 from interaction_svc.cli import (
-    backing_up,
-    calls,
-    copying,
-    erasing,
+    backup,
+    copy,
+    import_export,
+    interactions,
     keys,
-    migrating,
-    serving,
-    transferring,
+    migrate,
+    purge,
+    serve,
 )
 from interaction_svc.cli.streams import (
     OutputError,
@@ -29,10 +29,10 @@ from interaction_svc.cli.streams import (
     finish_output,
     prepare_streams,
 )
-from interaction_svc.errors import ServiceError
-from interaction_svc.logs import configure_logs
-from interaction_svc.settings import SettingsError
+from interaction_svc.domain.errors import ServiceError
+from interaction_svc.runtime.settings import SettingsError
 from interaction_svc.store import StoreError
+from interaction_svc.telemetry.logs import configure_logs
 
 app = typer.Typer(
     name="interaction-svc",
@@ -46,7 +46,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (serving, keys, transferring, calls, migrating, backing_up, copying, erasing):
+for module in (serve, keys, import_export, interactions, migrate, backup, copy, purge):
     module.add_to(app)
 
 

@@ -4,10 +4,10 @@ from collections import Counter
 
 import typer
 
-from interaction_svc.addresses import Address
-from interaction_svc.rest.adapter import list_url
-from interaction_svc.settings import Settings
+from interaction_svc.codec.twilio_json import list_url
+from interaction_svc.runtime.settings import Settings
 from interaction_svc.store import Store, decode
+from interaction_svc.transports.address import Address
 
 _LOOKED_AT = 1000
 

@@ -9,12 +9,12 @@ from typing import Annotated, TypeVar
 import typer
 from rich.table import Table
 
+from interaction_svc.app.authentication import NewKey, create_key, revoke_key
 from interaction_svc.cli.options import JsonOption, takes_settings
 from interaction_svc.cli.streams import OutputError, console_for_tables, finish_output, print_json
-from interaction_svc.credentials import Role
-from interaction_svc.errors import InvalidField, ServiceError
-from interaction_svc.keys import NewKey, create_key, revoke_key
-from interaction_svc.settings import Settings
+from interaction_svc.domain.errors import InvalidField, ServiceError
+from interaction_svc.domain.principals import Role
+from interaction_svc.runtime.settings import Settings
 from interaction_svc.store import Store, StoredKey, StoreError, open_store
 
 T = TypeVar("T")

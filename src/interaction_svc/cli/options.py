@@ -11,10 +11,10 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from interaction_svc.errors import InvalidField
-from interaction_svc.records import check_sid
-from interaction_svc.settings import ENV_PREFIX, Settings, load_settings
-from interaction_svc.sids import Sid, canonical_sid
+from interaction_svc.domain.errors import InvalidField
+from interaction_svc.domain.sids import Sid, canonical_sid
+from interaction_svc.domain.validation import check_sid
+from interaction_svc.runtime.settings import ENV_PREFIX, Settings, load_settings
 
 _METAVARS = {
     "store": "URL",

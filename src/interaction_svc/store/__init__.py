@@ -1,5 +1,7 @@
 """Where Interactions are kept: the Store interface, its errors, and what opens one by its URL."""
 
+from interaction_svc.store.api_keys import StoredKey
+from interaction_svc.store.bulk_delete import Expired, SweepPosition, Swept, TookPart
 from interaction_svc.store.errors import (
     AmbiguousAccountError,
     DamagedRowError,
@@ -13,20 +15,7 @@ from interaction_svc.store.errors import (
     StoreUnavailableError,
     StoreURLError,
 )
-from interaction_svc.store.interface import (
-    Filter,
-    Key,
-    PageQuery,
-    Reads,
-    ScanPosition,
-    Scope,
-    Store,
-    StoredPage,
-    StoreReport,
-)
-from interaction_svc.store.keys import StoredKey
-from interaction_svc.store.moments import UNKNOWN, Moment
-from interaction_svc.store.opening import (
+from interaction_svc.store.factory import (
     DEFAULT_URL,
     backup_store,
     check_store,
@@ -38,10 +27,21 @@ from interaction_svc.store.opening import (
     shown_url,
     store_warnings,
 )
-from interaction_svc.store.outcomes import Outcome, Recorded
-from interaction_svc.store.postgres.limits import PostgresLimits, ReplicaStore
+from interaction_svc.store.interface import (
+    Filter,
+    Key,
+    PageQuery,
+    Reads,
+    ScanPosition,
+    Scope,
+    Store,
+    StoredPage,
+    StoreReport,
+)
+from interaction_svc.store.postgres.options import PostgresLimits, ReplicaStore
+from interaction_svc.store.recorded import Outcome, Recorded
+from interaction_svc.store.revision import UNKNOWN, Moment
 from interaction_svc.store.rows import Row, decode, decode_record, merge_row, records_of, row_of
-from interaction_svc.store.sweeping import Expired, SweepPosition, Swept, TookPart
 
 __all__ = [
     "DEFAULT_URL",

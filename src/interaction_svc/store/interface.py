@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from interaction_svc.paging import Edge, Position
-from interaction_svc.store.keys import StoredKey
-from interaction_svc.store.moments import Moment
-from interaction_svc.store.outcomes import Recorded
+from interaction_svc.domain.paging import Edge, Position
+from interaction_svc.store.api_keys import StoredKey
+from interaction_svc.store.bulk_delete import Expired, SweepPosition, Swept, TookPart
+from interaction_svc.store.recorded import Recorded
+from interaction_svc.store.revision import Moment
 from interaction_svc.store.rows import Row
-from interaction_svc.store.sweeping import Expired, SweepPosition, Swept, TookPart
 from interaction_svc.store.tables import Record, RecordKey, Table
 
 

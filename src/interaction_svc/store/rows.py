@@ -12,12 +12,12 @@ from typing import NamedTuple
 import structlog
 from google.protobuf.message import DecodeError
 
-from interaction_svc import timestamps
+from interaction_svc.domain import timestamps
+from interaction_svc.domain.merge import State, merge
 from interaction_svc.internal.v1.unparsed_pb2 import UnparsedInteractions
-from interaction_svc.merge import State, merge
 from interaction_svc.store.errors import DamagedRowError
 from interaction_svc.store.integrity import check_frame, checksum_of
-from interaction_svc.store.outcomes import Outcome, Recorded
+from interaction_svc.store.recorded import Outcome, Recorded
 from interaction_svc.v1.interaction_pb2 import Interaction
 from interaction_svc.v1.interaction_service_pb2 import GetInteractionResponse
 
@@ -45,7 +45,7 @@ class Row(NamedTuple):
     inbound_resource_status: int | None
     outbound_resource_status: int | None
     inbound_status_us: int | None
-    """When the leg's status was reported; None: at updated_us. See interaction_svc.merge."""
+    """When the leg's status was reported; None: at updated_us. See interaction_svc.domain.merge."""
     outbound_status_us: int | None
     checksum: int
     """Of the frame: see interaction_svc.store.integrity."""
@@ -60,7 +60,7 @@ def row_of(
     inbound_status_us: int | None = None,
     outbound_status_us: int | None = None,
 ) -> Row:
-    """Return the row of an Interaction that has been checked (see interaction_svc.records)."""
+    """Return the row of an Interaction that has been checked (see domain/validation)."""
     inbound, outbound = interaction.inbound, interaction.outbound
     record = interaction.SerializeToString()  # it has no map, whose order would be by chance
     # The response as bytes: to make the message of it takes a quarter of this function.
@@ -125,7 +125,7 @@ def merge_row(stored: Row, row: Row) -> tuple[Recorded, Row | None]:
     """Return what becomes of a record whose Interaction is stored, and the row to store, if any.
 
     Both rows have the same key. Every backend calls this, so that all merge alike (see
-    interaction_svc.merge). A stored row that is damaged is replaced.
+    interaction_svc.domain.merge). A stored row that is damaged is replaced.
     """
     if stored.service_sid != row.service_sid:
         return Recorded(Outcome.OWNER_MISMATCH, None), None

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from interaction_svc.store.keys import StoredKey
+from interaction_svc.store.api_keys import StoredKey
 from interaction_svc.store.rows import Row
 
 

@@ -4,9 +4,9 @@ import asyncio
 from collections import Counter, deque
 from typing import Any, Generic, Protocol, TypeVar
 
-from interaction_svc import metrics
-from interaction_svc.counting import count_soon
 from interaction_svc.store.errors import StoreBusyError
+from interaction_svc.telemetry import metrics
+from interaction_svc.telemetry.metric_buffer import count_soon
 
 MIB = 1024 * 1024
 MAX_WAITING_ROWS = 10_000

@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 import asyncpg
 
-from interaction_svc.store.postgres.connecting import connect
+from interaction_svc.store.postgres.connect import connect
 from interaction_svc.store.postgres.dsn import Dsn
-from interaction_svc.store.postgres.failures import FAILURES, StatementTimeoutError
+from interaction_svc.store.postgres.errors import FAILURES, StatementTimeoutError
 
 _CLOSE_SECONDS = 1.0
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"

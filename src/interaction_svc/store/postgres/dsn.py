@@ -14,7 +14,7 @@ from typing import NamedTuple, Self
 from urllib.parse import quote, unquote
 
 from interaction_svc.store.errors import StoreURLError
-from interaction_svc.store.postgres.parameters import (
+from interaction_svc.store.postgres.dsn_parameters import (
     DEFAULT_STATEMENT_CACHE_SIZE,
     ENCRYPTING_MODES,
     PARAMETERS,

@@ -7,14 +7,11 @@ import asyncpg
 
 from interaction_svc.store.errors import NotAStoreError, SchemaTooNewError, StoreUnavailableError
 from interaction_svc.store.interface import MigrationProgress
-from interaction_svc.store.postgres import rewrite, schema
+from interaction_svc.store.postgres import schema
 from interaction_svc.store.postgres.connection import Connection
-from interaction_svc.store.postgres.failures import (
-    UNDEFINED_COLUMN,
-    UNDEFINED_TABLE,
-    sqlstate,
-)
+from interaction_svc.store.postgres.errors import UNDEFINED_COLUMN, UNDEFINED_TABLE, sqlstate
 from interaction_svc.store.postgres.pool import Pool
+from interaction_svc.store.postgres.rewrite import rewriter
 from interaction_svc.store.postgres.schema import LATEST, NOTE, REWRITTEN, TABLES, Migration
 from interaction_svc.store.postgres.schema_lock import under_lock
 
@@ -104,9 +101,9 @@ async def migrate(pool: Pool, on_progress: MigrationProgress) -> None:
     if versions.version == 0:
         await pool.run(_make)
     if versions.version == REWRITTEN:
-        await rewrite.rewrite(pool, on_progress)
+        await rewriter.rewrite(pool, on_progress)
     if versions.version >= REWRITTEN:
-        await rewrite.drop_old(pool)
+        await rewriter.drop_old(pool)
     if versions.version >= LATEST:
         return  # without the lock, and with no right to do more than read
     for step in schema.MIGRATIONS:

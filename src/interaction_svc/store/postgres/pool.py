@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from interaction_svc.store.errors import StoreUnavailableError
 from interaction_svc.store.postgres.connection import Connection
-from interaction_svc.store.postgres.failures import (
+from interaction_svc.store.postgres.errors import (
     FAILURES,
     closed,
     ends_others,

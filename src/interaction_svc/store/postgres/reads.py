@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-from interaction_svc.paging import Position
-from interaction_svc.store.bounds import bounds
+from interaction_svc.domain.paging import Position
 from interaction_svc.store.errors import AmbiguousAccountError, DamagedRowError
 from interaction_svc.store.integrity import check_frame
 from interaction_svc.store.interface import Key, PageQuery, Scope, StoredPage
-from interaction_svc.store.postgres import packing
+from interaction_svc.store.page_bounds import bounds
+from interaction_svc.store.postgres import row_format
 from interaction_svc.store.postgres.connection import Connection
-from interaction_svc.store.postgres.packing import digits, digits_or_none, packed_resource
+from interaction_svc.store.postgres.row_format import digits, digits_or_none, packed_resource
 from interaction_svc.store.postgres.schema import LISTED
 
 _GET = (
@@ -157,8 +157,8 @@ async def page(db: Connection, scope: Scope, query: PageQuery) -> StoredPage:
     near, far = (
         Position(
             created_us,
-            packing.interaction(sid),
-            "" if scope.account_sid is not None else packing.account(account_sid),
+            row_format.interaction(sid),
+            "" if scope.account_sid is not None else row_format.account(account_sid),
         )
         for created_us, sid, account_sid in (ends[:3], ends[3:])
     )

@@ -11,7 +11,7 @@ import asyncpg
 
 from interaction_svc.store.errors import StoreUnavailableError
 from interaction_svc.store.postgres.connection import Connection
-from interaction_svc.store.postgres.failures import LOCK_NOT_AVAILABLE, sqlstate
+from interaction_svc.store.postgres.errors import LOCK_NOT_AVAILABLE, sqlstate
 
 WAIT_FOR_ANOTHER_SECONDS = 60
 """How long a server waits for another that is migrating."""

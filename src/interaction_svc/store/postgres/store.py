@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Self
 
+from interaction_svc.store.api_keys import StoredKey
+from interaction_svc.store.bulk_delete import Expired, SweepPosition, Swept, TookPart
 from interaction_svc.store.errors import StoreUnavailableError
 from interaction_svc.store.interface import (
     Key,
@@ -16,29 +18,27 @@ from interaction_svc.store.interface import (
     StoredPage,
     StoreReport,
 )
-from interaction_svc.store.keys import StoredKey
-from interaction_svc.store.outcomes import Recorded
 from interaction_svc.store.postgres import (
-    distributing,
-    keys,
-    loading,
+    api_keys,
+    bulk_delete,
+    keyset_scan,
     migrations,
     reads,
-    rewrite,
-    scanning,
-    sweeps,
-    walking,
+    table_io,
+    table_scan,
     writes,
 )
+from interaction_svc.store.postgres.batching import SharedGets, SharedRecords
+from interaction_svc.store.postgres.citus import distribution
 from interaction_svc.store.postgres.connection import Connection
 from interaction_svc.store.postgres.dsn import Dsn
-from interaction_svc.store.postgres.limits import PostgresLimits
+from interaction_svc.store.postgres.options import PostgresLimits
 from interaction_svc.store.postgres.pool import Pool
+from interaction_svc.store.postgres.rewrite import rewriter
 from interaction_svc.store.postgres.schema import LATEST, REWRITTEN
-from interaction_svc.store.postgres.sharing import SharedGets, SharedRecords
 from interaction_svc.store.progress import LoggedProgress
+from interaction_svc.store.recorded import Recorded
 from interaction_svc.store.rows import Row
-from interaction_svc.store.sweeping import Expired, SweepPosition, Swept, TookPart
 from interaction_svc.store.tables import Record, RecordKey, Table
 
 PROBE_SECONDS = 5.0
@@ -94,7 +94,7 @@ class PostgresStore(Store):
                 await self._pool.run(_check_takes_writes)
                 await _migrate(dsn, on_migration)
             await self._pool.run(migrations.check_is_current)
-            if await self._pool.run(distributing.is_distributed):
+            if await self._pool.run(distribution.is_distributed):
                 self._by_session = self._gets.by_session = self._records.by_session = True
         except BaseException:
             await asyncio.shield(self.close())
@@ -107,7 +107,7 @@ class PostgresStore(Store):
         await _migrate(dsn, LoggedProgress())
         pool = _pool(dsn, migrations.STATEMENT_SECONDS, size=1)
         try:
-            return await distributing.distribute(pool)
+            return await distribution.distribute(pool)
         except asyncio.CancelledError:
             pool.terminate()
             raise
@@ -123,7 +123,7 @@ class PostgresStore(Store):
         pool = _pool(dsn, PROBE_SECONDS, size=1)
         try:
             versions = await pool.run(migrations.inspect)
-            needed = await pool.run(rewrite.needed_bytes) if versions.version == REWRITTEN else 0
+            needed = await pool.run(rewriter.needed_bytes) if versions.version == REWRITTEN else 0
         finally:
             await asyncio.shield(pool.close())
         return StoreReport(versions.version, LATEST, migration_bytes=needed)
@@ -159,7 +159,7 @@ class PostgresStore(Store):
         """See Store."""
         return await self._pool.run(
             partial(
-                scanning.scan,
+                table_scan.scan,
                 after=after,
                 limit=limit,
                 max_bytes=max_bytes,
@@ -178,32 +178,32 @@ class PostgresStore(Store):
         dry_run: bool = False,
     ) -> Swept:
         """See Store."""
-        find = partial(sweeps.find, what=what, after=after, by_session=self._by_session)
+        find = partial(bulk_delete.find, what=what, after=after, by_session=self._by_session)
         rows, following = await self._pool.run(find)
         if dry_run or not rows:
-            return Swept(sweeps.counted(rows), following)
-        work = partial(sweeps.delete, what=what, rows=rows, now_us=now_us)
+            return Swept(bulk_delete.counted(rows), following)
+        work = partial(bulk_delete.delete, what=what, rows=rows, now_us=now_us)
         return Swept(await self._pool.run(work, repeatable=False), following)
 
     async def add_key(self, key: StoredKey) -> None:
         """See Store."""
-        await self._pool.run(partial(keys.add, key=key), repeatable=False)
+        await self._pool.run(partial(api_keys.add, key=key), repeatable=False)
 
     async def revoke_key(self, sid: str, now_us: int) -> StoredKey | None:
         """See Store."""
-        return await self._pool.run(partial(keys.revoke, sid=sid, now_us=now_us))
+        return await self._pool.run(partial(api_keys.revoke, sid=sid, now_us=now_us))
 
     async def keys_of(self, user: str) -> list[StoredKey]:
         """See Store."""
-        return await self._pool.run(partial(keys.of_user, user=user))
+        return await self._pool.run(partial(api_keys.of_user, user=user))
 
     async def keys(self) -> list[StoredKey]:
         """See Store."""
-        return await self._pool.run(keys.every)
+        return await self._pool.run(api_keys.every)
 
     async def has_keys(self) -> bool:
         """See Store."""
-        return await self._pool.run(keys.any_ever)
+        return await self._pool.run(api_keys.any_ever)
 
     async def erase_traces(self) -> bool:
         """Say that what can be done from here is done: the rest is the database's.
@@ -236,10 +236,10 @@ class PostgresStore(Store):
         """See Store."""
         version = (await self._pool.run(migrations.inspect)).version
         rows = bad_rows = 0
-        some_bad: list[walking.Key] = []
-        after: walking.Key | None = None
+        some_bad: list[keyset_scan.Key] = []
+        after: keyset_scan.Key | None = None
         while True:
-            seen, bad, after = await self._pool.run(partial(walking.check_rows, after=after))
+            seen, bad, after = await self._pool.run(partial(keyset_scan.check_rows, after=after))
             rows, bad_rows = rows + seen, bad_rows + len(bad)
             some_bad += bad[: _NAMED_BAD_ROWS - len(some_bad)]
             if after is None:
@@ -248,18 +248,18 @@ class PostgresStore(Store):
 
     async def count(self, table: Table) -> int:
         """See Store."""
-        return await self._pool.run(partial(loading.count, table=table))
+        return await self._pool.run(partial(table_io.count, table=table))
 
     async def read(
         self, table: Table, *, after: RecordKey | None, limit: int, max_bytes: int
     ) -> list[Record]:
         """See Store."""
-        work = partial(loading.read, table=table, after=after, limit=limit, max_bytes=max_bytes)
+        work = partial(table_io.read, table=table, after=after, limit=limit, max_bytes=max_bytes)
         return await self._pool.run(work)
 
     async def load(self, table: Table, records: Sequence[Record]) -> None:
         """See Store."""
-        await self._pool.run(partial(loading.load, table=table, records=records))
+        await self._pool.run(partial(table_io.load, table=table, records=records))
 
     async def close(self) -> None:
         """See Store."""

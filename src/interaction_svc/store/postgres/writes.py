@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import asyncpg
 
 from interaction_svc.store.interface import Key, Scope
-from interaction_svc.store.outcomes import Outcome, Recorded
-from interaction_svc.store.postgres import packing
+from interaction_svc.store.postgres import row_format
 from interaction_svc.store.postgres.connection import Connection
-from interaction_svc.store.postgres.packing import digits, packed_row, row_from, unnested
 from interaction_svc.store.postgres.reads import OF_EVERY_ACCOUNT, ambiguous
+from interaction_svc.store.postgres.row_format import digits, packed_row, row_from, unnested
+from interaction_svc.store.recorded import Outcome, Recorded
 from interaction_svc.store.rows import COLUMNS, Row, merge_row
 
 RowKey = tuple[str, str, str]
@@ -184,9 +184,9 @@ def key_of(row: Row) -> RowKey:
 
 def _key_from(values: Sequence[Any]) -> RowKey:
     return (
-        packing.session(values[0]),
-        packing.account(values[1]),
-        packing.interaction(values[2]),
+        row_format.session(values[0]),
+        row_format.account(values[1]),
+        row_format.interaction(values[2]),
     )
 
 
@@ -210,7 +210,7 @@ async def _look_again(
     if with_tombstone.intersection(keys):
         raise _BuriedError(with_tombstone)
     known = {
-        (packing.session(row[1]), packing.service(row[2]), packing.account(row[3]))
+        (row_format.session(row[1]), row_format.service(row[2]), row_format.account(row[3]))
         for row in found
         if row[0]
     }

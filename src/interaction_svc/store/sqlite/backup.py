@@ -18,9 +18,9 @@ from interaction_svc.store.errors import (
 from interaction_svc.store.integrity import checksum_of
 from interaction_svc.store.sqlite import schema
 from interaction_svc.store.sqlite.connection import connect, translated
+from interaction_svc.store.sqlite.erasure.page_wiper import wipe_file
 from interaction_svc.store.sqlite.migrations import LATEST, check_is_store, schema_version
-from interaction_svc.store.sqlite.scrubbing import wipe_file
-from interaction_svc.store.sqlite.write_failures import os_failure
+from interaction_svc.store.sqlite.write_errors import os_failure
 
 _PAGES_A_STEP = 256
 _BESIDE_IT = ("-journal", "-wal", "-shm")

@@ -22,7 +22,7 @@ from interaction_svc.store.errors import (
     StoreFullError,
     StoreUnavailableError,
 )
-from interaction_svc.store.sqlite.write_failures import write_failure
+from interaction_svc.store.sqlite.write_errors import write_failure
 
 P = ParamSpec("P")
 T = TypeVar("T")

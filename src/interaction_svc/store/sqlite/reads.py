@@ -12,7 +12,7 @@ from interaction_svc.store.errors import AmbiguousAccountError, DamagedRowError
 from interaction_svc.store.integrity import check_frame, checksum_of
 from interaction_svc.store.interface import Key, ScanPosition, Scope
 from interaction_svc.store.rows import Row, decode, row_of
-from interaction_svc.store.sqlite.packing import COLUMNS, Columns, pack, unpack, unpack_row
+from interaction_svc.store.sqlite.row_format import COLUMNS, Columns, pack, unpack, unpack_row
 
 _KEY = "session_sid, account_sid, created_us, sid"
 _GET = (

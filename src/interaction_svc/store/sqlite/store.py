@@ -11,7 +11,8 @@ from typing import Concatenate, ParamSpec, Self, TypeVar
 
 import structlog
 
-from interaction_svc import metrics
+from interaction_svc.store.api_keys import StoredKey
+from interaction_svc.store.bulk_delete import Expired, SweepPosition, Swept, TookPart
 from interaction_svc.store.errors import StoreError
 from interaction_svc.store.interface import (
     Key,
@@ -23,10 +24,17 @@ from interaction_svc.store.interface import (
     StoredPage,
     StoreReport,
 )
-from interaction_svc.store.keys import StoredKey
-from interaction_svc.store.outcomes import Outcome, Recorded
+from interaction_svc.store.recorded import Outcome, Recorded
 from interaction_svc.store.rows import Row
-from interaction_svc.store.sqlite import keys, loading, migrations, pages, reads, sweeps, writes
+from interaction_svc.store.sqlite import (
+    api_keys,
+    bulk_delete,
+    migrations,
+    page_reads,
+    reads,
+    table_io,
+    writes,
+)
 from interaction_svc.store.sqlite.connection import (
     Connection,
     check_writable,
@@ -35,14 +43,14 @@ from interaction_svc.store.sqlite.connection import (
     wait_no_more,
     write_nothing,
 )
-from interaction_svc.store.sqlite.erasing import Eraser
-from interaction_svc.store.sqlite.joining import joins_blobs
-from interaction_svc.store.sqlite.probing import Probe, read_something
-from interaction_svc.store.sqlite.quick import NotQuickError, QuickReader
-from interaction_svc.store.sqlite.rewrite import rewrite
+from interaction_svc.store.sqlite.erasure.wal_truncation import Eraser
+from interaction_svc.store.sqlite.inline_reads import NotQuickError, QuickReader
+from interaction_svc.store.sqlite.page_concat import joins_blobs
+from interaction_svc.store.sqlite.probe import Probe, read_something
+from interaction_svc.store.sqlite.rewrite.rewriter import rewrite
 from interaction_svc.store.sqlite.writer import Work, Writer
-from interaction_svc.store.sweeping import Expired, SweepPosition, Swept, TookPart
 from interaction_svc.store.tables import Record, RecordKey, Table
+from interaction_svc.telemetry import metrics
 
 log = structlog.get_logger()
 
@@ -120,11 +128,11 @@ class SqliteStore(Store):
         joins = self._joins and not query.filter.looks_at_rows
         if joins:
             with suppress(NotQuickError):
-                page = await self._quick.run(pages.joined_page, scope, query)
+                page = await self._quick.run(page_reads.joined_page, scope, query)
                 if page is not None:
                     return page
                 joins = False
-        return await self._reading(pages.page, scope, query, joins=joins)
+        return await self._reading(page_reads.page, scope, query, joins=joins)
 
     async def record(self, rows: Sequence[Row]) -> list[Recorded]:
         """See Store."""
@@ -165,31 +173,31 @@ class SqliteStore(Store):
         dry_run: bool = False,
     ) -> Swept:
         """See Store."""
-        rows, following = await self._reading(sweeps.find, what, after)
+        rows, following = await self._reading(bulk_delete.find, what, after)
         if dry_run or not rows:
-            return Swept(sweeps.counted(rows), following)
-        work = partial(sweeps.delete, what=what, rows=rows, now_us=now_us)
+            return Swept(bulk_delete.counted(rows), following)
+        work = partial(bulk_delete.delete, what=what, rows=rows, now_us=now_us)
         return Swept(await self._writing(work, len(rows), erased=bool), following)
 
     async def add_key(self, key: StoredKey) -> None:
         """See Store."""
-        await self._writing(partial(keys.add, key=key), 1)
+        await self._writing(partial(api_keys.add, key=key), 1)
 
     async def revoke_key(self, sid: str, now_us: int) -> StoredKey | None:
         """See Store."""
-        return await self._writing(partial(keys.revoke, sid=sid, now_us=now_us), 1)
+        return await self._writing(partial(api_keys.revoke, sid=sid, now_us=now_us), 1)
 
     async def keys_of(self, user: str) -> list[StoredKey]:
         """See Store."""
-        return await self._reading(keys.of_user, user)
+        return await self._reading(api_keys.of_user, user)
 
     async def keys(self) -> list[StoredKey]:
         """See Store."""
-        return await self._reading(keys.every)
+        return await self._reading(api_keys.every)
 
     async def has_keys(self) -> bool:
         """See Store."""
-        return await self._reading(keys.any_ever)
+        return await self._reading(api_keys.any_ever)
 
     async def erase_traces(self) -> bool:
         """See Store."""
@@ -215,18 +223,18 @@ class SqliteStore(Store):
 
     async def count(self, table: Table) -> int:
         """See Store."""
-        return await self._reading(loading.count, table)
+        return await self._reading(table_io.count, table)
 
     async def read(
         self, table: Table, *, after: RecordKey | None, limit: int, max_bytes: int
     ) -> list[Record]:
         """See Store."""
-        return await self._reading(loading.read, table, after, limit, max_bytes)
+        return await self._reading(table_io.read, table, after, limit, max_bytes)
 
     async def load(self, table: Table, records: Sequence[Record]) -> None:
         """See Store."""
         size = sum(map(table.size_of, records))
-        work = partial(loading.load, table=table, records=records)
+        work = partial(table_io.load, table=table, records=records)
         await self._writing(work, len(records), size, erased=bool)
 
     async def _reading(

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from itertools import groupby
 from typing import Any, NamedTuple, TypeVar
 
-from interaction_svc import metrics
 from interaction_svc.store.errors import StoreClosedError, StoreError
 from interaction_svc.store.sqlite.connection import Connection, transaction, translated
 from interaction_svc.store.sqlite.writes import Records, record_together
 from interaction_svc.store.write_queue import MAX_WAITING_BYTES, MAX_WAITING_ROWS, WriteQueue
+from interaction_svc.telemetry import metrics
 
 OTHERS_SHARE = 0.02
 """How long the lock is left to other processes, in parts of the time that it was held.

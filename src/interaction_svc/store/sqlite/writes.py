@@ -8,9 +8,9 @@ from itertools import chain, islice
 
 from interaction_svc.store.errors import AmbiguousAccountError
 from interaction_svc.store.interface import Key, Scope
-from interaction_svc.store.outcomes import Outcome, Recorded
+from interaction_svc.store.recorded import Outcome, Recorded
 from interaction_svc.store.rows import Row, merge_row
-from interaction_svc.store.sqlite.packing import (
+from interaction_svc.store.sqlite.row_format import (
     COLUMNS,
     Columns,
     Packed,

@@ -1,0 +1,49 @@
+"""The secret hashes of all keys in force, in memory: they tell a wrong secret without a look-up."""
+
+import asyncio
+import time
+
+from interaction_svc.admission.concurrency import Clock
+from interaction_svc.app.store_calls import asking
+from interaction_svc.store import Store
+
+FRESH_SECONDS = 2.0
+"""How old the hashes may be when a secret is compared with them."""
+_SHARE = 20
+"""Loading takes at most one 20th of the time: after a slow one the hashes may be older."""
+
+
+class KeyHashes:
+    """Loads the hashes from the store when they are needed and no longer fresh."""
+
+    def __init__(self, store: Store, clock: Clock = time.monotonic) -> None:
+        self._store = store
+        self._clock = clock
+        self._hashes: frozenset[bytes] = frozenset()
+        self._fresh_until = 0.0
+        self._loading: asyncio.Task[None] | None = None
+
+    async def has(self, secret_hash: bytes) -> bool:
+        """Return whether a key in force has this hash. Raises Unavailable, Overloaded.
+
+        False may also be a key that was made since the hashes were loaded.
+        """
+        if self._fresh_until <= self._clock():
+            if self._loading is None:  # callers that come together share one load
+                self._loading = asyncio.create_task(self._load())
+                self._loading.add_done_callback(self._end_load)
+            await asyncio.shield(self._loading)
+        return secret_hash in self._hashes
+
+    async def _load(self) -> None:
+        begun = self._clock()
+        with asking("keys"):
+            keys = await self._store.keys()
+        self._hashes = frozenset(key.secret_hash for key in keys if key.revoked_us is None)
+        now = self._clock()
+        self._fresh_until = now + max(FRESH_SECONDS, _SHARE * (now - begun))
+
+    def _end_load(self, loading: asyncio.Task[None]) -> None:
+        self._loading = None
+        if not loading.cancelled():
+            loading.exception()  # raised in those who wait, of whom none may be left

@@ -1,0 +1,138 @@
+"""`copy`."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from interaction_svc.store import PostgresLimits, check_url, name_of, open_store
+from interaction_svc.store.tables import TABLES, Table
+from interaction_svc.transfer.copier import Copying, OtherDataError, Place, Verified
+
+_POSTGRES = PostgresLimits(statement_seconds=600)  # to count a large table takes its time
+
+
+def copy(
+    from_: Annotated[str, typer.Option("--from", metavar="URL", help="The store to copy.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            metavar="URL",
+            help="The store to copy it into: an empty one, or one that an earlier copy was made"
+            " into. A file is made, a database has to be there.",
+        ),
+    ],
+    verify_only: Annotated[
+        bool,
+        typer.Option(
+            "--verify-only", help="Copy nothing: say whether both hold the same; status 1 if not."
+        ),
+    ] = False,
+) -> None:
+    """Copy a store into another one: a file, a database, or from one to the other.
+
+    Everything is copied as it is: Interactions, what is known of deleted ones and of Sessions, and
+    keys, revoked ones too. Then both are read and compared; the exit status is 1 if they differ.
+
+    Run it again to go on with a copy that was broken off, or to bring one up to date that was made
+    while a server was using the source; only what differs is written. Nothing must be written to
+    either during the last run. A password is better in PGPASSWORD or a password file.
+    """
+    if _are_the_same(from_, to):
+        raise typer.BadParameter("is the store to copy from", param_hint="--to")
+    if not asyncio.run(_copy(from_, to, verify_only=verify_only)):
+        typer.echo(
+            "interaction-svc: the stores differ: end what writes to them, and run"
+            " interaction-svc copy again",
+            err=True,
+        )
+        raise typer.Exit(1)
+
+
+def _are_the_same(one: str, other: str) -> bool:
+    here, there = check_url(one), check_url(other)
+    if isinstance(here, Path) and isinstance(there, Path) and here.exists() and there.exists():
+        return here.samefile(there)
+    return here == there
+
+
+async def _copy(from_: str, to: str, *, verify_only: bool) -> bool:
+    async with AsyncExitStack() as cleanups:
+        # The source first: one that can't be read is to leave no new file behind.
+        places = []
+        for url, migrate in ((from_, False), (to, not verify_only)):
+            store = await open_store(url, migrate=migrate, postgres=_POSTGRES)
+            cleanups.push_async_callback(store.close)
+            places.append(Place(name_of(url), store))
+        source, target = places
+        shown = cleanups.enter_context(_Shown())
+        if shown.is_shown:
+            shown.totals = {table: await source.store.count(table) for table in TABLES}
+        copying = Copying(source, target, shown.watch)
+        copied = None if verify_only else await _copied(copying)
+        verified = [await copying.verify(table) for table in TABLES]
+    for one in verified:
+        done = "" if copied is None else f"{copied[one.table]:,} copied, "
+        typer.echo(f"{one.table.name}: {done}{_described(one, source.name, target.name)}")
+    return all(one.ok for one in verified)
+
+
+async def _copied(copying: Copying) -> dict[Table, int]:
+    try:
+        await copying.check_target()
+    except OtherDataError as error:
+        typer.echo(f"interaction-svc: {error}", err=True)
+        raise typer.Exit(1) from error
+    return {table: await copying.copy(table) for table in TABLES}
+
+
+def _described(verified: Verified, source: str, target: str) -> str:
+    if verified.ok:
+        return f"{verified.source.count:,} in both, SHA-256 {verified.source.checksum}"
+    return (
+        f"{verified.source.count:,} in {source}, {verified.target.count:,} in {target}; they differ"
+        f" first at {', '.join(verified.first_difference or ())}"
+    )
+
+
+class _Shown(Progress):
+    """Progress bars on a terminal: one for each thing that is done with each table."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        super().__init__(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self.is_shown = console.is_terminal
+        self.totals: dict[Table, int] = {}
+        self._bars: dict[tuple[str, Table], TaskID] = {}
+
+    def watch(self, doing: str, table: Table, done: int) -> None:
+        """Show how many of the source's records are done."""
+        if (doing, table) not in self._bars:
+            total = self.totals.get(table)
+            self._bars[doing, table] = self.add_task(f"{doing} {table.name}", total=total)
+        self.update(self._bars[doing, table], completed=done)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command()(copy)

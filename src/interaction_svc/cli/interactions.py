@@ -1,0 +1,289 @@
+"""`get`, `list` and `delete`: calls to a running server over gRPC."""
+
+import sys
+from base64 import b64encode
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import grpc
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from interaction_svc.cli.options import AccountOption, JsonOption, takes_settings
+from interaction_svc.cli.streams import console_for_tables, print_json
+from interaction_svc.codec.twilio_json import Resource, to_json
+from interaction_svc.codec.twilio_query import read_parameters
+from interaction_svc.domain.errors import InvalidField
+from interaction_svc.domain.paging import MAX_PAGE_SIZE
+from interaction_svc.runtime.settings import CLIENT_SETTINGS, ENV_PREFIX, Settings, SettingsError
+from interaction_svc.transports.address import Address
+from interaction_svc.v1.interaction_pb2 import Interaction
+from interaction_svc.v1.interaction_service_pb2 import (
+    DeleteInteractionRequest,
+    GetInteractionRequest,
+    ListInteractionsRequest,
+)
+from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
+
+_DEADLINE_SECONDS = 30
+_CALLING = [name for name in CLIENT_SETTINGS if name != "api_key"]  # others see a flag's value
+
+
+def _check_utf8(text: str) -> str:
+    if not text.isprintable():  # bytes that are no UTF-8, too; no request can carry those
+        raise typer.BadParameter("is not printable UTF-8")
+    return text
+
+
+ServiceArgument = Annotated[
+    str, typer.Argument(metavar="KS...", help="The Service.", callback=_check_utf8)
+]
+SessionArgument = Annotated[
+    str, typer.Argument(metavar="KC...", help="The Session.", callback=_check_utf8)
+]
+InteractionArgument = Annotated[
+    str, typer.Argument(metavar="KI...", help="The Interaction.", callback=_check_utf8)
+]
+
+
+class _Column(NamedTuple):
+    heading: str
+    property: str
+    width: int | None
+    from_width: int = 0
+    """How wide the terminal must be for it, in characters."""
+
+
+_COLUMNS = (
+    _Column("sid", "sid", 34),
+    _Column("created", "date_created", 20),
+    _Column("type", "type", 7),
+    _Column("inbound", "inbound_resource_status", 11, from_width=110),
+    _Column("outbound", "outbound_resource_status", 11, from_width=110),
+    _Column("data", "data", None),
+)
+
+
+@takes_settings(*_CALLING)
+def get(
+    settings: Settings,
+    service: ServiceArgument,
+    session: SessionArgument,
+    sid: InteractionArgument,
+    account: AccountOption = None,
+) -> None:
+    """Print one Interaction as JSON."""
+    with _calling(settings) as stub:
+        request = GetInteractionRequest(
+            service_sid=service, session_sid=session, sid=sid, account_sid=account or ""
+        )
+        response = stub.GetInteraction(request, timeout=_DEADLINE_SECONDS)
+    print_json(_resource(response.interaction), indented=True)
+
+
+@takes_settings(*_CALLING)
+def list_(
+    settings: Settings,
+    service: ServiceArgument,
+    session: SessionArgument,
+    account: AccountOption = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="End after this many. [default: all]")
+    ] = None,
+    order: Annotated[
+        str | None,
+        typer.Option(metavar="asc|desc", help="Oldest first, or newest first. [default: asc]"),
+    ] = None,
+    type_: Annotated[
+        str | None, typer.Option("--type", metavar="TYPE", help="message, voice or unknown.")
+    ] = None,
+    created_after: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="Created at this time or later, as in 2026-01-31T12:00:00Z."
+        ),
+    ] = None,
+    created_before: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Created before this time.")
+    ] = None,
+    participant: Annotated[
+        str | None, typer.Option(metavar="KP...", help="In which this participant took part.")
+    ] = None,
+    resource: Annotated[
+        str | None, typer.Option(metavar="SID", help="With this Message or Call.")
+    ] = None,
+    status: Annotated[
+        str | None,
+        typer.Option(metavar="STATUS", help="With this status on either leg, such as delivered."),
+    ] = None,
+    json: JsonOption = None,
+) -> None:
+    """Print a Session's Interactions, following its pages."""
+    conditions = {
+        "AccountSid": ("--account", account),
+        "Order": ("--order", order),
+        "Type": ("--type", type_),
+        "DateCreatedAfter": ("--created-after", created_after),
+        "DateCreatedBefore": ("--created-before", created_before),
+        "ParticipantSid": ("--participant", participant),
+        "ResourceSid": ("--resource", resource),
+        "ResourceStatus": ("--status", status),
+    }
+    given = [(name, value) for name, (_, value) in conditions.items() if value is not None]
+    try:
+        request = read_parameters(service, session, given).request
+    except InvalidField as error:
+        raise typer.BadParameter(error.problem, param_hint=conditions[error.field][0]) from error
+    as_json = json if json is not None else not sys.stdout.isatty()
+    with _calling(settings) as stub:
+        pages = _pages(stub, request, limit)
+        if as_json:
+            for page in pages:
+                for interaction in page:
+                    print_json(_resource(interaction))
+        else:
+            _print_tables(pages)
+
+
+@takes_settings(*_CALLING)
+def delete(
+    settings: Settings,
+    service: ServiceArgument,
+    session: SessionArgument,
+    sid: InteractionArgument,
+    account: AccountOption = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Succeed if there is no such Interaction.")
+    ] = False,
+) -> None:
+    """Delete one Interaction for good.
+
+    A later record of it doesn't bring it back.
+    """
+    with _calling(settings) as stub:
+        request = DeleteInteractionRequest(
+            service_sid=service,
+            session_sid=session,
+            sid=sid,
+            account_sid=account or "",
+            allow_missing=allow_missing,
+        )
+        stub.DeleteInteraction(request, timeout=_DEADLINE_SECONDS)
+
+
+@contextmanager
+def _calling(settings: Settings) -> Iterator[InteractionServiceStub]:
+    """Give a stub; a failed call ends the command with its code and text."""
+    try:
+        with _channel(settings) as channel:
+            yield InteractionServiceStub(channel)
+    except grpc.RpcError as error:
+        call: grpc.Call = error  # type: ignore[assignment] # every error of a channel is one
+        hint = ""
+        if call.code() is grpc.StatusCode.UNAUTHENTICATED:
+            hint = f"; set {ENV_PREFIX}API_KEY to a key of that server, as SK...:secret"
+        message = _printable(call.details() or "")  # it is the server's, whatever that is
+        typer.echo(
+            f"interaction-svc: {settings.server}: {call.code().name}: {message}{hint}", err=True
+        )
+        raise typer.Exit(1) from error
+
+
+def _channel(settings: Settings) -> grpc.Channel:
+    # A proxy that http_proxy names can't reach this machine.
+    options = [("grpc.enable_http_proxy", 0)] if Address.parse(settings.server).is_loopback else []
+    channel = (
+        grpc.secure_channel(settings.server, _channel_credentials(settings), options)
+        if settings.server_tls
+        else grpc.insecure_channel(settings.server, options)
+    )
+    if settings.api_key is None:
+        return channel
+    return grpc.intercept_channel(channel, _Authorization(settings.api_key.get_secret_value()))
+
+
+def _channel_credentials(settings: Settings) -> grpc.ChannelCredentials:
+    if (settings.client_certificate is None) != (settings.client_key is None):
+        raise SettingsError("client_certificate and client_key go together")
+
+    def content(name: str) -> bytes | None:
+        file: Path | None = getattr(settings, name)
+        try:
+            return None if file is None else file.read_bytes()
+        except OSError as error:
+            raise SettingsError(f"{name}: {file} can't be read: {error.strerror}") from error
+
+    return grpc.ssl_channel_credentials(
+        content("server_ca"), content("client_key"), content("client_certificate")
+    )
+
+
+class _Authorization(grpc.UnaryUnaryClientInterceptor):
+    """Sends the key with every call."""
+
+    def __init__(self, key: str) -> None:
+        self._header = ("authorization", f"Basic {b64encode(key.encode()).decode()}")
+
+    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        """Make the call."""
+        metadata = [*(details.metadata or ()), self._header]
+        return continuation(details._replace(metadata=metadata), request)
+
+
+def _pages(
+    stub: InteractionServiceStub, request: ListInteractionsRequest, limit: int | None
+) -> Iterator[Sequence[Interaction]]:
+    left = limit
+    while left is None or left > 0:
+        request.page_size = MAX_PAGE_SIZE if left is None else min(left, MAX_PAGE_SIZE)
+        page = stub.ListInteractions(request, timeout=_DEADLINE_SECONDS)
+        yield page.interactions
+        if not page.next_page_token:
+            return
+        request.page_token = page.next_page_token
+        left = None if left is None else left - len(page.interactions)
+
+
+def _resource(interaction: Interaction) -> Resource:
+    """Give the vendor's JSON object, but for `url`: gRPC doesn't know where REST is served."""
+    resource = to_json(interaction, "", fraction=True)
+    del resource["url"]
+    return resource
+
+
+def _print_tables(pages: Iterable[Sequence[Interaction]]) -> None:
+    """Print a page when it comes, the heading above the first only.
+
+    SIDs and times are never cut; where the terminal is too narrow, the statuses are left out.
+    """
+    console = console_for_tables()
+    columns = [column for column in _COLUMNS if console.width >= column.from_width]
+    for number, page in enumerate(pages):
+        table = Table(box=None, show_header=number == 0, pad_edge=False, expand=True)
+        for column in columns:
+            ratio = None if column.width else 1  # the data has what the others leave
+            table.add_column(
+                column.heading, width=column.width, ratio=ratio, no_wrap=True, overflow="ellipsis"
+            )
+        for interaction in page:
+            resource = to_json(interaction, "")
+            texts = (resource[column.property] or "-" for column in columns)
+            table.add_row(*(Text(_printable(text), overflow="ellipsis") for text in texts))
+        console.print(table)
+
+
+def _printable(text: str) -> str:
+    """Hide what could command a terminal: the texts are other people's."""
+    return "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
+    )
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command()(get)
+    app.command("list")(list_)
+    app.command()(delete)

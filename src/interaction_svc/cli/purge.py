@@ -1,0 +1,101 @@
+"""`purge` and `erase`."""
+
+import asyncio
+import time
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from interaction_svc.app.retention import expired_before, sweep
+from interaction_svc.cli.options import AccountOption, checked_sid, takes_settings
+from interaction_svc.domain.sids import Sid
+from interaction_svc.runtime.settings import Settings, SettingsError
+from interaction_svc.store import Expired, Store, TookPart, open_store
+
+ERASE_TRACES_SECONDS = 10.0
+"""How long a command waits for other processes that read what has been deleted."""
+_RETRY_SECONDS = 0.2
+
+_DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Delete nothing: say what would be deleted.")
+]
+
+
+@takes_settings("store", "retain_days", "retain_days_by_service")
+def purge(settings: Settings, dry_run: _DryRun = False) -> None:
+    """Delete Interactions that are older than they are to be kept.
+
+    A server with the same settings does so by itself, once an hour. May run beside it.
+    """
+    if not (settings.retain_days or any(settings.retain_days_by_service.values())):
+        raise SettingsError(
+            "retain_days: everything is kept for ever; give --retain-days DAYS,"
+            " or --retain-days-by-service KS...=DAYS"
+        )
+    now_us = time.time_ns() // 1000
+    what = expired_before(now_us, settings.retain_days, settings.retain_days_by_service)
+    asyncio.run(_sweep(settings.store, what, now_us, dry_run=dry_run))
+
+
+@takes_settings("store")
+def erase(
+    settings: Settings,
+    participant: Annotated[
+        str, typer.Option(metavar="KP...", help="Whose Interactions to delete, on either leg.")
+    ],
+    account: AccountOption = None,
+    dry_run: _DryRun = False,
+) -> None:
+    """Delete every Interaction in which a participant took part.
+
+    May run beside a server on the same store. What is recorded meanwhile may be missed: run it
+    again when nothing of them comes in any more.
+    """
+    what = TookPart(
+        checked_sid(Sid.PARTICIPANT, "participant", participant),
+        None if account is None else checked_sid(Sid.ACCOUNT, "account", account),
+    )
+    asyncio.run(_sweep(settings.store, what, time.time_ns() // 1000, dry_run=dry_run))
+
+
+async def _sweep(url: str, what: Expired | TookPart, now_us: int, *, dry_run: bool) -> None:
+    console = Console(stderr=True)
+    store = await open_store(url, migrate=False)
+    try:
+        with console.status("0 so far") as status:
+
+            def show(so_far: int) -> None:
+                status.update(f"{so_far:,} so far")
+
+            counts = await sweep(store, what, now_us=now_us, dry_run=dry_run, on_progress=show)
+        done = "would be deleted" if dry_run else "deleted"
+        for service_sid, count in sorted(counts.items()):
+            typer.echo(f"{service_sid}: {count:,} {done}")
+        typer.echo(f"{sum(counts.values()):,} Interactions {done}")
+        if not (dry_run or await _traces_are_erased(store)):
+            typer.echo(
+                "interaction-svc: another process is reading the store, and keeps what was deleted"
+                " in its write-ahead log; run this again once that has ended",
+                err=True,
+            )
+            raise typer.Exit(1)
+    finally:
+        await store.close()
+
+
+async def _traces_are_erased(store: Store) -> bool:
+    try:
+        async with asyncio.timeout(ERASE_TRACES_SECONDS):
+            while True:
+                if await store.erase_traces():
+                    return True
+                await asyncio.sleep(_RETRY_SECONDS)
+    except TimeoutError:
+        return False
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command()(purge)
+    app.command()(erase)

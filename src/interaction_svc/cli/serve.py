@@ -1,0 +1,87 @@
+"""`serve`."""
+
+import asyncio
+import resource
+from typing import Annotated, Any
+
+import structlog
+import typer
+
+from interaction_svc.cli.examples import print_examples
+from interaction_svc.cli.options import takes_settings
+from interaction_svc.runtime.server import Server, log_settings, wait_for_signal
+from interaction_svc.runtime.settings import CLIENT_SETTINGS, Settings, SettingsError
+from interaction_svc.runtime.workers.supervisor import Group
+from interaction_svc.store import open_store, store_warnings
+from interaction_svc.telemetry.logs import configure_logs
+
+log = structlog.get_logger()
+
+
+@takes_settings(*(name for name in Settings.model_fields if name not in CLIENT_SETTINGS))
+def serve(
+    settings: Settings,
+    examples: Annotated[
+        bool,
+        typer.Option("--examples", help="Print calls to paste, for a Session that is there."),
+    ] = False,
+) -> None:
+    """Serve gRPC and REST.
+
+    Until SIGTERM or Ctrl-C; then running calls may finish. A second one ends it at once.
+
+    On loopback addresses callers need no keys until the first one is made (interaction-svc keys
+    create); on others it wants keys and TLS, or --insecure.
+
+    The addresses with their real ports are printed on standard output, logs on standard error.
+    """
+    if not (settings.grpc or settings.http):
+        raise SettingsError("with neither gRPC nor HTTP there is nothing to serve")
+    configure_logs(settings.log_level)
+    _allow_files()
+    log_settings(settings)
+    for warning in store_warnings(settings.store):
+        log.warning(warning)
+    asyncio.run(_serve(settings, examples=examples))
+
+
+async def _serve(settings: Settings, *, examples: bool) -> None:
+    serving: Server | Group
+    if settings.workers == 1:
+        serving = Server(settings)
+        told = asyncio.create_task(wait_for_signal())
+    else:
+        serving = Group(settings)
+        told = asyncio.create_task(wait_for_signal(serving.end_at_once))
+    async with serving as server:
+        if server.grpc_address is not None:
+            typer.echo(f"gRPC on {server.grpc_address}")
+        if server.http_address is not None:
+            typer.echo(f"REST on {server.http_address.url(settings.http_scheme)}")
+        if server.metrics_address is not None:
+            typer.echo(f"metrics on {server.metrics_address.url()}/metrics")
+        if examples:
+            await _print_examples(server, settings)
+        ends: list[asyncio.Future[Any]] = [told, server.ended]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    if not told.done():
+        raise OSError(serving.ended.result())
+
+
+async def _print_examples(server: Server | Group, settings: Settings) -> None:
+    store = await open_store(settings.store, migrate=False)
+    try:
+        await print_examples(store, settings, server.grpc_address, server.http_address)
+    finally:
+        await store.close()
+
+
+def _allow_files() -> None:
+    """Raise the soft limit of open files, often 1,024: each connection is one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command()(serve)

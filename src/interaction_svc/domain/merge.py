@@ -1,0 +1,155 @@
+"""Merging records of one Interaction into one state, whatever the order in which they arrive.
+
+Records of an Interaction arrive repeated, out of order, in part, and from sources with different
+precision: a webhook has fractional seconds, the vendor's REST API whole ones. `merge` is a pure
+function. Records that contradict each other only in statuses and times end in the same state in
+every order and with every repetition:
+
+- A value that a record leaves out stays as it is stored. Empty data, an empty field of a leg and
+  the type `unknown` count as left out.
+- The status of a leg is the one of the latest second. Within a second it is the one of the highest
+  rank (`STATUS_RANKS`), then the one of the finer time, then the one with the higher number.
+- `create_time` is the earliest second. Within a second the time with more digits is taken.
+- `update_time` is the latest.
+
+Where a record contradicts the state in another value, the record counts unless its second is before
+that of the stored update_time. That time may be one of a record without the value, for only that of
+a status is kept: then a late record is not taken though the value that is stored is older.
+"""
+
+from typing import NamedTuple
+
+from interaction_svc.domain import timestamps
+from interaction_svc.v1 import interaction_pb2 as pb
+
+_SECOND_US = 1_000_000
+
+# One table serves messages and calls: only `queued`, `failed` and `canceled` are statuses of both,
+# and each has the same rank in both.
+STATUS_RANKS: dict[int, int] = {
+    pb.RESOURCE_STATUS_UNKNOWN: 0,
+    pb.RESOURCE_STATUS_ACCEPTED: 1,
+    pb.RESOURCE_STATUS_SCHEDULED: 1,
+    pb.RESOURCE_STATUS_QUEUED: 2,
+    pb.RESOURCE_STATUS_INITIATED: 2,
+    pb.RESOURCE_STATUS_SENDING: 3,
+    pb.RESOURCE_STATUS_RECEIVING: 3,
+    pb.RESOURCE_STATUS_RINGING: 3,
+    pb.RESOURCE_STATUS_SENT: 4,
+    pb.RESOURCE_STATUS_ANSWERED: 4,
+    pb.RESOURCE_STATUS_IN_PROGRESS: 4,
+    pb.RESOURCE_STATUS_RECEIVED: 5,
+    pb.RESOURCE_STATUS_DELIVERED: 5,
+    pb.RESOURCE_STATUS_UNDELIVERED: 5,
+    pb.RESOURCE_STATUS_DELIVERY_UNKNOWN: 5,
+    pb.RESOURCE_STATUS_PARTIALLY_DELIVERED: 5,
+    pb.RESOURCE_STATUS_FAILED: 5,
+    pb.RESOURCE_STATUS_CANCELED: 5,
+    pb.RESOURCE_STATUS_COMPLETED: 5,
+    pb.RESOURCE_STATUS_BUSY: 5,
+    pb.RESOURCE_STATUS_NO_ANSWER: 5,
+    pb.RESOURCE_STATUS_READ: 6,
+    pb.RESOURCE_STATUS_DELETED: 7,
+}
+"""How far a status is: within one second the higher rank counts."""
+
+_LEG_TEXTS = ("participant_sid", "resource_sid", "resource_type", "resource_url")
+
+
+class State(NamedTuple):
+    """An Interaction, and when the status of each leg was reported, in microseconds since 1970.
+
+    The second is not part of the Interaction: a later record may leave a status out, so that its
+    time is not the update_time.
+    """
+
+    interaction: pb.Interaction
+    inbound_status_us: int
+    outbound_status_us: int
+
+
+class Merge(NamedTuple):
+    """The state after a record, and whether it holds all that the record says."""
+
+    state: State
+    holds_record: bool
+    """False if the record is older by whole seconds, or has a value that is not in the state."""
+
+
+def merge(stored: State, record: pb.Interaction) -> Merge:
+    """Return the state that a record makes of the one that is stored; neither is changed.
+
+    Both Interactions are normalized (see interaction_svc.domain.validation) and have the same SIDs.
+    """
+    merged = pb.Interaction()
+    merged.CopyFrom(stored.interaction)
+    stored_us = timestamps.to_us(merged.update_time)
+    record_us = timestamps.to_us(record.update_time)
+    counts = record_us // _SECOND_US >= stored_us // _SECOND_US
+    created_us = timestamps.to_us(merged.create_time), timestamps.to_us(record.create_time)
+    timestamps.set_us(merged.create_time, max(created_us, key=_creation_order))
+    timestamps.set_us(merged.update_time, max(stored_us, record_us))
+    if record.type != pb.INTERACTION_TYPE_UNKNOWN and (
+        counts or merged.type == pb.INTERACTION_TYPE_UNKNOWN
+    ):
+        merged.type = record.type
+    if record.HasField("data") and (
+        not merged.data or (counts and record.data)
+    ):  # an empty text replaces a missing one only
+        merged.data = record.data
+    inbound_us, outbound_us = stored.inbound_status_us, stored.outbound_status_us
+    if record.HasField("inbound"):
+        inbound_us = _merge_leg(
+            merged.inbound, inbound_us, record.inbound, record_us, counts=counts
+        )
+    if record.HasField("outbound"):
+        outbound_us = _merge_leg(
+            merged.outbound, outbound_us, record.outbound, record_us, counts=counts
+        )
+    state = State(merged, inbound_us, outbound_us)
+    return Merge(state, counts and _holds(merged, record))
+
+
+def _merge_leg(leg: pb.Leg, status_us: int, given: pb.Leg, given_us: int, *, counts: bool) -> int:
+    """Merge a record's leg into a stored one; return the time of the status."""
+    for name in _LEG_TEXTS:
+        text = getattr(given, name)
+        if text and (counts or not getattr(leg, name)):
+            setattr(leg, name, text)
+    status = given.resource_status
+    if status and (
+        not leg.resource_status
+        or _status_order(status, given_us) > _status_order(leg.resource_status, status_us)
+    ):
+        leg.resource_status = status
+        return given_us
+    return status_us
+
+
+def _status_order(status: int, us: int) -> tuple[int, int, int, int]:
+    return us // _SECOND_US, STATUS_RANKS[status], us, status
+
+
+def _creation_order(us: int) -> tuple[int, int, int]:
+    second, fraction = divmod(us, _SECOND_US)
+    digits = len(f"{fraction:06d}".rstrip("0"))
+    return -second, digits, -us
+
+
+def _holds(state: pb.Interaction, record: pb.Interaction) -> bool:
+    """Return whether every value that a record has, but for times, is that of a state."""
+    return (
+        record.type in (state.type, pb.INTERACTION_TYPE_UNKNOWN)
+        and record.data in ("", state.data)
+        and all(
+            given in (0, "", stored)
+            for name in ("inbound", "outbound")
+            for given, stored in zip(
+                _values(getattr(record, name)), _values(getattr(state, name)), strict=True
+            )
+        )
+    )
+
+
+def _values(leg: pb.Leg) -> tuple[object, ...]:
+    return (leg.resource_status, *(getattr(leg, name) for name in _LEG_TEXTS))

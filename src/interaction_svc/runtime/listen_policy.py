@@ -1,0 +1,52 @@
+"""Safe by default: what is reached from other machines is served with keys and TLS only."""
+
+import structlog
+
+from interaction_svc.runtime.settings import Settings, SettingsError
+from interaction_svc.store import Store
+from interaction_svc.transports.address import Address
+
+log = structlog.get_logger()
+
+
+async def check_exposure(settings: Settings, store: Store, *, warns: bool = True) -> bool:
+    """Say whether callers may do without keys, as long as the store has never had one.
+
+    On loopback they may, and with `insecure`. What is open is warned of. Raises SettingsError,
+    which says what to do, where a listener is reached from other machines without keys or TLS.
+    """
+    exposed = [
+        f"{name} {address}"
+        for name, is_served, address in (
+            ("grpc_address", settings.grpc, settings.grpc_address),
+            ("http_address", settings.http, settings.http_address),
+        )
+        if is_served and not Address.parse(address).is_loopback
+    ]
+    has_keys = await store.has_keys()
+    if exposed and not settings.insecure:
+        missing = []
+        if not has_keys:
+            missing.append("make a key (interaction-svc keys create)")
+        if settings.tls_certificate is None:
+            missing.append("set tls_certificate and tls_key")
+        if missing:
+            raise SettingsError(
+                f"{' and '.join(exposed)} can be reached from other machines: "
+                f"{' and '.join(missing)}, or say --insecure to serve without"
+            )
+    if warns:
+        _warn(settings, has_keys=has_keys, is_exposed=bool(exposed))
+    return not has_keys and (not exposed or settings.insecure)
+
+
+def _warn(settings: Settings, *, has_keys: bool, is_exposed: bool) -> None:
+    if not has_keys:
+        log.warning(
+            "serving openly: there are no keys, so whoever reaches it may do everything;"
+            " to change that: interaction-svc keys create"
+        )
+    if settings.metrics and not Address.parse(settings.metrics_address).is_loopback:
+        log.warning("metrics can be read by whoever reaches them: they have no keys and no TLS")
+    if is_exposed and settings.tls_certificate is None:
+        log.warning("serving without TLS: keys and messages can be read on their way")

@@ -1,0 +1,223 @@
+"""The composition root: builds the service, starts it, and drains it."""
+
+import asyncio
+import gc
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from interaction_svc.admission.concurrency import CallRate, Concurrency
+from interaction_svc.admission.control import Guards
+from interaction_svc.app.authentication import Authenticator
+from interaction_svc.app.interactions import Interactions
+from interaction_svc.app.retention import Retention
+from interaction_svc.runtime.health import Health
+from interaction_svc.runtime.listen_policy import check_exposure
+from interaction_svc.runtime.liveness import Liveness
+from interaction_svc.runtime.process_tuning import keep_freed_memory
+from interaction_svc.runtime.settings import ENV_PREFIX, Settings
+from interaction_svc.store import Store, open_store
+from interaction_svc.telemetry.metrics import MetricsServer
+from interaction_svc.transports.address import Address
+from interaction_svc.transports.grpcio.server import GrpcServer
+from interaction_svc.transports.http1.protocol import HttpLimits
+from interaction_svc.transports.http1.server import HttpServer
+from interaction_svc.transports.rest.app import create_app
+from interaction_svc.transports.tls import Certificates, certificates_of
+
+log = structlog.get_logger()
+
+_SWITCH_SECONDS = 0.0001
+
+
+class Server:
+    """The running service.
+
+    Use it as an async context manager: entering starts it, leaving drains it. Entering raises
+    StoreError if the store can't be opened, OSError if an address can't be listened on,
+    SettingsError and TlsError if the settings don't fit together, or with what there is.
+
+    As a worker, which has a number from 1 on, it shares its ports with others on the same store:
+    what is done once for all, the group does (workers/group.py), or worker 1.
+    """
+
+    grpc_address: Address | None = None
+    """The address that gRPC listens on, with its real port; None: it isn't served."""
+    http_address: Address | None = None
+    """The address that HTTP listens on, with its real port; None: it isn't served."""
+    metrics_address: Address | None = None
+    """The address of the metrics, with its real port; None: they aren't served."""
+    store: Store
+    ended: asyncio.Future[str]
+    """Done when a part has ended by itself, such as a listener; its result says which, and why."""
+
+    def __init__(self, settings: Settings, *, worker: int | None = None) -> None:
+        self._settings = settings
+        self._worker = worker
+        self._is_worker = worker is not None
+        self._listening: list[GrpcServer | HttpServer] = []
+        self._has_started = False
+        self._liveness = Liveness()
+        self.ended = self._liveness.ended
+        self._cleanups = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        settings = self._settings
+        async with AsyncExitStack() as cleanups:
+            certificates = certificates_of(settings)
+            if certificates is not None:
+                await certificates.start()
+                cleanups.push_async_callback(certificates.stop)
+            self.store = await open_store(
+                settings.store,
+                create=not self._is_worker,
+                postgres=settings.postgres_limits,
+                replica=settings.replica,
+            )
+            cleanups.push_async_callback(self.store.close)
+            health = Health(self.store)
+            serves_openly = await check_exposure(settings, self.store, warns=not self._is_worker)
+            authenticator = Authenticator(self.store, serves_openly=serves_openly)
+            guards = Guards(
+                authenticator,
+                Concurrency(
+                    settings.max_concurrent_calls,
+                    call_share=settings.account_call_share,
+                    stream_share=settings.account_stream_share,
+                    streams_per_key=settings.max_streams_per_key,
+                ),
+                CallRate(settings.calls_per_second),
+                settings.deadline_seconds,
+            )
+            retention = Retention(self.store, settings.retain_days, settings.retain_days_by_service)
+            cleanups.push_async_callback(retention.stop)
+            if settings.metrics and not self._is_worker:
+                metrics = MetricsServer(Address.parse(settings.metrics_address))
+                cleanups.push_async_callback(metrics.stop)
+                self.metrics_address = metrics.start()
+                self._liveness.watch("the metrics listener", metrics.failure())
+            cleanups.push_async_callback(self._drain, health)
+            cleanups.push_async_callback(self._liveness.stop)
+            if self._is_worker:
+                await health.start()  # others serve meanwhile: no calls before it is ready
+            interactions = Interactions(self.store)
+            if settings.grpc:
+                await self._start_grpc(interactions, guards, health, certificates)
+            if settings.http:
+                await self._start_http(interactions, guards, health, certificates)
+            await health.start()
+            self._liveness.watch("the probing of the store", health.failure())
+            if self._worker in (None, 1):
+                retention.start()
+            self._has_started = True
+            # Threads that want the interpreter get it sooner than after the usual 5 ms. It has to
+            # be less than what a stream checks in one go (courtesy.py): at its end the loop
+            # lets go for a moment, and who waits begins to wait anew, so that the writer's thread
+            # would get it only by luck.
+            sys.setswitchinterval(_SWITCH_SECONDS)
+            # What is there by now stays: to look through it again and again for garbage is a
+            # twentieth of what a Get costs.
+            gc.collect()
+            gc.freeze()
+            keep_freed_memory()
+            self._cleanups = cleanups.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._cleanups.aclose()
+
+    async def _start_grpc(
+        self,
+        interactions: Interactions,
+        guards: Guards,
+        health: Health,
+        certificates: Certificates | None,
+    ) -> None:
+        grpc = GrpcServer(
+            interactions, self._settings, guards, certificates, shares_port=self._is_worker
+        )
+        self.grpc_address = await grpc.start()
+        self._listening.append(grpc)
+        self._liveness.watch("the gRPC listener", grpc.failure())
+        await health.listen(grpc.set_serving)
+
+    async def _start_http(
+        self,
+        interactions: Interactions,
+        guards: Guards,
+        health: Health,
+        certificates: Certificates | None,
+    ) -> None:
+        settings = self._settings
+        http = HttpServer(
+            lambda base_url: create_app(
+                interactions,
+                base_url,
+                guards,
+                cors_origins=settings.http_cors_origins,
+                is_ready=lambda: health.is_serving,
+            ),
+            Address.parse(settings.http_address),
+            base_url=settings.public_url,
+            limits=HttpLimits(
+                max_header_bytes=settings.max_header_bytes,
+                max_connections=settings.max_connections,
+                slow_sender_seconds=settings.slow_sender_seconds,
+                connection_idle_seconds=settings.connection_idle_seconds,
+            ),
+            ssl_context=None if certificates is None else certificates.ssl_context,
+            shares_port=self._is_worker,
+        )
+        self.http_address = await http.start()
+        self._listening.append(http)
+        self._liveness.watch("the HTTP listener", http.failure())
+
+    async def _drain(self, health: Health) -> None:
+        """Drain both transports at once; the store is closed when no call is left.
+
+        Before that it serves on for a while, unhealthy, so that who balances load can turn away.
+        """
+        await health.stop()
+        if self._has_started:
+            await asyncio.sleep(self._settings.drain_delay_seconds)
+        drains = (server.drain(self._settings.drain_seconds) for server in self._listening)
+        results = await asyncio.gather(*drains, return_exceptions=True)
+        for result in results:  # only now: one's failure must not cut the other's calls off
+            if isinstance(result, BaseException):
+                raise result
+
+
+async def wait_for_signal(end_at_once: Callable[[int], object] = os._exit) -> None:
+    """Return at SIGTERM or SIGINT. The next one ends the process at once, which loses nothing.
+
+    Python's own handlers would not: the threads of connections that stay open hold it up. What ends
+    it is called with the exit status.
+    """
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    for number in signals:
+        loop.add_signal_handler(number, told.set)
+    await told.wait()
+    for number in signals:
+        loop.add_signal_handler(number, end_at_once, 128 + number)
+
+
+def log_settings(settings: Settings) -> None:
+    """Log the settings in force, and what the environment has that is none of them."""
+    log.info("settings", **settings.redacted())
+    known = {f"{ENV_PREFIX}{name.upper()}" for name in (*Settings.model_fields, "config")}
+    for name in sorted(os.environ):
+        if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
+            log.warning("unknown setting in the environment", name=name)

@@ -1,0 +1,103 @@
+"""What the values of single settings must be like; ValueErrors say what would be right."""
+
+import re
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from interaction_svc.domain.sids import Sid
+from interaction_svc.store import StoreURLError, check_url
+from interaction_svc.transports.address import Address, without_password
+
+_ORIGIN = re.compile(
+    r"(?P<scheme>https?)://(?:[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(?::(?P<port>\d{1,5}))?"
+).fullmatch
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
+
+
+def check_address(text: str) -> str:
+    """Raise ValueError unless it is `host:port`."""
+    Address.parse(text)
+    return text
+
+
+def check_store_url(url: str) -> str:
+    """Return the URL of a store without white space around it. Raises ValueError."""
+    try:
+        check_url(url)
+    except StoreURLError as error:
+        raise ValueError(str(error)) from error
+    return url.strip()
+
+
+def check_database_url(url: str) -> str:
+    """Return the URL of a database without white space around it. Raises ValueError."""
+    url = check_store_url(url)
+    if not is_database(url):
+        raise ValueError(
+            f"{without_password(url)!r} is not the URL of a database;"
+            " write postgresql://user@host:5432/database"
+        )
+    return url
+
+
+def is_database(url: str) -> bool:
+    """Say whether this URL of a store is that of a database; the others are of files."""
+    return not isinstance(check_url(url), Path)
+
+
+def check_public_url(url: str) -> str:
+    """Give a base URL without a slash at its end. Raises ValueError."""
+    if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", url):
+        raise ValueError(
+            f"{without_password(url)!r} is not a base URL;"
+            " write http:// or https://, a host and perhaps a path"
+        )
+    return url.rstrip("/")
+
+
+def check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
+    """Raise ValueError unless all are origins as browsers write them."""
+    for origin in origins:
+        match = _ORIGIN(origin)
+        if match is None or match["port"] == _DEFAULT_PORTS[match["scheme"]]:
+            raise ValueError(
+                f"{without_password(origin)!r} is not an origin as browsers write it; write https://"
+                " or http://, a host in lower case (no wildcards), and a port unless it is the"
+                " scheme's own, with no path and no slash at the end"
+            )
+    return origins
+
+
+def listed(given: object) -> object:
+    """Split what comes as one text: from the environment, or a flag."""
+    if isinstance(given, str):
+        return [part.strip() for part in given.split(",") if part.strip()]
+    return given
+
+
+def mapped(given: object) -> object:
+    """Make a mapping of what comes as one text. Raises ValueError."""
+    parts = listed(given)
+    if not isinstance(parts, list):
+        return given
+    pairs = [str(part).partition("=") for part in parts]
+    if not all(found for _, found, _ in pairs):
+        raise ValueError("write KS…=DAYS, and a comma between several")
+    return {name.strip(): days.strip() for name, _, days in pairs}
+
+
+def check_services(given: dict[str, int]) -> dict[str, int]:
+    """Raise ValueError unless all keys are SIDs of Services."""
+    for sid in given:
+        if not Sid.SERVICE.matches(sid):
+            raise ValueError(f"{sid!r} is not the SID of a Service, KS and 32 hexadecimal digits")
+    return given
+
+
+def check_api_key(key: SecretStr) -> SecretStr:
+    """Raise ValueError unless it is a SID, a colon and a secret."""
+    sid, _, secret = key.get_secret_value().partition(":")
+    if not (Sid.API_KEY.matches(sid) and secret):
+        raise ValueError("write the key's SID, a colon and its secret, as in SK…:secret")
+    return key

@@ -1,0 +1,331 @@
+"""The settings: from flags, then the environment, then a TOML file, then defaults.
+
+The environment has them as INTERACTION_SVC_ and their name in capitals; the file under their name.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from interaction_svc.runtime.setting_types import (
+    check_address,
+    check_api_key,
+    check_database_url,
+    check_origins,
+    check_public_url,
+    check_services,
+    check_store_url,
+    is_database,
+    listed,
+    mapped,
+)
+from interaction_svc.store import DEFAULT_URL, PostgresLimits, ReplicaStore, shown_url
+from interaction_svc.transports.address import without_password
+
+ENV_PREFIX = "INTERACTION_SVC_"
+DEFAULT_FILE = Path("interaction-svc.toml")
+
+CLIENT_SETTINGS = (
+    "server", "server_tls", "server_ca", "api_key", "client_certificate", "client_key",
+)  # fmt: skip
+"""What only the commands that call a server use."""
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+class SettingsError(Exception):
+    """A setting can't be used. The text names it and says what would be right."""
+
+
+AddressText = Annotated[str, AfterValidator(check_address)]
+Days = Annotated[int, Field(ge=0, le=36_500)]
+
+
+class Settings(BaseSettings):
+    """All settings, checked each by itself; what must fit together is checked where it is used."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,  # a store's URL has a password in it
+    )
+
+    store: Annotated[str, AfterValidator(check_store_url)] = Field(
+        DEFAULT_URL,
+        description="Where Interactions are kept: sqlite:///path/of/file.db,"
+        " or postgresql://user@host/database",
+    )
+    postgres_connections: int = Field(
+        PostgresLimits().connections,
+        ge=1,
+        le=1000,
+        description="Connections to PostgreSQL at most, beside one that health probes through.",
+    )
+    postgres_statement_seconds: float = Field(
+        PostgresLimits().statement_seconds,
+        ge=0.1,
+        le=3600,
+        description="How long PostgreSQL may take for a statement, and a call wait for its turn.",
+    )
+    replica_store: Annotated[str, AfterValidator(check_database_url)] | None = Field(
+        None, description="A standby of a PostgreSQL store, which Gets and Lists are read from."
+    )
+    replica_wait_seconds: float = Field(
+        ReplicaStore("").wait_seconds,
+        ge=0,
+        le=30,
+        description="How long a read with a consistency token waits for the replica to catch up.",
+    )
+    grpc: bool = Field(True, description="Whether to serve gRPC.")
+    grpc_address: AddressText = Field(
+        "127.0.0.1:50051", description="The address that gRPC listens on; port 0 is any free one."
+    )
+    http: bool = Field(True, description="Whether to serve the REST API.")
+    http_address: AddressText = Field(
+        "127.0.0.1:8080", description="The address that HTTP listens on; port 0 is any free one."
+    )
+    public_url: Annotated[str, AfterValidator(check_public_url)] | None = Field(
+        None,
+        description="What links in the REST API begin with, if it isn't the address it listens on.",
+    )
+    http_cors_origins: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(listed), AfterValidator(check_origins)
+    ] = Field((), description="Origins whose pages browsers let read the REST API; none: off.")
+    metrics: bool = Field(True, description="Whether to serve metrics for Prometheus.")
+    metrics_address: AddressText = Field(
+        "127.0.0.1:9464",
+        description="The address that metrics are served on, without TLS or keys.",
+    )
+    workers: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="How many processes serve on the same ports; each has the limits for itself.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least that is logged; calls are info, health checks debug."
+    )
+
+    insecure: bool = Field(
+        False,
+        description="Serve on other addresses than loopback even without keys and without TLS.",
+    )
+    tls_certificate: Path | None = Field(
+        None,
+        description="The certificate chain of both listeners, PEM. Changes are noticed.",
+    )
+    tls_key: Path | None = Field(None, description="The certificate's private key, PEM.")
+    tls_client_ca: Path | None = Field(
+        None, description="gRPC wants client certificates, signed by one of these CAs, PEM."
+    )
+    tls_client_names: Annotated[tuple[str, ...], NoDecode, BeforeValidator(listed)] = Field(
+        (),
+        description="Which subject names client certificates may have; any, if there are none.",
+    )
+
+    max_message_bytes: int = Field(
+        4 * MIB, ge=64 * KIB, le=64 * MIB, description="The largest gRPC message that is taken."
+    )
+    max_header_bytes: int = Field(
+        16 * KIB, ge=KIB, le=MIB, description="The largest headers of a request that are taken."
+    )
+    max_connections: int = Field(
+        4096, ge=1, le=1_000_000, description="How many connections each listener holds."
+    )
+    max_streams_per_connection: int = Field(
+        256, ge=1, le=1_000_000, description="How many calls a gRPC connection carries at once."
+    )
+    max_concurrent_calls: int = Field(
+        256, ge=1, le=1_000_000, description="How many calls are worked on at once, but for health."
+    )
+    calls_per_second: int = Field(
+        10_000, ge=0, le=1_000_000, description="Calls a second and account; 0 is no limit."
+    )
+    account_call_share: float = Field(
+        0.75,
+        gt=0,
+        le=1,
+        description="The part of max_concurrent_calls that one account's calls may take.",
+    )
+    account_stream_share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="The part of max_concurrent_calls that one account's streams may take.",
+    )
+    max_streams_per_key: int = Field(
+        32, ge=1, le=1_000_000, description="How many gRPC streams a key may have at once."
+    )
+    deadline_seconds: float = Field(
+        30,
+        gt=0,
+        le=3600,
+        description="The longest that a call may take; a client's own deadline may be shorter.",
+    )
+    stream_idle_seconds: float = Field(
+        60,
+        gt=0,
+        le=3600,
+        description="After which time without a request a stream of requests is ended.",
+    )
+    stream_seconds: float = Field(
+        3600,
+        gt=0,
+        le=86_400,
+        description="The longest that a stream of requests may take, whatever its deadline.",
+    )
+    slow_sender_seconds: float = Field(
+        10,
+        gt=0,
+        le=3600,
+        description="How long a TLS handshake, or sending the headers of a request, may take.",
+    )
+    keepalive_seconds: float = Field(
+        60, ge=1, le=86_400, description="After which silence gRPC asks whether its peer is there."
+    )
+    connection_idle_seconds: float = Field(
+        300, ge=1, le=86_400, description="After which time a connection without calls is closed."
+    )
+    connection_age_seconds: float = Field(
+        3600,
+        ge=0,
+        le=86_400,
+        description="After which time a gRPC connection is asked to come anew; 0 is never.",
+    )
+    drain_delay_seconds: float = Field(
+        0,
+        ge=0,
+        le=600,
+        description="How long it goes on serving, unhealthy, once it is told to stop.",
+    )
+    drain_seconds: float = Field(
+        30, ge=0, le=3600, description="How long calls may take to finish once it stops serving."
+    )
+
+    retain_days: Days = Field(
+        0, description="Delete Interactions that were created longer ago; 0 keeps them."
+    )
+    retain_days_by_service: Annotated[
+        dict[str, Days], NoDecode, BeforeValidator(mapped), AfterValidator(check_services)
+    ] = Field({}, description="The same for single Services, whatever holds for the rest.")
+
+    server: AddressText = Field(
+        "127.0.0.1:50051", description="The gRPC server that get, list and delete call."
+    )
+    server_tls: bool = Field(False, description="Whether they call it with TLS.")
+    server_ca: Path | None = Field(
+        None, description="With TLS, the CAs to trust, PEM, instead of gRPC's own."
+    )
+    api_key: Annotated[SecretStr, AfterValidator(check_api_key)] | None = Field(
+        None, description="The key they call it with: SK…:secret. Not a flag, which others can see."
+    )
+    client_certificate: Path | None = Field(
+        None, description="The certificate that they show to the server, PEM."
+    )
+    client_key: Path | None = Field(None, description="That certificate's private key, PEM.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _strip(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Cut white space at the ends of texts: files and secrets often end with a line break."""
+        return {
+            name: value.strip() if isinstance(value, str) else value
+            for name, value in given.items()
+        }
+
+    @property
+    def postgres_limits(self) -> PostgresLimits:
+        """What a server takes of a PostgreSQL store."""
+        return PostgresLimits(self.postgres_connections, self.postgres_statement_seconds)
+
+    @property
+    def replica(self) -> ReplicaStore | None:
+        """The replica to read from; None: there is none. Raises SettingsError."""
+        if self.replica_store is None:
+            return None
+        if not is_database(self.store):
+            raise SettingsError(
+                "replica_store: only a postgresql:// store can have a replica, and store is"
+                f" {without_password(self.store)!r}"
+            )
+        return ReplicaStore(self.replica_store, self.replica_wait_seconds)
+
+    @property
+    def http_scheme(self) -> str:
+        """`https` if HTTP is served with TLS, else `http`."""
+        return "https" if self.tls_certificate else "http"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Put the sources in their order, the strongest first."""
+        if isinstance(env_settings, EnvSettingsSource):  # blank is empty, and so not given
+            env_settings.env_vars = {
+                name: value
+                for name, value in env_settings.env_vars.items()
+                if (value or "").strip()
+            }
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    def redacted(self) -> dict[str, Any]:
+        """Return the settings for a log: without secrets, in the URLs of stores neither."""
+        shown = self.model_dump(mode="json")
+        for name in ("store", "replica_store"):
+            if shown[name] is not None:
+                shown[name] = shown_url(shown[name])
+        return shown
+
+
+def load_settings(file: Path | None = None, **flags: object) -> Settings:
+    """Load the settings; flags that are None were not given. Raises SettingsError.
+
+    Without a file, interaction-svc.toml of the working directory is read, if it is there.
+    """
+    if file is not None:
+        file = Path(str(file).strip())
+    if file is not None and not file.is_file():
+        raise SettingsError(f"the settings file {file} is not a file that is there")
+
+    class Loaded(Settings):
+        model_config = SettingsConfigDict(toml_file=file or DEFAULT_FILE)
+
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return Loaded(**given)  # type: ignore[arg-type] # checked by the model
+    except ValidationError as error:
+        raise SettingsError("; ".join(_explained(problem) for problem in error.errors())) from error
+    except ValueError as error:  # the file is not TOML
+        raise SettingsError(f"the settings file {file or DEFAULT_FILE}: {error}") from error
+
+
+def _explained(problem: Any) -> str:
+    name = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "extra_forbidden":
+        return f"{name}: there is no such setting; there are {', '.join(Settings.model_fields)}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{name}: {message}" if name else str(message)

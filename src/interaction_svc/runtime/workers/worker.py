@@ -1,0 +1,63 @@
+"""A worker: a server on the group's ports, which ends when the group does."""
+
+import asyncio
+import io
+import os
+import shutil
+import signal
+import sys
+import threading
+from typing import Any
+
+from interaction_svc.runtime.server import Server
+from interaction_svc.runtime.settings import Settings
+from interaction_svc.runtime.workers.control_messages import FAILURES, Report, read_settings
+from interaction_svc.runtime.workers.worker_metrics import FOLDER_VARIABLE
+from interaction_svc.telemetry.logs import configure_logs
+
+
+def main(number: int) -> None:
+    """Serve until told to stop: the first worker is number 1."""
+    group = io.FileIO(sys.stdin.fileno(), closefd=False)
+    line = group.readline()
+    if not line:
+        sys.exit(1)  # the group ended before it had begun
+    threading.Thread(target=_end_with, args=(group,), daemon=True).start()
+    settings = read_settings(line)
+    configure_logs(settings.log_level, worker=number)
+    try:
+        asyncio.run(_serve(settings, number))
+    except FAILURES as error:
+        _report(Report(error))
+        sys.exit(1)
+
+
+async def _serve(settings: Settings, number: int) -> None:
+    told = asyncio.Event()
+    async with Server(settings, worker=number) as server:
+        # Once more changes nothing: a service manager may tell all processes, as the group does.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
+        _report(Report())
+        stopping = asyncio.create_task(_wait_for(told))
+        ends: list[asyncio.Future[Any]] = [stopping, server.ended]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    if not told.is_set():
+        raise OSError(server.ended.result())
+
+
+async def _wait_for(told: asyncio.Event) -> None:
+    await told.wait()
+
+
+def _end_with(group: io.FileIO) -> None:
+    """End at once if the group was killed, from a thread: the event loop may be busy."""
+    try:
+        group.read(1)
+        if folder := os.environ.get(FOLDER_VARIABLE):
+            shutil.rmtree(folder, ignore_errors=True)  # which was the group's to do
+    finally:  # whatever becomes of the reading, nobody looks after this worker any more
+        os._exit(1)
+
+
+def _report(report: Report) -> None:
+    os.write(sys.stdout.fileno(), report.line())

@@ -1,0 +1,123 @@
+"""The metrics of a group: what its workers count, added up.
+
+Each worker writes its own into files of a folder, as prometheus_client has it for several
+processes. The group reads them when it is asked.
+"""
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
+
+from interaction_svc.telemetry import metrics
+
+FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+"""The environment variable by which prometheus_client finds the folder."""
+_PREFIX = "interaction-svc-workers-"
+_MEMORY = Path("/dev/shm")  # noqa: S108 the folder in it is private
+
+
+class GroupMetrics:
+    """Collects the metrics of a group of workers; `registry` has them."""
+
+    def __init__(self) -> None:
+        # In memory if there is such a place: a full disk would kill who writes to a mapped file.
+        where = _MEMORY if os.access(_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
+        remove_leftovers(where)
+        self.folder, self._lock = _locked_folder(where)
+        self._processes: dict[int, int] = {}
+        self.registry = CollectorRegistry()
+        self._workers = Gauge(
+            "interaction_svc_workers", "Workers that are ready.", registry=self.registry
+        )
+        self.restarts = Counter(
+            "interaction_svc_worker_restarts",
+            "Workers that were started in the place of one that had ended.",
+            registry=self.registry,
+        )
+        self.registry.register(metrics.build)
+        # The file is one: the group looks itself, since it has opened the store.
+        self.registry.register(metrics.wal_bytes)
+        self.registry.register(_Workers(self.folder, self._processes))
+
+    def add(self, worker: int, process_id: int) -> None:
+        """Count a worker that is ready."""
+        self._processes[worker] = process_id
+        self._workers.set(len(self._processes))
+
+    def remove(self, worker: int) -> None:
+        """Forget what holds of a worker only as long as it lives."""
+        self._processes.pop(worker, None)
+        self._workers.set(len(self._processes))
+        mark_process_dead(worker, str(self.folder))  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        """Remove the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        os.close(self._lock)
+
+
+def remove_leftovers(where: Path) -> None:
+    """Remove the folders of groups of this user that are gone, killed together with their workers.
+
+    A group holds a lock on its folder, which the system lets go of with the process.
+    """
+    for folder in where.glob(f"{_PREFIX}*"):
+        with suppress(OSError):  # another user's, no folder, or one that is being removed
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder)
+            finally:
+                os.close(lock)
+
+
+def _locked_folder(where: Path) -> tuple[Path, int]:
+    """Make a folder and lock it, anew if another group has removed it before it was locked."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=where))
+        with suppress(OSError):
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if folder.exists():
+                return folder, lock
+            os.close(lock)
+
+
+class _Workers(Collector):
+    def __init__(self, folder: Path, processes: Mapping[int, int]) -> None:
+        self._files = MultiProcessCollector(None, str(folder))  # type: ignore[no-untyped-call]
+        self._processes = processes
+
+    def collect(self) -> Iterator[Metric]:
+        """Give the sum over the workers, and what the system says of each."""
+        families = self._files.collect()  # type: ignore[no-untyped-call]
+        found: dict[str, Metric] = {family.name: family for family in families}
+        found.pop("interaction_svc_wal_bytes", None)  # which is the group's
+        if "interaction_svc_serving" not in found:  # no worker lives
+            found["interaction_svc_serving"] = GaugeMetricFamily(
+                "interaction_svc_serving", "1 while health says SERVING, else 0.", value=0
+            )
+        yield from found.values()
+        yield from self._of_processes()
+
+    def _of_processes(self) -> Iterator[Metric]:
+        found: dict[str, Metric] = {}
+        for worker, process_id in sorted(self._processes.items()):
+            of_one = ProcessCollector(pid=partial(int, process_id), registry=None)
+            for family in of_one.collect():
+                labelled = found.setdefault(
+                    family.name, Metric(family.name, family.documentation, family.type)
+                )
+                for sample in family.samples:
+                    labelled.add_sample(sample.name, {"worker": str(worker)}, sample.value)
+        yield from found.values()

@@ -1,0 +1,207 @@
+"""Stores by their URLs."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from interaction_svc.store.errors import StoreError, StoreUnavailableError, StoreURLError
+from interaction_svc.store.interface import MigrationProgress, Store, StoreReport
+from interaction_svc.store.postgres.dsn import FORM as _POSTGRES_FORM
+from interaction_svc.store.postgres.dsn import SCHEMES as _POSTGRES_SCHEMES
+from interaction_svc.store.postgres.dsn import Dsn
+from interaction_svc.store.postgres.options import PostgresLimits, ReplicaStore
+from interaction_svc.store.progress import LoggedProgress
+from interaction_svc.store.sqlite import backup
+from interaction_svc.store.sqlite.file_location import (
+    check_location,
+    location_warnings,
+    path_problem,
+)
+from interaction_svc.store.sqlite.migrations import inspect
+from interaction_svc.store.sqlite.rewrite.rewriter import needed_bytes
+from interaction_svc.store.sqlite.store import SqliteStore
+from interaction_svc.store.sqlite.write_errors import os_failure
+from interaction_svc.transports.address import without_password
+
+if TYPE_CHECKING:
+    from interaction_svc.store.postgres.store import PostgresStore
+
+DEFAULT_URL = "sqlite:///interactions.db"
+
+_FORM = f"write sqlite:///relative/path.db or sqlite:////absolute/path.db, or {_POSTGRES_FORM}"
+
+
+def check_url(url: str) -> Path | Dsn:
+    """Return the file of a store's URL, or the database. White space around it is cut off.
+
+    Raises StoreURLError, whose text says what would be right.
+    """
+    url = url.strip()
+    if url.partition(":")[0].lower() in _POSTGRES_SCHEMES:
+        return Dsn.parse(url)
+    scheme, found, path = url.partition(":///")
+    if scheme != "sqlite" or not found:
+        raise StoreURLError(f"{without_password(url)!r} is not the URL of a store; {_FORM}")
+    problem = path_problem(path)
+    if problem is not None:
+        raise StoreURLError(f"{without_password(url)!r} {problem}; {_FORM}")
+    return Path(path)
+
+
+def name_of(url: str) -> str:
+    """Give what to call a store in logs and errors: no user, no password. Raises StoreURLError."""
+    return _name_of(check_url(url))
+
+
+def shown_url(url: str) -> str:
+    """Return a store's URL for a log: without user, password and other secrets.
+
+    Raises StoreURLError.
+    """
+    place = check_url(url)
+    return place.shown if isinstance(place, Dsn) else url
+
+
+def _name_of(place: Path | Dsn) -> str:
+    return place.name if isinstance(place, Dsn) else str(place)
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Put a store's name into the errors of what is done with it."""
+    try:
+        yield
+    except StoreError as error:
+        raise type(error)(f"{name}: {error}") from error
+    except OSError as error:
+        made = os_failure(error) or StoreUnavailableError(error.strerror)
+        raise type(made)(f"{name}: {made}") from error
+
+
+async def open_store(
+    url: str,
+    *,
+    migrate: bool = True,
+    create: bool = True,
+    postgres: PostgresLimits = PostgresLimits(),  # noqa: B008 immutable
+    replica: ReplicaStore | None = None,
+    on_migration: MigrationProgress | None = None,
+) -> Store:
+    """Open the store, make it if it isn't there, and bring its schema up to date.
+
+    With `migrate=False` a store that isn't there or isn't up to date is an error, with
+    `create=False` only one that isn't there; a database always has to be there, and a new one has
+    no schema. `on_migration` learns how far a migration has come; without it the log does. Callers'
+    reads go to the replica, which only a database can have. Raises
+    StoreURLError, NotAStoreError, SchemaTooNewError, StoreUnavailableError, StoreFullError.
+    """
+    place = check_url(url)
+    with naming(_name_of(place)):
+        if replica is not None:
+            return await _replicated(place, postgres, replica, migrate=migrate)
+        if isinstance(place, Dsn):
+            return await _postgres_store().open(
+                place, postgres, migrate=migrate, on_migration=on_migration or LoggedProgress()
+            )
+        check_location(place)
+        if not (create or place.exists()):
+            raise StoreUnavailableError("the file isn't there")
+        return await SqliteStore.open(
+            place, migrate=migrate, on_migration=on_migration or LoggedProgress()
+        )
+
+
+async def check_store(url: str) -> StoreReport:
+    """Report on a store without changing it: its schema, and each row's columns.
+
+    Rows are checked only if the schema is up to date. Raises what open_store raises.
+    """
+    place = check_url(url)
+    with naming(_name_of(place)):
+        if isinstance(place, Dsn):
+            versions = await _postgres_store().inspect(place)
+        else:
+            check_location(place)
+            versions = replace(inspect(place), migration_bytes=needed_bytes(place))
+    if not versions.is_current:
+        return versions
+    store = await open_store(url, migrate=False)
+    try:
+        return await store.check()
+    finally:
+        await store.close()
+
+
+async def distribute_store(url: str) -> list[str]:
+    """Distribute the tables of a PostgreSQL with the extension Citus, after migrating it.
+
+    Returns the names of those that were not distributed before. Raises what open_store raises;
+    StoreURLError for a file, StoreUnavailableError without the extension.
+    """
+    place = check_url(url)
+    if not isinstance(place, Dsn):
+        raise StoreURLError(
+            f"{place} is a file; only a PostgreSQL with the extension citus can distribute its"
+            f" tables: write {_POSTGRES_FORM}"
+        )
+    with naming(_name_of(place)):
+        return await _postgres_store().distribute(place)
+
+
+def store_warnings(url: str) -> list[str]:
+    """Return what an operator should change about where a store is, one sentence each.
+
+    None for a database. Raises StoreURLError.
+    """
+    place = check_url(url)
+    return [] if isinstance(place, Dsn) else location_warnings(place)
+
+
+def backup_store(url: str, target: Path, on_progress: Callable[[int, int], None]) -> bool:
+    """Copy a store into a file, which may then be served like any other: keys and all.
+
+    The copy is the store at one moment, whatever is written meanwhile. `on_progress` gets how many
+    pages have been copied, and of how many. A file that is there already is not replaced, and a
+    copy that fails leaves none. Returns whether it replaced what a backup to the same name left
+    behind when it was killed. Raises StoreUnavailableError, StoreFullError, StoreDamagedError,
+    NotAStoreError, SchemaTooNewError; StoreURLError for a database.
+    """
+    place = check_url(url)
+    if isinstance(place, Dsn):
+        raise StoreURLError(
+            f"{place.name} is a database, which has its own ways: pg_basebackup, with an archive of"
+            " its write-ahead log, copies all of it, pg_dump this database"
+        )
+    with naming(_name_of(place)):
+        check_location(place)
+        return backup.copy(place, target, on_progress)
+
+
+async def _replicated(
+    place: Path | Dsn, limits: PostgresLimits, given: ReplicaStore, *, migrate: bool
+) -> Store:
+    followed = check_url(given.url)
+    if not (isinstance(place, Dsn) and isinstance(followed, Dsn)):
+        raise StoreURLError("only a database can have a replica, and only one be it")
+    _postgres_store()  # its driver has to be there
+    from interaction_svc.store.postgres.replica.replica import Replica  # noqa: PLC0415
+    from interaction_svc.store.postgres.replica.store import ReplicatedStore  # noqa: PLC0415
+
+    replica = Replica(followed, limits, given.wait_seconds)
+    return await ReplicatedStore.open_beside(place, limits, replica, migrate=migrate)
+
+
+def _postgres_store() -> "type[PostgresStore]":
+    """Give the backend, whose driver not everyone installs."""
+    try:
+        from interaction_svc.store.postgres.store import PostgresStore  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if error.name != "asyncpg":
+            raise
+        raise StoreURLError(
+            "PostgreSQL needs a driver that isn't installed:"
+            " pip install 'interaction-svc[postgres]'"
+        ) from error
+    return PostgresStore

@@ -1,0 +1,217 @@
+"""Calls that wait together share round trips: Gets one statement, records one transaction.
+
+Not so where the tables are distributed: what is shared would ask many shards for each of its calls.
+There a Get is a statement of its own, and only records of one Session share a transaction.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+from interaction_svc.store.errors import StoreError
+from interaction_svc.store.postgres import reads, writes
+from interaction_svc.store.postgres.citus.sharded_statements import BY_SESSION
+from interaction_svc.store.postgres.errors import closed, is_fault_of_one
+from interaction_svc.store.postgres.pool import Pool
+from interaction_svc.store.recorded import Recorded
+from interaction_svc.store.rows import Row
+from interaction_svc.store.write_queue import WriteQueue
+from interaction_svc.telemetry import metrics
+
+GET_LANES = 2
+"""Statements of Gets that are under way at once; what comes meanwhile shares the next."""
+MAX_SHARED_GETS = 128
+RECORD_LANES = 2
+"""Transactions of records that are under way at once."""
+SESSIONS_AT_ONCE = 6
+"""The same where the tables are distributed: less than connections, so that reads find some."""
+
+T = TypeVar("T")
+
+
+class _Lanes:
+    """Tasks that take what waits, a few at once; each goes on as long as something does."""
+
+    def __init__(self, run: Callable[[], Awaitable[None]], has_more: Callable[[], bool]) -> None:
+        self._run = run
+        self._has_more = has_more
+        self._running = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, most: int) -> None:
+        """Start one more, if there are not as many as this already."""
+        if self._running < most:
+            self._running += 1
+            task = asyncio.create_task(self._go_on())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _go_on(self) -> None:
+        try:
+            while self._has_more():
+                await self._run()
+        finally:
+            # Not when the task is done, which is a moment later: what comes in that moment would
+            # wait for a lane that takes no more.
+            self._running -= 1
+
+    async def end(self) -> None:
+        """Wait until nothing waits any more."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+
+class _Get(NamedTuple):
+    wanted: reads.Wanted
+    done: "asyncio.Future[bytes | None]"
+
+
+class SharedGets:
+    """Gets, of which those that wait together are asked for together."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.by_session = False
+        """Whether the tables are distributed: then each is asked for by itself."""
+        self._pool = pool
+        self._waiting: list[_Get] = []
+        self._lanes = _Lanes(self._run, lambda: bool(self._waiting))
+        self._closed = False
+
+    async def get(self, wanted: reads.Wanted) -> bytes | None:
+        """See Store.get."""
+        if self._closed:
+            raise closed()
+        if self.by_session:
+            return await self._pool.run(partial(reads.get, wanted=wanted))
+        done: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Get(wanted, done))
+        self._lanes.start(GET_LANES)
+        return await done
+
+    async def close(self) -> None:
+        """Take no more, and wait for what was taken."""
+        self._closed = True
+        await self._lanes.end()
+
+    async def _run(self) -> None:
+        taken = self._waiting[:MAX_SHARED_GETS]
+        del self._waiting[:MAX_SHARED_GETS]
+        gets = [get for get in taken if not get.done.done()]
+        if gets:
+            await self._ask(gets)
+
+    async def _ask(self, gets: Sequence[_Get]) -> None:
+        found: Sequence[Any]
+        try:
+            if len(gets) == 1:
+                found = [await self._pool.run_here(partial(reads.get, wanted=gets[0].wanted))]
+            else:
+                wanted = [get.wanted for get in gets]
+                found = await self._pool.run_here(partial(reads.get_each, wanted=wanted))
+        except Exception as error:  # whatever it is, those who wait must hear of it
+            found = [error] * len(gets)
+        for get, frame in zip(gets, found, strict=True):
+            _answer(get.done, frame)
+
+
+class _Record(NamedTuple):
+    work: Sequence[Row]
+    size: int
+    done: "asyncio.Future[list[Recorded]]"
+
+    @property
+    def rows(self) -> int:
+        return len(self.work)
+
+    @property
+    def account(self) -> str:
+        return self.work[0].account_sid if self.work else ""
+
+
+class SharedRecords:
+    """Records, of which those that wait together are committed together.
+
+    A commit costs a flush of the server's disk and several round trips, whatever it holds.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self.by_session = False
+        """Whether the tables are distributed: then those of one Session are committed together."""
+        self._pool = pool
+        self._at_once = asyncio.Semaphore(SESSIONS_AT_ONCE)
+        self._queue: WriteQueue[_Record] = WriteQueue()
+        self._lanes = _Lanes(self._run, lambda: bool(self._queue))
+        self._closed = False
+
+    async def record(self, rows: Sequence[Row]) -> list[Recorded]:
+        """See Store.record.
+
+        A caller that is cancelled while it waits in the queue takes the rows with it; later they
+        are recorded all the same.
+        """
+        if self._closed:
+            raise closed()
+        done: asyncio.Future[list[Recorded]] = asyncio.get_running_loop().create_future()
+        self._queue.put(_Record(rows, sum(len(row.frame) for row in rows), done))
+        self._lanes.start(RECORD_LANES)
+        return await done
+
+    async def close(self) -> None:
+        """Take no more, and wait until everything that was taken is written."""
+        self._closed = True
+        await self._lanes.end()
+
+    async def _run(self) -> None:
+        taken = self._queue.take()
+        if self.by_session:
+            await asyncio.gather(*map(self._commit_in_turn, _by_session(taken)))
+        elif taken:
+            await self._commit(taken)
+
+    async def _commit_in_turn(self, records: Sequence[_Record]) -> None:
+        async with self._at_once:
+            await self._commit(records)
+
+    async def _commit(self, records: Sequence[_Record]) -> None:
+        try:
+            results: list[Any] = await self._record(records)
+        except Exception as error:  # whatever it is, those who wait must hear of it
+            if len(records) > 1 and isinstance(error, StoreError) and is_fault_of_one(error):
+                for record in records:
+                    await self._commit([record])
+                return
+            results = [error] * len(records)
+        else:
+            metrics.commit_operations.observe(len(records))
+            metrics.commit_rows.observe(sum(record.rows for record in records))
+        for record, result in zip(records, results, strict=True):
+            _answer(record.done, result)
+
+    async def _record(self, records: Sequence[_Record]) -> list[list[Recorded]]:
+        works = [record.work for record in records]
+        statements = BY_SESSION if self.by_session else writes.TOGETHER
+        return await self._pool.run_here(
+            partial(writes.record_together, works=works, statements=statements)
+        )
+
+
+def _by_session(records: Sequence[_Record]) -> list[list[_Record]]:
+    """Put records together that are of the same one Session; others stay by themselves.
+
+    All rows of a record are one transaction, whatever their Sessions.
+    """
+    groups: dict[object, list[_Record]] = {}
+    for n, record in enumerate(records):
+        sessions = {row.session_sid for row in record.work}
+        groups.setdefault(sessions.pop() if len(sessions) == 1 else n, []).append(record)
+    return list(groups.values())
+
+
+def _answer(done: "asyncio.Future[T]", result: T | Exception) -> None:
+    if done.done():
+        return
+    if isinstance(result, Exception):
+        done.set_exception(result)
+    else:
+        done.set_result(result)

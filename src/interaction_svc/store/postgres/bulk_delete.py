@@ -1,0 +1,196 @@
+"""The statements of sweeps: those that find a stretch's rows, and those that delete them."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from interaction_svc.store.bulk_delete import Expired, SweepPosition, TookPart
+from interaction_svc.store.postgres import row_format
+from interaction_svc.store.postgres.connection import Connection
+from interaction_svc.store.postgres.keyset_scan import walk
+from interaction_svc.store.postgres.row_format import digits, digits_or_none
+from interaction_svc.store.postgres.schema import LISTED
+from interaction_svc.store.postgres.writes import BURY
+from interaction_svc.store.tables import OWNERS
+
+MAX_DELETED = 200
+"""Rows that a stretch deletes: one short transaction, so that others don't wait for it."""
+MAX_EXAMINED = 2_000
+"""Rows that it looks at, and about as many Sessions of an account."""
+
+_FIRST_US = -(2**63)
+_BEFORE_ALL = _FIRST_US, "0" * 32
+# The next Sessions, each with a Service and an account that it has.
+_OWNERS = {
+    after: walk(", ".join(OWNERS.key_columns), OWNERS.name, OWNERS.key_columns, after=after)
+    for after in (False, True)
+}
+# Which of them have something old enough. Each costs a step in the index.
+_OLD_SESSIONS = (
+    "SELECT place FROM unnest($1::uuid[], $2::uuid[], $3::bigint[]) WITH ORDINALITY"
+    " AS known (session_sid, account_sid, before_us, place)"
+    " WHERE EXISTS (SELECT 1 FROM interactions WHERE"
+    " interactions.session_sid = known.session_sid"
+    f" AND interactions.account_sid = known.account_sid AND created_us < before_us AND {LISTED})"
+)
+# The same of one shard at a time: distributed engines don't look up something for each row of a
+# list.
+_OLD_SESSION = (
+    "SELECT $4::bigint FROM interactions"
+    f" WHERE session_sid = $1 AND account_sid = $2 AND created_us < $3 AND {LISTED} LIMIT 1"
+)
+_OLDEST = (
+    "SELECT created_us, sid, service_sid FROM interactions"
+    f" WHERE session_sid = $1 AND account_sid = $2 AND created_us < $3 AND {LISTED}"
+    " ORDER BY created_us, sid LIMIT $4"
+)
+_OLDEST_AFTER = (
+    "SELECT created_us, sid, service_sid FROM interactions"
+    f" WHERE session_sid = $1 AND account_sid = $2 AND created_us < $3 AND {LISTED}"
+    " AND created_us >= $5::bigint AND (created_us > $5::bigint OR sid > $6)"
+    " ORDER BY created_us, sid LIMIT $4"
+)
+_PARTICIPANTS = "inbound_participant_sid, outbound_participant_sid"
+_WALKED = f"session_sid, account_sid, sid, service_sid, {_PARTICIPANTS}"
+_WALK = {after: walk(_WALKED, after=after) for after in (False, True)}
+_DELETE = "DELETE FROM interactions WHERE session_sid = $1 AND account_sid = $2 AND sid = $3"
+_RETURNING = "RETURNING session_sid, account_sid, sid, service_sid"
+
+
+class FoundRow(NamedTuple):
+    """A row to be deleted. Its SIDs are as in their columns."""
+
+    session_sid: str
+    account_sid: str
+    sid: str
+    service_sid: str
+
+
+Found = tuple[list[FoundRow], SweepPosition | None]
+_Owner = tuple[str, str, str]
+"""A Session, and a Service and an account that it has, as in their columns."""
+
+
+async def find(
+    db: Connection,
+    what: Expired | TookPart,
+    after: SweepPosition | None,
+    *,
+    by_session: bool = False,
+) -> Found:
+    """Find the rows of the next stretch, and where the one after it begins; None: nowhere.
+
+    `by_session`: the tables are distributed.
+    """
+    if isinstance(what, TookPart):
+        return await _find_took_part(db, what, after)
+    return await _find_expired(db, what, after, by_session=by_session)
+
+
+async def _next_owners(db: Connection, after: _Owner | None, limit: int) -> list[_Owner]:
+    found = await db.fetch(_OWNERS[after is not None], *(after or ()), limit)
+    return [(row[0].hex, row[1].hex, row[2].hex) for row in found]
+
+
+async def _with_old(
+    db: Connection, what: Expired, owners: Sequence[_Owner], *, by_session: bool
+) -> set[_Owner]:
+    """Return those that have something old enough, of whatever Service."""
+    asked = [
+        (session, account, before_us, place)
+        for place, (session, service, account) in enumerate(owners, 1)
+        if (before_us := what.before_us(f"KS{service}")) is not None
+    ]
+    if not asked:
+        return set()
+    if by_session:
+        return {owners[row[0] - 1] for row in await db.fetch_each(_OLD_SESSION, asked)}
+    *columns, places = map(list, zip(*asked, strict=True))
+    found = await db.fetch(_OLD_SESSIONS, *columns)
+    return {owners[places[row[0] - 1] - 1] for row in found}
+
+
+async def _find_expired(
+    db: Connection, what: Expired, after: SweepPosition | None, *, by_session: bool
+) -> Found:
+    """Look at the oldest rows only of each account in a Session, which its index holds together."""
+    found: list[FoundRow] = []
+    left = MAX_EXAMINED
+    owner: _Owner | None = None
+    within: tuple[int, str] | None = None  # how far the first owner's rows have been looked at
+    owners: list[_Owner] = []
+    old: set[_Owner] = set()
+    if after is not None:
+        session, service, account, created_us, sid = map(str, after)
+        owner, within = (session, service, account), (int(created_us), sid)
+        owners, old = [owner], {owner}
+    while True:
+        for owner in owners:
+            session, service, account = owner
+            left -= 1
+            rows = []
+            if owner in old:
+                room = max(left, 0)
+                statement, beyond = (_OLDEST, ()) if within is None else (_OLDEST_AFTER, within)
+                before_us = what.before_us(f"KS{service}")
+                rows = await db.fetch(statement, session, account, before_us, room, *beyond)
+            for created_us, sid, service_sid in rows:
+                left -= 1
+                within = created_us, sid.hex
+                if service_sid.hex == service:
+                    found.append(FoundRow(session, account, sid.hex, service))
+                if len(found) == MAX_DELETED:
+                    break
+            if left <= 0 or len(found) == MAX_DELETED:
+                return found, (*owner, *(within or _BEFORE_ALL))
+            within = None
+        owners = await _next_owners(db, owner, left)
+        if not owners:
+            return found, None
+        old = await _with_old(db, what, owners, by_session=by_session)
+
+
+async def _find_took_part(db: Connection, what: TookPart, after: SweepPosition | None) -> Found:
+    found: list[FoundRow] = []
+    place: SweepPosition = after or ()
+    examined = 0
+    participant = digits(what.participant_sid)
+    account = digits_or_none(what.account_sid)
+    for row in await db.fetch(_WALK[after is not None], *place, MAX_EXAMINED):
+        key = FoundRow(*(sid.hex for sid in row[:4]))
+        examined += 1
+        place = key[:3]
+        if account in (None, key.account_sid) and participant in (
+            sid.hex for sid in row[4:] if sid is not None
+        ):
+            found.append(key)
+        if len(found) == MAX_DELETED:
+            break
+    ended = examined < MAX_EXAMINED and len(found) < MAX_DELETED
+    return found, None if ended else place
+
+
+async def delete(
+    db: Connection, what: Expired | TookPart, rows: Sequence[FoundRow], now_us: int
+) -> dict[str, int]:
+    """Delete rows that were found, and give how many of each Service were still there."""
+    # What it was found by may have changed since: an update moves a time of creation, too.
+    keys: list[tuple[object, ...]]
+    if isinstance(what, TookPart):
+        statement = f"{_DELETE} AND $4 IN ({_PARTICIPANTS})"
+        keys = [(*row[:3], digits(what.participant_sid)) for row in sorted(rows)]
+    else:
+        statement = f"{_DELETE} AND created_us < $4"
+        keys = [(*row[:3], what.before_us(f"KS{row.service_sid}")) for row in sorted(rows)]
+
+    async def delete_and_bury(db: Connection) -> dict[str, int]:
+        deleted = await db.fetch_each(f"{statement} {_RETURNING}", keys)
+        await db.execute_each(BURY, [(*row[:3], now_us) for row in map(tuple, deleted)])
+        return dict(Counter(row_format.service(row[3]) for row in deleted))
+
+    return await db.in_transaction(delete_and_bury)
+
+
+def counted(rows: Sequence[FoundRow]) -> dict[str, int]:
+    """Give how many rows of each Service there are."""
+    return dict(Counter(f"KS{row.service_sid}" for row in rows))

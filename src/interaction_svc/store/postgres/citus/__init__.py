@@ -1,0 +1,1 @@
+"""Distribution of the tables over the nodes of a Citus cluster."""

@@ -1,0 +1,1 @@
+"""Reads from a streaming replica, with read-your-writes by WAL positions."""

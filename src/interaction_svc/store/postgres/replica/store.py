@@ -1,0 +1,157 @@
+"""A database with a read replica: Gets and pages are read there, all else at the primary.
+
+The keys of callers too are read at the primary, so that a revoked one is refused in time.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import cache, partial
+from typing import Self, TypeVar
+
+from prometheus_client import Counter
+
+from interaction_svc.store.errors import StoreError, StoreUnavailableError, StoreURLError
+from interaction_svc.store.interface import Key, PageQuery, Reads, Scope, StoredPage
+from interaction_svc.store.postgres import reads
+from interaction_svc.store.postgres.dsn import Dsn
+from interaction_svc.store.postgres.options import PostgresLimits
+from interaction_svc.store.postgres.replica import wal_position
+from interaction_svc.store.postgres.replica.replica import BehindError, Replica, UnrelatedError
+from interaction_svc.store.postgres.store import PostgresStore
+from interaction_svc.store.progress import LoggedProgress
+from interaction_svc.store.revision import UNKNOWN, Moment
+from interaction_svc.telemetry import metrics
+from interaction_svc.telemetry.metric_buffer import count_soon
+
+MOMENT_SECONDS = 1.0
+"""How long the answer of a write waits to learn at which moment it was done."""
+
+T = TypeVar("T")
+
+
+class ReplicatedStore(PostgresStore):
+    """A primary, and a replica for reads; what the replica can't serve, the primary does."""
+
+    def __init__(self, dsn: Dsn, limits: PostgresLimits, replica: Replica) -> None:
+        super().__init__(dsn, limits)
+        self._replica = replica
+        self._moments = wal_position.SharedMoments(self._pool)
+
+    @classmethod
+    async def open_beside(
+        cls, dsn: Dsn, limits: PostgresLimits, replica: Replica, *, migrate: bool
+    ) -> Self:
+        """Open the database; see open_store. A replica that is away is no reason to fail.
+
+        Raises StoreURLError if its tables are distributed.
+        """
+        store = cls(dsn, limits, replica)
+        await store._made_ready(dsn, migrate=migrate, on_migration=LoggedProgress())
+        try:
+            if store._by_session:
+                # A moment is a place in one server's log, and rows are in those of many.
+                raise StoreURLError(
+                    "its tables are distributed over nodes, so that no replica can be asked whether"
+                    " it has what was written; leave replica_store out"
+                )
+            await replica.start(await store._moments.now())
+        except BaseException:
+            await asyncio.shield(store.close())
+            raise
+        return store
+
+    async def get(self, scope: Scope, key: Key) -> bytes | None:
+        """See Store. It may be as the replica last had it."""
+        return await self._read(
+            "any", partial(self._replica.get, (scope, key)), partial(super().get, scope, key)
+        )
+
+    async def page(self, scope: Scope, query: PageQuery) -> StoredPage:
+        """See Store. It may be as the replica last had it."""
+        return await self._read(
+            "any",
+            partial(self._replica.page, scope, query),
+            partial(super().page, scope, query),
+        )
+
+    def since(self, moment: Moment) -> Reads:
+        """See Store."""
+        return _Since(self, moment)
+
+    async def get_since(self, moment: Moment, scope: Scope, key: Key) -> bytes | None:
+        """Give a frame as it was at this moment, or later."""
+        return await self._read(
+            "caught_up",
+            partial(self._replica.since, moment, partial(reads.get, wanted=(scope, key))),
+            partial(super().get, scope, key),
+        )
+
+    async def page_since(self, moment: Moment, scope: Scope, query: PageQuery) -> StoredPage:
+        """Give a page as it was at this moment, or later."""
+        return await self._read(
+            "caught_up",
+            partial(self._replica.since, moment, partial(reads.page, scope=scope, query=query)),
+            partial(super().page, scope, query),
+        )
+
+    async def _read(
+        self,
+        reason: str,
+        at_replica: Callable[[], Awaitable[T]],
+        at_primary: Callable[[], Awaitable[T]],
+    ) -> T:
+        if not self._replica.is_used:
+            why = "away"
+        else:
+            try:
+                answer = await at_replica()
+            except BehindError:
+                why = "behind"
+            except UnrelatedError:
+                why = "unrelated"
+            except (StoreUnavailableError, TimeoutError):
+                why = "failed"
+                self._replica.check_soon()
+            else:
+                count_soon(_reads("replica", reason), 1)
+                return answer
+        count_soon(_reads("primary", why), 1)
+        return await at_primary()
+
+    async def moment(self) -> Moment:
+        """See Store. If it can't be found out, it is one that no replica has reached."""
+        try:
+            async with asyncio.timeout(MOMENT_SECONDS):
+                return await self._moments.now()
+        except (StoreError, TimeoutError):
+            return UNKNOWN
+
+    async def probe(self) -> None:
+        """See Store. Of a replica that is away only the log and the metrics say so."""
+        self._replica.check_soon(self.moment)
+        await super().probe()
+
+    async def _close(self) -> None:
+        await super()._close()
+        await self._replica.close()
+
+
+class _Since:
+    """Reads that see this moment."""
+
+    def __init__(self, store: ReplicatedStore, moment: Moment) -> None:
+        self._store = store
+        self._moment = moment
+
+    async def get(self, scope: Scope, key: Key) -> bytes | None:
+        """See Reads."""
+        return await self._store.get_since(self._moment, scope, key)
+
+    async def page(self, scope: Scope, query: PageQuery) -> StoredPage:
+        """See Reads."""
+        return await self._store.page_since(self._moment, scope, query)
+
+
+@cache
+def _reads(server: str, reason: str) -> Counter:
+    return metrics.replica_reads.labels(server, reason)

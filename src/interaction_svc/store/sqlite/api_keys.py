@@ -1,0 +1,39 @@
+"""The statements on API keys. Those that write run inside a transaction of the writer's."""
+
+import sqlite3
+
+from interaction_svc.store.api_keys import StoredKey
+
+_COLUMNS = ", ".join(StoredKey._fields)
+_SELECT = f"SELECT {_COLUMNS} FROM api_keys"
+_OLDEST_FIRST = "ORDER BY created_us, rowid"
+_ADD = f"INSERT INTO api_keys ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)"
+_REVOKE = "UPDATE api_keys SET revoked_us = ? WHERE sid = ? AND revoked_us IS NULL"
+
+
+def add(db: sqlite3.Connection, key: StoredKey) -> None:
+    """See Store.add_key."""
+    db.execute(_ADD, key)
+
+
+def revoke(db: sqlite3.Connection, sid: str, now_us: int) -> StoredKey | None:
+    """See Store.revoke_key."""
+    db.execute(_REVOKE, (now_us, sid))
+    found = db.execute(f"{_SELECT} WHERE sid = ?", (sid,)).fetchone()
+    return None if found is None else StoredKey._make(found)
+
+
+def of_user(db: sqlite3.Connection, user: str) -> list[StoredKey]:
+    """See Store.keys_of."""
+    found = db.execute(f"{_SELECT} WHERE sid = ?1 OR account_sid = ?1 {_OLDEST_FIRST}", (user,))
+    return [StoredKey._make(row) for row in found]
+
+
+def every(db: sqlite3.Connection) -> list[StoredKey]:
+    """See Store.keys."""
+    return [StoredKey._make(row) for row in db.execute(f"{_SELECT} {_OLDEST_FIRST}")]
+
+
+def any_ever(db: sqlite3.Connection) -> bool:
+    """See Store.has_keys."""
+    return db.execute("SELECT 1 FROM api_keys LIMIT 1").fetchone() is not None

@@ -1,0 +1,130 @@
+"""The statements of sweeps.
+
+Those that find a stretch's rows run on the connection that reads, so that nobody waits for the
+search; those that delete them inside a transaction of the writer's.
+"""
+
+import sqlite3
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from interaction_svc.store.bulk_delete import Expired, SweepPosition, TookPart
+from interaction_svc.store.sqlite.row_format import pack, unpack
+from interaction_svc.store.sqlite.writes import bury
+
+MAX_DELETED = 200
+"""Rows that a stretch deletes: one short transaction, so that others don't wait for it."""
+MAX_EXAMINED = 2_000
+"""Rows and Sessions that it looks at."""
+
+_FIRST_US = -(2**63)
+_FIRST: SweepPosition = (b"", b"", _FIRST_US, b"")
+_KEY = "session_sid, account_sid, created_us, sid"
+_NEXT_SESSION = (
+    "SELECT session_sid, account_sid FROM interactions"
+    " WHERE (session_sid, account_sid) > (?, ?) ORDER BY session_sid, account_sid LIMIT 1"
+)
+_OLDEST = (
+    "SELECT created_us, sid, service_sid FROM interactions"
+    " WHERE session_sid = ? AND account_sid = ? AND (created_us, sid) > (?, ?) AND created_us < ?"
+    " ORDER BY created_us, sid LIMIT ?"
+)
+_WALK = (
+    f"SELECT {_KEY}, service_sid, inbound_participant_sid, outbound_participant_sid"
+    f" FROM interactions WHERE ({_KEY}) > (?, ?, ?, ?) ORDER BY {_KEY} LIMIT ?"
+)
+_DELETE = (
+    "DELETE FROM interactions INDEXED BY interactions_by_sid"
+    " WHERE session_sid = ?1 AND account_sid = ?2 AND sid = ?3"
+)
+# An update may have come since the row was found: another participant, or another time of creation.
+_DELETE_IF_TOOK_PART = f"{_DELETE} AND ?4 IN (inbound_participant_sid, outbound_participant_sid)"
+_DELETE_IF_OLDER = f"{_DELETE} AND created_us < ?4"
+
+
+class FoundRow(NamedTuple):
+    """A row to be deleted, as it is stored."""
+
+    session_sid: bytes
+    account_sid: bytes
+    sid: bytes
+    service_sid: bytes
+
+
+Found = tuple[list[FoundRow], SweepPosition | None]
+
+
+def find(db: sqlite3.Connection, what: Expired | TookPart, after: SweepPosition | None) -> Found:
+    """Find the rows of the next stretch, and where the one after it begins; None: nowhere."""
+    if isinstance(what, TookPart):
+        return _find_took_part(db, what, after or _FIRST)
+    return _find_expired(db, what, after or _FIRST)
+
+
+def _find_expired(db: sqlite3.Connection, what: Expired, after: SweepPosition) -> Found:
+    """Look at the oldest rows only of each account in each Session, which lie together."""
+    bounds = [what.default_before_us, *what.before_us_by_service.values()]
+    latest = max((bound for bound in bounds if bound is not None), default=_FIRST_US)
+    before_us = {pack(sid): bound for sid, bound in what.before_us_by_service.items()}
+    session_sid, account_sid, created_us, sid = after
+    found: list[FoundRow] = []
+    left = MAX_EXAMINED
+    while True:
+        values = (session_sid, account_sid, created_us, sid, latest, left)
+        for created_us, sid, service_sid in db.execute(_OLDEST, values):
+            left -= 1
+            bound = before_us.get(service_sid, what.default_before_us)
+            if bound is not None and created_us < bound:
+                found.append(FoundRow(session_sid, account_sid, sid, service_sid))
+            if len(found) == MAX_DELETED:
+                break
+        if left <= 0 or len(found) == MAX_DELETED:
+            return found, (session_sid, account_sid, created_us, sid)
+        following = db.execute(_NEXT_SESSION, (session_sid, account_sid)).fetchone()
+        if following is None:
+            return found, None
+        (session_sid, account_sid), created_us, sid = following, _FIRST_US, b""
+        left -= 1
+
+
+def _find_took_part(db: sqlite3.Connection, what: TookPart, after: SweepPosition) -> Found:
+    participant_sid = pack(what.participant_sid)
+    wanted_account = None if what.account_sid is None else pack(what.account_sid)
+    found: list[FoundRow] = []
+    examined = 0
+    for *key, service_sid, inbound_sid, outbound_sid in db.execute(_WALK, (*after, MAX_EXAMINED)):
+        examined += 1
+        session_sid, account_sid, _, sid = after = tuple(key)
+        if participant_sid in (inbound_sid, outbound_sid) and wanted_account in (None, account_sid):
+            found.append(FoundRow(session_sid, account_sid, sid, service_sid))
+        if len(found) == MAX_DELETED:
+            break
+    ended = examined < MAX_EXAMINED and len(found) < MAX_DELETED
+    return found, None if ended else after
+
+
+def delete(
+    db: sqlite3.Connection, what: Expired | TookPart, rows: Sequence[FoundRow], now_us: int
+) -> dict[str, int]:
+    """Delete rows that were found, and return how many of each Service were still there."""
+    deleted: list[FoundRow] = []
+    for row in rows:
+        key = (row.session_sid, row.account_sid, row.sid)
+        if isinstance(what, TookPart):
+            gone = db.execute(_DELETE_IF_TOOK_PART, (*key, pack(what.participant_sid)))
+        else:
+            gone = db.execute(_DELETE_IF_OLDER, (*key, what.before_us(_service_sid(row))))
+        if gone.rowcount:
+            bury(db, key, now_us)
+            deleted.append(row)
+    return counted(deleted)
+
+
+def counted(rows: Sequence[FoundRow]) -> dict[str, int]:
+    """Return how many rows of each Service there are."""
+    return dict(Counter(map(_service_sid, rows)))
+
+
+def _service_sid(row: FoundRow) -> str:
+    return unpack("service_sid", row.service_sid)

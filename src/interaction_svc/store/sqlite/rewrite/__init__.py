@@ -1,0 +1,1 @@
+"""The rewrite of a file of an earlier layout into a new file."""

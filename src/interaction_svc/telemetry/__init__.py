@@ -1,0 +1,1 @@
+"""What is recorded about requests and the process: logs, audit lines and metrics."""

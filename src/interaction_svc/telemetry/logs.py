@@ -1,0 +1,241 @@
+"""Logs: one line an event on standard error, JSON, or readable where that is a terminal.
+
+No line holds `data`, a secret or an authorization header. Of exceptions their kinds and places are
+written, and the texts of those only whose texts are the program's own or the system's: others may
+quote what they stumbled over.
+"""
+
+import asyncio
+import atexit
+import json
+import logging
+import sqlite3
+import sys
+import threading
+import time
+import traceback
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import orjson
+import structlog
+
+from interaction_svc.domain.timestamps import text_of_seconds
+from interaction_svc.store import StoreError
+from interaction_svc.telemetry.request_context import Call, current_call
+
+SOON_SECONDS = 0.02
+"""How long the lines of calls may wait for each other. Whatever else is logged goes out at once."""
+
+_OUTSPOKEN = (StoreError, OSError, sqlite3.Error)
+_CLIENTS_FAULTS = ("ExecuteBatchError raised in core", "Invalid encoding on ")
+"""How grpc's messages begin that a client causes: by going away while it is answered, or by bytes
+of metadata that are not UTF-8, which the message would quote, a key among them."""
+_UNFILTERED = structlog.make_filtering_bound_logger(0)
+
+
+class _EndedCall(NamedTuple):
+    call: Call
+    seconds: float
+    at: float
+    """When, in seconds since 1970."""
+
+
+class _Output:
+    """Standard error, a line at a time; of what waits, all lines with one write.
+
+    A full disk or a closed pipe under the log is no reason to fail calls.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: list[_EndedCall] = []
+
+    def write(self, line: str) -> None:
+        """Write a line, after those that wait."""
+        self._write(line)
+
+    def write_soon(self, ended: _EndedCall) -> None:
+        """Make and write the line of a call within SOON_SECONDS, with others of that time.
+
+        Between two calls the processor forgets how lines are made: one by one they cost a Get a
+        fifth more, all at once a twentieth. And to write is to hand the interpreter over to another
+        thread, and to wait for it.
+        """
+        with self._lock:
+            self._waiting.append(ended)
+            is_first = len(self._waiting) == 1
+        if is_first:
+            asyncio.get_running_loop().call_later(SOON_SECONDS, self._write)
+
+    def flush(self) -> None:
+        """Write what waits."""
+        self._write()
+
+    def _write(self, *last: str) -> None:
+        with self._lock:
+            ended, self._waiting = self._waiting, []
+            lines = [*map(_line_of, ended), *last]
+            if lines:
+                with suppress(OSError, ValueError):
+                    sys.stderr.write("\n".join([*lines, ""]))
+                    sys.stderr.flush()
+
+
+_output = _Output()
+atexit.register(_output.flush)
+
+
+class _Printer:
+    """What structlog hands its lines to."""
+
+    def msg(self, message: str) -> None:
+        """Print a line."""
+        _output.write(message)
+
+    log = debug = info = warn = warning = msg
+    fatal = failure = err = error = critical = exception = msg
+
+
+_encode_in_ascii = json.JSONEncoder(default=repr, separators=(",", ":")).encode
+
+
+def _encode(event: structlog.typing.EventDict) -> str:
+    """Give a line in ASCII: what else a terminal shows may command it."""
+    try:
+        line = orjson.dumps(event, default=repr)  # a tenth of what json takes
+    except TypeError:  # half of a surrogate pair, or a number beyond 64 bits
+        return _encode_in_ascii(event)
+    return line.decode() if line.isascii() else _encode_in_ascii(event)
+
+
+_as_json = structlog.processors.JSONRenderer(lambda event, **_: _encode(event))
+_stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
+
+
+class _Form:
+    """The form of lines, as it was configured last."""
+
+    level = logging.INFO
+    render: structlog.typing.Processor = _as_json
+
+
+def configure_logs(level: str = "info", *, worker: int | None = None) -> None:
+    """Set up logging for the process; what libraries log takes the same way.
+
+    Of several processes with one log, each line says of which worker it is.
+    """
+    _Form.render = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else _as_json
+    if worker is not None:
+        _Form.render = _naming(worker, _Form.render)
+    _Form.level = logging.getLevelNamesMapping()[level.upper()]
+    about: list[structlog.typing.Processor] = [
+        structlog.processors.add_log_level,
+        _stamp,
+        _add_request_id,
+        _describe_exception,
+    ]
+    structlog.configure(
+        processors=[*about, _Form.render],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=lambda *_: _Printer(),
+        cache_logger_on_first_use=False,  # the level is known only when the settings are
+    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=about,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _Form.render],
+        )
+    )
+    # On the handler, since grpc logs some of them to the root logger and some to its own.
+    handler.addFilter(lambda record: not str(record.msg).startswith(_CLIENTS_FAULTS))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+
+
+def _naming(worker: int, render: structlog.typing.Processor) -> structlog.typing.Processor:
+    """Put the worker's number into every line."""
+    return lambda logger, name, event: render(logger, name, {**event, "worker": worker})
+
+
+def log_call(call: Call, seconds: float) -> None:
+    """Log how a call ended, at info or, if it is quiet, at debug."""
+    if _Form.level <= (logging.DEBUG if call.is_quiet else logging.INFO):
+        _output.write_soon(_EndedCall(call, seconds, time.time()))
+
+
+def _line_of(ended: _EndedCall) -> str:
+    """Make the line of a call: by hand, since structlog would take three times as long."""
+    call, seconds, at = ended
+    event: structlog.typing.EventDict = {
+        "transport": call.transport,
+        "method": call.method,
+        "code": call.code,
+        "ms": round(seconds * 1000, 3),
+        "peer": call.peer,
+        "key_sid": call.caller.key_sid,
+        "account_sid": call.caller.account_sid,
+        **call.about,
+        "event": "call",
+        "level": "debug" if call.is_quiet else "info",
+        "timestamp": _timestamp(at),
+        "request_id": call.request_id,
+    }
+    return str(_Form.render(None, "", event))
+
+
+def _timestamp(at: float) -> str:
+    """Write it as structlog does."""
+    second = int(at)
+    return f"{_to_the_second(second)}{int((at - second) * 1e6):06d}Z"
+
+
+@lru_cache(maxsize=2)  # of all the lines that are made together
+def _to_the_second(second: int) -> str:
+    return f"{text_of_seconds(second)[:-1]}."
+
+
+def audit(action: str, **about: Any) -> None:
+    """Log what was done or refused, and by whom: what an auditor reads, at any level."""
+    call = current_call()
+    if call is not None:
+        about = {
+            "key_sid": call.caller.key_sid,
+            "account_sid": call.caller.account_sid,
+            "peer": call.peer,
+            "method": call.method,
+            **about,
+        }
+    log = structlog.wrap_logger(_Printer(), wrapper_class=_UNFILTERED)
+    log.info("audit", action=action, **about)
+
+
+def _add_request_id(_: Any, __: str, event: structlog.typing.EventDict) -> Any:
+    call = current_call()
+    if call is not None:
+        event.setdefault("request_id", call.request_id)
+    return event
+
+
+def _describe_exception(_: Any, __: str, event: structlog.typing.EventDict) -> Any:
+    given = event.pop("exc_info", None)
+    error = sys.exc_info()[1] if given is True else given[1] if isinstance(given, tuple) else given
+    if isinstance(error, BaseException):
+        event["exception"] = _described(error)
+    return event
+
+
+def _described(error: BaseException) -> list[str]:
+    """Give the chain of exceptions, the last first: what and where."""
+    lines: list[str] = []
+    seen: BaseException | None = error
+    while seen is not None and len(lines) < 100:
+        name = f"{type(seen).__module__}.{type(seen).__qualname__}"
+        lines.append(f"{name}: {seen}" if isinstance(seen, _OUTSPOKEN) else name)
+        lines += [
+            f"  {frame.filename}:{frame.lineno} in {frame.name}"
+            for frame in traceback.extract_tb(seen.__traceback__, limit=-20)
+        ]
+        seen = seen.__cause__ or seen.__context__
+    return lines

@@ -1,0 +1,233 @@
+"""Reading the vendor's JSON from a stream, in bounded memory.
+
+What a file is, is told by its content: one resource, a list of them, list pages with their
+envelope, or any of these one after the other; or JSON lines, each line any of these. Where lines
+can be told apart, a broken one costs no other. Text is UTF-8, or UTF-16 with a byte order mark.
+"""
+
+import io
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import BinaryIO, NamedTuple
+
+import ijson
+import orjson
+
+from interaction_svc.codec.twilio_json import LIST_KEY, PROPERTY_OF
+from interaction_svc.transfer.file_kinds import as_utf8, is_utf16, name_of_kind
+
+MAX_LINE_BYTES = 16 * 1024 * 1024
+_HEAD_BYTES = 64 * 1024
+_MAX_HEAD_BYTES = 4 * 1024 * 1024
+"""Three lines are looked at; a resource whose `data` is as large as may be has 1.5 MiB."""
+_LINES_LOOKED_AT = 3
+_MAX_UNKNOWN_KEYS = 100
+MAX_KEY_LENGTH = 64
+_MAX_DEPTH = 100
+_BOM = b"\xef\xbb\xbf"
+
+
+class Item(NamedTuple):
+    """A JSON value that should be a resource, or the problem that there is none.
+
+    `place` is where it stands: `line 3` in JSON lines, counted from 1, with an index if the line
+    holds a list; `index 2` otherwise, counted from 0 over the whole file.
+    """
+
+    place: str
+    resource: object = None
+    problem: str = ""
+
+
+_NESTED = object()
+"""Stands for a list or an object where a resource has a text or null."""
+
+
+@dataclass(slots=True)
+class _Object:
+    """An object being read: a resource, or an envelope, whose own properties don't count."""
+
+    properties: dict[str, object] = field(default_factory=dict)
+    is_envelope: bool = False
+    unknown_keys: int = 0
+
+    def keep(self, key: str, value: object) -> None:
+        """Keep a resource's property; of whatever else there is, the beginning of some keys."""
+        if key in PROPERTY_OF:
+            self.properties[key] = value
+        elif self.unknown_keys < _MAX_UNKNOWN_KEYS:
+            self.unknown_keys += 1
+            self.properties[key[:MAX_KEY_LENGTH]] = None
+
+
+def read_items(stream: BinaryIO) -> Iterator[Item]:
+    """Yield what should be resources."""
+    head = _head_of(stream)
+    if is_utf16(head):
+        stream = as_utf8(io.BufferedReader(_Whole(head, stream)))
+        head = _head_of(stream)
+    elif kind := name_of_kind(head):
+        return iter([Item("index 0", problem=f"is not valid JSON, but {kind}")])
+    head = head.removeprefix(_BOM)
+    if (
+        not head.strip() and len(head) < _HEAD_BYTES
+    ):  # an empty file is no mistake: an export of nothing is one
+        return iter(())
+    if _is_lines(head):
+        return _read_lines(io.BufferedReader(_Whole(head, stream), _HEAD_BYTES))
+    return _read_document(_Document(head, stream))
+
+
+def _head_of(stream: BinaryIO) -> bytes:
+    """Read some bytes, if possible so many that a few whole lines are among them."""
+    head = bytearray()
+    while len(head) < _MAX_HEAD_BYTES and head.count(b"\n") < _LINES_LOOKED_AT:
+        if not (chunk := stream.read(_HEAD_BYTES)):
+            break
+        head += chunk
+    return bytes(head)
+
+
+def _is_lines(head: bytes) -> bool:
+    """Tell JSON lines by the first three lines that aren't empty.
+
+    Two of them are whole objects; or one is, and they all begin an object, or both of two do.
+
+    In a document over several lines, a line that begins an object follows on one that doesn't end
+    there. What is taken for a document is read right whatever it is, but then nothing can be read
+    after what is not JSON.
+    """
+    lines = list(islice(filter(None, map(bytes.strip, io.BytesIO(head))), _LINES_LOOKED_AT))
+    whole = sum(map(_is_whole_object, lines))
+    all_begin = all(line.startswith(b"{") for line in lines)
+    return len(lines) > 1 and (whole > 1 or (whole == 1 and all_begin))
+
+
+def _is_whole_object(line: bytes) -> bool:
+    try:
+        orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return False
+    return line.startswith(b"{")
+
+
+def _read_lines(stream: BinaryIO) -> Iterator[Item]:
+    number = 0
+    while line := stream.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        place = f"line {number}"
+        if len(line) > MAX_LINE_BYTES:
+            while line and not line.endswith(b"\n"):
+                line = stream.readline(MAX_LINE_BYTES)
+            yield Item(place, problem=f"is longer than {MAX_LINE_BYTES:,} bytes")
+        elif text := line.removeprefix(_BOM).strip():  # files with marks may have been joined
+            try:
+                value = orjson.loads(text)
+            except orjson.JSONDecodeError as error:
+                yield Item(place, problem=f"is not valid JSON: {error.msg}")
+            else:
+                for index, resource in enumerate(_resources(value)):
+                    alone = resource is value
+                    yield Item(place if alone else f"{place}, index {index}", resource)
+
+
+def _resources(value: object) -> Iterator[object]:
+    """Yield the resources of a value that was read whole, however deep in lists they lie."""
+    pending = deque([value])
+    while pending:
+        value = pending.popleft()
+        if isinstance(value, Mapping) and isinstance(value.get(LIST_KEY), list):
+            value = value[LIST_KEY]
+        if isinstance(value, list):
+            pending.extendleft(reversed(value))
+        else:
+            yield value
+
+
+def _read_document(stream: "_Document") -> Iterator[Item]:
+    """Yield the resources of one or more values, without ever holding more than one of them.
+
+    The stack holds what is open: lists (None) and objects. Everything deeper than a resource's own
+    properties is passed over.
+    """
+    stack: list[_Object | None] = []
+    key = ""
+    skipped = 0  # how deep inside something that is passed over
+    index = 0
+    try:
+        # Little at a time, so that a text can be too long before it is in memory.
+        events = ijson.basic_parse(
+            stream, multiple_values=True, use_float=True, buf_size=_HEAD_BYTES
+        )
+        for event, value in events:
+            stream.since_event = 0
+            if skipped:
+                skipped += event.startswith("start_") - event.startswith("end_")
+                continue
+            inside = stack[-1] if stack else None
+            if event == "map_key":
+                key = value
+            elif event in ("end_array", "end_map"):
+                stack.pop()
+                if inside is not None and not inside.is_envelope:
+                    yield Item(f"index {index}", inside.properties)
+                    index += 1
+            elif inside is not None and not (event == "start_array" and key == LIST_KEY):
+                inside.keep(key, _NESTED if event.startswith("start_") else value)
+                skipped = int(event.startswith("start_"))
+            elif event.startswith("start_"):
+                if inside is not None:
+                    inside.is_envelope = True
+                if len(stack) == _MAX_DEPTH:
+                    yield Item(
+                        f"index {index}", problem="lies too deep in lists; nothing after it is read"
+                    )
+                    return
+                stack.append(_Object() if event == "start_map" else None)
+            else:
+                yield Item(f"index {index}", value)
+                index += 1
+    except _TooLongError:
+        problem = f"a text is longer than {MAX_LINE_BYTES:,} bytes; nothing after it is read"
+        yield Item(f"index {index}", problem=problem)
+    except (ijson.JSONError, UnicodeDecodeError):  # its parser lets some through that is no UTF-8
+        problem = "is not valid JSON; nothing after it is read"
+        yield Item(f"index {index}", problem=problem)
+
+
+class _TooLongError(Exception):
+    """A text goes on for longer than is allowed."""
+
+
+class _Whole(io.RawIOBase):
+    """The bytes that have been read to look at, and then the rest of their stream."""
+
+    def __init__(self, head: bytes, rest: BinaryIO) -> None:
+        self._head = io.BytesIO(head)
+        self._rest = rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "memoryview[int]") -> int:  # type: ignore[override]
+        if count := self._head.readinto(buffer):
+            return count
+        data = self._rest.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+class _Document(_Whole):
+    """Ends with _TooLongError where nothing comes of too many bytes."""
+
+    since_event = 0
+    """How many bytes have been read since the reader last made something of them."""
+
+    def readinto(self, buffer: "memoryview[int]") -> int:  # type: ignore[override]
+        count = super().readinto(buffer)
+        self.since_event += count
+        if self.since_event > MAX_LINE_BYTES:
+            raise _TooLongError
+        return count

@@ -1,0 +1,1 @@
+"""Transports: a request comes in, becomes one call of the application, and is answered."""

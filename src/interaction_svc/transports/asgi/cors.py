@@ -1,0 +1,53 @@
+"""CORS: which pages of other origins a browser lets read the answers (Fetch standard)."""
+
+from collections.abc import Collection
+
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from interaction_svc.app import consistency
+from interaction_svc.domain.errors import MalformedRequest
+from interaction_svc.telemetry.request_context import REQUEST_ID_HEADER, this_call
+from interaction_svc.transports.rest.responses import error_response
+
+_METHODS = ("GET", "HEAD", "DELETE")
+_REQUEST_HEADERS = ("Authorization", REQUEST_ID_HEADER, consistency.KEY)
+_ANSWER_HEADERS = (
+    "Twilio-Request-Id", "Twilio-Request-Duration", "X-Request-Id", "Retry-After", consistency.KEY,
+)  # fmt: skip
+
+
+class Cors(CORSMiddleware):
+    """Serves browsers' pages of named origins; requests of others are served as without it.
+
+    A preflight of a named origin is answered here, before anyone is asked for credentials, for
+    browsers send none with it. Credentials that a browser keeps (`credentials: "include"`) are not
+    allowed: a page has to send its own Authorization header.
+    """
+
+    def __init__(self, app: ASGIApp, origins: Collection[str]) -> None:
+        super().__init__(
+            app,
+            allow_origins=frozenset(origins),
+            allow_methods=_METHODS,
+            allow_headers=_REQUEST_HEADERS,
+            expose_headers=_ANSWER_HEADERS,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request."""
+        if Headers(scope=scope).get("origin") in self.allow_origins:
+            await super().__call__(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """Return the answer to a preflight; a refusal in the contract's words."""
+        this_call().method = "preflight"
+        response = super().preflight_response(request_headers)
+        if response.status_code == 200:
+            return response
+        this_call().error = error = MalformedRequest(bytes(response.body).decode())
+        return error_response(error, path="")

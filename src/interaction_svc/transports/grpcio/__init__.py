@@ -1,0 +1,1 @@
+"""The gRPC engine on grpc.aio."""

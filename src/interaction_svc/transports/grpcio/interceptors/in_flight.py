@@ -1,0 +1,46 @@
+"""InFlight: knows which calls are being worked on, so that a drain can wait for them.
+
+grpc.aio's own `stop` can return while a handler still runs, and waits for streams that never end,
+such as health's Watch.
+"""
+
+import asyncio
+from typing import Any
+
+from interaction_svc.transports.grpcio.interceptors.chain import (
+    Behavior,
+    Context,
+    Interceptor,
+    Method,
+)
+
+
+class InFlight(Interceptor):
+    """Counts the calls to the methods named by `methods`."""
+
+    def __init__(self, methods: frozenset[str]) -> None:
+        self._methods = methods
+        self._count = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def around(self, method: Method, behavior: Behavior) -> Behavior:
+        """Count calls."""
+        if method.name not in self._methods:
+            return behavior
+
+        async def counted(request: Any, context: Context) -> Any:
+            self._count += 1
+            self._idle.clear()
+            try:
+                return await behavior(request, context)
+            finally:
+                self._count -= 1
+                if not self._count:
+                    self._idle.set()
+
+        return counted
+
+    async def idle(self) -> None:
+        """Return when no call is being worked on."""
+        await self._idle.wait()

@@ -1,0 +1,88 @@
+"""Observe: names the call, and when it ends logs and counts it."""
+
+import asyncio
+import urllib.parse
+from functools import lru_cache
+from typing import Any
+
+import grpc
+
+from interaction_svc.app import consistency
+from interaction_svc.telemetry.request_context import REQUEST_ID_HEADER, Call, request_id_of
+from interaction_svc.telemetry.request_scope import observed
+from interaction_svc.transports.grpcio.interceptors.chain import (
+    HEALTH_PREFIX,
+    Behavior,
+    Context,
+    Interceptor,
+    Method,
+)
+
+TRANSPORT = "grpc"
+_AUTHORIZATION = "authorization"
+
+
+class Observe(Interceptor):
+    """Makes the Call, gives its request id back in the trailers, and observes how it ends."""
+
+    def around(self, method: Method, behavior: Behavior) -> Behavior:
+        """Observe calls; those of health at debug."""
+        name = method.name.removeprefix("/")
+        is_quiet = method.name.startswith(HEALTH_PREFIX)
+
+        async def observed_call(request: Any, context: Context) -> Any:
+            given, authorization, bad_authorization, sent = _headers_of(context)
+            request_id = request_id_of(given)
+            call = Call(
+                TRANSPORT, name, peer_of(context), request_id, "OK", authorization,
+                bad_authorization, consistency=sent, is_quiet=is_quiet,
+            )  # fmt: skip
+            context.set_trailing_metadata(((REQUEST_ID_HEADER, request_id),))
+            with observed(call):
+                try:
+                    return await behavior(request, context)
+                except asyncio.CancelledError:
+                    call.code = "CANCELLED"  # or its deadline has passed: grpc doesn't say
+                    raise
+                except grpc.aio.BaseError:  # aborted; or the call is over, and can't be answered
+                    call.code = call.error.grpc_code.name if call.error else "CANCELLED"
+                    raise
+
+        return observed_call
+
+
+def _headers_of(context: Context) -> tuple[str | None, str | None, str, str | None]:
+    """Return the request id, the authorization, what is wrong with that, and the consistency token.
+
+    Of a request id or token that is repeated the first counts. They are read together, since grpc
+    makes all of a call's metadata anew for each call of `invocation_metadata`.
+    """
+    sent = tuple(context.invocation_metadata() or ())
+    first = dict(reversed(sent))
+    authorization = _text(first.get(_AUTHORIZATION))
+    problem = ""
+    if authorization is not None:
+        if len(first) != len(sent) and sum(key == _AUTHORIZATION for key, _ in sent) > 1:
+            problem = "The metadata has more than one `authorization`; send exactly one"
+        elif not authorization.isascii():
+            problem = "The `authorization` has characters that are not ASCII; send a key's"
+    return (
+        _text(first.get(REQUEST_ID_HEADER)),
+        authorization,
+        problem,
+        _text(first.get(consistency.KEY)),
+    )
+
+
+def _text(value: str | bytes | None) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def peer_of(context: Context) -> str:
+    """Give the caller's `host:port`; an IPv6 host stands in brackets."""
+    return _address_in(context.peer())
+
+
+@lru_cache(maxsize=1024)  # a connection has one for all of its calls
+def _address_in(peer: str) -> str:
+    return urllib.parse.unquote(peer).partition(":")[2]

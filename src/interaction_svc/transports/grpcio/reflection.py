@@ -1,0 +1,97 @@
+"""Reflection in both versions, of the services that are served and of what their errors carry.
+
+The library has v1alpha only, whose messages v1 kept, and finds neither methods nor the values of
+an enum under its name.
+"""
+
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health, health_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
+
+from interaction_svc.transports.grpcio.interceptors import Chain
+from interaction_svc.v1 import error_reason_pb2, ingest_service_pb2, interaction_service_pb2
+
+V1 = "grpc.reflection.v1.ServerReflection"
+METHODS = frozenset(f"/{service}/ServerReflectionInfo" for service in (V1, reflection.SERVICE_NAME))
+_FILES = (
+    interaction_service_pb2.DESCRIPTOR,
+    ingest_service_pb2.DESCRIPTOR,
+    error_reason_pb2.DESCRIPTOR,
+    error_details_pb2.DESCRIPTOR,
+    health_pb2.DESCRIPTOR,
+    reflection_pb2.DESCRIPTOR,
+)
+
+
+def add_reflection(chain: Chain, services: tuple[str, ...]) -> None:
+    """Add both services; they list `services`, health, and themselves."""
+    names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME, V1)
+    servicer = _Servicer(names, _pool())
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, chain)
+    handler: Any = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        reflection_pb2.ServerReflectionRequest.FromString,
+        reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    chain.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler(V1, {"ServerReflectionInfo": handler}),)
+    )
+
+
+class _Servicer(reflection.aio.ReflectionServicer):  # type: ignore[misc] # it has no types
+    """The library's servicer, which answers for methods and values of enums as well."""
+
+    def _file_containing_symbol(self, request: Any, fully_qualified_name: str) -> Any:
+        parent, _, name = fully_qualified_name.rpartition(".")
+        for find, members in (
+            (self._pool.FindServiceByName, "methods_by_name"),
+            (self._pool.FindEnumTypeByName, "values_by_name"),
+        ):
+            try:
+                found = find(parent)
+            except KeyError:
+                continue
+            if name in getattr(found, members):
+                return super()._file_containing_symbol(request, parent)
+        return super()._file_containing_symbol(request, fully_qualified_name)
+
+
+def _pool() -> DescriptorPool:
+    """Return a pool of what is served, and of nothing else that this program has messages of."""
+    pool = DescriptorPool()
+    added: set[str] = set()
+    for file in _FILES:
+        _add(pool, file, added)
+    pool.AddSerializedFile(_v1().SerializeToString())
+    return pool
+
+
+def _add(pool: DescriptorPool, file: FileDescriptor, added: set[str]) -> None:
+    if file.name not in added:
+        added.add(file.name)
+        for dependency in file.dependencies:
+            _add(pool, dependency, added)
+        pool.AddSerializedFile(file.serialized_pb)
+
+
+def _v1() -> FileDescriptorProto:
+    """Return the file of v1, which is that of v1alpha in another package."""
+    file = FileDescriptorProto()
+    reflection_pb2.DESCRIPTOR.CopyToProto(file)
+    earlier, file.package = f".{file.package}.", V1.rpartition(".")[0]
+    file.name = "grpc/reflection/v1/reflection.proto"
+    for message in file.message_type:
+        for field in message.field:
+            if field.type_name:  # of a message
+                field.type_name = field.type_name.replace(earlier, f".{file.package}.")
+    for service in file.service:
+        for method in service.method:
+            method.input_type = method.input_type.replace(earlier, f".{file.package}.")
+            method.output_type = method.output_type.replace(earlier, f".{file.package}.")
+    return file

@@ -1,0 +1,289 @@
+"""The description of the REST API as an OpenAPI document, made of what the code itself uses.
+
+Version 3.0, as the vendor's own: many generators of clients don't read 3.1.
+"""
+
+from http import HTTPStatus
+from typing import Any
+
+from interaction_svc import __version__
+from interaction_svc.app import consistency
+from interaction_svc.codec.twilio_json import MAX_PAGE, STATUSES, TYPES
+from interaction_svc.codec.twilio_query import ACCOUNT
+from interaction_svc.domain.errors import (
+    AmbiguousAccount,
+    InteractionNotFound,
+    Internal,
+    InvalidField,
+    Overloaded,
+    PermissionDenied,
+    ServiceError,
+    Unauthenticated,
+    Unavailable,
+)
+from interaction_svc.domain.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, MAX_TOKEN_LENGTH
+from interaction_svc.domain.sids import Sid
+from interaction_svc.transports.http1.protocol import HeadersTooLarge, HeadersTooSlow
+from interaction_svc.transports.rest.openapi_schemas import (
+    Schema,
+    envelope,
+    error,
+    interaction,
+    object_of,
+    ref,
+)
+
+_LIST = "/v1/Services/{ServiceSid}/Sessions/{SessionSid}/Interactions"
+_CONSISTENCY = consistency.KEY.title()
+_TOKEN: Schema = {
+    "type": "string",
+    "pattern": "^[A-Za-z0-9_-]+$",
+    "maxLength": consistency.MAX_TOKEN_LENGTH,
+}
+
+_ACCOUNT: tuple[Schema, str] = (
+    {"type": "string", "pattern": Sid.ACCOUNT.pattern},
+    "Whose Interactions a key of the role admin means; without it, those of every account.",
+)
+
+
+def openapi_document(base_url: str) -> dict[str, Any]:
+    """Describe the API as it is served under this base URL, which has no slash at its end."""
+    api = _common_responses()
+    return {
+        "openapi": "3.0.3",
+        "info": {
+            "title": "Interactions",
+            "description": "The log of Twilio Proxy Interactions, in the vendor's shape.",
+            "version": __version__,
+            "license": {
+                "name": "Apache-2.0",
+                "url": "https://www.apache.org/licenses/LICENSE-2.0",
+            },
+        },
+        "servers": [{"url": base_url}],
+        "security": [{"basic": []}, {"bearer": []}],
+        "tags": [
+            {"name": "Interactions", "description": "The Interactions of a Session."},
+            {"name": "Service", "description": "The service itself. It asks for no credentials."},
+        ],
+        "paths": {
+            _LIST: {
+                "parameters": _path("ServiceSid", "SessionSid"),
+                **_readable(_list_operation(api)),
+            },
+            f"{_LIST}/{{Sid}}": {
+                "parameters": _path("ServiceSid", "SessionSid", "Sid"),
+                **_readable(_fetch_operation(api)),
+                "delete": _delete_operation(api),
+            },
+            "/healthz": _watched("GetHealth", "Whether the process is alive"),
+            "/readyz": _watched("GetReadiness", "Whether it can do its work", is_refusable=True),
+            "/openapi.json": _watched("GetDescription", "This document", {"type": "object"}),
+        },
+        "components": {
+            "securitySchemes": {
+                "basic": {
+                    "type": "http",
+                    "scheme": "basic",
+                    "description": "An account SID or a key SID, and a secret.",
+                },
+                "bearer": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "A key's SID, a full stop, and its secret.",
+                },
+            },
+            "schemas": {
+                "Interaction": interaction(),
+                "InteractionList": envelope(),
+                "Error": error(),
+                "Status": object_of({"status": {"type": "string", "enum": ["ok", "unavailable"]}}),
+            },
+            "headers": _headers(),
+        },
+    }
+
+
+def _list_operation(api: Schema) -> Schema:
+    operation = _operation("ListInteractions", "List a Session's Interactions, by pages", api)
+    page = _answer("A page of them.", ref("InteractionList"))
+    parameters = [*_query(), _consistency()]
+    return operation | {"parameters": parameters, "responses": {"200": page, **api}}
+
+
+def _fetch_operation(api: Schema) -> Schema:
+    operation = _operation("FetchInteraction", "Fetch an Interaction", api)
+    fetched = _answer("The Interaction.", ref("Interaction"))
+    parameters = [_parameter(ACCOUNT, *_ACCOUNT), _consistency()]
+    return operation | {"parameters": parameters, "responses": {"200": fetched, **_of_one(api)}}
+
+
+def _delete_operation(api: Schema) -> Schema:
+    operation = _operation("DeleteInteraction", "Delete an Interaction for good", api)
+    deleted = _answer("It is deleted.", None, _CONSISTENCY)
+    parameters = [_parameter(ACCOUNT, *_ACCOUNT)]
+    return operation | {"parameters": parameters, "responses": {"204": deleted, **_of_one(api)}}
+
+
+def _of_one(api: Schema) -> Schema:
+    """Return the errors of what is done to one Interaction, which several accounts may have."""
+    return api | {"409": _refusal(AmbiguousAccount)}
+
+
+def _readable(get: Schema) -> Schema:
+    """Return the operations of what can be read: GET, and HEAD, whose answers have no content."""
+    head = get | {
+        "operationId": f"{get['operationId']}Head",
+        "summary": f"{get['summary']}: the headers alone",
+        "responses": {
+            status: {name: value for name, value in answer.items() if name != "content"}
+            for status, answer in get["responses"].items()
+        },
+    }
+    return {"get": get, "head": head}
+
+
+def _operation(name: str, summary: str, responses: Schema) -> Schema:
+    return {
+        "operationId": name,
+        "summary": summary,
+        "tags": ["Interactions"],
+        "responses": responses,
+    }
+
+
+def _watched(
+    name: str, summary: str, schema: Schema | None = None, *, is_refusable: bool = False
+) -> Schema:
+    """Describe what those ask who watch the service, or want to learn of it."""
+    status = ref("Status")
+    responses = {"200": _answer("It is so.", schema or status)} | _refusals_of_the_connection()
+    if is_refusable:
+        responses["503"] = _answer("It is not so.", status)
+    operation = _operation(name, summary, responses)
+    return _readable(operation | {"tags": ["Service"], "security": []})
+
+
+def _path(*names: str) -> list[Schema]:
+    kinds = {"ServiceSid": Sid.SERVICE, "SessionSid": Sid.SESSION, "Sid": Sid.INTERACTION}
+    return [
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "schema": {"type": "string", "pattern": kinds[name].pattern},
+        }
+        for name in names
+    ]
+
+
+def _query() -> list[Schema]:
+    text: Schema = {"type": "string"}
+    parameters: dict[str, tuple[Schema, str]] = {
+        "PageSize": (
+            {"type": "integer", "minimum": 1, "default": DEFAULT_PAGE_SIZE},
+            f"How many Interactions a page has; above {MAX_PAGE_SIZE} it is {MAX_PAGE_SIZE}.",
+        ),
+        "Page": (
+            {"type": "integer", "minimum": 0, "maximum": MAX_PAGE, "default": 0},
+            "The number of the page, for the caller's own count; above 0 it needs a PageToken.",
+        ),
+        "PageToken": (
+            text | {"pattern": "^[A-Za-z0-9_-]*$", "maxLength": MAX_TOKEN_LENGTH},
+            "Where the page begins: what a link of an earlier page has.",
+        ),
+        ACCOUNT: _ACCOUNT,
+        "Order": (text | {"enum": ["asc", "desc"]}, "Oldest first, or newest first."),
+        "Type": (text | {"enum": list(TYPES.values())}, "Interactions of this type only."),
+        "DateCreatedAfter": (
+            text | {"format": "date-time"},
+            "Interactions that were created at this time or later only.",
+        ),
+        "DateCreatedBefore": (
+            text | {"format": "date-time"},
+            "Interactions that were created before this time only.",
+        ),
+        "ParticipantSid": (
+            text | {"pattern": Sid.PARTICIPANT.pattern},
+            "Interactions with this Participant on either side only.",
+        ),
+        "ResourceSid": (
+            text | {"pattern": Sid.RESOURCE.pattern},
+            "Interactions with this Message or Call on either side only.",
+        ),
+        "ResourceStatus": (
+            text | {"enum": list(STATUSES.values())},
+            "Interactions with this status on either side only.",
+        ),
+    }
+    return [_parameter(name, *described) for name, described in parameters.items()]
+
+
+def _parameter(name: str, schema: Schema, description: str) -> Schema:
+    return {"name": name, "in": "query", "schema": schema, "description": description}
+
+
+def _consistency() -> Schema:
+    return {
+        "name": _CONSISTENCY,
+        "in": "header",
+        "schema": _TOKEN,
+        "description": "What a write had in its answer: the read sees that write.",
+    }
+
+
+def _common_responses() -> Schema:
+    """Give the errors of every operation on Interactions."""
+    return _refusals_of_the_connection() | {
+        "401": _refusal(Unauthenticated, "WWW-Authenticate"),
+        "403": _refusal(PermissionDenied),
+        "404": _refusal(InteractionNotFound),
+        "429": _refusal(Overloaded, "Retry-After"),
+        "500": _refusal(Internal),
+        "503": _refusal(Unavailable),
+    }
+
+
+def _refusals_of_the_connection() -> Schema:
+    """Give the errors of what isn't a request: they come before it is known what was asked."""
+    return {
+        "400": _refusal(InvalidField),
+        "408": _refusal(HeadersTooSlow),
+        "431": _refusal(HeadersTooLarge),
+    }
+
+
+def _refusal(error: type[ServiceError], *headers: str) -> Schema:
+    phrase = HTTPStatus(error.http_status).phrase
+    return _answer(f"{phrase}: code {error.contract_code}.", ref("Error"), *headers)
+
+
+def _answer(description: str, schema: Schema | None = None, *headers: str) -> Schema:
+    names = (
+        "Twilio-Request-Id", "Twilio-Request-Duration", "X-Request-Id", "Cache-Control", *headers,
+    )  # fmt: skip
+    answer: Schema = {
+        "description": description,
+        "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in names},
+    }
+    return answer | (
+        {} if schema is None else {"content": {"application/json": {"schema": schema}}}
+    )
+
+
+def _headers() -> dict[str, Schema]:
+    headers: dict[str, tuple[Schema, str]] = {
+        "Twilio-Request-Id": ({"pattern": "^RQ[0-9a-f]{32}$"}, "The request's id."),
+        "Twilio-Request-Duration": ({"pattern": r"^\d+\.\d{3}$"}, "Seconds."),
+        "X-Request-Id": ({}, "The id that the caller gave the request, or else the same."),
+        "Cache-Control": ({"enum": ["no-store"]}, "That no cache may keep the answer."),
+        "WWW-Authenticate": ({}, "That it takes Basic credentials."),
+        "Retry-After": ({"pattern": r"^\d+$"}, "Seconds."),
+    }
+    always: dict[str, Schema] = {
+        name: {"required": True, "schema": {"type": "string", **schema}, "description": text}
+        for name, (schema, text) in headers.items()
+    }
+    text = "Where a replica is read: what makes a read see this write, if it is sent with it."
+    return always | {_CONSISTENCY: {"required": False, "schema": _TOKEN, "description": text}}

@@ -1,0 +1,122 @@
+"""JSON responses, errors among them."""
+
+import asyncio
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+from starlette.types import Scope, Send
+
+from interaction_svc.admission.concurrency import Unsent
+from interaction_svc.domain.errors import (
+    InteractionNotFound,
+    ServiceError,
+    Unauthenticated,
+    UnknownPath,
+)
+from interaction_svc.telemetry.request_context import this_call
+from interaction_svc.transports.asgi.compression import MIN_BYTES, Compressor, accepts_gzip
+
+UNCOUNTED_BYTES = 64 * 1024
+"""Answers up to this size are not counted: as many as there may be at once are a few MiB."""
+STREAM_BYTES = 4 * 1024 * 1024
+"""What an answer in parts is counted as: its part, and what was read of the store for it."""
+
+NO_STORE = (b"cache-control", b"no-store")
+"""A header of every answer: nearly all have personal data, and errors pass."""
+
+_MORE_INFO = "https://www.twilio.com/docs/errors/"
+_VERSION = "/v1"
+_JSON = (b"content-type", b"application/json")
+_VARY = (b"vary", b"accept-encoding")
+_GZIP = (b"content-encoding", b"gzip")
+
+
+class JsonAnswers:
+    """Sends JSON with status 200: compressed if the client asks for it, and bounded in memory.
+
+    Large answers are counted until they are sent. Messages are sent without a Response, which
+    costs 3 microseconds more, for it makes its headers of texts.
+    """
+
+    def __init__(self, unsent: Unsent) -> None:
+        self._unsent = unsent
+
+    async def send(self, scope: Scope, send: Send, body: bytes) -> None:
+        """Send a whole answer. Raises Overloaded if too much waits to be sent."""
+        headers = [_JSON, _VARY]
+        if len(body) >= MIN_BYTES:
+            if len(body) > UNCOUNTED_BYTES:
+                self._hold(len(body))
+            if accepts_gzip(scope):
+                body = await Compressor().compressed(body, is_last=True)
+                headers.append(_GZIP)
+        headers.append((b"content-length", b"%d" % len(body)))
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    def stream(self, scope: Scope, send: Send) -> "JsonStream":
+        """Begin an answer in parts. Raises Overloaded if too much waits to be sent."""
+        self._hold(STREAM_BYTES)
+        return JsonStream(send, Compressor() if accepts_gzip(scope) else None)
+
+    def _hold(self, size: int) -> None:
+        call = this_call()
+        self._unsent.check(call, size)
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 every request has one
+        self._unsent.hold(call, size, task)
+
+
+class JsonStream:
+    """An answer in parts; each is sent when the client has taken nearly all before it."""
+
+    def __init__(self, send: Send, compressor: Compressor | None) -> None:
+        self._send = send
+        self._compressor = compressor
+
+    async def start(self) -> None:
+        """Send the status and the headers, with the first part."""
+        headers = [_JSON, _VARY]
+        if self._compressor is not None:
+            headers.append(_GZIP)
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+
+    async def send(self, part: bytes, *, is_last: bool = False) -> None:
+        """Send a part. Raises ClientGoneError if the client has gone before the last one."""
+        if self._compressor is not None:
+            part = await self._compressor.compressed(part, is_last=is_last)
+        message = {"type": "http.response.body", "body": part, "more_body": not is_last}
+        await self._send(message)
+
+
+def json_response(content: Any, status: int = 200) -> Response:
+    """Return a response with a JSON body."""
+    return Response(orjson.dumps(content), status, media_type="application/json")
+
+
+def error_response(error: ServiceError, path: str, allow: str | None = None) -> Response:
+    """Return an error in the vendor's shape: code, message, more_info and status.
+
+    Never also `type` and `title`: the Python SDK then raises another class.
+    """
+    message = error.message
+    if isinstance(error, InteractionNotFound | UnknownPath):
+        resource = path[len(_VERSION) :] if path.startswith(f"{_VERSION}/") else path
+        message = f"The requested resource {resource} was not found"
+    response = json_response(
+        {
+            "code": error.contract_code,
+            "message": message,
+            "more_info": f"{_MORE_INFO}{error.contract_code}",
+            "status": error.http_status,
+        },
+        error.http_status,
+    )
+    if isinstance(error, Unauthenticated):
+        response.headers["WWW-Authenticate"] = 'Basic realm="Twilio API"'
+    if error.retry_after_seconds is not None:
+        response.headers["Retry-After"] = str(error.retry_after_seconds)
+    if allow is not None:
+        response.headers["Allow"] = allow
+    return response

@@ -1,0 +1,1 @@
+"""The RPC methods, bytes in and bytes out, without an engine."""

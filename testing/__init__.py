@@ -1,0 +1,1 @@
+"""Helpers for tests, benchmarks and examples: real servers, databases, clients and certificates."""

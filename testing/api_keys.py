@@ -1,0 +1,62 @@
+"""Keys for tests, made on the server's store as the command line makes them, by what it calls.
+
+A path is that of a file of SQLite, a text the URL of a store; a role may be several, `ingest,read`.
+"""
+
+import asyncio
+import base64
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from interaction_svc.app import authentication
+from interaction_svc.domain.principals import roles_of
+from interaction_svc.store import Store, open_store
+
+T = TypeVar("T")
+
+
+class Key(NamedTuple):
+    sid: str
+    secret: str
+
+    @property
+    def basic(self) -> str:
+        return basic(self.sid, self.secret)
+
+    @property
+    def bearer(self) -> str:
+        return f"Bearer {self.sid}.{self.secret}"
+
+
+def basic(user: str, secret: str = "secret") -> str:
+    return "Basic " + base64.b64encode(f"{user}:{secret}".encode()).decode()
+
+
+def _url(store: Path | str) -> str:
+    return f"sqlite:///{store}" if isinstance(store, Path) else store
+
+
+def new_key(store: Path | str, role: str, account_sid: str | None = None) -> Key:
+    key, secret = _with_store(
+        store, lambda opened: authentication.create_key(opened, account_sid, *roles_of(role))
+    )
+    return Key(key.sid, secret)
+
+
+def revoke(store: Path | str, key: Key) -> None:
+    assert _with_store(store, lambda opened: authentication.revoke_key(opened, key.sid)) is not None
+
+
+def _with_store(store: Path | str, work: Callable[[Store], Awaitable[T]]) -> T:
+    async def with_store() -> T:
+        opened = await open_store(_url(store))
+        try:
+            return await work(opened)
+        finally:
+            await opened.close()
+
+    # In a thread, for the test may have a loop that runs.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, with_store()).result()

@@ -1,0 +1,128 @@
+"""A server, and what a hostile client does to it; afterwards it is looked at what that cost."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+from grpc_status import rpc_status
+
+from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
+from interaction_svc.v1 import interaction_service_pb2 as reading_pb
+from testing.build import new_interaction, new_parents
+from testing.process import Served, served
+from testing.requests import Code, get_request
+from testing.wait import wait_until
+
+MARKER = "marker-of-a-private-message"
+SECRET = "SecretThatNobodyMayLog"
+FORGED = b'\n{"event": "audit", "level": "info", "action": "forged"}\n'
+GROWTH_MIB = 200
+"""What the server may have grown by after a test: 64 calls at once of 2 MiB on average, as they
+arrive and as they are parsed, and what the allocator keeps. Each of the tests sends several times
+that, or more connections and streams than fit into it."""
+CALL_SECONDS = 30
+
+READING, INGEST = "/interaction_svc.v1.InteractionService/", "/interaction_svc.v1.IngestService/"
+GET, LIST, DELETE = (
+    f"{READING}{verb}" for verb in ("GetInteraction", "ListInteractions", "DeleteInteraction")
+)
+RECORD, RECORD_MANY = f"{INGEST}RecordInteraction", f"{INGEST}RecordInteractions"
+
+REFUSALS = {
+    Code.INVALID_ARGUMENT,
+    Code.NOT_FOUND,
+    Code.FAILED_PRECONDITION,
+    Code.UNAUTHENTICATED,
+    Code.PERMISSION_DENIED,
+    Code.RESOURCE_EXHAUSTED,
+}
+Metadata = list[tuple[str, str | bytes]]
+
+
+class Hostile:
+    """A server, and what a client does to it; a good call is made after everything."""
+
+    def __init__(self, server: Served) -> None:
+        self.server = server
+        self.channel = grpc.insecure_channel(
+            server.grpc_address,
+            options=[
+                ("grpc.max_send_message_length", -1),
+                ("grpc.max_metadata_size", 1024 * 1024),
+                ("grpc.absolute_max_metadata_size", 1024 * 1024),
+            ],
+        )
+        self.parents = new_parents()
+        self.stored = new_interaction(self.parents, data=json.dumps({"body": MARKER}))
+        self.call(RECORD, ingest_pb.RecordInteractionRequest(interaction=self.stored))
+
+    def call(self, method: str, request: Message) -> bytes:
+        call: Any = self.channel.unary_unary(method)
+        response: bytes = call(request.SerializeToString(), timeout=CALL_SECONDS)
+        return response
+
+    def serves(self) -> None:
+        found = reading_pb.GetInteractionResponse.FromString(
+            self.call(GET, get_request(self.stored))
+        )
+        assert found.interaction == self.stored
+
+    def starts(self, method: str, request: bytes, metadata: Metadata | None = None) -> Any:
+        call: Any = self.channel.unary_unary(method)
+        return call.future(request, timeout=CALL_SECONDS, metadata=metadata)
+
+    def starts_stream(self, requests: list[bytes]) -> Any:
+        call: Any = self.channel.stream_unary(RECORD_MANY)
+        return call.future(iter(requests), timeout=CALL_SECONDS)
+
+
+def properly_ended(call: Any) -> Code:
+    """Give the code of a call, which is OK or a refusal with details."""
+    code: Code = call.code()
+    if code is Code.OK:
+        return code
+    assert code in REFUSALS, (code, call.details())
+    status = rpc_status.from_call(call)
+    assert status is not None, (code, call.details())
+    assert status.details[0].TypeName() == "google.rpc.ErrorInfo"
+    assert MARKER not in call.details()
+    return code
+
+
+@contextmanager
+def attacked(folder: Path) -> Iterator[Hostile]:
+    """Serve, and fail if the log then has an error, or anything of what was sent."""
+    with served(folder, "--calls-per-second", "0") as server:
+        hostile = Hostile(server)
+        yield hostile
+        hostile.channel.close()
+    lines = [json.loads(line) for line in server.log.read_bytes().splitlines()]
+    assert [line for line in lines if line["level"] == "error"] == []
+    logged = server.log.read_text()
+    assert "forged" not in logged
+    assert MARKER not in logged
+    assert SECRET not in logged
+
+
+@contextmanager
+def unharmed(hostile: Hostile) -> Iterator[None]:
+    """Fail unless afterwards it serves, has the descriptors it had, and has grown little."""
+    hostile.serves()
+    before, size = descriptors(hostile.server), resident_mib(hostile.server)
+    yield
+    hostile.serves()
+    wait_until(lambda: descriptors(hostile.server) <= before + 5)
+    assert resident_mib(hostile.server) <= size + GROWTH_MIB
+
+
+def resident_mib(server: Served) -> int:
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) // 1024
+
+
+def descriptors(server: Served) -> int:
+    return sum(1 for _ in Path(f"/proc/{server.process.pid}/fd").iterdir())

@@ -1,0 +1,16 @@
+"""The log of a served process, line by line."""
+
+import json
+from typing import Any
+
+from testing.process import Served
+
+
+def logged(server: Served, event: str, **fields: Any) -> list[dict[str, Any]]:
+    """Give the lines of this event that have these fields."""
+    lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+    return [
+        line
+        for line in lines
+        if line["event"] == event and all(line.get(name) == fields[name] for name in fields)
+    ]

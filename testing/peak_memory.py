@@ -1,0 +1,75 @@
+"""Runs the command line to its end, and tells how much memory it had at its peak.
+
+The child reads it itself, as VmHWM, which begins anew when it is executed. What `wait4` tells of a
+child also has what its parent held when it forked, here a pytest worker that may be far larger.
+"""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from testing.process import EXIT_SECONDS
+
+_PEAK_FILE = "TEST_PEAK_FILE"
+_PROGRAM = f"""
+import atexit, os, runpy
+
+def note():
+    with open("/proc/self/status") as status, open(os.environ["{_PEAK_FILE}"], "w") as noted:
+        noted.write(next(line.split()[1] for line in status if line.startswith("VmHWM:")))
+
+atexit.register(note)
+runpy.run_module("interaction_svc", run_name="__main__", alter_sys=True)
+"""
+
+
+class Measured(NamedTuple):
+    """How a run ended, the files with what it wrote, and its peak resident size in MiB."""
+
+    status: int
+    output: Path
+    messages: Path
+    peak_mib: float
+
+
+def nothing(_: IO[bytes]) -> None:
+    """Give no input."""
+
+
+def measured(*arguments: str, cwd: Path, feed: Callable[[IO[bytes]], object] = nothing) -> Measured:
+    """Run the command line on what `feed` writes, of which it need not read all.
+
+    What it writes goes into files in its folder, for it may be much.
+    """
+    output, messages, noted = (cwd / name for name in ("output", "messages", "peak"))
+    noted.unlink(missing_ok=True)  # of a run before, which is not to stand for this one
+    with output.open("wb") as out, messages.open("wb") as err:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _PROGRAM, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=out,
+            stderr=err,
+            cwd=cwd,
+            env={**os.environ, _PEAK_FILE: str(noted)},
+        )
+    assert process.stdin is not None
+    feeding = threading.Thread(target=_write, args=(feed, process.stdin))
+    feeding.start()
+    try:
+        status = process.wait(EXIT_SECONDS)
+    finally:
+        process.kill()
+        feeding.join()
+    return Measured(status, output, messages, int(noted.read_text()) / 1024)
+
+
+def _write(feed: Callable[[IO[bytes]], object], stream: IO[bytes]) -> None:
+    with suppress(BrokenPipeError):
+        feed(stream)
+    with suppress(BrokenPipeError):
+        stream.close()

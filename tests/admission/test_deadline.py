@@ -1,0 +1,43 @@
+"""The deadline that HTTP requests have: one timer for all of them."""
+
+import asyncio
+
+import pytest
+
+from interaction_svc.admission.deadline import Deadline
+
+SECONDS = 0.02
+
+
+async def wait_within(deadline: Deadline) -> None:
+    with deadline:
+        await asyncio.Event().wait()
+
+
+async def test_each_task_that_takes_too_long_is_ended() -> None:
+    deadline = Deadline(SECONDS)
+    first = asyncio.create_task(wait_within(deadline))
+    await asyncio.sleep(SECONDS / 2)  # the timer is that of the first, and goes on to the second
+    second = asyncio.create_task(wait_within(deadline))
+    assert isinstance((await asyncio.gather(first, return_exceptions=True))[0], TimeoutError)
+    assert isinstance((await asyncio.gather(second, return_exceptions=True))[0], TimeoutError)
+    with pytest.raises(TimeoutError):
+        await wait_within(deadline)  # nor does it end with the last
+
+
+async def test_what_is_done_in_time_is_left_alone() -> None:
+    deadline = Deadline(SECONDS)
+    for _ in range(3):
+        with deadline:
+            await asyncio.sleep(0)
+    await asyncio.sleep(2 * SECONDS)
+    with pytest.raises(LookupError), deadline:
+        raise LookupError
+
+
+async def test_a_task_that_is_cancelled_by_others_is_cancelled() -> None:
+    task = asyncio.create_task(wait_within(Deadline(60)))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task

@@ -1,0 +1,308 @@
+"""Paging: what a walk through the pages of a moving list sees, and what tokens are worth."""
+
+import asyncio
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from testing.build import NOON_US, Parents, in_order, new_interaction, new_parents, new_sid
+from testing.strategies import sids
+
+from interaction_svc.app.interactions import Interactions, Page
+from interaction_svc.domain.errors import InvalidField, InvalidPageToken, PageTokenMismatch
+from interaction_svc.domain.paging import Edge, ListIdentity, Position, clamp_page_size
+from interaction_svc.domain.principals import ANYONE
+from interaction_svc.domain.sids import canonical_sid
+from interaction_svc.store import open_store
+from interaction_svc.v1 import interaction_pb2 as pb
+from interaction_svc.v1.interaction_service_pb2 import (
+    ListInteractionsRequest,
+    ListInteractionsResponse,
+)
+
+Order = ListInteractionsRequest.Order
+VOICE, MESSAGE = pb.INTERACTION_TYPE_VOICE, pb.INTERACTION_TYPE_MESSAGE
+
+# Few times, so that many rows share theirs.
+times = st.integers(0, 6)
+rows = st.lists(st.tuples(times, st.booleans()), max_size=30)
+# What happens between two pages: the size of the next one, what is recorded, what is deleted.
+steps = st.lists(
+    st.tuples(
+        st.integers(1, 7),
+        st.lists(st.tuples(times, st.booleans()), max_size=3),
+        st.lists(st.integers(0, 60), max_size=3),
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+def listed(page: Page) -> list[pb.Interaction]:
+    return list(ListInteractionsResponse.FromString(page.frames).interactions)
+
+
+class Walk:
+    """A Session, and the changes that are made to it while its pages are read."""
+
+    def __init__(self, app: Interactions, parents: Parents, *, only_voice: bool) -> None:
+        self.app, self.parents, self.only_voice = app, parents, only_voice
+        self.stayed: dict[str, pb.Interaction] = {}
+        self.deleted: set[str] = set()
+        self.recorded_since: set[str] = set()
+
+    async def record(self, rows: list[tuple[int, bool]]) -> list[pb.Interaction]:
+        made = [
+            new_interaction(self.parents, NOON_US + time, type=VOICE if voice else MESSAGE)
+            for time, voice in rows
+        ]
+        await self.app.record_many(ANYONE, made)
+        return made
+
+    async def change(self, recorded: list[tuple[int, bool]], deleted: list[int]) -> None:
+        self.recorded_since |= {row.sid for row in await self.record(recorded)}
+        for number in deleted:
+            if self.stayed:
+                sid = sorted(self.stayed)[number % len(self.stayed)]
+                await self.app.delete(ANYONE, self.parents.key(sid))
+                del self.stayed[sid]
+                self.deleted.add(sid)
+
+    async def page(self, order: Order.ValueType, token: str, size: int) -> Page:
+        request = ListInteractionsRequest(
+            service_sid=self.parents.service_sid,
+            session_sid=self.parents.session_sid,
+            page_size=size,
+            page_token=token,
+            order=order,
+        )
+        if self.only_voice:
+            request.filter.type = VOICE
+        return await self.app.page(ANYONE, request)
+
+    def check(self, seen: list[pb.Interaction], order: Order.ValueType) -> None:
+        """Rows that were there all along are seen exactly once, all rows in order."""
+        keys = [in_order(row) for row in seen]
+        assert keys == sorted(set(keys), reverse=order == Order.ORDER_CREATED_DESC)
+        expected = {
+            row.sid for row in self.stayed.values() if not self.only_voice or row.type == VOICE
+        }
+        sids = {row.sid for row in seen}
+        assert expected <= sids
+        assert sids <= expected | self.deleted | self.recorded_since
+
+
+async def walk_forward(
+    walk: Walk, order: Order.ValueType, changes: list[tuple[int, list[tuple[int, bool]], list[int]]]
+) -> tuple[list[pb.Interaction], Page]:
+    seen: list[pb.Interaction] = []
+    token = ""
+    for number in range(1000):
+        size, recorded, deleted = changes[number % len(changes)]
+        page = await walk.page(order, token, size)
+        assert page.frames or not page.next_page_token
+        seen += listed(page)
+        token = page.next_page_token
+        if not token:
+            return seen, page
+        if number < len(changes):
+            await walk.change(recorded, deleted)
+    pytest.fail("the pages don't end")
+
+
+async def walk_backward(
+    walk: Walk,
+    order: Order.ValueType,
+    last: Page,
+    changes: list[tuple[int, list[tuple[int, bool]], list[int]]],
+) -> list[pb.Interaction]:
+    seen = listed(last)
+    token = last.previous_page_token
+    for number in range(1000):
+        if not token:
+            return seen
+        size, recorded, deleted = changes[number % len(changes)]
+        if number < len(changes):
+            await walk.change(recorded, deleted)
+        page = await walk.page(order, token, size)
+        assert page.frames or not page.next_page_token
+        seen = [*listed(page), *seen]
+        token = page.previous_page_token
+    pytest.fail("the pages don't end")
+
+
+def in_a_new_session(scenario: Callable[[Interactions], object]) -> None:
+    async def run() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            store = await open_store(f"sqlite:///{Path(folder) / 'interactions.db'}")
+            try:
+                await scenario(Interactions(store))  # type: ignore[misc]
+            finally:
+                await store.close()
+
+    asyncio.run(run())
+
+
+@settings(max_examples=150)
+@given(rows, steps, st.booleans(), st.booleans())
+def test_a_moving_list_is_seen_exactly_once_both_ways(
+    initial: list[tuple[int, bool]],
+    changes: list[tuple[int, list[tuple[int, bool]], list[int]]],
+    newest_first: bool,
+    only_voice: bool,
+) -> None:
+    order = Order.ORDER_CREATED_DESC if newest_first else Order.ORDER_CREATED_ASC
+
+    async def scenario(app: Interactions) -> None:
+        walk = Walk(app, new_parents(), only_voice=only_voice)
+        walk.stayed = {row.sid: row for row in await walk.record(initial)}
+        seen, last = await walk_forward(walk, order, changes)
+        walk.check(seen, order)
+        walk.check(await walk_backward(walk, order, last, changes), order)
+
+    in_a_new_session(scenario)
+
+
+def test_back_and_forth_gives_the_same_pages() -> None:
+    async def scenario(app: Interactions) -> None:
+        walk = Walk(app, new_parents(), only_voice=False)
+        await walk.record([(n // 2, False) for n in range(20)])
+        first = await walk.page(Order.ORDER_CREATED_ASC, "", 6)
+        second = await walk.page(Order.ORDER_CREATED_ASC, first.next_page_token, 6)
+        back = await walk.page(Order.ORDER_CREATED_ASC, second.previous_page_token, 6)
+        assert (back.frames, back.previous_page_token) == (first.frames, "")
+        again = await walk.page(Order.ORDER_CREATED_ASC, back.next_page_token, 6)
+        assert again == second
+        assert first.previous_page_token == ""
+
+    in_a_new_session(scenario)
+
+
+def test_an_empty_page_leads_back_only() -> None:
+    async def scenario(app: Interactions) -> None:
+        walk = Walk(app, new_parents(), only_voice=False)
+        made = sorted(await walk.record([(n, False) for n in range(4)]), key=in_order)
+        first = await walk.page(Order.ORDER_CREATED_ASC, "", 2)
+        second = await walk.page(Order.ORDER_CREATED_ASC, first.next_page_token, 2)
+        for row in made[2:]:
+            await app.delete(ANYONE, walk.parents.key(row.sid))
+        empty = await walk.page(Order.ORDER_CREATED_ASC, first.next_page_token, 2)
+        assert (empty.frames, empty.next_page_token) == (b"", "")
+        back = await walk.page(Order.ORDER_CREATED_ASC, empty.previous_page_token, 2)
+        assert back.frames == first.frames
+        for row in made[:2]:
+            await app.delete(ANYONE, walk.parents.key(row.sid))
+        for token in (empty.previous_page_token, second.previous_page_token, ""):
+            empty = await walk.page(Order.ORDER_CREATED_ASC, token, 2)
+            assert empty[:4] == (b"", 0, "", "")
+
+    in_a_new_session(scenario)
+
+
+def test_a_page_of_huge_interactions_stays_under_what_grpc_clients_accept() -> None:
+    async def scenario(app: Interactions) -> None:
+        walk = Walk(app, new_parents(), only_voice=False)
+        data = "x" * 262_144
+        for n in range(20):
+            await app.record(ANYONE, new_interaction(walk.parents, NOON_US + n, data=data))
+        seen, token = 0, ""
+        while True:
+            page = await walk.page(Order.ORDER_CREATED_ASC, token, 1000)
+            assert 0 < len(page.frames) < 4 * 1024 * 1024 - 1024
+            seen, token = seen + page.rows, page.next_page_token
+            if not token:
+                break
+        assert seen == 20
+
+    in_a_new_session(scenario)
+
+
+IDENTITY = ListIdentity("KS1", "KC1", "AC1", 1, b"filter")
+
+
+def stored_sids(prefix: str) -> st.SearchStrategy[str]:
+    return st.just("") | sids(prefix).map(canonical_sid)
+
+
+positions = st.builds(Position, st.integers(-(2**62), 2**62), stored_sids("KI"), stored_sids("AC"))
+edges = st.builds(Edge, positions, st.booleans(), st.booleans())
+EDGE = Edge(Position(NOON_US, new_sid("KI")))
+
+
+@given(edges)
+def test_a_token_gives_back_what_it_was_made_of(edge: Edge) -> None:
+    token = IDENTITY.token(edge)
+    assert re.fullmatch(r"[A-Za-z0-9_-]{1,512}", token)
+    assert IDENTITY.read(token) == edge
+
+
+@given(edges, st.data())
+def test_a_token_that_is_cut_or_changed_is_refused(edge: Edge, data: st.DataObject) -> None:
+    token = IDENTITY.token(edge)
+    place = data.draw(st.integers(0, len(token) - 1))
+    other = data.draw(st.characters(max_codepoint=0x2FF, exclude_characters=token[place]))
+    for changed in (
+        token[:place],
+        token[place + 1 :],
+        token[:place] + other + token[place + 1 :],
+        token[:place] + other + token[place:],
+        token + other,
+        token + "=",
+    ):
+        if changed:
+            with pytest.raises(InvalidPageToken):
+                IDENTITY.read(changed)
+
+
+@given(st.text(min_size=1) | st.text("ABCdef012_-", min_size=1, max_size=600))
+def test_a_token_made_up_is_refused(token: str) -> None:
+    with pytest.raises(InvalidPageToken):
+        IDENTITY.read(token)
+
+
+@pytest.mark.parametrize(
+    ("used_with", "argument"),
+    [
+        (IDENTITY._replace(service_sid="KS2"), "service_sid"),
+        (IDENTITY._replace(session_sid="KC2"), "session_sid"),
+        (IDENTITY._replace(account_sid="AC2"), "account_sid"),
+        (IDENTITY._replace(account_sid=""), "account_sid"),
+        (IDENTITY._replace(order=2), "order"),
+        (IDENTITY._replace(filter=b"other"), "filter"),
+    ],
+)
+def test_a_token_used_elsewhere_is_refused_and_the_argument_named(
+    used_with: ListIdentity, argument: str
+) -> None:
+    token = IDENTITY.token(EDGE)
+    with pytest.raises(PageTokenMismatch) as caught:
+        used_with.read(token)
+    assert caught.value.field == argument
+
+
+@pytest.mark.parametrize("sid", ["KI1", "KI" + "A" * 32, "KC" + "a" * 32, "x"])
+@pytest.mark.parametrize("name", ["sid", "account_sid"])
+def test_a_token_at_a_place_that_no_row_has_is_refused(name: str, sid: str) -> None:
+    """Anyone can make a token with a right checksum."""
+    position = Position(**{**EDGE.position._asdict(), name: sid})
+    with pytest.raises(InvalidPageToken):
+        IDENTITY.read(IDENTITY.token(Edge(position)))
+
+
+def test_a_token_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("interaction_svc.domain.paging._VERSION", 1)
+    token = IDENTITY.token(EDGE)
+    monkeypatch.undo()
+    with pytest.raises(InvalidPageToken):
+        IDENTITY.read(token)
+
+
+def test_page_sizes() -> None:
+    sizes = {0: 50, 1: 1, 50: 50, 1000: 1000, 1001: 1000, 2**31 - 1: 1000}
+    assert {size: clamp_page_size(size) for size in sizes} == sizes
+    with pytest.raises(InvalidField, match="page_size: must not be negative"):
+        clamp_page_size(-1)

@@ -1,0 +1,160 @@
+"""Retention: what is too old is deleted beside traffic. Only the time is faked."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import structlog
+from prometheus_client import REGISTRY
+from testing.build import NOON_US, Parents, new_interaction, new_leg, new_parents
+
+from interaction_svc.app import retention
+from interaction_svc.app.retention import DAY_US, Retention, expired_before, sweep
+from interaction_svc.store import Expired, Store, StoreClosedError, TookPart, open_store, row_of
+from interaction_svc.store.sqlite import connection as connection_module
+from tests.store.contract.stores import EVERYONE, query
+from tests.store.sqlite.files import another_process, url
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    opened = await open_store(url(tmp_path))
+    yield opened
+    await opened.close()
+
+
+def erased(cause: str) -> float:
+    return REGISTRY.get_sample_value("interaction_svc_rows_erased_total", {"cause": cause}) or 0.0
+
+
+async def count(store: Store, parents: Parents) -> int:
+    return (await store.page(EVERYONE, query(parents, limit=1000))).rows
+
+
+async def until_left(store: Store, parents: Parents, wanted: int) -> None:
+    async with asyncio.timeout(30):
+        while await count(store, parents) != wanted:
+            await asyncio.sleep(0.01)
+
+
+def test_days_are_counted_back_from_now_and_none_are_for_ever() -> None:
+    services = {"KS1": 2, "KS2": 0}
+    assert expired_before(NOON_US, 10, services) == Expired(
+        NOON_US - 10 * DAY_US, {"KS1": NOON_US - 2 * DAY_US, "KS2": None}
+    )
+    assert expired_before(NOON_US, 0, {}) == Expired(None, {})
+    written = "KS" + "AB" * 16
+    assert expired_before(NOON_US, 0, {written: 0}) == Expired(None, {"KS" + "ab" * 16: None})
+
+
+async def test_a_sweep_goes_through_everything_and_accounts_for_it(
+    store: Store, parents: Parents
+) -> None:
+    leg, other = new_leg(), new_parents()
+    for place in (parents, other):
+        rows = [row_of(new_interaction(place, NOON_US + n, inbound=leg)) for n in range(300)]
+        await store.record(rows)
+    by_retention = erased("retention")
+    progress: list[int] = []
+    with structlog.testing.capture_logs() as logged:
+        counts = await sweep(
+            store, Expired(NOON_US + 250), now_us=NOON_US, on_progress=progress.append
+        )
+        assert counts == {parents.service_sid: 250, other.service_sid: 250}
+        assert progress == sorted(progress)
+        assert progress[-1] == 500
+        assert len(progress) > 2
+        counts = await sweep(store, TookPart(leg.participant_sid), now_us=NOON_US)
+        assert counts == {parents.service_sid: 50, other.service_sid: 50}
+    assert erased("retention") == by_retention + 500
+    audit = [(entry["event"], entry["action"], entry["deleted"]) for entry in logged]
+    assert audit == [("audit", "purge", 500), ("audit", "erase", 100)]
+    assert leg.participant_sid not in str(logged)
+
+
+async def test_a_dry_run_accounts_for_nothing(store: Store, parents: Parents) -> None:
+    await store.record([row_of(new_interaction(parents))])
+    before = erased("retention")
+    with structlog.testing.capture_logs() as logged:
+        counts = await sweep(store, Expired(NOON_US + 1), now_us=NOON_US, dry_run=True)
+    assert counts == {parents.service_sid: 1}
+    assert (await count(store, parents), erased("retention"), logged) == (1, before, [])
+
+
+async def test_retention_makes_pass_after_pass(
+    store: Store, parents: Parents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "PASS_SECONDS", 0.01)
+    monkeypatch.setattr(retention, "PAUSE_SECONDS", 0.0)
+    now_us = NOON_US + 10 * DAY_US
+    await store.record([row_of(new_interaction(parents, NOON_US + n * DAY_US)) for n in range(6)])
+    keeping = Retention(store, 7, {}, now_us=lambda: now_us)
+    keeping.start()
+    await until_left(store, parents, 3)
+    now_us += DAY_US
+    await until_left(store, parents, 2)
+    await keeping.stop()
+    now_us += DAY_US
+    await asyncio.sleep(0.05)
+    assert await count(store, parents) == 2
+
+
+async def test_retention_holds_for_single_services_too(
+    store: Store, parents: Parents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "PASS_SECONDS", 0.01)
+    shorter, for_ever = new_parents(), new_parents()
+    for place in (parents, shorter, for_ever):
+        rows = [row_of(new_interaction(place, NOON_US + n * DAY_US)) for n in range(6)]
+        await store.record(rows)
+    services = {shorter.service_sid: 2, for_ever.service_sid: 0}
+    keeping = Retention(store, 4, services, now_us=lambda: NOON_US + 5 * DAY_US)
+    keeping.start()
+    await until_left(store, parents, 5)
+    await until_left(store, shorter, 3)
+    await keeping.stop()
+    assert await count(store, for_ever) == 6
+
+
+async def test_without_days_nothing_runs(store: Store) -> None:
+    before = len(asyncio.all_tasks())
+    keeping = Retention(store, 0, {new_parents().service_sid: 0})
+    keeping.start()
+    assert len(asyncio.all_tasks()) == before
+    await keeping.stop()
+
+
+async def test_a_pass_that_fails_is_logged_and_made_up_for(
+    tmp_path: Path, parents: Parents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_module, "BUSY_TIMEOUT_SECONDS", 0.01)
+    monkeypatch.setattr(retention, "PASS_SECONDS", 0.01)
+    store = await open_store(url(tmp_path))
+    await store.record([row_of(new_interaction(parents))])
+    keeping = Retention(store, 1, {}, now_us=lambda: NOON_US + 2 * DAY_US)
+    with structlog.testing.capture_logs() as logged, another_process(tmp_path) as db:
+        db.execute("BEGIN IMMEDIATE")
+        keeping.start()
+        async with asyncio.timeout(30):
+            while not any("locked by another process" in str(entry) for entry in logged):
+                await asyncio.sleep(0.01)
+        db.execute("ROLLBACK")
+        await until_left(store, parents, 0)
+    await keeping.stop()
+    await store.close()
+
+
+async def test_stopping_waits_until_nothing_runs(store: Store, parents: Parents) -> None:
+    await store.record([row_of(new_interaction(parents, NOON_US + n)) for n in range(900)])
+    keeping = Retention(store, 1, {}, now_us=lambda: NOON_US + 2 * DAY_US)
+    keeping.start()
+    async with asyncio.timeout(30):
+        while await count(store, parents) == 900:
+            await asyncio.sleep(0)
+    await keeping.stop()
+    left = await count(store, parents)
+    assert 0 < left < 900
+    await store.close()
+    with pytest.raises(StoreClosedError):
+        await store.probe()

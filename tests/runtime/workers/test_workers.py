@@ -1,0 +1,348 @@
+"""`serve --workers 2`: two processes on the same ports, which are one server to who uses them."""
+
+import asyncio
+import os
+import signal
+import socket
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, closing
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from testing import build
+from testing.build import Parents, new_interaction, new_sid
+from testing.log_lines import logged
+from testing.process import Served, run, served
+from testing.requests import list_request
+from testing.store_lock import write_lock
+from testing.wait import wait_until
+
+from interaction_svc.domain.validation import EARLIEST_US
+from interaction_svc.runtime.settings import SettingsError, load_settings
+from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
+from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
+from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
+from tests.system.test_shutdown import exit_status, until_refused
+from tests.telemetry.test_metrics import samples
+
+MANY_CONNECTIONS = 100
+"""On which both workers have some but for once in 2^99 times."""
+
+
+@pytest.fixture(scope="module")
+def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with served(
+        tmp_path_factory.mktemp("workers"), "--workers", "2", "--retain-days", "5000"
+    ) as running:
+        yield running
+
+
+def workers(group: Served) -> dict[int, int]:
+    """Give the process ids of the group's workers by their numbers."""
+    parent = group.process.pid
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    commands = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
+    # One that has just ended has none.
+    return {int(command.split(b"\0")[-2]): pid for pid, command in commands.items() if command}
+
+
+def is_there(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def exposed(group: Served) -> str:
+    return httpx.get(group.metrics_url, trust_env=False).text
+
+
+def metric(group: Served, name: str, **labels: str) -> float:
+    return samples(exposed(group)).get(
+        (f"interaction_svc_{name}", tuple(sorted(labels.items()))), 0
+    )
+
+
+def calls(group: Served) -> float:
+    found = samples(exposed(group)).items()
+    return sum(value for (name, _), value in found if name == "interaction_svc_calls_total")
+
+
+def until_in_flight(group: Served, count: int) -> None:
+    # Not as long as a stream may be silent for, after which it isn't in flight either.
+    wait_until(lambda: metric(group, "calls_in_flight", transport="grpc") == count, seconds=20)
+
+
+def until_both_serve(group: Served) -> None:
+    wait_until(lambda: metric(group, "workers") == 2 and metric(group, "serving") == 1)
+
+
+@asynccontextmanager
+async def connected(group: Served) -> AsyncIterator[grpc.aio.Channel]:
+    """Connect anew: channels of a process share connections by default."""
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    async with grpc.aio.insecure_channel(group.grpc_address, options=options) as channel:
+        yield channel
+
+
+async def worker_of(channel: grpc.aio.Channel, group: Served, parents: Parents) -> int:
+    request_id = new_sid("RQ")
+    await InteractionServiceStub(channel).ListInteractions(
+        list_request(parents), metadata=(("x-request-id", request_id),)
+    )
+    await asyncio.to_thread(wait_until, lambda: logged(group, "call", request_id=request_id) != [])
+    (line,) = logged(group, "call", request_id=request_id)
+    return int(line["worker"])
+
+
+async def connected_to_each(
+    group: Served, parents: Parents, stack: AsyncExitStack
+) -> list[grpc.aio.Channel]:
+    found: dict[int, grpc.aio.Channel] = {}
+    for _ in range(MANY_CONNECTIONS):
+        channel = await stack.enter_async_context(connected(group))
+        found[await worker_of(channel, group, parents)] = channel
+        if len(found) == 2:
+            return [found[1], found[2]]
+    raise AssertionError("one worker has all connections")
+
+
+async def record(
+    channel: grpc.aio.Channel, parents: Parents, created_us: int = build.NOON_US
+) -> str:
+    interaction = new_interaction(parents, created_us)
+    request = ingest_pb.RecordInteractionRequest(interaction=interaction)
+    answer = await IngestServiceStub(channel).RecordInteraction(request)
+    assert answer.outcome == ingest_pb.RECORD_OUTCOME_CREATED
+    return interaction.sid
+
+
+async def streaming(channel: grpc.aio.Channel, parents: Parents) -> Any:
+    """Begin a stream of records, which stays open."""
+    stream = IngestServiceStub(channel).RecordInteractions()
+    await stream.write(ingest_pb.RecordInteractionsRequest(interactions=[new_interaction(parents)]))
+    return stream
+
+
+async def test_both_answer_on_both_ports(group: Served, parents: Parents) -> None:
+    async with AsyncExitStack() as stack:
+        await connected_to_each(group, parents, stack)
+
+    def answering() -> set[int]:
+        return {line["worker"] for line in logged(group, "call", transport="http")}
+
+    for _ in range(MANY_CONNECTIONS):
+        async with httpx.AsyncClient(
+            base_url=group.base_url, auth=(parents.account_sid, "x"), trust_env=False
+        ) as http:
+            assert (await http.get(parents.path)).status_code == 200
+        if answering() == {1, 2}:
+            break
+    await asyncio.to_thread(wait_until, lambda: answering() == {1, 2})
+
+
+async def test_records_of_both_at_once_are_all_there(group: Served, parents: Parents) -> None:
+    async with AsyncExitStack() as stack:
+        channels = await connected_to_each(group, parents, stack)
+        recorded = await asyncio.gather(
+            *(record(channel, parents) for _ in range(150) for channel in channels)
+        )
+        for channel in channels:
+            page = await InteractionServiceStub(channel).ListInteractions(
+                list_request(parents, page_size=1000)
+            )
+            assert {interaction.sid for interaction in page.interactions} == set(recorded)
+
+
+async def test_metrics_are_those_of_all_added_up(group: Served, parents: Parents) -> None:
+    method = "interaction_svc.v1.IngestService/RecordInteraction"
+    labels = {"transport": "grpc", "method": method, "code": "OK"}
+    before = metric(group, "calls_total", **labels)
+    buckets = {"transport": "grpc", "method": method, "le": "+Inf"}
+    timed = metric(group, "call_duration_seconds_bucket", **buckets)
+    async with AsyncExitStack() as stack:
+        for channel in await connected_to_each(group, parents, stack):
+            await record(channel, parents)
+    # A worker counts its calls a little later.
+    await asyncio.to_thread(
+        wait_until, lambda: metric(group, "calls_total", **labels) == before + 2
+    )
+    await asyncio.to_thread(
+        wait_until,
+        lambda: metric(group, "call_duration_seconds_bucket", **buckets) == timed + 2,
+    )
+    assert metric(group, "calls_in_flight", transport="grpc") == 0
+    assert metric(group, "serving") == 1
+    assert metric(group, "workers") == 2
+    assert metric(group, "wal_bytes") > 0
+    text = exposed(group)
+    assert text.count("interaction_svc_build_info{") == 1
+    assert 'process_cpu_seconds_total{worker="2"}' in text
+    assert "pid=" not in text
+
+
+@pytest.mark.parametrize(("what", "count"), [("grpc", "1"), ("http", "2")])
+def test_their_ports_are_refused_to_others(
+    group: Served, tmp_path: Path, what: str, count: str
+) -> None:
+    taken = group.grpc_address if what == "grpc" else group.base_url.removeprefix("http://")
+    addresses = {"grpc": "127.0.0.1:0", "http": "127.0.0.1:0", what: taken}
+    answer = run(
+        "serve", "--workers", count, "--no-metrics",
+        "--grpc-address", addresses["grpc"], "--http-address", addresses["http"],
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert answer.returncode == 1
+    name = "gRPC" if what == "grpc" else "HTTP"
+    assert f"interaction-svc: can't listen for {name} on {taken}" in answer.stderr.decode()
+
+
+async def test_one_that_was_killed_is_started_again(group: Served, parents: Parents) -> None:
+    """What it had counted isn't lost, and its successor does what is the first one's: retention."""
+    until_both_serve(group)
+    async with AsyncExitStack() as stack:
+        first, second = await connected_to_each(group, parents, stack)
+        await record(first, parents, created_us=EARLIEST_US)
+        streams = [await streaming(channel, parents) for channel in (first, second)]
+        await asyncio.to_thread(until_in_flight, group, 2)
+        before = calls(group)
+        killed = workers(group)
+        os.kill(killed[1], signal.SIGKILL)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await streams[0]
+        assert await record(second, parents)
+        await asyncio.to_thread(wait_until, lambda: metric(group, "worker_restarts_total") == 1)
+        await asyncio.to_thread(until_both_serve, group)
+        await asyncio.to_thread(until_in_flight, group, 1)
+        streams[1].cancel()
+    assert calls(group) > before
+    assert workers(group)[1] != killed[1]
+    assert workers(group)[2] == killed[2]
+    assert logged(group, "a worker has ended", worker=1, how="signal 9")
+    assert logged(group, "a worker has been started again", worker=1)
+    wait_until(lambda: logged(group, "audit", action="purge", worker=1, deleted=1) != [])
+    async with AsyncExitStack() as stack:
+        await connected_to_each(group, parents, stack)
+
+
+def test_one_that_cannot_start_is_tried_again_ever_more_rarely(tmp_path: Path) -> None:
+    with served(tmp_path, "--workers", "2") as group:
+        aside = group.store.rename(tmp_path / "aside")
+        os.kill(workers(group)[2], signal.SIGKILL)
+        wait_until(lambda: len(logged(group, "a worker has ended")) == 2)
+        lines = logged(group, "a worker has ended")
+        assert [line["again_in_seconds"] for line in lines] == [0.1, 0.2]
+        assert "the file isn't there" in lines[-1]["cause"]
+        aside.rename(group.store)
+        until_both_serve(group)
+
+
+async def test_calls_under_way_in_each_finish(tmp_path: Path, parents: Parents) -> None:
+    with served(tmp_path, "--workers", "2") as group:
+        async with AsyncExitStack() as stack:
+            channels = await connected_to_each(group, parents, stack)
+            with write_lock(group):
+                recording = [asyncio.create_task(record(channel, parents)) for channel in channels]
+                await asyncio.to_thread(until_in_flight, group, 2)
+                group.terminate()
+                await until_refused(group.grpc_address, parents)
+                for process in workers(group).values():  # a service manager may tell all of them
+                    os.kill(process, signal.SIGTERM)
+                assert not any(task.done() for task in recording)
+            await asyncio.gather(*recording)
+        assert await exit_status(group) == 0
+        assert not logged(group, "a worker has ended")
+    with closing(sqlite3.connect(group.store)) as db:
+        assert db.execute("SELECT count(*) FROM interactions").fetchone() == (2,)
+
+
+async def test_a_second_signal_ends_all_at_once(tmp_path: Path, parents: Parents) -> None:
+    status = 128 + signal.SIGINT
+    with served(tmp_path, "--workers", "2", status=status) as group:
+        processes = list(workers(group).values())
+        async with connected(group) as channel:
+            await streaming(channel, parents)
+            await asyncio.to_thread(until_in_flight, group, 1)
+            group.terminate()
+            await until_refused(group.grpc_address, parents)
+            group.process.send_signal(signal.SIGINT)
+            assert await exit_status(group) == status
+        wait_until(lambda: not any(map(is_there, processes)))
+
+
+def test_workers_end_with_their_group(tmp_path: Path) -> None:
+    """SIGKILL leaves it no time to tell them; the ports are free, and their folder is removed."""
+    with served(tmp_path, "--workers", "2", status=-signal.SIGKILL) as group:
+        processes = list(workers(group).values())
+        folder = metrics_folder(group)
+        assert folder.is_dir()
+        group.process.kill()
+        wait_until(lambda: not any(map(is_there, processes)))
+        assert not folder.exists()
+        for address in (group.grpc_address, group.base_url.removeprefix("http://")):
+            host, _, port = address.rpartition(":")
+            socket.create_server((host, int(port))).close()
+
+
+def metrics_folder(group: Served) -> Path:
+    process = workers(group)[1]
+    environment = Path(f"/proc/{process}/environ").read_bytes().decode().split("\0")
+    (folder,) = (
+        Path(variable.partition("=")[2])
+        for variable in environment
+        if variable.startswith("PROMETHEUS_MULTIPROC_DIR=")
+    )
+    return folder
+
+
+def test_what_a_killed_group_left_in_memory_is_removed_by_the_next(
+    group: Served, tmp_path: Path
+) -> None:
+    """Killed together with its workers, which would remove it."""
+    with served(tmp_path, "--workers", "2", status=-signal.SIGKILL) as killed:
+        processes = list(workers(killed).values())
+        left = metrics_folder(killed)
+        for process in processes:
+            os.kill(process, signal.SIGSTOP)
+        killed.process.kill()
+        for process in processes:
+            os.kill(process, signal.SIGKILL)
+        killed.exit_status()
+    assert left.is_dir()
+    with served(tmp_path, "--workers", "2") as following:
+        assert not left.exists()
+        folder = metrics_folder(following)
+        assert folder.is_dir()
+        assert metrics_folder(group).is_dir()  # which is in use
+    assert not folder.exists()
+
+
+def test_ctrl_c_is_for_the_group_to_tell(group: Served) -> None:
+    before = workers(group)
+    for process in before.values():
+        os.kill(process, signal.SIGINT)
+    until_both_serve(group)
+    assert workers(group) == before
+
+
+def test_what_keeps_them_from_starting_is_said_once(tmp_path: Path) -> None:
+    answer = run(
+        "serve", "--workers", "2", "--grpc-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0",
+        "--no-metrics", "--tls-certificate", "no.pem", "--tls-key", "no.pem",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert answer.returncode == 2
+    lines = answer.stderr.decode().splitlines()
+    assert lines[-1].startswith("interaction-svc: tls_certificate: can't be read")
+    assert sum("can't be read" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize("count", [0, 65])
+def test_between_1_and_64(count: int) -> None:
+    with pytest.raises(SettingsError, match="workers"):
+        load_settings(workers=count)

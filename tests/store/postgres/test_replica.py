@@ -1,0 +1,333 @@
+"""The PostgreSQL store beside a real standby: what is read where, and how old it may be."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
+from testing.build import Parents, new_interaction
+from testing.postgres import Cluster, free_port
+from testing.replication import Pair, pair, running_pair, running_standby
+
+from interaction_svc.store import (
+    UNKNOWN,
+    Moment,
+    NotAStoreError,
+    ReplicaStore,
+    Store,
+    StoreURLError,
+    open_store,
+    row_of,
+)
+from interaction_svc.store.postgres.replica.store import ReplicatedStore
+from interaction_svc.telemetry.metric_buffer import settle
+from tests.store.contract.api_keys import new_key
+from tests.store.contract.stores import EVERYONE, NOW_US, query
+from tests.store.postgres.databases import database as database_elsewhere
+
+__all__ = ["database_elsewhere", "pair", "running_pair"]
+
+
+@pytest.fixture
+def database(pair: Pair) -> str:
+    return pair.new_database()
+
+
+@asynccontextmanager
+async def opened(
+    pair: Pair, database: str, *, wait_seconds: float = 0.1, url: str = ""
+) -> AsyncIterator[ReplicatedStore]:
+    replica = ReplicaStore(url or pair.standby.url(database), wait_seconds)
+    store = await open_store(pair.primary.url(database), replica=replica)
+    assert isinstance(store, ReplicatedStore)
+    pair.catch_up()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+class Reads:
+    """How many reads went where, and why, since it was made."""
+
+    def __init__(self) -> None:
+        self._before = _reads()
+
+    def since(self) -> dict[str, float]:
+        now, before = _reads(), self._before
+        found = {place: count - before.get(place, 0) for place, count in now.items()}
+        return {place: count for place, count in found.items() if count}
+
+
+def _reads() -> dict[str, float]:
+    settle()
+    return {
+        f"{sample.labels['server']}: {sample.labels['reason']}": sample.value
+        for family in REGISTRY.collect()
+        for sample in family.samples
+        if sample.name == "interaction_svc_replica_reads_total"
+    }
+
+
+async def looked(store: ReplicatedStore) -> None:
+    """Probe, and wait until the replica has been looked at."""
+    await store.probe()
+    await store._replica.checked()
+
+
+async def moment_of(store: Store) -> Moment:
+    moment = await store.moment()
+    assert moment is not None
+    return moment
+
+
+async def test_reads_go_to_a_replica_that_has_caught_up(
+    pair: Pair, database: str, parents: Parents
+) -> None:
+    row = row_of(new_interaction(parents))
+    async with opened(pair, database) as store:
+        await store.record([row])
+        moment = await moment_of(store)
+        pair.catch_up()
+        reads = Reads()
+        assert await store.get(EVERYONE, parents.key(row.sid)) == row.frame
+        assert (await store.page(EVERYONE, query(parents))).rows == 1
+        assert reads.since() == {"replica: any": 2}
+        since = store.since(moment)
+        assert await since.get(EVERYONE, parents.key(row.sid)) == row.frame
+        assert (await since.page(EVERYONE, query(parents))).rows == 1
+        assert reads.since() == {"replica: any": 2, "replica: caught_up": 2}
+
+
+async def test_while_replay_is_paused_who_has_the_moment_sees_their_writes(
+    pair: Pair, database: str, parents: Parents
+) -> None:
+    rows = [row_of(new_interaction(parents)) for _ in range(2)]
+    keys = [parents.key(row.sid) for row in rows]
+    async with opened(pair, database) as store:
+        await store.record(rows[:1])
+        pair.catch_up()
+        pair.standby.pause()
+        await store.record(rows[1:])
+        await store.delete(EVERYONE, keys[0], NOW_US)
+        reads = Reads()
+        since = store.since(await moment_of(store))
+        assert await since.get(EVERYONE, keys[0]) is None
+        assert await since.get(EVERYONE, keys[1]) == rows[1].frame
+        assert (await since.page(EVERYONE, query(parents))).rows == 1
+        assert reads.since() == {"primary: behind": 3}
+        # Without it, what the replica last had.
+        assert await store.get(EVERYONE, keys[0]) == rows[0].frame
+        assert await store.get(EVERYONE, keys[1]) is None
+        assert reads.since() == {"primary: behind": 3, "replica: any": 2}
+
+
+async def test_a_read_waits_for_the_replica_to_catch_up(
+    pair: Pair, database: str, parents: Parents
+) -> None:
+    row = row_of(new_interaction(parents))
+    async with opened(pair, database, wait_seconds=30) as store:
+        pair.standby.pause()
+        await store.record([row])
+        since = store.since(await moment_of(store))
+        reads = Reads()
+        # As many as there are connections, and more: none is held while they wait.
+        waiting = [
+            asyncio.create_task(since.get(EVERYONE, parents.key(row.sid))) for _ in range(25)
+        ]
+        assert await store.get(EVERYONE, parents.key(row.sid)) is None
+        assert reads.since() == {"replica: any": 1}
+        assert not any(task.done() for task in waiting)
+        pair.standby.resume()
+        assert set(await asyncio.gather(*waiting)) == {row.frame}
+        assert reads.since() == {"replica: any": 1, "replica: caught_up": 25}
+
+
+@pytest.mark.parametrize("commit", ["on", "off"])
+async def test_every_write_is_seen_at_once_by_who_has_its_moment(
+    pair: Pair, database: str, parents: Parents, commit: str
+) -> None:
+    pair.primary.sql("postgres", f"ALTER DATABASE {database} SET synchronous_commit = {commit}")
+    async with opened(pair, database, wait_seconds=30) as store:
+
+        async def write_and_read() -> None:
+            row = row_of(new_interaction(parents))
+            await store.record([row])
+            since = store.since(await moment_of(store))
+            assert await since.get(EVERYONE, parents.key(row.sid)) == row.frame
+            await store.delete(EVERYONE, parents.key(row.sid), NOW_US)
+            since = store.since(await moment_of(store))
+            assert await since.get(EVERYONE, parents.key(row.sid)) is None
+
+        reads = Reads()
+        for _ in range(5):
+            await asyncio.gather(*(write_and_read() for _ in range(20)))
+        # Once in a while the log's position is beyond what can be replayed (a page's header).
+        assert reads.since()["replica: caught_up"] >= 150
+
+
+@pytest.mark.parametrize("differs", ["system", "timeline", "all"])
+async def test_a_moment_of_another_history_is_looked_for_at_the_primary(
+    pair: Pair, database: str, parents: Parents, differs: str
+) -> None:
+    row = row_of(new_interaction(parents))
+    async with opened(pair, database) as store:
+        pair.standby.pause()
+        await store.record([row])
+        moment = (await moment_of(store))._replace(position=0)
+        other = {
+            "system": moment._replace(system=moment.system ^ 1),
+            "timeline": moment._replace(timeline=moment.timeline + 1),
+            "all": UNKNOWN,
+        }[differs]
+        assert await store.since(moment).get(EVERYONE, parents.key(row.sid)) is None
+        reads = Reads()
+        assert await store.since(other).get(EVERYONE, parents.key(row.sid)) == row.frame
+        assert reads.since() == {"primary: unrelated": 1}
+
+
+async def test_the_primary_is_read_while_the_replica_is_away(
+    pair: Pair, database: str, parents: Parents
+) -> None:
+    row = row_of(new_interaction(parents))
+    key = parents.key(row.sid)
+    with capture_logs() as logs:
+        async with opened(pair, database) as store:
+            await store.record([row])
+            moment = await moment_of(store)
+            pair.catch_up()
+            assert await store.get(EVERYONE, key) == row.frame
+            pair.standby.stop()
+            try:
+                reads = Reads()
+                for _ in range(20):
+                    assert await store.get(EVERYONE, key) == row.frame
+                    assert await store.since(moment).get(EVERYONE, key) == row.frame
+                    assert (await store.page(EVERYONE, query(parents))).rows == 1
+                    await looked(store)  # which health does, and finds it well
+                found = reads.since()
+                assert sum(found.values()) == 60
+                assert found["primary: away"] >= 57
+                assert REGISTRY.get_sample_value("interaction_svc_replica_up") == 0
+            finally:
+                pair.standby.start()
+            await looked(store)
+            reads = Reads()
+            assert await store.get(EVERYONE, key) == row.frame
+            assert await store.since(moment).get(EVERYONE, key) == row.frame
+            assert reads.since() == {"replica: any": 1, "replica: caught_up": 1}
+            assert REGISTRY.get_sample_value("interaction_svc_replica_up") == 1
+    said = [line["event"] for line in logs if "replica" in line]
+    away = "reads go to the primary: the replica can't be used"
+    assert said[0] == said[-1] == "reads go to the replica"
+    assert away in said
+    assert len(said) <= 5  # it may be starting when it is looked at
+
+
+async def test_a_replica_that_is_away_at_the_start_is_used_once_it_is_there(
+    pair: Pair, database: str, parents: Parents
+) -> None:
+    row = row_of(new_interaction(parents))
+    gone = pair.standby.url(database).replace(f":{pair.standby.port}/", f":{free_port()}/")
+    async with opened(pair, database, url=gone) as store:
+        await store.record([row])
+        reads = Reads()
+        assert await store.get(EVERYONE, parents.key(row.sid)) == row.frame
+        assert reads.since() == {"primary: away": 1}
+        await store.probe()
+
+
+async def test_a_replica_that_is_too_slow_is_not_waited_for(
+    pair: Pair, database: str, parents: Parents
+) -> None:
+    row = row_of(new_interaction(parents))
+    async with opened(pair, database) as store:
+        await store.record([row])
+        async with pair.primary.connected(database) as other:
+            transaction = other.transaction()
+            await transaction.start()
+            await other.execute("LOCK TABLE interactions IN ACCESS EXCLUSIVE MODE")
+            await other.execute("SELECT pg_switch_wal()")
+            pair.catch_up()
+            pair.standby.pause()  # so that it keeps the lock
+            await transaction.rollback()
+        reads = Reads()
+        moment = (await moment_of(store))._replace(position=0)
+        pages = [store.page(EVERYONE, query(parents)) for _ in range(3)]
+        gets = [store.get(EVERYONE, parents.key(row.sid)) for _ in range(3)]
+        since = store.since(moment).get(EVERYONE, parents.key(row.sid))
+        found = await asyncio.gather(since, *gets, *pages)
+        assert found[:4] == [row.frame] * 4
+        assert [page.rows for page in found[4:] if page] == [1] * 3  # type: ignore[union-attr]
+        assert set(reads.since()) <= {"primary: failed", "primary: away"}
+
+
+async def test_keys_are_read_at_the_primary(pair: Pair, database: str) -> None:
+    async with opened(pair, database) as store:
+        pair.standby.pause()
+        key = new_key()
+        await store.add_key(key)
+        assert await store.keys_of(key.sid) == [key]
+        assert (await store.revoke_key(key.sid, NOW_US)) is not None
+        assert [found.revoked_us for found in await store.keys_of(key.sid)] == [NOW_US]
+
+
+async def test_what_is_no_replica_of_the_store_is_refused_or_not_read(
+    pair: Pair, database: str, parents: Parents, cluster: Cluster, database_elsewhere: str
+) -> None:
+    elsewhere = ReplicaStore(cluster.url(database_elsewhere))
+    with pytest.raises(NotAStoreError, match="of another system"):
+        await open_store(pair.primary.url(database), replica=elsewhere)
+    row = row_of(new_interaction(parents))
+    async with opened(pair, database, url=pair.primary.url(database)) as store:
+        await store.record([row])
+        reads = Reads()
+        assert await store.get(EVERYONE, parents.key(row.sid)) == row.frame
+        assert reads.since() == {"primary: away": 1}
+    for url, replica in (
+        ("sqlite:///a.db", pair.standby.url(database)),
+        (pair.primary.url(database), "sqlite:///a.db"),
+    ):
+        with pytest.raises(StoreURLError, match="only a database"):
+            await open_store(url, replica=ReplicaStore(replica))
+
+
+async def test_a_replica_that_becomes_a_primary_is_read_no_more(
+    pair: Pair, database: str, parents: Parents
+) -> None:
+    rows = [row_of(new_interaction(parents)) for _ in range(2)]
+    with running_standby(pair.primary) as standby:
+        async with opened(pair, database, url=standby.url(database)) as store:
+            await store.record(rows[:1])
+            moment = await moment_of(store)
+            Pair(pair.primary, standby).catch_up()
+            assert await store.since(moment).get(EVERYONE, parents.key(rows[0].sid))
+            standby.sql("postgres", "SELECT pg_promote()")
+            await store.record(rows[1:])
+            reads = Reads()
+            since = store.since(await moment_of(store))
+            assert await since.get(EVERYONE, parents.key(rows[1].sid)) == rows[1].frame
+            assert reads.since() == {"primary: unrelated": 1}
+            await looked(store)
+            assert await store.get(EVERYONE, parents.key(rows[1].sid)) == rows[1].frame
+            assert reads.since() == {"primary: unrelated": 1, "primary: away": 1}
+        itself = ReplicaStore(standby.url(database))
+        promoted = await open_store(standby.url(database), replica=itself)
+        try:
+            after = await moment_of(promoted)
+        finally:
+            await promoted.close()
+        assert (after.system, after.timeline) == (moment.system, moment.timeline + 1)
+
+
+async def test_a_store_without_a_replica_has_no_moments(
+    pair: Pair, database: str, parents: Parents
+) -> None:
+    store = await open_store(pair.primary.url(database))
+    try:
+        assert await store.moment() is None
+        assert store.since(UNKNOWN) is store
+    finally:
+        await store.close()

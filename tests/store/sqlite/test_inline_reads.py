@@ -1,0 +1,293 @@
+"""Reads that are quick are made on the event loop, and no others."""
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from testing.build import NOON_US, Parents, new_interaction
+
+from interaction_svc.domain.paging import Edge, Position
+from interaction_svc.store import Filter, Outcome, StoreClosedError, StoreError, open_store, row_of
+from interaction_svc.store.sqlite import page_concat, page_reads
+from interaction_svc.store.sqlite.connection import connect
+from interaction_svc.store.sqlite.inline_reads import (
+    LATELY_SECONDS,
+    QUICK_SECONDS,
+    NotQuickError,
+    QuickReader,
+)
+from interaction_svc.store.sqlite.row_format import pack
+from interaction_svc.store.sqlite.store import SqliteStore
+from tests.store.contract.stores import EVERYONE, query
+from tests.store.sqlite.files import url
+from tests.store.sqlite.test_interrupts import begun
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    opened = await open_store(url(tmp_path))
+    assert isinstance(opened, SqliteStore)
+    yield opened
+    async with asyncio.timeout(30):
+        await opened.close()
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def quick(store: SqliteStore, tmp_path: Path, clock: Clock) -> Iterator[QuickReader]:
+    with closing(QuickReader(file_of(store, tmp_path), clock)) as reader:
+        yield reader
+
+
+def file_of(_: SqliteStore, folder: Path) -> Path:
+    (file,) = folder.glob("*.db")
+    return file
+
+
+async def test_others_are_read_beside_a_long_read(store: SqliteStore, parents: Parents) -> None:
+    row = row_of(new_interaction(parents))
+    await store.record([row])
+    endless = await begun(store._read)
+    async with asyncio.timeout(30):
+        assert await store.get(EVERYONE, parents.key(row.sid)) == row.frame
+        assert (await store.page(EVERYONE, query(parents))).frames == row.frame
+    endless.cancel()
+
+
+async def test_a_list_that_looks_at_rows_is_not_made_on_the_loop(
+    store: SqliteStore, parents: Parents
+) -> None:
+    row = row_of(new_interaction(parents))
+    await store.record([row])
+    endless = await begun(store._read)
+    looking = asyncio.create_task(
+        store.page(EVERYONE, query(parents, filter=Filter(type=row.type)))
+    )
+    assert await store.get(EVERYONE, parents.key(row.sid)) == row.frame
+    assert not looking.done()
+    endless.cancel()
+    assert (await looking).frames == row.frame
+
+
+async def test_a_slow_read_sends_those_after_it_to_the_thread(
+    quick: QuickReader, clock: Clock
+) -> None:
+    def slow(_: sqlite3.Connection) -> None:
+        clock.now += 2 * QUICK_SECONDS
+
+    await quick.run(slow)
+    rest = 100 * 2 * QUICK_SECONDS
+    clock.now += rest * 0.99
+    with pytest.raises(NotQuickError):
+        await quick.run(lambda _: None)
+    clock.now += rest * 0.02
+    await quick.run(lambda _: None)
+
+
+async def test_a_read_that_fails_slowly_counts_too(quick: QuickReader, clock: Clock) -> None:
+    def failing(db: sqlite3.Connection) -> None:
+        clock.now += 2 * QUICK_SECONDS
+        db.execute("SELECT what FROM nowhere")
+
+    with pytest.raises(StoreError):
+        await quick.run(failing)
+    with pytest.raises(NotQuickError):
+        await quick.run(lambda _: None)
+
+
+async def test_quick_reads_go_on(quick: QuickReader, clock: Clock) -> None:
+    for _ in range(100):
+        await quick.run(lambda _: None)
+        clock.now += QUICK_SECONDS
+
+
+async def test_reads_of_one_turn_are_made_in_a_row(quick: QuickReader) -> None:
+    seen: list[str] = []
+
+    async def one(name: str) -> None:
+        seen.append(f"{name} asked")
+        await quick.run(lambda _: seen.append(f"{name} read"))
+        seen.append(f"{name} answered")
+
+    await asyncio.gather(one("first"), one("second"))
+    assert seen == [
+        f"{name} {what}" for what in ("asked", "read", "answered") for name in ("first", "second")
+    ]
+
+
+async def test_a_row_of_reads_does_not_hold_others_up(quick: QuickReader, clock: Clock) -> None:
+    """It lasts as long as one read may; then come others, and then the rest of it."""
+    seen: list[int | str] = []
+
+    def work(number: int) -> None:
+        clock.now += 0.7 * QUICK_SECONDS
+        seen.append(number)
+        if not number:
+            asyncio.get_running_loop().call_soon(seen.append, "another")
+
+    await asyncio.gather(*(quick.run(lambda _, n=n: work(n)) for n in range(3)))  # type: ignore[misc]
+    assert seen == [0, 1, "another", 2]
+
+
+async def test_a_slow_read_sends_the_others_of_its_row_to_the_thread(
+    quick: QuickReader, clock: Clock
+) -> None:
+    def slow(_: sqlite3.Connection) -> None:
+        clock.now += 2 * QUICK_SECONDS
+
+    first, second = await asyncio.gather(
+        quick.run(slow), quick.run(lambda _: None), return_exceptions=True
+    )
+    assert first is None
+    assert isinstance(second, NotQuickError)
+
+
+async def test_what_nobody_waits_for_is_not_read(quick: QuickReader) -> None:
+    seen: list[str] = []
+    given_up = quick.run(lambda _: seen.append("given up"))
+    kept = quick.run(lambda _: seen.append("kept"))
+    given_up.cancel()
+    await kept
+    assert seen == ["kept"]
+
+
+async def test_what_waits_when_it_closes_is_not_read(quick: QuickReader) -> None:
+    waiting = quick.run(lambda _: None)
+    quick.close()
+    with pytest.raises(StoreClosedError):
+        await waiting
+
+
+async def test_whoever_watches_the_store_hears_of_a_read_that_fails(quick: QuickReader) -> None:
+    heard: list[StoreError] = []
+    quick.on_error = heard.append
+    with pytest.raises(StoreError) as raised:
+        await quick.run(lambda db: db.execute("SELECT what FROM nowhere"))
+    assert heard == [raised.value]
+
+
+async def test_no_lock_is_waited_for(
+    store: SqliteStore, quick: QuickReader, tmp_path: Path
+) -> None:
+    with closing(connect(file_of(store, tmp_path))) as other:
+        other.execute("BEGIN IMMEDIATE")
+        await quick.run(lambda db: db.execute("PRAGMA query_only = OFF"))
+        with pytest.raises(NotQuickError):
+            # The one lock that is easily held.
+            await quick.run(lambda db: db.execute("BEGIN IMMEDIATE"))
+
+
+async def test_while_quick_reads_rest_the_thread_reads(
+    store: SqliteStore, parents: Parents
+) -> None:
+    row = row_of(new_interaction(parents))
+    await store.record([row])
+    store._quick._rests_until = float("inf")
+    assert await store.get(EVERYONE, parents.key(row.sid)) == row.frame
+    assert (await store.page(EVERYONE, query(parents))).frames == row.frame
+
+
+async def test_a_page_is_whole_when_rows_come_while_it_is_joined(
+    store: SqliteStore, parents: Parents, tmp_path: Path
+) -> None:
+    rows = [row_of(new_interaction(parents, NOON_US + 10 * n)) for n in range(3)]
+    late = row_of(new_interaction(parents, NOON_US + 5))
+    await store.record(rows)
+    loop = asyncio.get_running_loop()
+    joined = []
+
+    def record_late(statement: str) -> None:
+        if "group_concat" in statement:
+            joined.append(statement)
+            if len(joined) == 1:
+                asyncio.run_coroutine_threadsafe(store.record([late]), loop).result(30)
+
+    def read() -> tuple[object, object]:
+        with closing(connect(file_of(store, tmp_path), read_only=True)) as db:
+            db.set_trace_callback(record_late)
+            asked = query(parents, limit=3)
+            return (
+                page_concat.page(db, EVERYONE, asked, pack(parents.account_sid)),
+                page_reads.page(db, EVERYONE, asked, joins=True),
+            )
+
+    joined_page, page = await asyncio.to_thread(read)
+    assert joined_page is None
+    assert page == (await store.page(EVERYONE, query(parents, limit=3)))
+
+
+@pytest.mark.parametrize("order", ["forward", "descending", "backward"])
+async def test_large_rows_are_not_read_beyond_the_page(
+    store: SqliteStore, parents: Parents, tmp_path: Path, order: str
+) -> None:
+    rows = [row_of(new_interaction(parents, NOON_US + n, data="x" * 100_000)) for n in range(50)]
+    await store.record(rows)
+    edge = Edge(Position(NOON_US + 50, ""), backward=True) if order == "backward" else None
+    asked = query(
+        parents, limit=50, max_bytes=1_000_000, descending=order == "descending", edge=edge
+    )
+
+    def read() -> tuple[int, list[str]]:
+        statements: list[str] = []
+        with closing(connect(file_of(store, tmp_path), read_only=True)) as db:
+            db.set_trace_callback(statements.append)
+            return page_reads.page(db, EVERYONE, asked, joins=True).rows, statements
+
+    count, statements = await asyncio.to_thread(read)
+    assert count == 9
+    assert not any("group_concat" in statement for statement in statements)
+
+
+async def test_others_are_known_to_read_for_a_moment(quick: QuickReader, clock: Clock) -> None:
+    assert not quick.has_read_lately()
+    await quick.run(lambda _: None)
+    clock.now += 0.9 * LATELY_SECONDS
+    assert quick.has_read_lately()
+    clock.now += 0.2 * LATELY_SECONDS
+    assert not quick.has_read_lately()
+
+
+@pytest.mark.parametrize("others_read", [True, False])
+async def test_a_batch_gives_way_to_those_who_read(
+    store: SqliteStore, parents: Parents, monkeypatch: pytest.MonkeyPatch, others_read: bool
+) -> None:
+    statements: list[str] = []
+    rests: list[float] = []
+    monkeypatch.setattr(QuickReader, "has_read_lately", lambda _: others_read)
+    await store._write.run(lambda db: db.set_trace_callback(statements.append))
+    monkeypatch.setattr(time, "sleep", rests.append)
+    rows = [row_of(new_interaction(parents)) for _ in range(620)]
+    assert {outcome for outcome, _ in await store.record(rows)} == {Outcome.CREATED}
+    inserts = [each.count("), (") + 1 for each in statements if "INTO interactions" in each]
+    if others_read:
+        assert inserts == [50] * 12 + [20]
+        assert len(rests) == 12
+        assert all(0 < rest <= 0.005 for rest in rests)
+    else:
+        assert inserts == [250, 250, 50, 50, 20]
+        assert rests == []
+
+
+async def test_records_of_one_each_are_not_slowed_down(
+    store: SqliteStore, parents: Parents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rests: list[float] = []
+    monkeypatch.setattr(QuickReader, "has_read_lately", lambda _: True)
+    monkeypatch.setattr(time, "sleep", rests.append)
+    await asyncio.gather(*(store.record([row_of(new_interaction(parents))]) for _ in range(40)))
+    assert rests == []

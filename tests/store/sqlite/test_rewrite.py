@@ -1,0 +1,378 @@
+"""A store of an earlier layout is rewritten: nothing is lost, whenever it is broken off."""
+
+import asyncio
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from testing.build import NOON_US, SECOND_US, new_interaction, new_leg, new_parents, new_sid
+from testing.small_disk import small_disk
+
+from interaction_svc.domain import timestamps
+from interaction_svc.store import (
+    DamagedRowError,
+    Outcome,
+    Scope,
+    Store,
+    StoreClosedError,
+    StoreDamagedError,
+    StoreFullError,
+    StoreUnavailableError,
+    check_store,
+    decode,
+    open_store,
+    row_of,
+)
+from interaction_svc.store.interface import MigrationProgress
+from interaction_svc.store.sqlite.rewrite import rewriter as rewriting
+from interaction_svc.store.sqlite.rewrite.files import size_of
+from interaction_svc.store.sqlite.rewrite.rewriter import Rewritten, needed_bytes
+from interaction_svc.v1 import interaction_pb2 as pb
+from tests.store.contract.stores import EVERYONE, MIB
+from tests.store.sqlite.files import url
+from tests.store.sqlite.old_stores import add, delete, make_old_store, opened
+
+PARENTS = new_parents()
+COMMAND = [sys.executable, "-m", "interaction_svc"]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "interactions.db"
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rewriting, "ROWS_PER_BATCH", 10)
+
+
+def ignored(step: str, done: int, total: int) -> None:
+    pass
+
+
+def rewrite(
+    path: Path, on_progress: MigrationProgress = ignored, stop: threading.Event | None = None
+) -> Rewritten | None:
+    return rewriting.rewrite(path, on_progress, stop)
+
+
+async def everything(store: Store) -> list[pb.Interaction]:
+    found, after = [], None
+    while True:
+        frames, after = await store.scan(after=after, limit=1000, max_bytes=MIB)
+        found += [decode(frame) for frame in frames]
+        if after is None:
+            return found
+
+
+def in_order(interactions: Iterable[pb.Interaction]) -> list[pb.Interaction]:
+    return sorted(
+        interactions,
+        key=lambda one: (
+            one.session_sid,
+            one.account_sid,
+            timestamps.to_us(one.create_time),
+            one.sid,
+        ),
+    )
+
+
+def some(count: int) -> list[pb.Interaction]:
+    """Interactions of three Sessions of different accounts."""
+    parents = [new_parents() for _ in range(3)]
+    return [new_interaction(parents[n % 3], NOON_US + n * SECOND_US) for n in range(count)]
+
+
+async def stored(folder: Path) -> list[pb.Interaction]:
+    report = await check_store(url(folder))
+    assert report.ok
+    store = await open_store(url(folder), migrate=False)
+    try:
+        return await everything(store)
+    finally:
+        await store.close()
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+async def test_every_earlier_layout_is_rewritten_with_all_it_holds(
+    tmp_path: Path, path: Path, version: int
+) -> None:
+    interactions = some(35)
+    make_old_store(path, interactions, version=version)
+    with closing(opened(path)) as db:
+        delete(db, interactions[7])
+        if version >= 2:
+            key = (new_sid("SK"), PARENTS.account_sid, "read", bytes(32), NOON_US, None)
+            upper = PARENTS.account_sid[:2] + PARENTS.account_sid[2:].upper()
+            stored_key = (key[0], upper, *key[2:])
+            db.execute("INSERT INTO api_keys VALUES (?, ?, ?, ?, ?, ?)", stored_key)
+    kept = [one for one in interactions if one is not interactions[7]]
+
+    store = await open_store(url(tmp_path))
+    try:
+        assert await everything(store) == in_order(kept)
+        assert await store.has_keys() is (version >= 2)
+        if version >= 2:
+            assert [tuple(one) for one in await store.keys()] == [key]
+        (recorded,) = await store.record([row_of(interactions[7])])
+        assert recorded.outcome is Outcome.DELETED
+        assert (await store.check()).ok
+    finally:
+        await store.close()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["interactions.db"]
+
+
+async def test_a_rewritten_store_is_opened_as_it_is(tmp_path: Path, path: Path) -> None:
+    make_old_store(path, some(5))
+    assert rewrite(path) is not None
+    inode = path.stat().st_ino
+    assert rewrite(path) is None
+    assert needed_bytes(path) == 0
+    await stored(tmp_path)
+    assert path.stat().st_ino == inode
+
+
+async def test_digits_in_upper_case_become_lower_and_twins_are_merged(
+    tmp_path: Path, path: Path
+) -> None:
+    lower = new_interaction(
+        PARENTS, sid="KI" + "ab" * 16, outbound=new_leg(pb.RESOURCE_STATUS_SENT)
+    )
+    upper = pb.Interaction()
+    upper.CopyFrom(lower)
+    upper.sid = "KI" + "AB" * 16
+    upper.outbound.resource_sid = "SM" + lower.outbound.resource_sid[2:].upper()
+    upper.outbound.resource_status = pb.RESOURCE_STATUS_DELIVERED
+    alone = new_interaction(PARENTS, sid="KI" + "CD" * 16)
+    make_old_store(path, [lower, upper, alone])
+    rewritten = rewrite(path)
+    assert rewritten is not None
+    assert rewritten.rows == 2
+    merged, other = await stored(tmp_path)
+    lower.outbound.resource_status = pb.RESOURCE_STATUS_DELIVERED
+    assert merged == lower
+    assert other.sid == alone.sid[:2] + alone.sid[2:].lower()
+
+
+async def test_what_is_damaged_is_kept_and_never_answered(tmp_path: Path, path: Path) -> None:
+    good, bad, wrong = (new_interaction(PARENTS, NOON_US + n) for n in range(3))
+    make_old_store(path, [good, bad, wrong])
+    with closing(opened(path)) as db:
+        for sid, change in ((bad.sid, "x'ff'"), (wrong.sid, "CAST(frame || x'0a022803' AS BLOB)")):
+            db.execute(f"UPDATE interactions SET frame = {change} WHERE sid = ?", (sid,))
+    rewritten = rewrite(path)
+    assert rewritten is not None
+    assert (rewritten.rows, rewritten.damaged) == (3, 2)
+    report = await check_store(url(tmp_path))
+    assert {sid for _, _, sid in report.some_bad} == {bad.sid, wrong.sid}
+    store = await open_store(url(tmp_path))
+    try:
+        assert await store.get(Scope(PARENTS.account_sid), PARENTS.key(good.sid)) is not None
+        for sid in (bad.sid, wrong.sid):
+            with pytest.raises(DamagedRowError):
+                await store.get(EVERYONE, PARENTS.key(sid))
+    finally:
+        await store.close()
+
+
+@pytest.mark.parametrize("column", ["inbound_participant_sid", "outbound_resource_sid", "type"])
+async def test_a_row_with_a_damaged_column_is_kept_and_never_answered(
+    tmp_path: Path, path: Path, column: str
+) -> None:
+    interaction = new_interaction(PARENTS)
+    make_old_store(path, [interaction])
+    with closing(opened(path)) as db:
+        value = 0 if column == "type" else "\x00damaged"
+        db.execute(f"UPDATE interactions SET {column} = ?", (value,))
+    rewritten = rewrite(path)
+    assert rewritten is not None
+    assert (rewritten.rows, rewritten.damaged) == (1, 1)
+    store = await open_store(url(tmp_path))
+    try:
+        with pytest.raises(DamagedRowError):
+            await store.get(EVERYONE, PARENTS.key(interaction.sid))
+    finally:
+        await store.close()
+
+
+@pytest.mark.parametrize("column", ["session_sid", "sid", "account_sid", "service_sid"])
+async def test_a_row_without_a_key_stops_the_rewrite_and_nothing_is_changed(
+    path: Path, column: str
+) -> None:
+    make_old_store(path, [new_interaction(PARENTS) for _ in range(3)])
+    with closing(opened(path)) as db:
+        db.execute(f"UPDATE interactions SET {column} = 'no SID' WHERE rowid = 2")
+    with pytest.raises(StoreDamagedError, match="'no SID' where a SID must match"):
+        rewrite(path)
+    with closing(opened(path)) as db:
+        assert db.execute("SELECT count(*) FROM interactions").fetchone() == (3,)
+
+
+async def test_a_copy_that_is_broken_off_is_resumed_where_it_was(
+    tmp_path: Path, path: Path
+) -> None:
+    interactions = some(100)
+    make_old_store(path, interactions)
+    stop = threading.Event()
+    reached: list[tuple[str, int, int]] = []
+
+    def stop_at_50(step: str, done: int, total: int) -> None:
+        reached.append((step, done, total))
+        if done == 50:
+            stop.set()
+
+    with pytest.raises(StoreClosedError, match="resumes"):
+        rewrite(path, stop_at_50, stop)
+    assert reached[-1] == ("copy", 50, 100)
+    reached.clear()
+    stop.clear()
+    assert rewrite(path, lambda step, done, total: reached.append((step, done, total))) is not None
+    assert reached[0] == ("copy", 60, 100)
+    assert reached[-1] == ("compare", 100, 100)
+    assert await stored(tmp_path) == in_order(interactions)
+
+
+async def test_a_process_that_is_killed_leaves_a_store_that_the_next_one_completes(
+    tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    interactions = [new_interaction(PARENTS, NOON_US + n, data="x" * 500) for n in range(6_000)]
+    make_old_store(path, interactions)
+    part = Path(f"{path}{rewriting.ENDING}")
+    for size in (1, 3 * MIB):
+        process = subprocess.Popen(  # noqa: ASYNC220
+            [*COMMAND, "migrate", "--store", url(tmp_path)], stderr=subprocess.DEVNULL
+        )
+        async with asyncio.timeout(60):
+            while process.poll() is None and size_of(part) <= size:
+                await asyncio.sleep(0)
+        process.send_signal(signal.SIGKILL)
+        process.wait(60)
+    done = subprocess.run(  # noqa: ASYNC221
+        [*COMMAND, "migrate", "--store", url(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert "6,000 rows checked, 0 bad" in done.stdout
+    assert await stored(tmp_path) == in_order(interactions)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["interactions.db"]
+
+
+async def test_a_server_of_the_version_before_goes_on_until_the_switch(
+    tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rewriting, "_SWITCH_SECONDS", 0)
+    interactions = some(60)
+    make_old_store(path, interactions)
+    with closing(opened(path)) as server:
+        server.execute("SELECT * FROM interactions").fetchone()
+        with pytest.raises(StoreUnavailableError, match="another process has it open"):
+            rewrite(path)
+        changed = pb.Interaction()
+        changed.CopyFrom(interactions[3])
+        changed.data = "changed after the copy"
+        new = new_interaction(PARENTS, NOON_US - 1)
+        add(server, [changed, new], owners=True)
+        delete(server, interactions[20])
+        delete(server, interactions[59])
+    assert rewrite(path) is not None
+    kept = [one for n, one in enumerate(interactions) if n not in (3, 20, 59)]
+    assert await stored(tmp_path) == in_order([*kept, changed, new])
+
+
+async def test_what_was_deleted_after_the_copy_is_in_no_file(
+    tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rewriting, "_SWITCH_SECONDS", 0)
+    interactions = [
+        new_interaction(PARENTS, NOON_US + n, data=f"body {n:04d} " * 20) for n in range(300)
+    ]
+    make_old_store(path, interactions)
+    with closing(opened(path)) as server:
+        server.execute("SELECT * FROM interactions").fetchone()
+        with pytest.raises(StoreUnavailableError):
+            rewrite(path)
+        for one in interactions[::3]:
+            delete(server, one)
+    assert rewrite(path) is not None
+    content = path.read_bytes()
+    for n, one in enumerate(interactions):
+        assert (one.data.encode() in content) is bool(n % 3)
+
+
+async def test_a_copy_of_another_file_is_made_anew(
+    tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rewriting, "_SWITCH_SECONDS", 0)
+    make_old_store(path, some(30))
+    with closing(opened(path)) as server:
+        server.execute("SELECT * FROM interactions").fetchone()
+        with pytest.raises(StoreUnavailableError):
+            rewrite(path)
+        # Another program took rows away without a tombstone.
+        server.execute("DELETE FROM interactions")
+    assert rewrite(path) is not None
+    assert await stored(tmp_path) == []
+
+
+async def test_a_disk_without_the_room_is_named_before_anything_is_done(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "8m") as disk:
+        path = disk / "interactions.db"
+        interactions = some(50)
+        make_old_store(path, interactions)
+        with pytest.raises(StoreFullError, match=r"needs [0-9,]+ bytes beside it"):
+            rewrite(path)
+        with closing(sqlite3.connect(path)) as db:
+            assert db.execute("SELECT count(*) FROM interactions").fetchone() == (50,)
+        assert {file.name for file in disk.iterdir()} == {"interactions.db"}
+        report = await check_store(f"sqlite:///{path}")
+        assert report.migration_bytes == needed_bytes(path) > 0
+
+
+async def test_a_link_stays_one_and_the_mode_and_owner_stay(tmp_path: Path) -> None:
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    make_old_store(folder / "real.db", some(5))
+    (folder / "real.db").chmod(0o640)
+    link = tmp_path / "interactions.db"
+    link.symlink_to(folder / "real.db")
+    before = (folder / "real.db").stat()
+    assert rewrite(link) is not None
+    after = (folder / "real.db").stat()
+    assert link.is_symlink()
+    assert (after.st_mode, after.st_uid) == (before.st_mode, before.st_uid)
+    assert after.st_ino != before.st_ino
+    assert {file.name for file in folder.iterdir()} == {"real.db"}
+    await stored(tmp_path)
+
+
+async def test_of_two_processes_one_rewrites_and_the_other_waits(
+    tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    interactions = some(3000)
+    make_old_store(path, interactions)
+    processes = [
+        subprocess.Popen([*COMMAND, "migrate", "--store", url(tmp_path)])  # noqa: ASYNC220
+        for _ in range(2)
+    ]
+    assert [process.wait(60) for process in processes] == [0, 0]
+    assert await stored(tmp_path) == in_order(interactions)
+
+
+async def test_check_says_how_much_disk_the_migration_needs(tmp_path: Path, path: Path) -> None:
+    make_old_store(path, some(5))
+    checked = subprocess.run(  # noqa: ASYNC221
+        [*COMMAND, "migrate", "--check", "--store", url(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ,
+    )
+    assert checked.returncode == 1
+    assert f"the migration needs {needed_bytes(path):,} bytes of disk" in checked.stdout

@@ -1,0 +1,1 @@
+"""Tests of whole processes: crashes, stops, overload, failover, SDKs and hostile clients."""

@@ -1,0 +1,155 @@
+"""Metadata that no client's library sends: bytes that are not ASCII, and deadlines of any form."""
+
+import asyncio
+import re
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from testing import http2
+from testing.api_keys import Key, new_key
+from testing.build import Parents, new_parents
+from testing.hostile_client import LIST, RECORD_MANY, SECRET
+from testing.log_lines import logged
+from testing.process import Served, served
+from testing.requests import list_request
+
+from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
+
+OK, DEADLINE_EXCEEDED, INTERNAL, UNAUTHENTICATED = "0", "4", "13", "16"
+LOG_BYTES_A_CALL = 800
+"""Two lines, of the refusal and of the call."""
+
+
+@pytest.fixture(scope="module")
+def parents() -> Parents:
+    return new_parents()
+
+
+@pytest.fixture(scope="module")
+def key(tmp_path_factory: pytest.TempPathFactory, parents: Parents) -> Key:
+    folder = tmp_path_factory.getbasetemp() / "metadata"
+    folder.mkdir(exist_ok=True)
+    return new_key(folder / "interactions.db", "read", parents.account_sid)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, key: Key) -> Iterator[Served]:
+    with served(tmp_path_factory.getbasetemp() / "metadata") as running:
+        yield running
+
+
+class Client:
+    """A connection on which calls are made one after the other."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._stream = -1
+        self._received = bytearray()
+
+    async def status_of(self, method: str, metadata: http2.Pairs, request: bytes) -> str:
+        """Make a call, and return its status; empty if it ended without one."""
+        self._stream += 2
+        headers = http2.call_headers(method, metadata)
+        self._writer.write(http2.call(self._stream, headers, http2.message(request)))
+        async with asyncio.timeout(20):
+            while True:
+                taken = await self._reader.read(65_536)
+                assert taken, "the connection was closed"
+                self._received += taken
+                for kind, flags, stream, payload in http2.frames(self._received):
+                    if kind == http2.PING and not flags & http2.ACK:
+                        self._writer.write(http2.frame(http2.PING, http2.ACK, payload=payload))
+                    if stream != self._stream:
+                        continue
+                    if kind == http2.RST_STREAM:
+                        return ""
+                    if flags & http2.END_STREAM:
+                        found = re.search(rb"grpc-status[\x01\x02](\d+)", payload)
+                        return found[1].decode() if found else ""
+
+
+@asynccontextmanager
+async def client_of(server: Served) -> AsyncIterator[Client]:
+    host, _, port = server.grpc_address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(http2.greeting())
+    try:
+        yield Client(reader, writer)
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+async def serves(server: Served, key: Key, parents: Parents) -> None:
+    async with grpc.aio.insecure_channel(server.grpc_address) as channel:
+        await InteractionServiceStub(channel).ListInteractions(
+            list_request(parents), metadata=[("authorization", key.bearer)]
+        )
+
+
+@pytest.mark.parametrize("odd", [b"\xff\xfe", b"\x80", "\u00e9".encode(), "\u4e2d".encode()])
+async def test_an_authorization_beyond_ascii_is_refused_and_in_no_log(
+    server: Served, key: Key, parents: Parents, odd: bytes
+) -> None:
+    request = list_request(parents).SerializeToString()
+    before = server.log.stat().st_size
+    calls = 50
+    async with client_of(server) as client:
+        for number in range(calls):
+            value = f"Bearer {SECRET}{number}".encode() + odd
+            assert await client.status_of(LIST, [("authorization", value)], request) == (
+                UNAUTHENTICATED
+            )
+        # Elsewhere such bytes are nobody's business, and in no log either.
+        elsewhere: http2.Pairs = [("authorization", key.bearer), ("x-other", SECRET.encode() + odd)]
+        assert await client.status_of(LIST, elsewhere, request) == OK
+    await serves(server, key, parents)
+    text = server.log.read_text()
+    assert SECRET not in text
+    assert "Invalid encoding" not in text
+    assert server.log.stat().st_size - before < LOG_BYTES_A_CALL * (calls + 10)
+
+
+@pytest.mark.parametrize("method", [LIST, RECORD_MANY])
+async def test_a_deadline_of_any_form_gets_an_answer(
+    server: Served, key: Key, parents: Parents, method: str
+) -> None:
+    request = list_request(parents).SerializeToString()
+    # To record, the key has no right: so that either method needs the whole pipeline only.
+    good = OK if method == LIST else "7"
+    expected: Sequence[tuple[str, set[str]]] = [
+        ("0n", {DEADLINE_EXCEEDED, ""}),
+        ("1n", {DEADLINE_EXCEEDED, good, ""}),
+        ("99999999H", {good}),
+        ("99999999S", {good}),
+        ("-1S", {INTERNAL}),  # gRPC's own answer to what is no deadline
+        ("1", {INTERNAL}),
+        ("", {INTERNAL}),
+        ("999999999999H", {INTERNAL, good}),
+    ]
+    async with client_of(server) as client:
+        for value, statuses in expected:
+            metadata = [("authorization", key.bearer), ("grpc-timeout", value)]
+            assert await client.status_of(method, metadata, request) in statuses, value
+    await serves(server, key, parents)
+
+
+async def test_a_refusal_that_comes_too_late_is_logged_as_one(
+    tmp_path: Path, parents: Parents
+) -> None:
+    request = list_request(parents).SerializeToString()
+    new_key(tmp_path / "interactions.db", "read", parents.account_sid)
+    with served(tmp_path) as server:
+        async with client_of(server) as client:
+            for microseconds in range(0, 1500, 5):
+                timeout = [("grpc-timeout", f"{microseconds}u")]
+                status = await client.status_of(LIST, timeout, request)
+                assert status in (DEADLINE_EXCEEDED, UNAUTHENTICATED, "")
+    codes = Counter(line["code"] for line in logged(server, "call"))
+    assert set(codes) <= {"UNAUTHENTICATED", "CANCELLED"}
+    assert codes["UNAUTHENTICATED"] == len(logged(server, "audit", action="refused")) > 0

@@ -1,0 +1,1 @@
+"""Tests of `interaction_svc.telemetry`."""

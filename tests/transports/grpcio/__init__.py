@@ -1,0 +1,1 @@
+"""Tests of the gRPC engine on grpc.aio."""

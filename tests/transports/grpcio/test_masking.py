@@ -1,0 +1,95 @@
+"""What is unexpected reaches no caller over gRPC: they get a reference, and the log has the cause.
+
+The REST side of it is in test_rest.py.
+"""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from testing.build import Parents, new_interaction, new_parents
+from testing.requests import Code, failure, get_request, list_request
+
+from interaction_svc.admission.concurrency import CallRate, Concurrency
+from interaction_svc.admission.control import Guards
+from interaction_svc.app.authentication import Authenticator
+from interaction_svc.app.interactions import Interactions
+from interaction_svc.runtime.settings import load_settings
+from interaction_svc.store import Store, open_store
+from interaction_svc.transports.grpcio.server import GrpcServer
+from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
+from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
+from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
+from tests.store.sqlite import files
+
+INTERNALS = "SELECT body FROM somewhere"
+
+
+class Failing(Interactions):
+    """An application whose every call stumbles over something."""
+
+    async def get(self, *_: Any, **__: Any) -> Any:
+        raise RuntimeError(INTERNALS)
+
+    page: Any = get
+    record: Any = get
+    check_many: Any = get
+
+
+def server_on(interactions: Interactions, store: Store) -> GrpcServer:
+    guards = Guards(Authenticator(store, serves_openly=True), Concurrency(9), CallRate(0), 30)
+    return GrpcServer(interactions, load_settings(grpc_address="127.0.0.1:0"), guards, None)
+
+
+@pytest.fixture
+async def channel(tmp_path: Path) -> AsyncIterator[grpc.aio.Channel]:
+    store = await open_store(files.url(tmp_path))
+    server = server_on(Failing(store), store)
+    address = await server.start()
+    async with grpc.aio.insecure_channel(str(address)) as opened:
+        yield opened
+    await server.drain(0)
+    await store.close()
+
+
+async def test_what_is_unexpected_is_masked(
+    channel: grpc.aio.Channel, parents: Parents, capfd: pytest.CaptureFixture[str]
+) -> None:
+    reading, ingest = InteractionServiceStub(channel), IngestServiceStub(channel)
+    interaction = new_interaction(parents)
+    batch = ingest_pb.RecordInteractionsRequest(interactions=[interaction])
+    references = []
+    for call in (
+        reading.GetInteraction(get_request(interaction)),
+        reading.ListInteractions(list_request(parents)),
+        ingest.RecordInteraction(ingest_pb.RecordInteractionRequest(interaction=interaction)),
+        ingest.RecordInteractions(iter([batch])),
+    ):
+        code, reason, details = await failure(call)
+        assert (code, reason) == (Code.INTERNAL, "ERROR_REASON_INTERNAL")
+        info: Any = details["ErrorInfo"]
+        references.append(info.metadata["reference"])
+        assert await call.details() == f"Internal error, reference {references[-1]}"
+        assert INTERNALS not in str(details) + str(await call.trailing_metadata())
+    captured = capfd.readouterr()
+    logged = captured.out + captured.err
+    assert "RuntimeError" in logged
+    assert len(set(references)) == 4
+    assert all(reference in logged for reference in references)
+
+
+async def test_a_server_that_waits_for_nobody_stops_every_time(tmp_path: Path) -> None:
+    """Of grpc's two ways to stop, one must not end the other's server under its hands."""
+    store = await open_store(files.url(tmp_path))
+    for _ in range(15):
+        server = server_on(Failing(store), store)
+        address = await server.start()
+        async with grpc.aio.insecure_channel(str(address)) as channel:
+            with pytest.raises(grpc.aio.AioRpcError):
+                await InteractionServiceStub(channel).GetInteraction(
+                    get_request(new_interaction(new_parents()))
+                )
+        await server.drain(0)
+    await store.close()

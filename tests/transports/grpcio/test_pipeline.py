@@ -1,0 +1,399 @@
+"""The interceptors around all four kinds of RPC: a service of the test's own behind the same chain.
+
+Its methods take and give bytes, as ours do. What a method is to do stands in its request.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from testing import http2
+from testing.build import new_sid
+from testing.requests import Code, failure
+
+from interaction_svc.admission.concurrency import CallRate, Concurrency, Unsent
+from interaction_svc.app import authentication
+from interaction_svc.app.authentication import Authenticator, NewKey
+from interaction_svc.domain.errors import InvalidField
+from interaction_svc.domain.principals import Right, Role
+from interaction_svc.store import Store, open_store
+from interaction_svc.telemetry.request_context import this_call
+from interaction_svc.transports.grpcio.interceptors import (
+    Admit,
+    Authenticate,
+    Chain,
+    Errors,
+    InFlight,
+    Observe,
+    Times,
+    key_watch,
+)
+from tests.store.sqlite import files
+
+KINDS = ("unary_unary", "stream_unary", "unary_stream", "stream_stream")
+STREAMS = KINDS[1:]
+STREAMS_OF_A_KEY = 2
+PLACES = 8
+LARGE = 1024 * 1024
+LONG = Times(30, 30, 30)
+Metadata = list[tuple[str, str]]
+
+
+class Echo:
+    """Answers each request with the caller's key and the request; some requests mean more."""
+
+    def __init__(self) -> None:
+        self.left = asyncio.Event()
+        """Set once a call that hung was left, whichever way."""
+
+    async def unary_unary(self, request: bytes, _: Any) -> bytes:
+        return await self._answer(request)
+
+    async def stream_unary(self, requests: AsyncIterator[bytes], _: Any) -> bytes:
+        try:
+            return b"".join([await self._answer(request) async for request in requests])
+        finally:
+            self.left.set()
+
+    async def unary_stream(self, request: bytes, _: Any) -> AsyncIterator[bytes]:
+        for part in request.split(b","):
+            yield await self._answer(part)
+
+    async def stream_stream(self, requests: AsyncIterator[bytes], _: Any) -> AsyncIterator[bytes]:
+        try:
+            async for request in requests:
+                yield await self._answer(request)
+        finally:
+            self.left.set()
+
+    async def _answer(self, request: bytes) -> bytes:
+        if request == b"bad":
+            raise InvalidField("field", "is bad")
+        if request == b"crash":
+            raise RuntimeError("a private text")
+        if request == b"hang":
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.left.set()
+        if request == b"large":
+            return bytes(LARGE)
+        return f"{this_call().caller.key_sid}:".encode() + request
+
+
+class Pipeline:
+    """The served chain, its parts, and a key of it."""
+
+    def __init__(self, store: Store, times: Times, *, cached_forever: bool) -> None:
+        self.store = store
+        self.echo = Echo()
+        rights = dict.fromkeys(map(path_of, KINDS), Right.READ)
+        self.concurrency = Concurrency(PLACES, streams_per_key=STREAMS_OF_A_KEY)
+        self.admit = Admit(
+            self.concurrency, times, Unsent(), reads=frozenset(rights), exempt=frozenset()
+        )
+        clock = (lambda: 0.0) if cached_forever else asyncio.get_running_loop().time
+        self.in_flight = InFlight(frozenset(rights))
+        authenticate = Authenticate(
+            Authenticator(store, serves_openly=False, clock=clock),
+            self.concurrency,
+            CallRate(0),
+            rights,
+            unguarded=frozenset(),
+            is_peer_allowed=lambda _: True,
+        )
+        chain = Chain(
+            [self.in_flight, Observe(), Errors(), self.admit, authenticate],
+            refuses=self.admit.refuses,
+        )
+        handlers = {
+            kind: getattr(grpc, f"{kind}_rpc_method_handler")(getattr(self.echo, kind))
+            for kind in KINDS
+        }
+        chain.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler("test.Echo", handlers),)
+        )
+        self.server = grpc.aio.server(handlers=[chain])
+        self.port = self.server.add_insecure_port("127.0.0.1:0")
+
+    @property
+    def places(self) -> int:
+        """How many are taken."""
+        return self.concurrency._count
+
+    @property
+    def unsent(self) -> int:
+        """How many bytes of answers wait."""
+        return self.admit._unsent._all
+
+    async def key(self, role: Role = Role.READ) -> NewKey:
+        return await authentication.create_key(self.store, new_sid("AC"), role)
+
+
+def path_of(kind: str) -> str:
+    return f"/test.Echo/{kind}"
+
+
+def shown(key: NewKey) -> Metadata:
+    return [("authorization", f"Bearer {key.key.sid}.{key.secret}")]
+
+
+@asynccontextmanager
+async def opened(
+    folder: Path, times: Times = LONG, *, cached_forever: bool = True
+) -> AsyncIterator[tuple[Pipeline, grpc.aio.Channel]]:
+    async with AsyncExitStack() as stack:
+        store = await open_store(files.url(folder))
+        stack.push_async_callback(store.close)
+        pipeline = Pipeline(store, times, cached_forever=cached_forever)
+        await pipeline.server.start()
+        stack.push_async_callback(pipeline.server.stop, None)
+        address = f"127.0.0.1:{pipeline.port}"
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(address))
+        await stack.enter_async_context(asyncio.timeout(30))
+        yield pipeline, channel
+
+
+def start(channel: grpc.aio.Channel, kind: str, *requests: bytes, **given: Any) -> Any:
+    """Start a call of a kind, whose stream of requests, if it is one, ends after these."""
+    method: Any = getattr(channel, kind)(path_of(kind))
+    if kind.startswith("unary"):
+        return method(requests[0], **given)
+    return method(iter(requests), **given)
+
+
+def open_call(channel: grpc.aio.Channel, kind: str, **given: Any) -> Any:
+    """Start a call that goes on: a stream of requests is silent, a stream of answers hangs."""
+    method: Any = getattr(channel, kind)(path_of(kind))
+    return method(b"hang", **given) if kind.startswith("unary") else method(**given)
+
+
+async def answers_of(call: Any, kind: str) -> list[bytes]:
+    if kind.endswith("stream"):
+        return [answer async for answer in call]
+    return [await call]
+
+
+async def ended(call: Any, kind: str) -> Any:
+    """Await the end of a call that fails."""
+    return await failure(answers_of(call, kind))
+
+
+async def turned(condition: Callable[[], bool]) -> None:
+    """Return when the condition holds, which needs other tasks to run."""
+    while not condition():
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_each_kind_of_call_is_answered_and_ends_in_one_way(tmp_path: Path, kind: str) -> None:
+    async with opened(tmp_path) as (pipeline, channel):
+        key = await pipeline.key()
+        sid = key.key.sid.encode()
+        requests = [b"a"] if kind.startswith("unary") else [b"a", b"b"]
+        call = start(channel, kind, *requests, metadata=[*shown(key), ("x-request-id", "mine")])
+        assert b"".join(await answers_of(call, kind)) == b"".join(
+            sid + b":" + request for request in requests
+        )
+        assert ("x-request-id", "mine") in tuple(await call.trailing_metadata())
+        code, reason, _ = await ended(start(channel, kind, b"bad", metadata=shown(key)), kind)
+        assert (code, reason) == (Code.INVALID_ARGUMENT, "ERROR_REASON_INVALID_FIELD")
+        code, reason, details = await ended(
+            start(channel, kind, b"crash", metadata=shown(key)), kind
+        )
+        assert (code, reason) == (Code.INTERNAL, "ERROR_REASON_INTERNAL")
+        assert "private" not in str(details)
+        code, reason, _ = await ended(open_call(channel, kind), kind)
+        assert (code, reason) == (Code.UNAUTHENTICATED, "ERROR_REASON_UNAUTHENTICATED")
+        ingest = await pipeline.key(Role.INGEST)
+        code, reason, _ = await ended(open_call(channel, kind, metadata=shown(ingest)), kind)
+        assert (code, reason) == (Code.PERMISSION_DENIED, "ERROR_REASON_PERMISSION_DENIED")
+
+
+async def test_answers_before_an_error_arrive(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (pipeline, channel):
+        key = await pipeline.key()
+        call = start(channel, "unary_stream", b"a,b,bad", metadata=shown(key))
+        assert (await call.read())[-1:] == b"a"
+        assert (await call.read())[-1:] == b"b"
+        code, _, _ = await failure(call.read())
+        assert code is Code.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_call_takes_a_place_and_gives_it_back_when_it_is_cancelled(
+    tmp_path: Path, kind: str
+) -> None:
+    async with opened(tmp_path) as (pipeline, channel):
+        method: Any = getattr(channel, kind)(path_of(kind))
+        for _ in range(2):
+            keyed = [await pipeline.key() for _ in range(PLACES)]
+            hanging = [
+                method(b"hang" if kind.startswith("unary") else hang(), metadata=shown(key))
+                for key in keyed
+            ]
+            await turned(lambda: pipeline.concurrency.is_full)
+            code, reason, _ = await ended(
+                start(channel, kind, b"a", metadata=shown(keyed[0])), kind
+            )
+            assert (code, reason) == (Code.RESOURCE_EXHAUSTED, "ERROR_REASON_OVERLOADED")
+            for call in hanging:
+                call.cancel()
+            await pipeline.in_flight.idle()
+            assert pipeline.places == 0
+        await answers_of(start(channel, kind, b"a", metadata=shown(keyed[0])), kind)
+
+
+async def hang() -> AsyncIterator[bytes]:
+    yield b"hang"
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+async def test_a_key_has_so_many_streams_and_others_have_theirs(tmp_path: Path, kind: str) -> None:
+    async with opened(tmp_path) as (pipeline, channel):
+        one, other = await pipeline.key(), await pipeline.key()
+        calls = [open_call(channel, kind, metadata=shown(one)) for _ in range(STREAMS_OF_A_KEY)]
+        await turned(lambda: pipeline.places == STREAMS_OF_A_KEY)
+        code, reason, details = await ended(open_call(channel, kind, metadata=shown(one)), kind)
+        assert (code, reason) == (Code.RESOURCE_EXHAUSTED, "ERROR_REASON_OVERLOADED")
+        info: Any = details["ErrorInfo"]
+        assert dict(info.metadata) == {"scope": "key", "limit": str(STREAMS_OF_A_KEY)}
+        await answers_of(start(channel, "unary_unary", b"a", metadata=shown(one)), "unary_unary")
+        await answers_of(start(channel, kind, b"a", metadata=shown(other)), kind)
+        calls[0].cancel()
+        await turned(lambda: pipeline.places < STREAMS_OF_A_KEY)
+        await answers_of(start(channel, kind, b"a", metadata=shown(one)), kind)
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+async def test_a_silent_stream_ends_when_its_key_is_revoked(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(key_watch, "CHECK_SECONDS", 0.05)
+    monkeypatch.setattr(authentication, "SECONDS_KNOWN", 0.05)
+    async with opened(tmp_path, cached_forever=False) as (pipeline, channel):
+        key, kept = await pipeline.key(), await pipeline.key()
+        call, other = (open_call(channel, kind, metadata=shown(one)) for one in (key, kept))
+        await turned(lambda: pipeline.places == 2)
+        await authentication.revoke_key(pipeline.store, key.key.sid)
+        code, reason, _ = await ended(call, kind)
+        assert (code, reason) == (Code.UNAUTHENTICATED, "ERROR_REASON_UNAUTHENTICATED")
+        await asyncio.wait_for(pipeline.echo.left.wait(), 10)
+        await turned(lambda: pipeline.places == 1)
+        assert not other.done()
+
+
+async def test_a_store_that_cannot_be_read_ends_no_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(key_watch, "CHECK_SECONDS", 0.02)
+    monkeypatch.setattr(authentication, "SECONDS_KNOWN", 0.02)
+    async with opened(tmp_path, cached_forever=False) as (pipeline, channel):
+        key = await pipeline.key()
+        call = open_call(channel, "stream_stream", metadata=shown(key))
+        await call.write(b"a")
+        assert (await call.read()).endswith(b":a")
+        await pipeline.store.close()
+        for _ in range(3):
+            await asyncio.sleep(0.05)  # longer than the key is known
+            other = start(channel, "unary_unary", b"a", metadata=shown(key))
+            code, _, _ = await ended(other, "unary_unary")
+            assert code is Code.UNAVAILABLE
+        await call.write(b"b")
+        assert (await call.read()).endswith(b":b")
+
+
+async def test_the_deadline_of_calls_is_not_one_of_streams_of_answers(tmp_path: Path) -> None:
+    async with opened(tmp_path, Times(0.1, 0.1, 0.1)) as (pipeline, channel):
+        key = await pipeline.key()
+        calls = {
+            kind: open_call(channel, kind, metadata=shown(key))
+            for kind in ("unary_stream", "stream_stream")
+        }
+        code, reason, _ = await ended(
+            open_call(channel, "unary_unary", metadata=shown(key), timeout=3600), "unary_unary"
+        )
+        assert (code, reason) == (Code.DEADLINE_EXCEEDED, "ERROR_REASON_DEADLINE_EXCEEDED")
+        await asyncio.sleep(0.3)  # three times what other calls have
+        assert not any(call.done() for call in calls.values())
+        await calls["stream_stream"].write(b"a")
+        assert (await calls["stream_stream"].read()).endswith(b":a")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_client_s_own_deadline_ends_each_kind(tmp_path: Path, kind: str) -> None:
+    async with opened(tmp_path) as (pipeline, channel):
+        key = await pipeline.key()
+        call = open_call(channel, kind, metadata=shown(key), timeout=0.3)
+        await turned(lambda: pipeline.places == 1)
+        assert await call.code() is Code.DEADLINE_EXCEEDED
+        await pipeline.in_flight.idle()
+        assert pipeline.places == 0
+
+
+@pytest.mark.parametrize(
+    ("times", "reason"),
+    [
+        (Times(30, 0.2, 30), "ERROR_REASON_STREAM_IDLE"),
+        (Times(30, 30, 0.2), "ERROR_REASON_DEADLINE_EXCEEDED"),
+    ],
+)
+async def test_a_stream_of_requests_ends_when_it_is_idle_or_old(
+    tmp_path: Path, times: Times, reason: str
+) -> None:
+    async with opened(tmp_path, times) as (pipeline, channel):
+        call = open_call(
+            channel, "stream_unary", metadata=shown(await pipeline.key()), timeout=3600
+        )
+        code, found, details = await ended(call, "stream_unary")
+        assert (code, found) == (Code.DEADLINE_EXCEEDED, reason)
+        info: Any = details["ErrorInfo"]
+        assert info.metadata.get("idle_seconds", "0.2") == "0.2"
+        await turned(lambda: pipeline.places == 0)
+
+
+async def test_answers_of_a_stream_count_while_nobody_reads_and_no_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Unsent, "MAX_BYTES_A_CONNECTION", 3 * LARGE)
+    async with opened(tmp_path) as (pipeline, channel):
+        request = http2.message(b",".join([b"large"] * 9))
+        reader, writer = await asyncio.open_connection("127.0.0.1", pipeline.port)
+        writer.write(http2.PREFACE + http2.settings((http2.INITIAL_WINDOW_SIZE, 0)))
+        for number in range(5):
+            headers = http2.call_headers(path_of("unary_stream"), shown(await pipeline.key()))
+            writer.write(http2.call(2 * number + 1, headers, request))
+        # Two of them have an answer that waits; no window holds the refusals of the others back.
+        received, ends = bytearray(), 0
+        while ends < 3:
+            received += await reader.read(65_536)
+            for kind, flags, _, _ in http2.frames(received):
+                ends += kind == http2.HEADERS and bool(flags & http2.END_STREAM)
+        assert (pipeline.places, pipeline.unsent) == (2, 2 * (LARGE + Unsent.OVERHEAD_BYTES))
+        writer.close()
+        await turned(lambda: (pipeline.places, pipeline.unsent) == (0, 0))
+        call = start(
+            channel,
+            "unary_stream",
+            b",".join([b"large"] * 9),
+            metadata=shown(await pipeline.key()),
+        )
+        assert len(await answers_of(call, "unary_stream")) == 9
+        await turned(lambda: pipeline.unsent == 0)
+
+
+async def test_a_call_to_no_method_needs_no_key_but_a_place(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (pipeline, channel):
+        call: Any = channel.unary_unary("/AWS.ALB/healthcheck")
+        code, reason, _ = await failure(call(b"", metadata=[("authorization", "Bearer wrong")]))
+        assert (code, reason) == (Code.UNIMPLEMENTED, "ERROR_REASON_METHOD_NOT_ALLOWED")
+        with ExitStack() as places:
+            for _ in range(PLACES):
+                places.enter_context(pipeline.concurrency.slot())
+            code, reason, _ = await failure(call(b""))
+            assert (code, reason) == (Code.RESOURCE_EXHAUSTED, "ERROR_REASON_OVERLOADED")

@@ -1,0 +1,164 @@
+"""How long the HTTP port keeps a connection, and how many: slow, idle and silent ones."""
+
+import asyncio
+import socket
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from testing.http1 import (
+    GOOD,
+    LAST,
+    answers,
+    connected,
+    exchange,
+    headers_of,
+    limited_server,
+    read_all,
+    read_one,
+    send_for_ever,
+    statuses,
+    unharmed,
+)
+from testing.process import Served, served
+from testing.wait import wait_until
+
+from interaction_svc.transports.address import Address
+from interaction_svc.transports.http1.protocol import HttpLimits, RestProtocol
+from interaction_svc.transports.http1.server import HttpServer
+
+limited = pytest.fixture(scope="module")(limited_server)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"G", b"\r\n", GOOD[:-2], GOOD + GOOD[:-2]],
+    ids=["a byte", "a line end", "no end", "the second"],
+)
+def test_a_request_that_stops_halfway_is_timed_out(limited: Served, sent: bytes) -> None:
+    with unharmed(limited):
+        *before, refusal = exchange(limited, sent, half_close=False)
+        assert [answer.status for answer in before] == ([200] if sent.startswith(GOOD) else [])
+        assert (refusal.status, refusal.headers["connection"]) == (408, "close")
+
+
+def test_a_request_byte_by_byte_is_timed_out(limited: Served) -> None:
+    with unharmed(limited), connected(limited) as opened:
+        ended = threading.Event()
+
+        def trickle() -> None:
+            with suppress(OSError):
+                opened.sendall(b"GET / HTTP/1.1\r\n")
+                while not ended.wait(0.05):
+                    opened.sendall(b"A: b\r\n")
+
+        sender = threading.Thread(target=trickle)
+        sender.start()
+        (refusal,) = answers(read_all(opened))
+        ended.set()
+        sender.join()
+        assert refusal.status == 408
+
+
+def test_a_connection_on_which_nothing_is_sent_is_closed(limited: Served) -> None:
+    with unharmed(limited):
+        assert exchange(limited, b"", half_close=False) == []
+
+
+def test_between_requests_a_connection_may_be_idle_for_longer_than_a_sender_may_be_slow(
+    limited: Served,
+) -> None:
+    with connected(limited) as kept:
+        kept.sendall(GOOD)
+        assert read_one(kept).status == 200
+        assert exchange(limited, b"", half_close=False) == []  # that time has passed
+        kept.sendall(GOOD)
+        assert read_one(kept).status == 200
+
+
+def test_an_idle_connection_is_closed(tmp_path: Path) -> None:
+    with served(tmp_path, "--connection-idle-seconds", "1") as server, unharmed(server):
+        assert statuses(server, GOOD) == [200]
+
+
+async def test_no_time_runs_while_a_request_is_being_answered() -> None:
+    finish = asyncio.Event()
+
+    async def answer(request: Request) -> Response:
+        if request.url.path == "/slow":
+            await finish.wait()
+        return Response()
+
+    limits = HttpLimits(2048, 100, slow_sender_seconds=0.1, connection_idle_seconds=0.1)
+    app = Starlette(routes=[Route("/{path:path}", answer)])
+    server = HttpServer(lambda _: app, Address("127.0.0.1", 0), base_url=None, limits=limits)
+    address = await server.start()
+    first = headers_of(2048, b"")  # as much as is parsed at once, so that the next comes after it
+    reader, writer = await asyncio.open_connection(*address)
+    writer.write(first + b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+    async with asyncio.timeout(30):
+        await reader.readuntil(b"\r\n\r\n")
+        for _ in range(3):  # the times of others are over meanwhile
+            for sent in (b"", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"):
+                other, other_writer = await asyncio.open_connection(*address)
+                other_writer.write(sent)
+                await other.read()
+                other_writer.close()
+        finish.set()
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+        assert await reader.read() == b""  # and now it was idle
+    writer.close()
+    await server.drain(0)
+
+
+async def test_answers_are_sent_without_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[asyncio.Transport] = []
+    connection_made = RestProtocol.connection_made
+
+    def noted(protocol: RestProtocol, transport: asyncio.Transport) -> None:
+        made.append(transport)
+        connection_made(protocol, transport)
+
+    monkeypatch.setattr(RestProtocol, "connection_made", noted)
+    limits = HttpLimits(2048, 100, slow_sender_seconds=10, connection_idle_seconds=10)
+    server = HttpServer(
+        lambda _: Starlette(), Address("127.0.0.1", 0), base_url=None, limits=limits
+    )
+    reader, writer = await asyncio.open_connection(*await server.start())
+    writer.write(b"\0\r\n\r\n")
+    await reader.readline()
+    (transport,) = made
+    assert transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    writer.close()
+    await server.drain(0)
+
+
+def test_connections_beyond_the_limit_are_closed_and_those_within_it_served(tmp_path: Path) -> None:
+    # A connection that is held stays open, silent or not, for much longer than the test takes.
+    with served(tmp_path, "--max-connections", "3", "--slow-sender-seconds", "600") as server:
+        with connected(server) as first, connected(server), connected(server):
+            first.sendall(GOOD)
+            assert read_one(first).status == 200
+            for _ in range(20):
+                assert exchange(server, b"", half_close=False) == []
+            first.sendall(GOOD)
+            assert read_one(first).status == 200
+        wait_until(lambda: statuses(server, LAST) == [200])
+
+
+def test_a_client_that_reads_nothing_is_given_up(tmp_path: Path) -> None:
+    with served(tmp_path, "--connection-idle-seconds", "1") as server, unharmed(server):
+        with connected(server) as opened:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            send_for_ever(opened, GOOD * 100)
+        assert resident_kib(server) < 200_000
+
+
+def resident_kib(server: Served) -> int:
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0])

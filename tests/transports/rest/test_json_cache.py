@@ -1,0 +1,107 @@
+"""What REST keeps of the rows that it has rendered: as much as it may, and no longer."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+from testing.build import new_interaction, new_parents
+
+from interaction_svc.codec import twilio_json
+from interaction_svc.codec.twilio_json import to_json
+from interaction_svc.store import Row, row_of
+from interaction_svc.store.errors import DamagedRowError
+from interaction_svc.transports.rest import json_cache
+from interaction_svc.transports.rest.json_cache import Renderings
+from interaction_svc.v1 import interaction_pb2 as pb
+
+BASE_URL = "https://interactions.example"
+
+
+@pytest.fixture
+def rendered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Give the SIDs of what is rendered, as often as it is."""
+    sids: list[str] = []
+
+    def noted(interaction: pb.Interaction, base_url: str) -> twilio_json.Resource:
+        sids.append(interaction.sid)
+        return to_json(interaction, base_url)
+
+    monkeypatch.setattr(twilio_json, "to_json", noted)
+    return sids
+
+
+def some_rows(count: int, data: str = "{}") -> list[Row]:
+    parents = new_parents()
+    return [row_of(new_interaction(parents, data=data)) for _ in range(count)]
+
+
+def frames(rows: list[Row]) -> bytes:
+    return b"".join(row.frame for row in rows)
+
+
+async def test_each_row_is_rendered_as_itself_however_it_is_asked_for(rendered: list[str]) -> None:
+    rows, renderings = some_rows(5), Renderings(BASE_URL)
+    for asked in (rows[:3], rows[2:], rows[::-1], rows, rows):
+        found = [json.loads(each) for each in renderings.of(frames(asked))]
+        assert [each["sid"] for each in found] == [row.sid for row in asked]
+        assert all(each["url"].startswith(BASE_URL) for each in found)
+        assert [json.loads(renderings.of_one(row.frame)) for row in asked] == found
+    assert Counter(rendered) == {row.sid: 2 for row in rows}  # from then on it is kept
+    assert renderings.of(b"") == []
+
+
+async def test_a_row_that_has_changed_is_rendered_anew() -> None:
+    interaction, renderings = new_interaction(new_parents(), data="before"), Renderings(BASE_URL)
+    renderings.of(row_of(interaction).frame)
+    interaction.data = "after"
+    (found,) = renderings.of(row_of(interaction).frame)
+    assert json.loads(found)["data"] == "after"
+
+
+async def test_what_is_kept_is_bounded_in_bytes(
+    rendered: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json_cache, "KEPT_BYTES", 100_000)
+    rows, renderings = some_rows(100, data="x" * 5_000), Renderings(BASE_URL)
+    for row in rows:
+        renderings.of(row.frame + row.frame)
+    del rendered[:]
+    renderings.of(rows[-1].frame)  # the youngest is there
+    assert rendered == []
+    renderings.of(frames(rows[:50]))
+    assert rendered == [row.sid for row in rows[:50]]  # the old ones are not
+
+
+async def test_what_nobody_asks_for_is_forgotten(
+    rendered: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    due: list[Callable[[], None]] = []
+
+    def call_later(seconds: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
+        assert seconds == json_cache.SECONDS_KEPT
+        due.append(callback)
+        return asyncio.TimerHandle(0, callback, (), asyncio.get_running_loop())
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "call_later", call_later)
+    (asked_again, left), renderings = some_rows(2), Renderings(BASE_URL)
+    renderings.of(2 * (asked_again.frame + left.frame))
+    del rendered[2:]
+    for _ in range(3):
+        due.pop()()
+        renderings.of(asked_again.frame)
+    assert rendered == [asked_again.sid, left.sid]  # what is asked for stays
+    renderings.of(left.frame)
+    assert rendered[2:] == [left.sid]
+    due.pop()()
+    due.pop()()
+    assert due == []  # it waits for nothing once it has nothing
+    renderings.of(asked_again.frame)
+    assert rendered[3:] == [asked_again.sid]
+
+
+async def test_what_is_no_row_is_said_to_be_damaged() -> None:
+    for damaged in (b"\x0a\x05ab", b"\x0a\x02\x0a\x09"):
+        with pytest.raises(DamagedRowError):
+            Renderings(BASE_URL).of(damaged)
