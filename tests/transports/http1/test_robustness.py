@@ -121,17 +121,23 @@ def random_bytes(rng: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("make", "statuses_of_it"), [(mutated, {400, 401, 404}), (random_bytes, {400})]
+    ("make", "expected", "possible"),
+    [(mutated, {400, 401, 404}, {200}), (random_bytes, {400}, set())],
+    ids=["mutated", "random"],
 )
 def test_garbage_by_the_thousand_harms_nothing(
-    limited: Served, make: Callable[[random.Random], bytes], statuses_of_it: set[int]
+    limited: Served,
+    make: Callable[[random.Random], bytes],
+    expected: set[int],
+    possible: set[int],
 ) -> None:
+    """A mutation may leave a request good: another Host, or a second request that is damaged."""
     rng = random.Random(20001)
     found: Counter[int] = Counter()
     with unharmed(limited):
         for _ in range(1500):
             found.update(answer.status for answer in exchange(limited, make(rng)))
-    assert set(found) == statuses_of_it
+    assert expected <= set(found) <= expected | possible
     assert found[400] > 750
 
 
