@@ -10,8 +10,8 @@ from testing.build import NOON_US, SECOND_US, Parents, new_interaction, new_pare
 from testing.postgres import Cluster
 
 from interaction_svc.domain import timestamps
-from interaction_svc.domain.paging import Edge, Position
-from interaction_svc.store import Expired, Filter, PageQuery, Row, Scope, StoredKey, decode, row_of
+from interaction_svc.domain.paging import Cursor, Position
+from interaction_svc.store import ApiKey, Expired, Filter, PageQuery, Row, Scope, decode, row_of
 from interaction_svc.store.postgres import api_keys, bulk_delete, reads, writes
 from interaction_svc.store.postgres.connection import Connection
 from interaction_svc.store.postgres.row_format import digits, packed_row
@@ -38,7 +38,7 @@ class Filled:
     large_rows: list[Row] = field(default_factory=list)
     some: list[Row] = field(default_factory=list)
     """Of all other Sessions; each is used once."""
-    keys: list[StoredKey] = field(default_factory=list)
+    keys: list[ApiKey] = field(default_factory=list)
 
 
 async def fill(cluster: Cluster, database: str, count: int) -> Filled:
@@ -80,10 +80,10 @@ async def fill(cluster: Cluster, database: str, count: int) -> Filled:
             columns=("session_sid", "account_sid", "sid", "deleted_us"),
         )
         filled.keys = [
-            StoredKey(new_sid("SK"), new_sid("AC"), "read", bytes(32), NOON_US, None)
+            ApiKey(new_sid("SK"), new_sid("AC"), "read", bytes(32), NOON_US, None)
             for _ in range(KEYS)
         ]
-        await db.copy_records_to_table("api_keys", records=filled.keys, columns=StoredKey._fields)
+        await db.copy_records_to_table("api_keys", records=filled.keys, columns=ApiKey._fields)
     random.Random(0).shuffle(filled.some)
     return filled
 
@@ -114,7 +114,7 @@ def calls_on(filled: Filled) -> list[tuple[str, Callable[[int], Call]]]:
 
     def page(limit: int, at: int | None = None, **given: Any) -> Callable[[int], Call]:
         def asked(_: int) -> Call:
-            edge = None if at is None else Edge(Position(rows[at].created_us, rows[at].sid))
+            edge = None if at is None else Cursor(Position(rows[at].created_us, rows[at].sid))
             query = PageQuery(
                 large.service_sid, large.session_sid, limit, 4 * MIB, edge=edge, **given
             )

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import grpc
 from testing import http2
-from testing.api_keys import Key, new_key
+from testing.api_keys import InteractionKey, new_key
 from testing.build import Parents, new_interaction, new_parents, new_session
 from testing.postgres import Cluster, running_cluster
 from testing.process import Served, served
@@ -101,7 +101,12 @@ def measured(rounds: int, seconds: float) -> list[str]:
 
 
 def _loads(
-    server: Served, key: Key, parents: Parents, session: list[Any], rounds: int, seconds: float
+    server: Served,
+    key: InteractionKey,
+    parents: Parents,
+    session: list[Any],
+    rounds: int,
+    seconds: float,
 ) -> dict[str, Load]:
     metadata = (("authorization", key.bearer),)
     reads: dict[str, list[Any]] = {"Get": [get_request(each) for each in session[:200]]}
@@ -219,7 +224,7 @@ def _table(costs: dict[tuple[str, str], list[Cost]]) -> str:
     return markdown(rows)
 
 
-def _record(server: Served, key: Key, interactions: list[Any]) -> None:
+def _record(server: Served, key: InteractionKey, interactions: list[Any]) -> None:
     request = ingest_pb.RecordInteractionsRequest(interactions=interactions[:1000])
     rest = ingest_pb.RecordInteractionsRequest(interactions=interactions[1000:])
     with grpc.insecure_channel(server.grpc_address) as channel:

@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 from testing import http2
-from testing.api_keys import Key, new_key
+from testing.api_keys import InteractionKey, new_key
 from testing.build import NOON_US, Parents, new_interaction, new_parents
 from testing.process import Served, served
 from testing.requests import list_request
@@ -18,7 +18,7 @@ from testing.requests import list_request
 from bench import load
 from bench.processes import cpu_seconds
 from bench.writing import Ratio
-from interaction_svc.domain.paging import Edge, ListIdentity, Position
+from interaction_svc.domain.paging import Cursor, PageTokens, Position
 from interaction_svc.store.integrity import checksum_of
 from interaction_svc.store.rows import Row, row_of
 from interaction_svc.store.sqlite import writes
@@ -67,9 +67,9 @@ def by_page(rounds: int, seconds: float, rows: int = 100_000) -> list[Ratio]:
     with _filled([parents], rows) as (server, key, _):
         end = Position(NOON_US + rows - PAGE - 1, "KI" + "f" * 32)  # after all of that time
         order = pb.ListInteractionsRequest.ORDER_CREATED_ASC
-        identity = ListIdentity(*_list_of(parents), order, b"")
+        identity = PageTokens(*_list_of(parents), order, b"")
         first = list_request(parents, page_size=PAGE)
-        last = list_request(parents, page_size=PAGE, page_token=identity.token(Edge(end)))
+        last = list_request(parents, page_size=PAGE, page_token=identity.token(Cursor(end)))
         requests = []
         for asked in (first, last):
             answer = _answer(server, _LIST, key, asked)
@@ -87,7 +87,7 @@ def by_page(rounds: int, seconds: float, rows: int = 100_000) -> list[Ratio]:
 @contextmanager
 def _filled(
     sessions: list[Parents], rows: int
-) -> Iterator[tuple[Served, Key, list[tuple[Any, bytes]]]]:
+) -> Iterator[tuple[Served, InteractionKey, list[tuple[Any, bytes]]]]:
     """Serve a store with so many rows; give some to ask for, with their answers."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -152,12 +152,12 @@ def _cost(server: Served, requests: tuple[load.Request, ...], seconds: float) ->
     return (cpu_seconds(server.process.pid) - before) / len(answered.ok) * 1e6
 
 
-def _request(method: str, key: Key, asked: Any, answer: bytes) -> load.Request:
+def _request(method: str, key: InteractionKey, asked: Any, answer: bytes) -> load.Request:
     headers = http2.call_headers(method, (("authorization", key.bearer),))
     return load.Request(headers, http2.message(asked.SerializeToString()), len(answer))
 
 
-def _answer(server: Served, method: str, key: Key, asked: Any) -> bytes:
+def _answer(server: Served, method: str, key: InteractionKey, asked: Any) -> bytes:
     with grpc.insecure_channel(server.grpc_address) as channel:
         ask: Any = channel.unary_unary(method)
         answer: bytes = ask(asked.SerializeToString(), metadata=(("authorization", key.bearer),))

@@ -17,7 +17,7 @@ from interaction_svc.store import Store, open_store
 T = TypeVar("T")
 
 
-class Key(NamedTuple):
+class InteractionKey(NamedTuple):
     sid: str
     secret: str
 
@@ -38,14 +38,14 @@ def _url(store: Path | str) -> str:
     return f"sqlite:///{store}" if isinstance(store, Path) else store
 
 
-def new_key(store: Path | str, role: str, account_sid: str | None = None) -> Key:
+def new_key(store: Path | str, role: str, account_sid: str | None = None) -> InteractionKey:
     key, secret = _with_store(
         store, lambda opened: authentication.create_key(opened, account_sid, *roles_of(role))
     )
-    return Key(key.sid, secret)
+    return InteractionKey(key.sid, secret)
 
 
-def revoke(store: Path | str, key: Key) -> None:
+def revoke(store: Path | str, key: InteractionKey) -> None:
     assert _with_store(store, lambda opened: authentication.revoke_key(opened, key.sid)) is not None
 
 

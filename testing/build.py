@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from interaction_svc.domain import timestamps
-from interaction_svc.store import Key
+from interaction_svc.store import InteractionKey
 from interaction_svc.v1 import interaction_pb2 as pb
 
 NOON_US = int(datetime(2026, 2, 14, 12, tzinfo=UTC).timestamp()) * 1_000_000
@@ -21,8 +21,8 @@ class Parents(NamedTuple):
     service_sid: str
     session_sid: str
 
-    def key(self, sid: str) -> Key:
-        return Key(self.service_sid, self.session_sid, sid)
+    def key(self, sid: str) -> InteractionKey:
+        return InteractionKey(self.service_sid, self.session_sid, sid)
 
     @property
     def path(self) -> str:

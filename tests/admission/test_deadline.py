@@ -4,18 +4,18 @@ import asyncio
 
 import pytest
 
-from interaction_svc.admission.deadline import Deadline
+from interaction_svc.admission.deadline import SharedDeadline
 
 SECONDS = 0.02
 
 
-async def wait_within(deadline: Deadline) -> None:
+async def wait_within(deadline: SharedDeadline) -> None:
     with deadline:
         await asyncio.Event().wait()
 
 
 async def test_each_task_that_takes_too_long_is_ended() -> None:
-    deadline = Deadline(SECONDS)
+    deadline = SharedDeadline(SECONDS)
     first = asyncio.create_task(wait_within(deadline))
     await asyncio.sleep(SECONDS / 2)  # the timer is that of the first, and goes on to the second
     second = asyncio.create_task(wait_within(deadline))
@@ -26,7 +26,7 @@ async def test_each_task_that_takes_too_long_is_ended() -> None:
 
 
 async def test_what_is_done_in_time_is_left_alone() -> None:
-    deadline = Deadline(SECONDS)
+    deadline = SharedDeadline(SECONDS)
     for _ in range(3):
         with deadline:
             await asyncio.sleep(0)
@@ -36,7 +36,7 @@ async def test_what_is_done_in_time_is_left_alone() -> None:
 
 
 async def test_a_task_that_is_cancelled_by_others_is_cancelled() -> None:
-    task = asyncio.create_task(wait_within(Deadline(60)))
+    task = asyncio.create_task(wait_within(SharedDeadline(60)))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -23,9 +23,11 @@ from testing.process import served
 from testing.requests import Code, failure, get_request, list_request
 from testing.store_lock import write_lock
 
-from interaction_svc.admission.concurrency import Attempts, CallRate, Concurrency, Rate
+from interaction_svc.admission.concurrency import ConcurrencyLimit
+from interaction_svc.admission.rate_limits import FailedAuthLimiter, RequestRateLimit
+from interaction_svc.admission.token_bucket import KeyedTokenBucket
 from interaction_svc.domain.errors import Overloaded, RateLimited, Unauthenticated, Unavailable
-from interaction_svc.domain.principals import ANYONE, Caller
+from interaction_svc.domain.principals import ANONYMOUS, Principal
 from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
@@ -40,7 +42,7 @@ def test_a_rate_lets_through_its_burst_and_then_its_average(
     per_second: int, burst: int, pauses: list[float]
 ) -> None:
     time = Time()
-    rate = Rate(per_second, burst, time)
+    rate = KeyedTokenBucket(per_second, burst, time)
     taken: list[float] = []
     for pause in pauses:
         time.now += pause
@@ -58,21 +60,21 @@ def test_a_rate_lets_through_its_burst_and_then_its_average(
 
 def test_a_rate_is_kept_for_each_name_and_names_are_forgotten() -> None:
     time = Time()
-    rate = Rate(1, 2, time)
+    rate = KeyedTokenBucket(1, 2, time)
     assert [rate.take("a") for _ in range(2)] == [0, 0]
     assert rate.take("a") == pytest.approx(1)
     assert rate.take("b") == 0
-    rate.give_back("a")
+    rate.refund("a")
     assert rate.take("a") == 0
-    for number in range(3 * Rate.MAX_NAMES):
+    for number in range(3 * KeyedTokenBucket.MAX_NAMES):
         rate.take(str(number))
-    assert len(rate._full_at) <= Rate.MAX_NAMES
+    assert len(rate._full_at) <= KeyedTokenBucket.MAX_NAMES
     time.now += 10
     assert [rate.take("a") for _ in range(3)] == [0, 0, pytest.approx(1)]
 
 
 def test_wrong_attempts_count_by_the_machine_that_makes_them() -> None:
-    attempts = Attempts(Time())
+    attempts = FailedAuthLimiter(Time())
 
     def wait_after_a_wrong_one(peer: str) -> float:
         with suppress(Unauthenticated), attempts.one(peer) as wait:
@@ -87,7 +89,7 @@ def test_wrong_attempts_count_by_the_machine_that_makes_them() -> None:
 
 
 def test_only_wrong_attempts_count() -> None:
-    attempts = Attempts(Time())
+    attempts = FailedAuthLimiter(Time())
     for _ in range(100):
         with attempts.one("192.0.2.1:1") as wait:
             assert wait == 0
@@ -97,7 +99,7 @@ def test_only_wrong_attempts_count() -> None:
 
 
 def test_many_attempts_at_once_don_t_get_by() -> None:
-    attempts = Attempts(Time())
+    attempts = FailedAuthLimiter(Time())
     with ExitStack() as under_way:
         for _ in range(10):
             assert under_way.enter_context(attempts.one("192.0.2.1:1")) == 0
@@ -107,25 +109,25 @@ def test_many_attempts_at_once_don_t_get_by() -> None:
 
 
 def test_the_rate_of_calls_is_each_account_s_own() -> None:
-    rate = CallRate(3, Time())
-    one, other = Caller(new_sid("AC")), Caller(new_sid("AC"))
+    rate = RequestRateLimit(3, Time())
+    one, other = Principal(new_sid("AC")), Principal(new_sid("AC"))
     for _ in range(3):
         rate.count(one)
     with pytest.raises(RateLimited, match="3 calls a second"):
         rate.count(one)
     with pytest.raises(RateLimited):
-        rate.count(Caller(one.account_sid, new_sid("SK")))
+        rate.count(Principal(one.account_sid, new_sid("SK")))
     rate.count(other)
-    unlimited = CallRate(0, Time())
+    unlimited = RequestRateLimit(0, Time())
     for _ in range(1000):
         unlimited.count(one)
 
 
-def caller_of(account_sid: str | None, key: str = "SK") -> Caller:
-    return Caller(account_sid, new_sid(key) if key else None)
+def caller_of(account_sid: str | None, key: str = "SK") -> Principal:
+    return Principal(account_sid, new_sid(key) if key else None)
 
 
-def begun(concurrency: Concurrency, caller: Caller, *, is_stream: bool = False) -> bool:
+def begun(concurrency: ConcurrencyLimit, caller: Principal, *, is_stream: bool = False) -> bool:
     """Begin a call, and return whether there was room for it."""
     try:
         concurrency.begin(caller, is_stream=is_stream)
@@ -135,7 +137,7 @@ def begun(concurrency: Concurrency, caller: Caller, *, is_stream: bool = False) 
 
 
 def test_an_account_s_calls_take_their_share_of_the_places_and_others_the_rest() -> None:
-    concurrency = Concurrency(10, call_share=0.75)
+    concurrency = ConcurrencyLimit(10, call_share=0.75)
     account_sid = new_sid("AC")
     callers = [caller_of(account_sid) for _ in range(20)]
     assert sum(begun(concurrency, caller) for caller in callers) == 8  # 7.5, rounded up
@@ -147,11 +149,11 @@ def test_an_account_s_calls_take_their_share_of_the_places_and_others_the_rest()
         concurrency.begin(callers[0])
     assert refused.value.metadata == {"scope": "account", "limit": "8"}
     # Callers without a key are all there are: they may take every place.
-    assert all(begun(concurrency, ANYONE) for _ in range(100))
+    assert all(begun(concurrency, ANONYMOUS) for _ in range(100))
 
 
 def test_streams_have_a_smaller_share_and_a_key_s_a_number() -> None:
-    concurrency = Concurrency(10, call_share=0.75, stream_share=0.5, streams_per_key=3)
+    concurrency = ConcurrencyLimit(10, call_share=0.75, stream_share=0.5, streams_per_key=3)
     account_sid = new_sid("AC")
     key = caller_of(account_sid)
     assert [begun(concurrency, key, is_stream=True) for _ in range(5)] == [True] * 3 + [False] * 2
@@ -161,11 +163,11 @@ def test_streams_have_a_smaller_share_and_a_key_s_a_number() -> None:
     assert [begun(concurrency, key) for _ in range(4)] == [True] * 3 + [False]
     concurrency.end(key, is_stream=True)
     assert begun(concurrency, key, is_stream=True)
-    assert sum(begun(concurrency, ANYONE, is_stream=True) for _ in range(10)) == 5
+    assert sum(begun(concurrency, ANONYMOUS, is_stream=True) for _ in range(10)) == 5
 
 
 def test_shares_are_of_one_place_at_least() -> None:
-    concurrency = Concurrency(1, call_share=0.1, stream_share=0.1)
+    concurrency = ConcurrencyLimit(1, call_share=0.1, stream_share=0.1)
     caller = caller_of(new_sid("AC"))
     assert begun(concurrency, caller, is_stream=True)
     concurrency.end(caller, is_stream=True)
@@ -173,7 +175,7 @@ def test_shares_are_of_one_place_at_least() -> None:
 
 
 def test_places_are_given_back() -> None:
-    concurrency = Concurrency(2)
+    concurrency = ConcurrencyLimit(2)
 
     def fail() -> None:
         with concurrency.slot():
@@ -240,7 +242,7 @@ async def test_silent_streams_of_one_key_leave_places_to_others(
     flooding = [new_key(store, "ingest", account_sid) for _ in range(2)]
     reader = new_key(store, "read", parents.account_sid)
     limits = ("--max-concurrent-calls", "20", "--max-streams-per-key", "7")
-    with served(tmp_path, *limits, times={"keys.SECONDS_KNOWN": 0.1}) as server:
+    with served(tmp_path, *limits, times={"app.authentication.SECONDS_KNOWN": 0.1}) as server:
         async with grpc.aio.insecure_channel(server.grpc_address) as channel:
             ingest, reading = IngestServiceStub(channel), InteractionServiceStub(channel)
             flood = []

@@ -15,7 +15,7 @@ from testing.log_lines import logged
 from testing.process import Served, served
 from testing.requests import list_request
 
-from interaction_svc.admission.concurrency import Unsent
+from interaction_svc.admission.response_backlog import ResponseBacklog
 from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
@@ -104,13 +104,13 @@ async def test_answers_that_nobody_takes_are_bounded(tmp_path: Path, parents: Pa
             await fill(server, parents)
             reading = InteractionServiceStub(channel)
             before = resident_mib(server)
-            held = Unsent.MAX_BYTES_A_CONNECTION // ANSWER_BYTES
+            held = ResponseBacklog.MAX_BYTES_A_CONNECTION // ANSWER_BYTES
             for _ in range(3):
                 async with taking_nothing(server, parents) as refused:
                     assert CALLS - held <= refused < CALLS
                     # Twice, and the store's pages and what the interpreter keeps come on top. All
                     # answers would be more than a thousand.
-                    allowed = 2 * Unsent.MAX_BYTES_A_CONNECTION // MIB + 150
+                    allowed = 2 * ResponseBacklog.MAX_BYTES_A_CONNECTION // MIB + 150
                     assert resident_mib(server) - before < allowed
                     page = await reading.ListInteractions(list_request(parents))
                     assert len(page.interactions) == 14

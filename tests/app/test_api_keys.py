@@ -9,7 +9,7 @@ import grpc
 import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from testing.api_keys import Key, basic, new_key, revoke
+from testing.api_keys import InteractionKey, basic, new_key, revoke
 from testing.build import NOON_US, SECOND_US, Parents, new_interaction, new_parents, new_sid
 from testing.process import Served, served
 from testing.requests import Code, failure, get_request, list_request
@@ -38,7 +38,7 @@ class Guarded(NamedTuple):
 
     server: Served
     parents: Parents
-    keys: dict[str, Key]
+    keys: dict[str, InteractionKey]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
 @pytest.fixture(scope="module")
 def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     """Another one, that doesn't slow this address down after 10 wrong credentials."""
-    times = {"limits.WRONG_AT_ONCE": 1000}
+    times = {"admission.rate_limits.WRONG_AT_ONCE": 1000}
     yield from guarded_in(tmp_path_factory.mktemp("attacked"), times)
 
 
@@ -151,7 +151,7 @@ async def test_a_role_gives_its_rights_over_http(
          "bearer-cut", "bearer-without-secret", "bearer-without-key", "scheme", "empty", "huge"],
 )  # fmt: skip
 async def test_wrong_credentials_are_refused_on_both_transports(
-    attacked: Guarded, forge: Callable[[Key, str], str]
+    attacked: Guarded, forge: Callable[[InteractionKey, str], str]
 ) -> None:
     authorization = forge(attacked.keys["admin"], attacked.parents.account_sid)
     async with grpc.aio.insecure_channel(attacked.server.grpc_address) as channel:

@@ -11,7 +11,7 @@ from testing.api_keys import basic
 from testing.build import new_sid
 from testing.clock import Time
 
-from interaction_svc.admission.concurrency import WRONG_AT_ONCE, WRONG_PER_SECOND
+from interaction_svc.admission.rate_limits import WRONG_AT_ONCE, WRONG_PER_SECOND
 from interaction_svc.app.authentication import (
     SECONDS_KNOWN,
     Authenticator,
@@ -21,8 +21,8 @@ from interaction_svc.app.authentication import (
 )
 from interaction_svc.app.key_hashes import FRESH_SECONDS
 from interaction_svc.domain.errors import RateLimited, Unauthenticated, Unavailable
-from interaction_svc.domain.principals import ANYONE, Right, Role
-from interaction_svc.runtime.listen_policy import check_exposure
+from interaction_svc.domain.principals import ANONYMOUS, Permission, Role
+from interaction_svc.runtime.listen_policy import check_listen_policy
 from interaction_svc.runtime.settings import SettingsError, load_settings
 from interaction_svc.store import Store, open_store
 from tests.store.sqlite import files
@@ -44,7 +44,7 @@ def time() -> Time:
 
 @pytest.fixture
 def authenticator(store: Store, time: Time) -> Authenticator:
-    return Authenticator(store, serves_openly=True, clock=time)
+    return Authenticator(store, allows_anonymous=True, clock=time)
 
 
 def header(made: NewKey) -> str:
@@ -55,32 +55,32 @@ async def test_a_revoked_key_is_known_no_longer_than_said(
     store: Store, time: Time, authenticator: Authenticator
 ) -> None:
     made = await create_key(store, new_sid("AC"), Role.READ)
-    caller = await authenticator.caller(header(made), PEER)
+    caller = await authenticator.authenticate(header(made), PEER)
     assert (caller.key_sid, caller.account_sid) == (made.key.sid, made.key.account_sid)
-    assert caller.rights == {Right.READ}
+    assert caller.rights == {Permission.READ}
     await revoke_key(store, made.key.sid)
     time.now += SECONDS_KNOWN
     with pytest.raises(Unauthenticated):
-        await authenticator.caller(header(made), PEER)
+        await authenticator.authenticate(header(made), PEER)
     time.now -= SECONDS_KNOWN  # and is forgotten
     with pytest.raises(Unauthenticated):
-        await authenticator.caller(header(made), PEER)
+        await authenticator.authenticate(header(made), PEER)
 
 
 async def test_a_revoked_key_of_a_stream_is_noticed_though_its_address_has_to_wait(
     store: Store, time: Time, authenticator: Authenticator
 ) -> None:
     made = await create_key(store, new_sid("AC"), Role.INGEST)
-    await authenticator.caller(header(made), PEER)
+    await authenticator.authenticate(header(made), PEER)
     await revoke_key(store, made.key.sid)
     await use_up_the_attempts_of_the_address(authenticator)  # loads the hashes of keys in force
     await authenticator.check_again(header(made))  # known for 2 seconds
     time.now += SECONDS_KNOWN
     for number in range(2):  # of the attempts that these seconds have given back
         with pytest.raises(Unauthenticated):
-            await authenticator.caller(basic(new_sid("SK"), f"more{number}"), PEER)
+            await authenticator.authenticate(basic(new_sid("SK"), f"more{number}"), PEER)
     with pytest.raises(RateLimited):
-        await authenticator.caller(basic(new_sid("SK"), "wrong"), PEER)
+        await authenticator.authenticate(basic(new_sid("SK"), "wrong"), PEER)
     for _ in range(2):
         with pytest.raises(Unauthenticated):
             await authenticator.check_again(header(made))
@@ -95,16 +95,16 @@ async def test_the_streams_of_a_revoked_key_use_up_no_attempts(
         with pytest.raises(Unauthenticated):
             await authenticator.check_again(header(made))
     with pytest.raises(Unauthenticated):
-        await authenticator.caller(basic(new_sid("SK"), "wrong"), PEER)
+        await authenticator.authenticate(basic(new_sid("SK"), "wrong"), PEER)
     await authenticator.check_again(header(kept))
 
 
 async def use_up_the_attempts_of_the_address(authenticator: Authenticator) -> None:
     for number in range(WRONG_AT_ONCE):
         with pytest.raises(Unauthenticated):
-            await authenticator.caller(basic(new_sid("SK"), f"wrong{number}"), PEER)
+            await authenticator.authenticate(basic(new_sid("SK"), f"wrong{number}"), PEER)
     with pytest.raises(RateLimited) as caught:
-        await authenticator.caller(basic(new_sid("SK"), "wrong"), PEER)
+        await authenticator.authenticate(basic(new_sid("SK"), "wrong"), PEER)
     assert caught.value.retry_after_seconds == 1
 
 
@@ -113,14 +113,16 @@ async def test_right_keys_are_served_from_an_address_that_was_wrong_too_often(
 ) -> None:
     """Those that were right before, and those that were never seen; wrong ones wait."""
     known, *unseen = [await create_key(store, None, Role.ADMIN) for _ in range(3)]
-    await authenticator.caller(header(known), PEER)
+    await authenticator.authenticate(header(known), PEER)
     for _ in range(2):
         await use_up_the_attempts_of_the_address(authenticator)
         for made in (known, unseen.pop()):
             for _ in range(20):
-                assert (await authenticator.caller(header(made), PEER)).key_sid == made.key.sid
+                assert (
+                    await authenticator.authenticate(header(made), PEER)
+                ).key_sid == made.key.sid
         with pytest.raises(RateLimited):
-            await authenticator.caller(basic(known.key.sid, "wrong"), PEER)
+            await authenticator.authenticate(basic(known.key.sid, "wrong"), PEER)
         time.now += WRONG_AT_ONCE / WRONG_PER_SECOND
 
 
@@ -128,7 +130,7 @@ async def test_many_unseen_right_keys_at_once_are_served(
     store: Store, authenticator: Authenticator
 ) -> None:
     made = [await create_key(store, new_sid("AC"), Role.READ) for _ in range(25)]
-    callers = await asyncio.gather(*(authenticator.caller(header(one), PEER) for one in made))
+    callers = await asyncio.gather(*(authenticator.authenticate(header(one), PEER) for one in made))
     assert [caller.key_sid for caller in callers] == [one.key.sid for one in made]
 
 
@@ -146,14 +148,14 @@ async def test_wrong_ones_beyond_the_limit_cost_no_look_up(
 
     async def is_told_to_wait(number: int) -> None:
         with pytest.raises(RateLimited):
-            await authenticator.caller(basic(new_sid("SK"), f"wrong{number}"), PEER)
+            await authenticator.authenticate(basic(new_sid("SK"), f"wrong{number}"), PEER)
 
     await asyncio.gather(*map(is_told_to_wait, range(100)))
     assert asked == {}
     time.now += FRESH_SECONDS  # in which 2 more may be wrong, and the hashes get old
     for number in range(2):
         with pytest.raises(Unauthenticated):
-            await authenticator.caller(basic(new_sid("SK"), f"more{number}"), PEER)
+            await authenticator.authenticate(basic(new_sid("SK"), f"more{number}"), PEER)
     await asyncio.gather(*map(is_told_to_wait, range(100)))
     assert asked == {"keys": 1, "keys_of": 2}
 
@@ -178,10 +180,10 @@ async def test_a_key_made_or_revoked_counts_within_2_seconds_where_wrong_ones_wa
     time.now += FRESH_SECONDS
     for number in range(2):
         with pytest.raises(Unauthenticated):
-            await authenticator.caller(basic(made.key.sid, f"more{number}"), PEER)
-    assert (await authenticator.caller(header(made), PEER)).key_sid == made.key.sid
+            await authenticator.authenticate(basic(made.key.sid, f"more{number}"), PEER)
+    assert (await authenticator.authenticate(header(made), PEER)).key_sid == made.key.sid
     with pytest.raises(RateLimited):
-        await authenticator.caller(header(revoked), PEER)
+        await authenticator.authenticate(header(revoked), PEER)
 
 
 async def test_without_its_store_nobody_is_told_that_a_key_is_wrong(
@@ -192,14 +194,16 @@ async def test_without_its_store_nobody_is_told_that_a_key_is_wrong(
     time.now += FRESH_SECONDS
     await store.close()
     with pytest.raises(Unavailable):
-        await asyncio.gather(*(authenticator.caller(header(made), PEER) for _ in range(20)))
+        await asyncio.gather(*(authenticator.authenticate(header(made), PEER) for _ in range(20)))
 
 
 async def test_many_calls_at_once_with_a_new_key_are_one_attempt(
     store: Store, authenticator: Authenticator
 ) -> None:
     made = await create_key(store, new_sid("AC"), Role.READ)
-    callers = await asyncio.gather(*(authenticator.caller(header(made), PEER) for _ in range(50)))
+    callers = await asyncio.gather(
+        *(authenticator.authenticate(header(made), PEER) for _ in range(50))
+    )
     assert {caller.key_sid for caller in callers} == {made.key.sid}
 
 
@@ -207,31 +211,31 @@ async def test_it_is_open_until_the_first_key_and_never_again(
     store: Store, time: Time, authenticator: Authenticator
 ) -> None:
     account_sid = new_sid("AC")
-    assert await authenticator.caller(None, PEER) == ANYONE
-    assert (await authenticator.caller(basic(account_sid), PEER)).account_sid == account_sid
+    assert await authenticator.authenticate(None, PEER) == ANONYMOUS
+    assert (await authenticator.authenticate(basic(account_sid), PEER)).account_sid == account_sid
     made = await create_key(store, account_sid, Role.READ)
     time.now += SECONDS_KNOWN
     for authorization in (None, basic(account_sid)):
         with pytest.raises(Unauthenticated):
-            await authenticator.caller(authorization, PEER)
+            await authenticator.authenticate(authorization, PEER)
     await revoke_key(store, made.key.sid)
     time.now += SECONDS_KNOWN
     with pytest.raises(Unauthenticated):
-        await authenticator.caller(None, PEER)
+        await authenticator.authenticate(None, PEER)
 
 
 async def test_where_it_may_not_be_open_it_is_not_open(store: Store, time: Time) -> None:
-    closed = Authenticator(store, serves_openly=False, clock=time)
+    closed = Authenticator(store, allows_anonymous=False, clock=time)
     with pytest.raises(Unauthenticated):
-        await closed.caller(None, PEER)
+        await closed.authenticate(None, PEER)
 
 
 async def test_where_it_is_reached_from_other_machines_it_may_not_be_open(store: Store) -> None:
-    assert await check_exposure(load_settings(), store)
+    assert await check_listen_policy(load_settings(), store)
     exposed = load_settings(
         http_address="192.0.2.1:8080", tls_certificate=Path("c.pem"), tls_key=Path("k.pem")
     )
     with pytest.raises(SettingsError, match=r"http_address .* keys create"):
-        await check_exposure(exposed, store)
+        await check_listen_policy(exposed, store)
     await create_key(store, None, Role.ADMIN)
-    assert not await check_exposure(exposed, store)
+    assert not await check_listen_policy(exposed, store)

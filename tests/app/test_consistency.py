@@ -4,45 +4,45 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interaction_svc.app.consistency import KEY, MAX_TOKEN_LENGTH, moment_of, token_of
+from interaction_svc.app.consistency import KEY, MAX_TOKEN_LENGTH, decode_token, encode_token
 from interaction_svc.domain.errors import InvalidConsistencyToken
-from interaction_svc.store import UNKNOWN, Moment
+from interaction_svc.store import UNKNOWN_REVISION, Revision
 
 BITS_64 = st.integers(0, 2**64 - 1)
-MOMENTS = st.builds(Moment, BITS_64, st.integers(0, 2**32 - 1), BITS_64)
+MOMENTS = st.builds(Revision, BITS_64, st.integers(0, 2**32 - 1), BITS_64)
 CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
 
 @given(MOMENTS)
-def test_a_token_gives_back_its_moment(moment: Moment) -> None:
-    token = token_of(moment)
-    assert moment_of(token) == moment
+def test_a_token_gives_back_its_moment(revision: Revision) -> None:
+    token = encode_token(revision)
+    assert decode_token(token) == revision
     assert len(token) <= MAX_TOKEN_LENGTH
     assert set(token) <= set(CHARACTERS)
 
 
 @given(MOMENTS, st.data())
-def test_a_token_with_another_character_is_refused(moment: Moment, data: st.DataObject) -> None:
-    token = token_of(moment)
+def test_a_token_with_another_character_is_refused(revision: Revision, data: st.DataObject) -> None:
+    token = encode_token(revision)
     place = data.draw(st.integers(0, len(token) - 1))
     other = data.draw(st.sampled_from(CHARACTERS).filter(lambda one: one != token[place]))
     with pytest.raises(InvalidConsistencyToken):
-        moment_of(token[:place] + other + token[place + 1 :])
+        decode_token(token[:place] + other + token[place + 1 :])
 
 
 @given(st.text(max_size=2 * MAX_TOKEN_LENGTH))
 def test_what_is_no_token_is_refused_by_its_name(text: str) -> None:
     with pytest.raises(InvalidConsistencyToken, match=KEY):
-        moment_of(text)
+        decode_token(text)
 
 
 @pytest.mark.parametrize("bad", ["", "A", "=", "AAAA====", "é", "A" * 34, "A" * 100_000])
 def test_what_is_almost_one_is_refused(bad: str) -> None:
-    token = token_of(Moment(1, 2, 3))
+    token = encode_token(Revision(1, 2, 3))
     for text in (bad, token + bad if bad else token[:-1], f" {token}", f"{token}="):
         with pytest.raises(InvalidConsistencyToken):
-            moment_of(text)
+            decode_token(text)
 
 
 def test_a_token_of_another_version_is_of_a_moment_that_no_replica_has() -> None:
-    assert moment_of("RDObcwIHBw") == UNKNOWN  # a checksum, the number 2, and two bytes
+    assert decode_token("RDObcwIHBw") == UNKNOWN_REVISION  # a checksum, the number 2, and two bytes

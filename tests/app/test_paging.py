@@ -14,8 +14,8 @@ from testing.strategies import sids
 
 from interaction_svc.app.interactions import Interactions, Page
 from interaction_svc.domain.errors import InvalidField, InvalidPageToken, PageTokenMismatch
-from interaction_svc.domain.paging import Edge, ListIdentity, Position, clamp_page_size
-from interaction_svc.domain.principals import ANYONE
+from interaction_svc.domain.paging import Cursor, PageTokens, Position, resolve_page_size
+from interaction_svc.domain.principals import ANONYMOUS
 from interaction_svc.domain.sids import canonical_sid
 from interaction_svc.store import open_store
 from interaction_svc.v1 import interaction_pb2 as pb
@@ -60,7 +60,7 @@ class Walk:
             new_interaction(self.parents, NOON_US + time, type=VOICE if voice else MESSAGE)
             for time, voice in rows
         ]
-        await self.app.record_many(ANYONE, made)
+        await self.app.record_many(ANONYMOUS, made)
         return made
 
     async def change(self, recorded: list[tuple[int, bool]], deleted: list[int]) -> None:
@@ -68,7 +68,7 @@ class Walk:
         for number in deleted:
             if self.stayed:
                 sid = sorted(self.stayed)[number % len(self.stayed)]
-                await self.app.delete(ANYONE, self.parents.key(sid))
+                await self.app.delete(ANONYMOUS, self.parents.key(sid))
                 del self.stayed[sid]
                 self.deleted.add(sid)
 
@@ -82,7 +82,7 @@ class Walk:
         )
         if self.only_voice:
             request.filter.type = VOICE
-        return await self.app.page(ANYONE, request)
+        return await self.app.page(ANONYMOUS, request)
 
     def check(self, seen: list[pb.Interaction], order: Order.ValueType) -> None:
         """Rows that were there all along are seen exactly once, all rows in order."""
@@ -189,13 +189,13 @@ def test_an_empty_page_leads_back_only() -> None:
         first = await walk.page(Order.ORDER_CREATED_ASC, "", 2)
         second = await walk.page(Order.ORDER_CREATED_ASC, first.next_page_token, 2)
         for row in made[2:]:
-            await app.delete(ANYONE, walk.parents.key(row.sid))
+            await app.delete(ANONYMOUS, walk.parents.key(row.sid))
         empty = await walk.page(Order.ORDER_CREATED_ASC, first.next_page_token, 2)
         assert (empty.frames, empty.next_page_token) == (b"", "")
         back = await walk.page(Order.ORDER_CREATED_ASC, empty.previous_page_token, 2)
         assert back.frames == first.frames
         for row in made[:2]:
-            await app.delete(ANYONE, walk.parents.key(row.sid))
+            await app.delete(ANONYMOUS, walk.parents.key(row.sid))
         for token in (empty.previous_page_token, second.previous_page_token, ""):
             empty = await walk.page(Order.ORDER_CREATED_ASC, token, 2)
             assert empty[:4] == (b"", 0, "", "")
@@ -208,7 +208,7 @@ def test_a_page_of_huge_interactions_stays_under_what_grpc_clients_accept() -> N
         walk = Walk(app, new_parents(), only_voice=False)
         data = "x" * 262_144
         for n in range(20):
-            await app.record(ANYONE, new_interaction(walk.parents, NOON_US + n, data=data))
+            await app.record(ANONYMOUS, new_interaction(walk.parents, NOON_US + n, data=data))
         seen, token = 0, ""
         while True:
             page = await walk.page(Order.ORDER_CREATED_ASC, token, 1000)
@@ -221,7 +221,7 @@ def test_a_page_of_huge_interactions_stays_under_what_grpc_clients_accept() -> N
     in_a_new_session(scenario)
 
 
-IDENTITY = ListIdentity("KS1", "KC1", "AC1", 1, b"filter")
+IDENTITY = PageTokens("KS1", "KC1", "AC1", 1, b"filter")
 
 
 def stored_sids(prefix: str) -> st.SearchStrategy[str]:
@@ -229,19 +229,19 @@ def stored_sids(prefix: str) -> st.SearchStrategy[str]:
 
 
 positions = st.builds(Position, st.integers(-(2**62), 2**62), stored_sids("KI"), stored_sids("AC"))
-edges = st.builds(Edge, positions, st.booleans(), st.booleans())
-EDGE = Edge(Position(NOON_US, new_sid("KI")))
+edges = st.builds(Cursor, positions, st.booleans(), st.booleans())
+EDGE = Cursor(Position(NOON_US, new_sid("KI")))
 
 
 @given(edges)
-def test_a_token_gives_back_what_it_was_made_of(edge: Edge) -> None:
+def test_a_token_gives_back_what_it_was_made_of(edge: Cursor) -> None:
     token = IDENTITY.token(edge)
     assert re.fullmatch(r"[A-Za-z0-9_-]{1,512}", token)
     assert IDENTITY.read(token) == edge
 
 
 @given(edges, st.data())
-def test_a_token_that_is_cut_or_changed_is_refused(edge: Edge, data: st.DataObject) -> None:
+def test_a_token_that_is_cut_or_changed_is_refused(edge: Cursor, data: st.DataObject) -> None:
     token = IDENTITY.token(edge)
     place = data.draw(st.integers(0, len(token) - 1))
     other = data.draw(st.characters(max_codepoint=0x2FF, exclude_characters=token[place]))
@@ -276,7 +276,7 @@ def test_a_token_made_up_is_refused(token: str) -> None:
     ],
 )
 def test_a_token_used_elsewhere_is_refused_and_the_argument_named(
-    used_with: ListIdentity, argument: str
+    used_with: PageTokens, argument: str
 ) -> None:
     token = IDENTITY.token(EDGE)
     with pytest.raises(PageTokenMismatch) as caught:
@@ -290,7 +290,7 @@ def test_a_token_at_a_place_that_no_row_has_is_refused(name: str, sid: str) -> N
     """Anyone can make a token with a right checksum."""
     position = Position(**{**EDGE.position._asdict(), name: sid})
     with pytest.raises(InvalidPageToken):
-        IDENTITY.read(IDENTITY.token(Edge(position)))
+        IDENTITY.read(IDENTITY.token(Cursor(position)))
 
 
 def test_a_token_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,6 +303,6 @@ def test_a_token_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
 def test_page_sizes() -> None:
     sizes = {0: 50, 1: 1, 50: 50, 1000: 1000, 1001: 1000, 2**31 - 1: 1000}
-    assert {size: clamp_page_size(size) for size in sizes} == sizes
+    assert {size: resolve_page_size(size) for size in sizes} == sizes
     with pytest.raises(InvalidField, match="page_size: must not be negative"):
-        clamp_page_size(-1)
+        resolve_page_size(-1)

@@ -10,8 +10,15 @@ from prometheus_client import REGISTRY
 from testing.build import NOON_US, Parents, new_interaction, new_leg, new_parents
 
 from interaction_svc.app import retention
-from interaction_svc.app.retention import DAY_US, Retention, expired_before, sweep
-from interaction_svc.store import Expired, Store, StoreClosedError, TookPart, open_store, row_of
+from interaction_svc.app.retention import DAY_US, Retention, retention_criteria, sweep
+from interaction_svc.store import (
+    Expired,
+    InvolvesParticipant,
+    Store,
+    StoreClosedError,
+    open_store,
+    row_of,
+)
 from interaction_svc.store.sqlite import connection as connection_module
 from tests.store.contract.stores import EVERYONE, query
 from tests.store.sqlite.files import another_process, url
@@ -40,12 +47,12 @@ async def until_left(store: Store, parents: Parents, wanted: int) -> None:
 
 def test_days_are_counted_back_from_now_and_none_are_for_ever() -> None:
     services = {"KS1": 2, "KS2": 0}
-    assert expired_before(NOON_US, 10, services) == Expired(
+    assert retention_criteria(NOON_US, 10, services) == Expired(
         NOON_US - 10 * DAY_US, {"KS1": NOON_US - 2 * DAY_US, "KS2": None}
     )
-    assert expired_before(NOON_US, 0, {}) == Expired(None, {})
+    assert retention_criteria(NOON_US, 0, {}) == Expired(None, {})
     written = "KS" + "AB" * 16
-    assert expired_before(NOON_US, 0, {written: 0}) == Expired(None, {"KS" + "ab" * 16: None})
+    assert retention_criteria(NOON_US, 0, {written: 0}) == Expired(None, {"KS" + "ab" * 16: None})
 
 
 async def test_a_sweep_goes_through_everything_and_accounts_for_it(
@@ -65,7 +72,7 @@ async def test_a_sweep_goes_through_everything_and_accounts_for_it(
         assert progress == sorted(progress)
         assert progress[-1] == 500
         assert len(progress) > 2
-        counts = await sweep(store, TookPart(leg.participant_sid), now_us=NOON_US)
+        counts = await sweep(store, InvolvesParticipant(leg.participant_sid), now_us=NOON_US)
         assert counts == {parents.service_sid: 50, other.service_sid: 50}
     assert erased("retention") == by_retention + 500
     audit = [(entry["event"], entry["action"], entry["deleted"]) for entry in logged]

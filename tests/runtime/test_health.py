@@ -152,7 +152,7 @@ async def test_a_damaged_page(tmp_path: Path, parents: Parents) -> None:
             )
     place = place_of(server.store, "interactions")
     good = replaced(server.store, place, b"\xa5" * PAGE_BYTES)
-    often = {"store.sqlite.probing.QUICK_CHECK_SECONDS": 0.2}
+    often = {"store.sqlite.probe.QUICK_CHECK_SECONDS": 0.2}
     async with clients(tmp_path, **often) as using:  # what is damaged shows when it is read
         call = InteractionServiceStub(using.channel).ListInteractions(list_request(parents))
         code, reason, _ = await failure(call)

@@ -19,14 +19,15 @@ from testing.process import Served, served
 from testing.requests import failure, list_request
 from testing.wait import wait_until
 
-from interaction_svc.admission.concurrency import CallRate, Concurrency
-from interaction_svc.admission.control import Guards
+from interaction_svc.admission.concurrency import ConcurrencyLimit
+from interaction_svc.admission.control import AdmissionControl
+from interaction_svc.admission.rate_limits import RequestRateLimit
 from interaction_svc.app import retention
 from interaction_svc.app.authentication import Authenticator
 from interaction_svc.app.interactions import Interactions
 from interaction_svc.runtime.liveness import Liveness, failure_of
 from interaction_svc.runtime.settings import load_settings
-from interaction_svc.runtime.workers.control_messages import Report
+from interaction_svc.runtime.workers.control_messages import StartupReport
 from interaction_svc.store import open_store
 from interaction_svc.telemetry import metrics
 from interaction_svc.transports.address import Address
@@ -133,9 +134,11 @@ async def test_a_grpc_server_that_answers_no_calls_is_noticed(
     monkeypatch.setattr(self_probe, "_answer", hang)
     monkeypatch.setattr("interaction_svc.transports.grpcio.server.CHECK_SECONDS", 0.05)
     store = await open_store(files.url(tmp_path))
-    guards = Guards(Authenticator(store, serves_openly=True), Concurrency(9), CallRate(0), 30)
+    admission = AdmissionControl(
+        Authenticator(store, allows_anonymous=True), ConcurrencyLimit(9), RequestRateLimit(0), 30
+    )
     settings = load_settings(grpc_address="127.0.0.1:0")
-    server = GrpcServer(Interactions(store), settings, guards, None)
+    server = GrpcServer(Interactions(store), settings, admission, None)
     await server.start()
     try:
         async with asyncio.timeout(20):
@@ -194,7 +197,7 @@ async def test_retention_goes_on_after_an_unexpected_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = await open_store(files.url(tmp_path))
-    sweep, failed = store.sweep, asyncio.Event()
+    sweep, failed = store.bulk_delete, asyncio.Event()
 
     async def fail_once(*given: Any, **named: Any) -> Any:
         if not failed.is_set():
@@ -204,7 +207,7 @@ async def test_retention_goes_on_after_an_unexpected_failure(
         return await sweep(*given, **named)
 
     swept = asyncio.Event()
-    monkeypatch.setattr(store, "sweep", fail_once)
+    monkeypatch.setattr(store, "bulk_delete", fail_once)
     monkeypatch.setattr(retention, "PASS_SECONDS", 0.01)
     running = retention.Retention(store, 30, {})
     with capture_logs() as lines:
@@ -220,7 +223,7 @@ async def test_retention_goes_on_after_an_unexpected_failure(
 
 @pytest.mark.parametrize("line", [b"", b"hello\n", b"[1]\n", b"7\n", b'{"reason": "Nothing"}\n'])
 def test_what_is_no_report_of_a_worker_is_a_failed_start(line: bytes) -> None:
-    assert isinstance(Report.read(line).failure, OSError)
+    assert isinstance(StartupReport.read(line).failure, OSError)
 
 
 def test_a_signal_is_no_failure(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 from testing import http2
-from testing.api_keys import Key, new_key
+from testing.api_keys import InteractionKey, new_key
 from testing.build import Parents, new_parents
 from testing.hostile_client import LIST, RECORD_MANY, SECRET
 from testing.log_lines import logged
@@ -30,14 +30,14 @@ def parents() -> Parents:
 
 
 @pytest.fixture(scope="module")
-def key(tmp_path_factory: pytest.TempPathFactory, parents: Parents) -> Key:
+def key(tmp_path_factory: pytest.TempPathFactory, parents: Parents) -> InteractionKey:
     folder = tmp_path_factory.getbasetemp() / "metadata"
     folder.mkdir(exist_ok=True)
     return new_key(folder / "interactions.db", "read", parents.account_sid)
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, key: Key) -> Iterator[Served]:
+def server(tmp_path_factory: pytest.TempPathFactory, key: InteractionKey) -> Iterator[Served]:
     with served(tmp_path_factory.getbasetemp() / "metadata") as running:
         yield running
 
@@ -85,7 +85,7 @@ async def client_of(server: Served) -> AsyncIterator[Client]:
         await writer.wait_closed()
 
 
-async def serves(server: Served, key: Key, parents: Parents) -> None:
+async def serves(server: Served, key: InteractionKey, parents: Parents) -> None:
     async with grpc.aio.insecure_channel(server.grpc_address) as channel:
         await InteractionServiceStub(channel).ListInteractions(
             list_request(parents), metadata=[("authorization", key.bearer)]
@@ -94,7 +94,7 @@ async def serves(server: Served, key: Key, parents: Parents) -> None:
 
 @pytest.mark.parametrize("odd", [b"\xff\xfe", b"\x80", "\u00e9".encode(), "\u4e2d".encode()])
 async def test_an_authorization_beyond_ascii_is_refused_and_in_no_log(
-    server: Served, key: Key, parents: Parents, odd: bytes
+    server: Served, key: InteractionKey, parents: Parents, odd: bytes
 ) -> None:
     request = list_request(parents).SerializeToString()
     before = server.log.stat().st_size
@@ -117,7 +117,7 @@ async def test_an_authorization_beyond_ascii_is_refused_and_in_no_log(
 
 @pytest.mark.parametrize("method", [LIST, RECORD_MANY])
 async def test_a_deadline_of_any_form_gets_an_answer(
-    server: Served, key: Key, parents: Parents, method: str
+    server: Served, key: InteractionKey, parents: Parents, method: str
 ) -> None:
     request = list_request(parents).SerializeToString()
     # To record, the key has no right: so that either method needs the whole pipeline only.

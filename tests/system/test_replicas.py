@@ -15,8 +15,8 @@ from testing.replication import Pair, pair, running_pair
 from testing.requests import Code, failure, get_request, list_request
 from testing.stubs import Ingest, Reading
 
-from interaction_svc.app.consistency import KEY, moment_of, token_of
-from interaction_svc.store import UNKNOWN, Moment
+from interaction_svc.app.consistency import KEY, decode_token, encode_token
+from interaction_svc.store import UNKNOWN_REVISION, Revision
 from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
 from interaction_svc.v1.interaction_service_pb2 import DeleteInteractionRequest
@@ -169,15 +169,15 @@ async def test_tokens_of_another_history_are_good_and_of_no_history_refused(
 ) -> None:
     interaction = new_interaction(parents)
     token = await token_in(client.ingest.RecordInteraction(record_request(interaction)))
-    moment = moment_of(token)
+    revision = decode_token(token)
     before = await client.reads()
     for other in (
-        moment._replace(system=moment.system ^ 1),
-        moment._replace(timeline=moment.timeline + 1),
-        UNKNOWN,
+        revision._replace(system=revision.system ^ 1),
+        revision._replace(timeline=revision.timeline + 1),
+        UNKNOWN_REVISION,
     ):
         call = client.reading.GetInteraction(
-            get_request(interaction), metadata=[(KEY, token_of(other))]
+            get_request(interaction), metadata=[(KEY, encode_token(other))]
         )
         assert (await call).interaction == interaction
     assert await client.reads() == {**before, "primary: unrelated": 3}
@@ -186,7 +186,7 @@ async def test_tokens_of_another_history_are_good_and_of_no_history_refused(
 
 async def refuses_bad_tokens(reading: Reading, http: httpx.AsyncClient, parents: Parents) -> None:
     interaction = new_interaction(parents)
-    for bad in (BAD, "", token_of(Moment(1, 1, 1))[:-1]):
+    for bad in (BAD, "", encode_token(Revision(1, 1, 1))[:-1]):
         for call in (
             reading.GetInteraction(get_request(interaction), metadata=[(KEY, bad)]),
             reading.ListInteractions(list_request(parents), metadata=[(KEY, bad)]),
@@ -208,7 +208,7 @@ async def test_without_a_replica_writes_answer_none_and_reads_take_any_that_is_o
     call = ingest.RecordInteraction(record_request(interaction))
     await call
     assert KEY not in dict(await call.trailing_metadata())
-    token = token_of(Moment(1, 1, 2**60))
+    token = encode_token(Revision(1, 1, 2**60))
     got = await reading.GetInteraction(get_request(interaction), metadata=[(KEY, token)])
     assert got.interaction == interaction
     path = f"{parents.path}/{interaction.sid}"

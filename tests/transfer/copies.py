@@ -11,10 +11,10 @@ from testing.process import run
 from interaction_svc.store import Row, Store, open_store, row_of
 from interaction_svc.store.tables import (
     TABLES,
-    Record,
     Table,
+    TableRow,
 )
-from interaction_svc.transfer.copier import Copying, Place, Watch
+from interaction_svc.transfer.copier import NamedStore, StoreCopier, Watch
 from tests.store.contract.api_keys import new_key
 from tests.store.contract.stores import EVERYONE, NOW_US
 from tests.store.contract.table_io import everything
@@ -54,7 +54,7 @@ def nobody(doing: str, table: Table, done: int) -> None:
     """Look at no progress."""
 
 
-async def everything_in(url: str, table: Table) -> list[Record]:
+async def everything_in(url: str, table: Table) -> list[TableRow]:
     async with Opened(url) as store:
         return await everything(store, table)
 
@@ -126,7 +126,7 @@ async def changed(source: str, rows: list[Row]) -> dict[str, int]:
 async def copied_here(source: str, target: str, watch: Watch = nobody) -> dict[str, int]:
     """Copy in this process, and give how many records of each table; both are then equal."""
     async with Opened(source) as here, Opened(target) as there:
-        copying = Copying(Place("source", here), Place("target", there), watch)
+        copying = StoreCopier(NamedStore("source", here), NamedStore("target", there), watch)
         await copying.check_target()
         counts = {table.name: await copying.copy(table) for table in TABLES}
         assert all([(await copying.verify(table)).ok for table in TABLES])

@@ -105,7 +105,9 @@ async def test_20_000_rows_move_through_a_kill_and_back_again(
     assert f"{count:,} rows checked, 0 bad" in checked.stdout.decode()
 
 
-async def assert_it_serves(server: Served, key: api_keys.Key, live: Row, deleted: Row) -> None:
+async def assert_it_serves(
+    server: Served, key: api_keys.InteractionKey, live: Row, deleted: Row
+) -> None:
     """Keys of before let in, nobody else is let in, and what was deleted stays so."""
     path = Parents(live.account_sid, live.service_sid, live.session_sid).path
     async with httpx.AsyncClient(base_url=server.base_url, trust_env=False) as http:

@@ -15,7 +15,7 @@ from interaction_svc.store.tables import (
     Table,
     Tombstone,
 )
-from interaction_svc.transfer.copier import Copying, OtherDataError, Place
+from interaction_svc.transfer.copier import ForeignDataError, NamedStore, StoreCopier
 from tests.store.contract.api_keys import new_key
 from tests.store.contract.stores import NOW_US
 from tests.store.contract.table_io import everything
@@ -40,7 +40,7 @@ async def test_a_source_that_was_in_use_is_caught_up_with(tmp_path: Path, target
     await copied_here(source, target)
     expected = await changed(source, rows)
     async with Opened(source) as here, Opened(target) as there:
-        copying = Copying(Place("source", here), Place("target", there), nobody)
+        copying = StoreCopier(NamedStore("source", here), NamedStore("target", there), nobody)
         assert [(await copying.verify(table)).ok for table in TABLES] == [False] * 4
     assert await copied_here(source, target) == expected
     assert await contents(target) == await contents(source)
@@ -78,7 +78,7 @@ async def test_gaps_of_any_width_are_found_and_filled(
         for start in range(0, 9_000, 1_000):
             of_these = set(rows[start : start + 1_000]) & set(rows[there])
             await store.load(INTERACTIONS, sorted(of_these))
-        copying = Copying(Place("source", here), Place("target", store), nobody)
+        copying = StoreCopier(NamedStore("source", here), NamedStore("target", store), nobody)
         verified = await copying.verify(INTERACTIONS)
     assert (verified.source.count, verified.target.count) == (len(rows), len(rows[there]))
     missing = set(rows) - set(rows[there])
@@ -147,6 +147,6 @@ async def test_a_target_with_data_of_its_own_is_left_alone(
         await make(store, rows[30])
     await changed(source, rows * 2)
     before = await contents(target)
-    with pytest.raises(OtherDataError, match=f"^target has data of its own: in {table}, "):
+    with pytest.raises(ForeignDataError, match=f"^target has data of its own: in {table}, "):
         await copied_here(source, target)
     assert await contents(target) == before

@@ -25,7 +25,7 @@ from testing.strategies import interactions
 from interaction_svc.app.interactions import Interactions
 from interaction_svc.codec.twilio_json import to_json
 from interaction_svc.domain import timestamps
-from interaction_svc.domain.principals import ANYONE
+from interaction_svc.domain.principals import ANONYMOUS
 from interaction_svc.store import Outcome, open_store
 from interaction_svc.store.sqlite.row_format import pack
 from interaction_svc.transfer import ImportReport, Problem, export_lines, import_stream
@@ -65,7 +65,7 @@ def test_an_export_reads_back_to_an_equal_store(
         first = await open_store(f"sqlite:///{folder / 'first.db'}")
         second = await open_store(f"sqlite:///{folder / 'second.db'}")
         try:
-            await Interactions(first).record_many(ANYONE, stored)
+            await Interactions(first).record_many(ANONYMOUS, stored)
             exported = b"".join([line async for line in export_lines(first, BASE_URL)])
             report, problems = ImportReport(), list[Problem]()
             await import_stream(io.BytesIO(exported), Interactions(second), report, problems.append)

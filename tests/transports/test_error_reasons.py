@@ -12,24 +12,20 @@ from testing.build import new_sid
 from testing.clock import Time
 from testing.paths import ROOT
 
-from interaction_svc.admission.concurrency import (
-    WRONG_AT_ONCE,
-    Attempts,
-    CallRate,
-    Concurrency,
-    Unsent,
-)
+from interaction_svc.admission.concurrency import ConcurrencyLimit
+from interaction_svc.admission.rate_limits import WRONG_AT_ONCE, FailedAuthLimiter, RequestRateLimit
+from interaction_svc.admission.response_backlog import ResponseBacklog
 from interaction_svc.domain import errors
 from interaction_svc.domain.errors import ServiceError
-from interaction_svc.domain.principals import ANYONE, Caller
-from interaction_svc.telemetry.request_context import Call
+from interaction_svc.domain.principals import ANONYMOUS, Principal
+from interaction_svc.telemetry.request_context import RequestContext
 from interaction_svc.transports.grpcio.interceptors.errors import status_of
 from interaction_svc.v1.error_reason_pb2 import ErrorReason
 
 PREFIX = "ERROR_REASON_"
 REASONS = [name for name in ErrorReason.keys() if name != f"{PREFIX}UNSPECIFIED"]  # noqa: SIM118
 SID = new_sid("KI")
-ACCOUNT, ADMIN = Caller(new_sid("AC"), new_sid("SK")), Caller(None, new_sid("SK"))
+ACCOUNT, ADMIN = Principal(new_sid("AC"), new_sid("SK")), Principal(None, new_sid("SK"))
 
 
 def raised(*calls: Callable[[], object]) -> ServiceError:
@@ -41,13 +37,13 @@ def raised(*calls: Callable[[], object]) -> ServiceError:
     return caught.value
 
 
-def beyond_rate(caller: Caller) -> ServiceError:
-    rate = CallRate(1, Time())
+def beyond_rate(caller: Principal) -> ServiceError:
+    rate = RequestRateLimit(1, Time())
     return raised(*[lambda: rate.count(caller)] * 2)
 
 
 def beyond_attempts() -> ServiceError:
-    attempts = Attempts(Time())
+    attempts = FailedAuthLimiter(Time())
     under_way = [attempts.one("192.0.2.1:1") for _ in range(WRONG_AT_ONCE + 1)]
     waits = [attempt.__enter__() for attempt in under_way]
     assert waits[:-1] == [0] * WRONG_AT_ONCE
@@ -55,20 +51,25 @@ def beyond_attempts() -> ServiceError:
 
 
 def beyond_places() -> ServiceError:
-    return raised(Concurrency(0).slot)
+    return raised(ConcurrencyLimit(0).slot)
 
 
-def beyond_share(caller: Caller, **limits: Any) -> ServiceError:
-    concurrency = Concurrency(2, **limits)
+def beyond_share(caller: Principal, **limits: Any) -> ServiceError:
+    concurrency = ConcurrencyLimit(2, **limits)
     return raised(*[lambda: concurrency.begin(caller, is_stream=True)] * 2)
 
 
-def beyond_unsent(caller: Caller, peer: str, *, held_by: int, bytes_of_each: int) -> ServiceError:
-    unsent = Unsent()
-    call = Call("grpc", "m", peer, "id", "OK", caller=caller)
+def beyond_unsent(
+    caller: Principal, peer: str, *, held_by: int, bytes_of_each: int
+) -> ServiceError:
+    unsent = ResponseBacklog()
+    call = RequestContext("grpc", "m", peer, "id", "OK", principal=caller)
     for number in range(held_by):
-        unsent.held(Call("grpc", "m", f"other:{number}", "id", "OK", caller=caller), bytes_of_each)
-    return raised(lambda: unsent.check(call, Unsent.MAX_BYTES_A_CONNECTION - 1))
+        unsent.held(
+            RequestContext("grpc", "m", f"other:{number}", "id", "OK", principal=caller),
+            bytes_of_each,
+        )
+    return raised(lambda: unsent.check(call, ResponseBacklog.MAX_BYTES_A_CONNECTION - 1))
 
 
 class Case(NamedTuple):
@@ -101,7 +102,9 @@ CASES: dict[str, list[Case]] = {
         Case(lambda: beyond_share(ACCOUNT, streams_per_key=1), {"scope": "key", "limit": "1"}),
         Case(lambda: beyond_share(ACCOUNT, stream_share=0.5), {"scope": "account", "limit": "1"}),
         Case(lambda: beyond_share(ADMIN, call_share=0.5), {"scope": "key", "limit": "1"}),
-        Case(lambda: beyond_share(ANYONE, stream_share=0.5), {"scope": "anonymous", "limit": "1"}),
+        Case(
+            lambda: beyond_share(ANONYMOUS, stream_share=0.5), {"scope": "anonymous", "limit": "1"}
+        ),
         Case(unsent_of_account, {"scope": "account"}),
         Case(
             lambda: beyond_unsent(ACCOUNT, "other:0", held_by=1, bytes_of_each=1024 * 1024),
@@ -111,7 +114,7 @@ CASES: dict[str, list[Case]] = {
     "RATE_LIMITED": [
         Case(lambda: beyond_rate(ACCOUNT), {"scope": "account", "per_second": "1"}),
         Case(lambda: beyond_rate(ADMIN), {"scope": "key", "per_second": "1"}),
-        Case(lambda: beyond_rate(ANYONE), {"scope": "anonymous", "per_second": "1"}),
+        Case(lambda: beyond_rate(ANONYMOUS), {"scope": "anonymous", "per_second": "1"}),
         Case(beyond_attempts, {"scope": "address", "per_second": "1"}),
     ],
     "STORE_FULL": [Case(errors.StoreFull, {})],

@@ -6,7 +6,7 @@ from typing import Self
 _OVER = 0.0
 
 
-class Deadline:
+class SharedDeadline:
     """Ends what takes longer than `seconds` within the block, which then raises TimeoutError.
 
     What asyncio.timeout does, for one block at a time in each task, and with one timer for all

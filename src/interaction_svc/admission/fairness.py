@@ -1,4 +1,4 @@
-"""Courtesy: a bulk stream goes on when the loop has nothing else to do, slowly while others read.
+"""Fairness between bulk writes and reads in one process.
 
 On two cores a stream at full speed makes the slowest of 100 Lists take ten times as long as on an
 idle server: its checks hold the event loop, and its commits a core and the interpreter.
@@ -7,7 +7,7 @@ idle server: its checks hold the event loop, and its commits a core and the inte
 import asyncio
 import time
 
-ROWS_A_SLICE = 10
+ROWS_PER_YIELD = 10
 """After so many rows, for a tenth of a millisecond, a stream looks whether others want to read."""
 _LATELY_SECONDS = 0.01
 _PAUSE_SECONDS = 0.002
@@ -23,7 +23,7 @@ _SLICES_A_LOOK = 5
 wait for the interpreter (server.py) would starve the writer's."""
 
 
-class Courtesy:
+class ReadPriority:
     """What those who read tell those who stream."""
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Courtesy:
         """Take note of a read that begins."""
         self._read_at = time.perf_counter()
 
-    async def others_first(self, slices: int) -> None:
+    async def yield_to_reads(self, slices: int) -> None:
         """Return when a stream may go on, which has had so many slices.
 
         At the latest that is after the pause, or after some turns of the loop: others' calls can't

@@ -15,25 +15,26 @@ from typing import NamedTuple
 
 import structlog
 
-from interaction_svc.admission.concurrency import Attempts, Clock
+from interaction_svc.admission.rate_limits import FailedAuthLimiter
+from interaction_svc.admission.token_bucket import Clock
 from interaction_svc.app.key_hashes import KeyHashes
-from interaction_svc.app.store_calls import asking
+from interaction_svc.app.store_calls import store_call
 from interaction_svc.domain.errors import InvalidField, Unauthenticated
 from interaction_svc.domain.principals import (
-    ANYONE,
-    Caller,
+    ANONYMOUS,
     Credentials,
+    Principal,
     Role,
-    credentials_of,
-    hash_of,
+    hash_secret,
     new_secret,
+    parse_authorization,
     rights_of,
     roles_of,
     spelt,
 )
 from interaction_svc.domain.sids import Sid, canonical_sid
 from interaction_svc.domain.validation import check_sid
-from interaction_svc.store import Store, StoredKey
+from interaction_svc.store import ApiKey, Store
 from interaction_svc.telemetry.logs import audit
 
 log = structlog.get_logger()
@@ -43,43 +44,45 @@ MAX_KNOWN = 10_000
 
 
 class _Known(NamedTuple):
-    caller: Caller
+    principal: Principal
     until: float
 
 
 class Authenticator:
     """Tells who is calling from what they show.
 
-    `serves_openly` says whether callers need no key as long as the store has never had one. Then
+    `allows_anonymous` says whether callers need no key as long as the store has never had one. Then
     who shows credentials of the right form is believed, and an account's SID scopes to it.
 
     An address that has shown too many wrong credentials is told to wait, without a look-up. Right
     ones are served from it all the same: their hash is among those of the keys in force.
     """
 
-    def __init__(self, store: Store, *, serves_openly: bool, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self, store: Store, *, allows_anonymous: bool, clock: Clock = time.monotonic
+    ) -> None:
         self._store = store
-        self._serves_openly = serves_openly
+        self._serves_openly = allows_anonymous
         self._clock = clock
-        self._attempts = Attempts(clock)
+        self._attempts = FailedAuthLimiter(clock)
         self._hashes = KeyHashes(store, clock)
         # By a keyed hash: to find an entry takes equally long for right and wrong secrets.
         self._hash_key = secrets.token_bytes(32)
         self._known: dict[bytes, _Known] = {}
-        self._checking: dict[bytes, asyncio.Task[Caller]] = {}
+        self._checking: dict[bytes, asyncio.Task[Principal]] = {}
         self._open_until = 0.0
 
-    async def caller(self, authorization: str | None, peer: str) -> Caller:
+    async def authenticate(self, authorization: str | None, peer: str) -> Principal:
         """Give the caller. Raises Unauthenticated, RateLimited, Unavailable."""
         digest = self._digest_of(authorization)
         known = self._known.get(digest)
         if known is not None and known.until > self._clock():
-            return known.caller
+            return known.principal
         if await self.is_open():
             return _believed(authorization)
         if authorization is None:
             raise Unauthenticated
-        credentials = credentials_of(authorization)
+        credentials = parse_authorization(authorization)
         checking = self._checking.get(digest)
         if checking is None:  # calls that come together share one look-up, and one attempt
             checking = asyncio.create_task(self._check(credentials, digest, peer))
@@ -99,56 +102,56 @@ class Authenticator:
             return
         if authorization is None:
             raise Unauthenticated
-        self._remember(digest, await self._checked(credentials_of(authorization), digest))
+        self._remember(digest, await self._checked(parse_authorization(authorization), digest))
 
     async def is_open(self) -> bool:
         """Say whether callers need no key. Once there has been a key they always do."""
         if not self._serves_openly:
             return False
         if self._open_until <= self._clock():
-            with asking("has_keys"):
+            with store_call("has_keys"):
                 self._serves_openly = not await self._store.has_keys()
             if not self._serves_openly:
                 log.info("there are keys: from now on callers need one")
             self._open_until = self._clock() + SECONDS_KNOWN
         return self._serves_openly
 
-    async def _check(self, credentials: Credentials, digest: bytes, peer: str) -> Caller:
+    async def _check(self, credentials: Credentials, digest: bytes, peer: str) -> Principal:
         with self._attempts.one(peer) as wait:
-            if wait and not await self._hashes.has(hash_of(credentials.secret)):
-                raise Attempts.refusal(wait)
-            caller = await self._checked(credentials, digest)
-        self._remember(digest, caller)
-        return caller
+            if wait and not await self._hashes.has(hash_secret(credentials.secret)):
+                raise FailedAuthLimiter.refusal(wait)
+            principal = await self._checked(credentials, digest)
+        self._remember(digest, principal)
+        return principal
 
-    def _end_check(self, digest: bytes, checking: asyncio.Task[Caller]) -> None:
+    def _end_check(self, digest: bytes, checking: asyncio.Task[Principal]) -> None:
         del self._checking[digest]
         if not checking.cancelled():
             checking.exception()  # those who wait have it; there may be none any more
 
-    async def _checked(self, credentials: Credentials, digest: bytes) -> Caller:
-        with asking("keys_of"):
+    async def _checked(self, credentials: Credentials, digest: bytes) -> Principal:
+        with store_call("keys_of"):
             keys = await self._store.keys_of(credentials.user)
-        shown = hash_of(credentials.secret)
+        shown = hash_secret(credentials.secret)
         matching = [key for key in keys if hmac.compare_digest(key.secret_hash, shown)]
         for key in matching:
             if key.revoked_us is None and (roles := _known_roles(key)):
                 account_sid = None if Role.ADMIN in roles else key.account_sid
-                return Caller(account_sid, key.sid, rights_of(roles))
+                return Principal(account_sid, key.sid, rights_of(roles))
         self._known.pop(digest, None)
         raise Unauthenticated
 
     def _digest_of(self, authorization: str | None) -> bytes:
         return hashlib.blake2b((authorization or "").encode(), key=self._hash_key).digest()
 
-    def _remember(self, digest: bytes, caller: Caller) -> None:
+    def _remember(self, digest: bytes, principal: Principal) -> None:
         self._known.pop(digest, None)
         if len(self._known) >= MAX_KNOWN:
             del self._known[next(iter(self._known))]  # the one that was checked longest ago
-        self._known[digest] = _Known(caller, self._clock() + SECONDS_KNOWN)
+        self._known[digest] = _Known(principal, self._clock() + SECONDS_KNOWN)
 
 
-def _known_roles(key: StoredKey) -> frozenset[Role]:
+def _known_roles(key: ApiKey) -> frozenset[Role]:
     """Return the roles of a key; none, and a line in the log, if this version lacks one of them."""
     try:
         return roles_of(key.role)
@@ -159,17 +162,17 @@ def _known_roles(key: StoredKey) -> frozenset[Role]:
         return frozenset()
 
 
-def _believed(authorization: str | None) -> Caller:
+def _believed(authorization: str | None) -> Principal:
     if authorization is None:
-        return ANYONE
-    user, _ = credentials_of(authorization)
-    return Caller(account_sid=user) if Sid.ACCOUNT.matches(user) else ANYONE
+        return ANONYMOUS
+    user, _ = parse_authorization(authorization)
+    return Principal(account_sid=user) if Sid.ACCOUNT.matches(user) else ANONYMOUS
 
 
 class NewKey(NamedTuple):
     """A key that has just been made, with its secret, which is kept nowhere."""
 
-    key: StoredKey
+    key: ApiKey
     secret: str
 
 
@@ -196,23 +199,23 @@ async def create_key(
     elif Role.ADMIN not in roles:
         raise InvalidField("account", f"is required for a key with the role {names}")
     secret = new_secret()
-    key = StoredKey(
+    key = ApiKey(
         sid=f"SK{secrets.token_hex(16)}",
         account_sid=account_sid,
         role=names,
-        secret_hash=hash_of(secret),
+        secret_hash=hash_secret(secret),
         created_us=time.time_ns() // 1000,
         revoked_us=None,
     )
     made = NewKey(key, secret)
     show(made)
-    with asking("add_key"):
+    with store_call("add_key"):
         await store.add_key(key)
     audit("key created", key_sid=key.sid, role=key.role, of_account_sid=account_sid)
     return made
 
 
-async def revoke_key(store: Store, sid: str) -> StoredKey | None:
+async def revoke_key(store: Store, sid: str) -> ApiKey | None:
     """Revoke a key for good, and give it as it now is; None: there is no such key.
 
     Raises InvalidField; Unavailable, Overloaded, StoreFull.
@@ -220,7 +223,7 @@ async def revoke_key(store: Store, sid: str) -> StoredKey | None:
     check_sid(Sid.API_KEY, "sid", sid)
     sid = canonical_sid(sid)
     now_us = time.time_ns() // 1000
-    with asking("revoke_key"):
+    with store_call("revoke_key"):
         key = await store.revoke_key(sid, now_us)
     if key is not None and key.revoked_us == now_us:  # not the second time
         audit("key revoked", key_sid=key.sid, role=key.role, of_account_sid=key.account_sid)

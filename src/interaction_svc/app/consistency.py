@@ -11,7 +11,7 @@ import struct
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 
 from interaction_svc.domain.errors import InvalidConsistencyToken
-from interaction_svc.store import UNKNOWN, Moment
+from interaction_svc.store import UNKNOWN_REVISION, Revision
 
 KEY = "interaction-svc-consistency"
 """The name of the metadata, and of the HTTP header, that has a token."""
@@ -22,13 +22,13 @@ _MOMENT = struct.Struct(">QIQ")
 _CHECKSUM_BYTES = 4
 
 
-def token_of(moment: Moment) -> str:
+def encode_token(revision: Revision) -> str:
     """Make the token of a moment."""
-    body = bytes([_VERSION]) + _MOMENT.pack(*moment)
+    body = bytes([_VERSION]) + _MOMENT.pack(*revision)
     return urlsafe_b64encode(_checksum(body) + body).rstrip(b"=").decode()
 
 
-def moment_of(token: str) -> Moment:
+def decode_token(token: str) -> Revision:
     """Give the moment that a token was made of. Raises InvalidConsistencyToken.
 
     What another version of this service has put into one is not known: UNKNOWN.
@@ -46,9 +46,9 @@ def moment_of(token: str) -> Moment:
     if not body or raw[:_CHECKSUM_BYTES] != _checksum(body):
         raise InvalidConsistencyToken(KEY)
     if body[0] != _VERSION:
-        return UNKNOWN
+        return UNKNOWN_REVISION
     try:
-        return Moment(*_MOMENT.unpack(body[1:]))
+        return Revision(*_MOMENT.unpack(body[1:]))
     except struct.error as error:
         raise InvalidConsistencyToken(KEY) from error
 

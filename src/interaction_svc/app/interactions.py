@@ -9,9 +9,9 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from interaction_svc.admission.fairness import ROWS_A_SLICE, Courtesy
-from interaction_svc.app.consistency import moment_of, token_of
-from interaction_svc.app.store_calls import asking
+from interaction_svc.admission.fairness import ROWS_PER_YIELD, ReadPriority
+from interaction_svc.app.consistency import decode_token, encode_token
+from interaction_svc.app.store_calls import store_call
 from interaction_svc.domain import paging
 from interaction_svc.domain.errors import (
     InteractionNotFound,
@@ -20,13 +20,13 @@ from interaction_svc.domain.errors import (
     PermissionDenied,
     ServiceError,
 )
-from interaction_svc.domain.paging import Edge, ListIdentity
-from interaction_svc.domain.principals import Caller, Right
+from interaction_svc.domain.paging import Cursor, PageTokens
+from interaction_svc.domain.principals import Permission, Principal
 from interaction_svc.domain.sids import Sid, canonical_sid
 from interaction_svc.domain.validation import check_enum, check_sid, check_time, normalize
 from interaction_svc.store import (
     Filter,
-    Key,
+    InteractionKey,
     Outcome,
     PageQuery,
     Recorded,
@@ -65,7 +65,7 @@ class Page(NamedTuple):
     """Whether it was read from its end: it is the page before a row."""
 
 
-class Checked(NamedTuple):
+class PreparedBatch(NamedTuple):
     """Interactions on their way into the store."""
 
     results: list[Result]
@@ -85,11 +85,16 @@ class Interactions:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._courtesy = Courtesy()
+        self._courtesy = ReadPriority()
         self._deleting: set[asyncio.Task[bool]] = set()
 
     async def get(
-        self, caller: Caller, key: Key, *, account_sid: str = "", consistency: str | None = None
+        self,
+        principal: Principal,
+        key: InteractionKey,
+        *,
+        account_sid: str = "",
+        consistency: str | None = None,
     ) -> bytes:
         """Return the frame of an Interaction, as it is after the write that had this token.
 
@@ -97,10 +102,12 @@ class Interactions:
         InteractionNotFound, PermissionDenied, AmbiguousAccount, DataLoss.
         """
         key = _checked_key(key)
-        scope = _scope(caller, account_sid)
+        scope = _scope(principal, account_sid)
         self._courtesy.note_read()
-        store = self._store if consistency is None else self._store.since(moment_of(consistency))
-        with asking("get"):
+        store = (
+            self._store if consistency is None else self._store.at_least(decode_token(consistency))
+        )
+        with store_call("get"):
             frame = await store.get(scope, key)
         if frame is None:
             raise InteractionNotFound(key.sid)
@@ -108,7 +115,7 @@ class Interactions:
 
     async def page(
         self,
-        caller: Caller,
+        principal: Principal,
         request: ListInteractionsRequest,
         *,
         consistency: str | None = None,
@@ -123,13 +130,13 @@ class Interactions:
         check_sid(Sid.SESSION, "session_sid", request.session_sid)
         service_sid = canonical_sid(request.service_sid)
         session_sid = canonical_sid(request.session_sid)
-        scope = _scope(caller, request.account_sid)
-        limit = paging.clamp_page_size(request.page_size)
+        scope = _scope(principal, request.account_sid)
+        limit = paging.resolve_page_size(request.page_size)
         order = request.order or ListInteractionsRequest.ORDER_CREATED_ASC
         if order not in _ORDERS:
             raise InvalidField("order", f"{order} is not a value of Order")
         has_filter = request.HasField("filter")
-        identity = ListIdentity(
+        identity = PageTokens(
             service_sid,
             session_sid,
             scope.account_sid or "",
@@ -148,11 +155,13 @@ class Interactions:
             edge=edge,
         )
         self._courtesy.note_read()
-        store = self._store if consistency is None else self._store.since(moment_of(consistency))
-        with asking("page"):
+        store = (
+            self._store if consistency is None else self._store.at_least(decode_token(consistency))
+        )
+        with store_call("page"):
             page = await store.page(scope, query)
         count_soon(metrics.page_interactions, page.rows)
-        following, preceding = _neighbours(page, edge)
+        following, preceding = _adjacent_cursors(page, edge)
         return Page(
             page.frames,
             page.rows,
@@ -163,11 +172,16 @@ class Interactions:
 
     async def consistency(self) -> str | None:
         """Give the token of all that has been written by now; None: every read sees all of it."""
-        moment = await self._store.moment()
-        return None if moment is None else token_of(moment)
+        revision = await self._store.current_revision()
+        return None if revision is None else encode_token(revision)
 
     async def delete(
-        self, caller: Caller, key: Key, *, account_sid: str = "", allow_missing: bool = False
+        self,
+        principal: Principal,
+        key: InteractionKey,
+        *,
+        account_sid: str = "",
+        allow_missing: bool = False,
     ) -> None:
         """Delete an Interaction for good.
 
@@ -175,7 +189,7 @@ class Interactions:
         AmbiguousAccount.
         """
         key = _checked_key(key)
-        scope = _scope(caller, account_sid)
+        scope = _scope(principal, account_sid)
         # Shielded, so that what is deleted is audited even if its caller has gone meanwhile.
         deleting = asyncio.create_task(self._delete(scope, key))
         self._deleting.add(deleting)
@@ -183,8 +197,8 @@ class Interactions:
         if not await asyncio.shield(deleting) and not allow_missing:
             raise InteractionNotFound(key.sid)
 
-    async def _delete(self, scope: Scope, key: Key) -> bool:
-        with asking("delete"):
+    async def _delete(self, scope: Scope, key: InteractionKey) -> bool:
+        with store_call("delete"):
             found = await self._store.delete(scope, key, _now_us())
         if found:
             metrics.rows_erased.labels("call").inc()
@@ -196,7 +210,7 @@ class Interactions:
         if not deleting.cancelled():
             deleting.exception()  # whoever still waits has it; nobody else needs to
 
-    async def record(self, caller: Caller, interaction: pb.Interaction) -> Recorded:
+    async def record(self, principal: Principal, interaction: pb.Interaction) -> Recorded:
         """Record one Interaction. Raises InvalidField, OwnerMismatch, PermissionDenied.
 
         It is left in its stored spelling. The outcome is never OWNER_MISMATCH.
@@ -205,17 +219,17 @@ class Interactions:
             normalize(interaction, now_us=_now_us(), make_sid=True)
         except InvalidField as error:
             raise InvalidField(f"interaction.{error.field}", error.problem) from error
-        _check_owner(caller, interaction)
-        with asking("record"):
+        _check_owner(principal, interaction)
+        with store_call("record"):
             (recorded,) = await self._store.record([row_of(interaction)])
         if recorded.outcome is Outcome.OWNER_MISMATCH:
             raise OwnerMismatch(interaction.sid)
-        if recorded.outcome is Outcome.STALE and Right.READ not in caller.rights:
+        if recorded.outcome is Outcome.STALE and Permission.READ not in principal.rights:
             return recorded._replace(frame=None)  # what is stored is not what they brought
         return recorded
 
     async def record_many(
-        self, caller: Caller, interactions: Sequence[pb.Interaction]
+        self, principal: Principal, interactions: Sequence[pb.Interaction]
     ) -> list[Result]:
         """Record up to MAX_BATCH Interactions in one transaction; say what became of each.
 
@@ -223,11 +237,11 @@ class Interactions:
         left in their stored spelling. Raises InvalidField if there are too many.
         """
         check_count(len(interactions))
-        return await self.record_checked(await self.check_many(caller, interactions))
+        return await self.commit(await self.prepare(principal, interactions))
 
-    async def check_many(
-        self, caller: Caller, interactions: Iterable[pb.Interaction | ServiceError]
-    ) -> Checked:
+    async def prepare(
+        self, principal: Principal, interactions: Iterable[pb.Interaction | ServiceError]
+    ) -> PreparedBatch:
         """Check Interactions, and make rows of the good ones; other calls go on meanwhile.
 
         An error in the place of an Interaction that couldn't be read becomes its result.
@@ -237,13 +251,13 @@ class Interactions:
         rows: list[Row] = []
         places: list[int] = []
         for place, interaction in enumerate(interactions):
-            if place and not place % ROWS_A_SLICE:
-                await self._courtesy.others_first(place // ROWS_A_SLICE)
+            if place and not place % ROWS_PER_YIELD:
+                await self._courtesy.yield_to_reads(place // ROWS_PER_YIELD)
             try:
                 if isinstance(interaction, ServiceError):
                     raise interaction
                 normalize(interaction, now_us=now_us)
-                _check_owner(caller, interaction)
+                _check_owner(principal, interaction)
             except ServiceError as error:
                 results.append(error)
             else:
@@ -252,13 +266,13 @@ class Interactions:
                 places.append(place)
         if refused := sum(isinstance(result, PermissionDenied) for result in results):
             audit("refused", reason=PermissionDenied.reason_name(), count=refused)
-        return Checked(results, rows, places)
+        return PreparedBatch(results, rows, places)
 
-    async def record_checked(self, checked: Checked) -> list[Result]:
+    async def commit(self, checked: PreparedBatch) -> list[Result]:
         """Record what has been checked, in one transaction; say what became of each."""
         results, rows, places = checked
         if rows:
-            with asking("record"):
+            with store_call("record"):
                 recorded = await self._store.record(rows)
             for place, row, (outcome, _) in zip(places, rows, recorded, strict=True):
                 mismatch = outcome is Outcome.OWNER_MISMATCH
@@ -272,7 +286,7 @@ def check_count(count: int) -> None:
         raise InvalidField("interactions", f"must be at most {MAX_BATCH:,} in one request")
 
 
-def _neighbours(page: StoredPage, edge: Edge | None) -> tuple[Edge | None, Edge | None]:
+def _adjacent_cursors(page: StoredPage, edge: Cursor | None) -> tuple[Cursor | None, Cursor | None]:
     """Give where the page after a page begins, and the page before it; None: there is none.
 
     In the direction that was read it is known whether there is more; the other way lies the page
@@ -282,37 +296,37 @@ def _neighbours(page: StoredPage, edge: Edge | None) -> tuple[Edge | None, Edge 
     backward = edge is not None and edge.backward
     if page.first is None or page.last is None:
         came_from = edge if edge is not None and not backward else None
-        return None, came_from and Edge(came_from.position, backward=True, inclusive=True)
-    following = Edge(page.last) if backward or page.more else None
-    preceding = Edge(page.first, backward=True) if (page.more if backward else edge) else None
+        return None, came_from and Cursor(came_from.position, backward=True, inclusive=True)
+    following = Cursor(page.last) if backward or page.more else None
+    preceding = Cursor(page.first, backward=True) if (page.more if backward else edge) else None
     return following, preceding
 
 
-def _checked_key(key: Key) -> Key:
+def _checked_key(key: InteractionKey) -> InteractionKey:
     """Return a key in its stored spelling. Raises InvalidField."""
     check_sid(Sid.SERVICE, "service_sid", key.service_sid)
     check_sid(Sid.SESSION, "session_sid", key.session_sid)
     check_sid(Sid.INTERACTION, "sid", key.sid)
-    return Key(*map(canonical_sid, key))
+    return InteractionKey(*map(canonical_sid, key))
 
 
-def _scope(caller: Caller, account_sid: str) -> Scope:
+def _scope(principal: Principal, account_sid: str) -> Scope:
     """Return whose Interactions a call reaches: the caller's account's, or those it names.
 
     A caller of all accounts may name one; without one it reaches all. Raises InvalidField,
     PermissionDenied.
     """
     if not account_sid:
-        return Scope(caller.account_sid)
+        return Scope(principal.account_sid)
     check_sid(Sid.ACCOUNT, "account_sid", account_sid)
     account_sid = canonical_sid(account_sid)
-    if caller.account_sid not in (None, account_sid):
+    if principal.account_sid not in (None, account_sid):
         raise PermissionDenied("The credentials are of another account than the call names")
     return Scope(account_sid)
 
 
-def _check_owner(caller: Caller, record: pb.Interaction) -> None:
-    if caller.account_sid not in (None, record.account_sid):
+def _check_owner(principal: Principal, record: pb.Interaction) -> None:
+    if principal.account_sid not in (None, record.account_sid):
         raise PermissionDenied("The credentials are of another account than the Interaction")
 
 

@@ -3,8 +3,8 @@
 import asyncio
 import time
 
-from interaction_svc.admission.concurrency import Clock
-from interaction_svc.app.store_calls import asking
+from interaction_svc.admission.token_bucket import Clock
+from interaction_svc.app.store_calls import store_call
 from interaction_svc.store import Store
 
 FRESH_SECONDS = 2.0
@@ -37,7 +37,7 @@ class KeyHashes:
 
     async def _load(self) -> None:
         begun = self._clock()
-        with asking("keys"):
+        with store_call("keys"):
             keys = await self._store.keys()
         self._hashes = frozenset(key.secret_hash for key in keys if key.revoked_us is None)
         now = self._clock()

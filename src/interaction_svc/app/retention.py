@@ -13,13 +13,13 @@ import structlog
 
 from interaction_svc.domain.sids import canonical_sid
 from interaction_svc.store import (
+    BulkDeleteCursor,
+    DeletedBatch,
     Expired,
+    InvolvesParticipant,
     Store,
     StoreBusyError,
     StoreError,
-    SweepPosition,
-    Swept,
-    TookPart,
 )
 from interaction_svc.telemetry import metrics
 from interaction_svc.telemetry.logs import audit
@@ -35,7 +35,7 @@ BUSY_SECONDS = 1.0
 log = structlog.get_logger()
 
 
-def expired_before(now_us: int, days: int, days_by_service: Mapping[str, int]) -> Expired:
+def retention_criteria(now_us: int, days: int, days_by_service: Mapping[str, int]) -> Expired:
     """Give what retention deletes at this time; 0 days is for ever."""
 
     def bound(kept_days: int) -> int | None:
@@ -48,7 +48,7 @@ def expired_before(now_us: int, days: int, days_by_service: Mapping[str, int]) -
 
 async def sweep(
     store: Store,
-    what: Expired | TookPart,
+    what: Expired | InvolvesParticipant,
     *,
     now_us: int,
     dry_run: bool = False,
@@ -62,11 +62,11 @@ async def sweep(
     """
     counts: Counter[str] = Counter()
     try:
-        after: SweepPosition | None = None
+        after: BulkDeleteCursor | None = None
         while True:
             try:
                 swept = await _whole(
-                    store.sweep(what, after=after, now_us=now_us, dry_run=dry_run), counts
+                    store.bulk_delete(what, after=after, now_us=now_us, dry_run=dry_run), counts
                 )
             except StoreBusyError:
                 await asyncio.sleep(BUSY_SECONDS)
@@ -81,7 +81,7 @@ async def sweep(
             _account_for(what, counts)
 
 
-async def _whole(stretch: Coroutine[Any, Any, Swept], counts: Counter[str]) -> Swept:
+async def _whole(stretch: Coroutine[Any, Any, DeletedBatch], counts: Counter[str]) -> DeletedBatch:
     """Wait for a stretch, also if the sweep is cancelled: what it deletes is accounted for."""
     task = asyncio.create_task(stretch)
     try:
@@ -92,8 +92,8 @@ async def _whole(stretch: Coroutine[Any, Any, Swept], counts: Counter[str]) -> S
             counts.update(task.result().by_service)
 
 
-def _account_for(what: Expired | TookPart, counts: Counter[str]) -> None:
-    erasure = isinstance(what, TookPart)
+def _account_for(what: Expired | InvolvesParticipant, counts: Counter[str]) -> None:
+    erasure = isinstance(what, InvolvesParticipant)
     if not erasure:  # which is the command line's, whose metrics nobody asks for
         metrics.rows_erased.labels("retention").inc(counts.total())
     if erasure or counts:  # that nothing was too old is no event; whom an erasure was for, no log's
@@ -133,7 +133,7 @@ class Retention:
     async def _run(self) -> None:
         while True:
             now_us = self._now_us()
-            what = expired_before(now_us, self._days, self._days_by_service)
+            what = retention_criteria(now_us, self._days, self._days_by_service)
             try:
                 await sweep(self._store, what, now_us=now_us, pause_seconds=PAUSE_SECONDS)
             except StoreError as error:

@@ -29,7 +29,7 @@ from interaction_svc.telemetry.metric_buffer import count_soon
 log = structlog.get_logger()
 
 
-class asking:  # noqa: N801 it stands where a function would
+class store_call:  # noqa: N801 it stands where a function would
     """Time a call of the store in the block, and raise ServiceErrors in place of its errors.
 
     Raises Overloaded, StoreFull, Unavailable, AmbiguousAccount, DataLoss. It is a class, since a

@@ -18,7 +18,7 @@ from rich.progress import (
 
 from interaction_svc.store import PostgresLimits, check_url, name_of, open_store
 from interaction_svc.store.tables import TABLES, Table
-from interaction_svc.transfer.copier import Copying, OtherDataError, Place, Verified
+from interaction_svc.transfer.copier import ForeignDataError, NamedStore, StoreCopier, Verified
 
 _POSTGRES = PostgresLimits(statement_seconds=600)  # to count a large table takes its time
 
@@ -75,12 +75,12 @@ async def _copy(from_: str, to: str, *, verify_only: bool) -> bool:
         for url, migrate in ((from_, False), (to, not verify_only)):
             store = await open_store(url, migrate=migrate, postgres=_POSTGRES)
             cleanups.push_async_callback(store.close)
-            places.append(Place(name_of(url), store))
+            places.append(NamedStore(name_of(url), store))
         source, target = places
         shown = cleanups.enter_context(_Shown())
         if shown.is_shown:
             shown.totals = {table: await source.store.count(table) for table in TABLES}
-        copying = Copying(source, target, shown.watch)
+        copying = StoreCopier(source, target, shown.watch)
         copied = None if verify_only else await _copied(copying)
         verified = [await copying.verify(table) for table in TABLES]
     for one in verified:
@@ -89,10 +89,10 @@ async def _copy(from_: str, to: str, *, verify_only: bool) -> bool:
     return all(one.ok for one in verified)
 
 
-async def _copied(copying: Copying) -> dict[Table, int]:
+async def _copied(copying: StoreCopier) -> dict[Table, int]:
     try:
         await copying.check_target()
-    except OtherDataError as error:
+    except ForeignDataError as error:
         typer.echo(f"interaction-svc: {error}", err=True)
         raise typer.Exit(1) from error
     return {table: await copying.copy(table) for table in TABLES}

@@ -15,7 +15,7 @@ from interaction_svc.cli.streams import OutputError, console_for_tables, finish_
 from interaction_svc.domain.errors import InvalidField, ServiceError
 from interaction_svc.domain.principals import Role
 from interaction_svc.runtime.settings import Settings
-from interaction_svc.store import Store, StoredKey, StoreError, open_store
+from interaction_svc.store import ApiKey, Store, StoreError, open_store
 
 T = TypeVar("T")
 
@@ -92,7 +92,7 @@ def list_(
 ) -> None:
     """Print all keys, the oldest first, those that were revoked too."""
 
-    async def keys_of(store: Store) -> list[StoredKey]:
+    async def keys_of(store: Store) -> list[ApiKey]:
         return await store.keys()
 
     found = [_shown(key) for key in _with_store(settings, keys_of)]
@@ -117,7 +117,7 @@ def revoke(
 ) -> None:
     """Revoke a key for good. Running servers refuse it within seconds."""
 
-    async def revoke_in(store: Store) -> StoredKey | None:
+    async def revoke_in(store: Store) -> ApiKey | None:
         return await revoke_key(store, sid)
 
     try:
@@ -142,7 +142,7 @@ def _with_store(
     return asyncio.run(with_store())
 
 
-def _shown(key: StoredKey) -> dict[str, str | None]:
+def _shown(key: ApiKey) -> dict[str, str | None]:
     return {
         "sid": key.sid,
         "role": key.role,

@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from interaction_svc.app.retention import expired_before, sweep
+from interaction_svc.app.retention import retention_criteria, sweep
 from interaction_svc.cli.options import AccountOption, checked_sid, takes_settings
 from interaction_svc.domain.sids import Sid
 from interaction_svc.runtime.settings import Settings, SettingsError
-from interaction_svc.store import Expired, Store, TookPart, open_store
+from interaction_svc.store import Expired, InvolvesParticipant, Store, open_store
 
 ERASE_TRACES_SECONDS = 10.0
 """How long a command waits for other processes that read what has been deleted."""
@@ -34,7 +34,7 @@ def purge(settings: Settings, dry_run: _DryRun = False) -> None:
             " or --retain-days-by-service KS...=DAYS"
         )
     now_us = time.time_ns() // 1000
-    what = expired_before(now_us, settings.retain_days, settings.retain_days_by_service)
+    what = retention_criteria(now_us, settings.retain_days, settings.retain_days_by_service)
     asyncio.run(_sweep(settings.store, what, now_us, dry_run=dry_run))
 
 
@@ -52,14 +52,16 @@ def erase(
     May run beside a server on the same store. What is recorded meanwhile may be missed: run it
     again when nothing of them comes in any more.
     """
-    what = TookPart(
+    what = InvolvesParticipant(
         checked_sid(Sid.PARTICIPANT, "participant", participant),
         None if account is None else checked_sid(Sid.ACCOUNT, "account", account),
     )
     asyncio.run(_sweep(settings.store, what, time.time_ns() // 1000, dry_run=dry_run))
 
 
-async def _sweep(url: str, what: Expired | TookPart, now_us: int, *, dry_run: bool) -> None:
+async def _sweep(
+    url: str, what: Expired | InvolvesParticipant, now_us: int, *, dry_run: bool
+) -> None:
     console = Console(stderr=True)
     store = await open_store(url, migrate=False)
     try:

@@ -11,7 +11,7 @@ from interaction_svc.cli.examples import print_examples
 from interaction_svc.cli.options import takes_settings
 from interaction_svc.runtime.server import Server, log_settings, wait_for_signal
 from interaction_svc.runtime.settings import CLIENT_SETTINGS, Settings, SettingsError
-from interaction_svc.runtime.workers.supervisor import Group
+from interaction_svc.runtime.workers.supervisor import Supervisor
 from interaction_svc.store import open_store, store_warnings
 from interaction_svc.telemetry.logs import configure_logs
 
@@ -46,12 +46,12 @@ def serve(
 
 
 async def _serve(settings: Settings, *, examples: bool) -> None:
-    serving: Server | Group
+    serving: Server | Supervisor
     if settings.workers == 1:
         serving = Server(settings)
         told = asyncio.create_task(wait_for_signal())
     else:
-        serving = Group(settings)
+        serving = Supervisor(settings)
         told = asyncio.create_task(wait_for_signal(serving.end_at_once))
     async with serving as server:
         if server.grpc_address is not None:
@@ -68,7 +68,7 @@ async def _serve(settings: Settings, *, examples: bool) -> None:
         raise OSError(serving.ended.result())
 
 
-async def _print_examples(server: Server | Group, settings: Settings) -> None:
+async def _print_examples(server: Server | Supervisor, settings: Settings) -> None:
     store = await open_store(settings.store, migrate=False)
     try:
         await print_examples(store, settings, server.grpc_address, server.http_address)

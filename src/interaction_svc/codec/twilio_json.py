@@ -11,7 +11,7 @@ from urllib.parse import quote_plus, urlencode
 
 from interaction_svc.domain import timestamps
 from interaction_svc.domain.errors import InvalidField
-from interaction_svc.domain.validation import documented_resource_type
+from interaction_svc.domain.validation import canonical_resource_type
 from interaction_svc.v1 import interaction_pb2 as pb
 
 Resource = dict[str, str | None]
@@ -134,7 +134,7 @@ def from_json(resource: object) -> pb.Interaction:
         leg = pb.Leg()
         for name in _LEG_TEXTS:
             _set_text(leg, name, resource, f"{side}_{name}")
-        leg.resource_type = documented_resource_type(leg.resource_type)
+        leg.resource_type = canonical_resource_type(leg.resource_type)
         status = _word(resource, f"{side}_resource_status", _STATUS_NUMBERS)
         leg.resource_status = pb.ResourceStatus.ValueType(status)
         if leg.ByteSize():

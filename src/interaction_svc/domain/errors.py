@@ -50,7 +50,7 @@ class ServiceError(Exception):
     reason: ClassVar[reasons.ErrorReason.ValueType]
     grpc_code: ClassVar[grpc.StatusCode]
     http_status: ClassVar[int]
-    contract_code: ClassVar[int]
+    vendor_code: ClassVar[int]
     retry_after_seconds: int | None = None
     """After which time the same call may succeed; None: it won't, or it isn't known."""
 
@@ -71,7 +71,7 @@ class InvalidField(ServiceError):
     reason = reasons.ERROR_REASON_INVALID_FIELD
     grpc_code = grpc.StatusCode.INVALID_ARGUMENT
     http_status = 400
-    contract_code = 20001
+    vendor_code = 20001
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}", field=field)
@@ -114,7 +114,7 @@ class MalformedRequest(ServiceError):
     reason = reasons.ERROR_REASON_MALFORMED_REQUEST
     grpc_code = grpc.StatusCode.INVALID_ARGUMENT
     http_status = 400
-    contract_code = 20001
+    vendor_code = 20001
 
 
 class InteractionNotFound(ServiceError):
@@ -123,7 +123,7 @@ class InteractionNotFound(ServiceError):
     reason = reasons.ERROR_REASON_INTERACTION_NOT_FOUND
     grpc_code = grpc.StatusCode.NOT_FOUND
     http_status = 404
-    contract_code = 20404
+    vendor_code = 20404
 
     def __init__(self, sid: str) -> None:
         super().__init__(f"Interaction {sid} was not found in this Session", sid=sid)
@@ -136,7 +136,7 @@ class UnknownPath(ServiceError):
     reason = reasons.ERROR_REASON_INTERACTION_NOT_FOUND
     grpc_code = grpc.StatusCode.NOT_FOUND
     http_status = 404
-    contract_code = 20404
+    vendor_code = 20404
 
 
 class OwnerMismatch(ServiceError):
@@ -145,7 +145,7 @@ class OwnerMismatch(ServiceError):
     reason = reasons.ERROR_REASON_OWNER_MISMATCH
     grpc_code = grpc.StatusCode.FAILED_PRECONDITION
     http_status = 409
-    contract_code = 20409
+    vendor_code = 20409
 
     def __init__(self, sid: str) -> None:
         super().__init__(
@@ -160,7 +160,7 @@ class AmbiguousAccount(ServiceError):
     reason = reasons.ERROR_REASON_AMBIGUOUS_ACCOUNT
     grpc_code = grpc.StatusCode.FAILED_PRECONDITION
     http_status = 409
-    contract_code = 20409
+    vendor_code = 20409
 
     def __init__(self) -> None:
         super().__init__(
@@ -175,7 +175,7 @@ class DataLoss(ServiceError):
     reason = reasons.ERROR_REASON_DATA_LOSS
     grpc_code = grpc.StatusCode.DATA_LOSS
     http_status = 500
-    contract_code = 20500
+    vendor_code = 20500
 
     def __init__(self) -> None:
         super().__init__("What is stored is damaged; its operator has to restore it from a backup")
@@ -190,7 +190,7 @@ class Unauthenticated(ServiceError):
     reason = reasons.ERROR_REASON_UNAUTHENTICATED
     grpc_code = grpc.StatusCode.UNAUTHENTICATED
     http_status = 401
-    contract_code = 20003
+    vendor_code = 20003
 
     def __init__(self, message: str = "Authenticate") -> None:
         super().__init__(message)
@@ -202,7 +202,7 @@ class PermissionDenied(ServiceError):
     reason = reasons.ERROR_REASON_PERMISSION_DENIED
     grpc_code = grpc.StatusCode.PERMISSION_DENIED
     http_status = 403
-    contract_code = 20403
+    vendor_code = 20403
 
 
 class UnknownMethod(ServiceError):
@@ -211,7 +211,7 @@ class UnknownMethod(ServiceError):
     reason = reasons.ERROR_REASON_METHOD_NOT_ALLOWED
     grpc_code = grpc.StatusCode.UNIMPLEMENTED
     http_status = 405
-    contract_code = 20004
+    vendor_code = 20004
 
     def __init__(self) -> None:
         super().__init__("There is no such method; reflection lists those that there are")
@@ -223,7 +223,7 @@ class MethodNotAllowed(ServiceError):
     reason = reasons.ERROR_REASON_METHOD_NOT_ALLOWED
     grpc_code = grpc.StatusCode.UNIMPLEMENTED
     http_status = 405
-    contract_code = 20004
+    vendor_code = 20004
 
 
 class Overloaded(ServiceError):
@@ -235,7 +235,7 @@ class Overloaded(ServiceError):
     reason = reasons.ERROR_REASON_OVERLOADED
     grpc_code = grpc.StatusCode.RESOURCE_EXHAUSTED
     http_status = 429
-    contract_code = 20429
+    vendor_code = 20429
     retry_after_seconds = 1
 
     def __init__(
@@ -257,7 +257,7 @@ class RateLimited(ServiceError):
     reason = reasons.ERROR_REASON_RATE_LIMITED
     grpc_code = grpc.StatusCode.RESOURCE_EXHAUSTED
     http_status = 429
-    contract_code = 20429
+    vendor_code = 20429
 
     def __init__(
         self, message: str, *, scope: str, per_second: float, retry_after_seconds: int
@@ -272,7 +272,7 @@ class StoreFull(ServiceError):
     reason = reasons.ERROR_REASON_STORE_FULL
     grpc_code = grpc.StatusCode.RESOURCE_EXHAUSTED
     http_status = 503
-    contract_code = 20503
+    vendor_code = 20503
     retry_after_seconds = 10
 
     def __init__(self) -> None:
@@ -285,7 +285,7 @@ class DeadlineExceeded(ServiceError):
     reason = reasons.ERROR_REASON_DEADLINE_EXCEEDED
     grpc_code = grpc.StatusCode.DEADLINE_EXCEEDED
     http_status = 503
-    contract_code = 20503
+    vendor_code = 20503
 
     def __init__(self, message: str = "It took longer than the service's deadline") -> None:
         super().__init__(message)
@@ -297,7 +297,7 @@ class StreamIdle(ServiceError):
     reason = reasons.ERROR_REASON_STREAM_IDLE
     grpc_code = grpc.StatusCode.DEADLINE_EXCEEDED
     http_status = 503
-    contract_code = 20503
+    vendor_code = 20503
 
     def __init__(self, seconds: float) -> None:
         super().__init__(
@@ -312,7 +312,7 @@ class Unavailable(ServiceError):
     reason = reasons.ERROR_REASON_UNAVAILABLE
     grpc_code = grpc.StatusCode.UNAVAILABLE
     http_status = 503
-    contract_code = 20503
+    vendor_code = 20503
     retry_after_seconds = 1
 
 
@@ -322,7 +322,7 @@ class Internal(ServiceError):
     reason = reasons.ERROR_REASON_INTERNAL
     grpc_code = grpc.StatusCode.INTERNAL
     http_status = 500
-    contract_code = 20500
+    vendor_code = 20500
 
     def __init__(self) -> None:
         reference = secrets.token_hex(6)

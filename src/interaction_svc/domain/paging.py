@@ -41,7 +41,7 @@ class Position(NamedTuple):
     account_sid: str = ""
 
 
-class Edge(NamedTuple):
+class Cursor(NamedTuple):
     """Where a page begins: after this row in the order of the list, or before it if `backward`.
 
     The row itself is not of the page, unless `inclusive`; it need not be there any more.
@@ -52,7 +52,7 @@ class Edge(NamedTuple):
     inclusive: bool = False
 
 
-class ListIdentity(NamedTuple):
+class PageTokens(NamedTuple):
     """What must stay the same from page to page: the arguments of a list but its page size."""
 
     service_sid: str
@@ -62,7 +62,7 @@ class ListIdentity(NamedTuple):
     order: int
     filter: bytes
 
-    def token(self, edge: Edge) -> str:
+    def token(self, edge: Cursor) -> str:
         """Make the token of the page that begins at this edge."""
         body = PageToken(
             version=_VERSION,
@@ -79,7 +79,7 @@ class ListIdentity(NamedTuple):
         ).SerializeToString()
         return urlsafe_b64encode(_checksum(body) + body).rstrip(b"=").decode()
 
-    def read(self, token: str) -> Edge:
+    def read(self, token: str) -> Cursor:
         """Give the edge that a token was made of.
 
         Raises InvalidPageToken if the token is damaged, PageTokenMismatch if it is another list's.
@@ -98,10 +98,10 @@ class ListIdentity(NamedTuple):
         if not _is_place(f"{found.sid},{found.account_sid}"):
             raise InvalidPageToken
         position = Position(found.created_us, found.sid, found.account_sid)
-        return Edge(position, found.backward, found.inclusive)
+        return Cursor(position, found.backward, found.inclusive)
 
 
-def clamp_page_size(size: int) -> int:
+def resolve_page_size(size: int) -> int:
     """Give how many rows a page has: 0 is the default, too many is the maximum (AIP-158).
 
     Raises InvalidField if it is negative.

@@ -25,7 +25,7 @@ _ALPHABET = string.ascii_letters + string.digits
 _MAX_HEADER = 256
 
 
-class Right(Enum):
+class Permission(Enum):
     """What a call needs."""
 
     READ = "read"
@@ -33,8 +33,8 @@ class Right(Enum):
     INGEST = "record"
 
 
-_READ = frozenset({Right.READ})
-_ALL = frozenset(Right)
+_READ = frozenset({Permission.READ})
+_ALL = frozenset(Permission)
 
 
 class Role(StrEnum):
@@ -46,15 +46,15 @@ class Role(StrEnum):
     ADMIN = "admin"
 
     @property
-    def rights(self) -> frozenset[Right]:
+    def rights(self) -> frozenset[Permission]:
         """What callers with such a key may do."""
         return _RIGHTS[self]
 
 
 _RIGHTS = {
     Role.READ: _READ,
-    Role.OPERATE: _READ | {Right.DELETE},
-    Role.INGEST: frozenset({Right.INGEST}),
+    Role.OPERATE: _READ | {Permission.DELETE},
+    Role.INGEST: frozenset({Permission.INGEST}),
     Role.ADMIN: _ALL,
 }
 
@@ -69,38 +69,38 @@ def roles_of(text: str) -> frozenset[Role]:
     return frozenset(map(Role, text.split(",")))
 
 
-def rights_of(roles: Iterable[Role]) -> frozenset[Right]:
+def rights_of(roles: Iterable[Role]) -> frozenset[Permission]:
     """Return the union of what the roles allow."""
     return frozenset().union(*(role.rights for role in roles))
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
+class Principal:
     """Who is calling: whose Interactions they reach (None: every account's), with which rights."""
 
     account_sid: str | None = None
     key_sid: str | None = None
-    rights: frozenset[Right] = _ALL
+    rights: frozenset[Permission] = _ALL
 
     @property
-    def rate_name(self) -> str:
+    def quota_key(self) -> str:
         """Under which name the caller's share is counted: its account's, or else its key's."""
         return self.account_sid or self.key_sid or "anyone"
 
     @property
     def scope(self) -> str:
-        """What `rate_name` is a name of: an `account`, a `key`, or all `anonymous` callers."""
+        """What `quota_key` is a name of: an `account`, a `key`, or all `anonymous` callers."""
         if self.account_sid is not None:
             return "account"
         return "anonymous" if self.key_sid is None else "key"
 
-    def require(self, right: Right) -> None:
+    def require(self, right: Permission) -> None:
         """Raise PermissionDenied unless the caller has this right."""
         if right not in self.rights:
             raise PermissionDenied(f"The key has no role that gives the right to {right.value}")
 
 
-ANYONE = Caller()
+ANONYMOUS = Principal()
 """Whoever calls where there are no keys, and the command line on a store of its own."""
 
 
@@ -111,7 +111,7 @@ class Credentials(NamedTuple):
     secret: str
 
 
-def credentials_of(authorization: str) -> Credentials:
+def parse_authorization(authorization: str) -> Credentials:
     """Read an `authorization` header. Raises Unauthenticated if it is not of a right form."""
     scheme, _, value = authorization.partition(" ")
     if len(authorization) > _MAX_HEADER:
@@ -137,7 +137,7 @@ def new_secret() -> str:
     return "".join(secrets.choice(_ALPHABET) for _ in range(SECRET_LENGTH))
 
 
-def hash_of(secret: str) -> bytes:
+def hash_secret(secret: str) -> bytes:
     """Give what the store keeps of a secret.
 
     A plain SHA-256: what makes slow hashes of passwords necessary is that people choose them, and

@@ -123,7 +123,7 @@ def _normalize_leg(name: str, leg: pb.Leg) -> bool:
     if len(kind) > MAX_RESOURCE_TYPE_LENGTH:
         problem = f"must be at most {MAX_RESOURCE_TYPE_LENGTH} characters"
         raise InvalidField(f"{name}.resource_type", problem)
-    if kind != (documented := documented_resource_type(kind)):
+    if kind != (documented := canonical_resource_type(kind)):
         leg.resource_type = documented
     if len(url) > MAX_RESOURCE_URL_LENGTH:
         problem = f"must be at most {MAX_RESOURCE_URL_LENGTH:,} characters"
@@ -134,7 +134,7 @@ def _normalize_leg(name: str, leg: pb.Leg) -> bool:
     return bool(participant_sid or resource_sid or status or kind or url)
 
 
-def documented_resource_type(text: str) -> str:
+def canonical_resource_type(text: str) -> str:
     """Give a resource type in its documented spelling; real payloads come in any case."""
     return _RESOURCE_TYPES.get(text.lower(), text)
 

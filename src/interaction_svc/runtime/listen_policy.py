@@ -9,7 +9,7 @@ from interaction_svc.transports.address import Address
 log = structlog.get_logger()
 
 
-async def check_exposure(settings: Settings, store: Store, *, warns: bool = True) -> bool:
+async def check_listen_policy(settings: Settings, store: Store, *, warns: bool = True) -> bool:
     """Say whether callers may do without keys, as long as the store has never had one.
 
     On loopback they may, and with `insecure`. What is open is warned of. Raises SettingsError,

@@ -10,7 +10,7 @@ _MAPPED_BYTES = 2 * _MIB
 """From which size on memory is the system's own again as soon as it is freed."""
 
 
-def keep_freed_memory() -> bool:
+def keep_freed_heap() -> bool:
     """Keep what a large answer took for the next one; say whether this C library can.
 
     By default glibc gives the memory of each page of Interactions back to the system when it has

@@ -12,15 +12,16 @@ from typing import Self
 
 import structlog
 
-from interaction_svc.admission.concurrency import CallRate, Concurrency
-from interaction_svc.admission.control import Guards
+from interaction_svc.admission.concurrency import ConcurrencyLimit
+from interaction_svc.admission.control import AdmissionControl
+from interaction_svc.admission.rate_limits import RequestRateLimit
 from interaction_svc.app.authentication import Authenticator
 from interaction_svc.app.interactions import Interactions
 from interaction_svc.app.retention import Retention
 from interaction_svc.runtime.health import Health
-from interaction_svc.runtime.listen_policy import check_exposure
+from interaction_svc.runtime.listen_policy import check_listen_policy
 from interaction_svc.runtime.liveness import Liveness
-from interaction_svc.runtime.process_tuning import keep_freed_memory
+from interaction_svc.runtime.process_tuning import keep_freed_heap
 from interaction_svc.runtime.settings import ENV_PREFIX, Settings
 from interaction_svc.store import Store, open_store
 from interaction_svc.telemetry.metrics import MetricsServer
@@ -82,17 +83,19 @@ class Server:
             )
             cleanups.push_async_callback(self.store.close)
             health = Health(self.store)
-            serves_openly = await check_exposure(settings, self.store, warns=not self._is_worker)
-            authenticator = Authenticator(self.store, serves_openly=serves_openly)
-            guards = Guards(
+            allows_anonymous = await check_listen_policy(
+                settings, self.store, warns=not self._is_worker
+            )
+            authenticator = Authenticator(self.store, allows_anonymous=allows_anonymous)
+            admission = AdmissionControl(
                 authenticator,
-                Concurrency(
+                ConcurrencyLimit(
                     settings.max_concurrent_calls,
                     call_share=settings.account_call_share,
                     stream_share=settings.account_stream_share,
                     streams_per_key=settings.max_streams_per_key,
                 ),
-                CallRate(settings.calls_per_second),
+                RequestRateLimit(settings.calls_per_second),
                 settings.deadline_seconds,
             )
             retention = Retention(self.store, settings.retain_days, settings.retain_days_by_service)
@@ -108,9 +111,9 @@ class Server:
                 await health.start()  # others serve meanwhile: no calls before it is ready
             interactions = Interactions(self.store)
             if settings.grpc:
-                await self._start_grpc(interactions, guards, health, certificates)
+                await self._start_grpc(interactions, admission, health, certificates)
             if settings.http:
-                await self._start_http(interactions, guards, health, certificates)
+                await self._start_http(interactions, admission, health, certificates)
             await health.start()
             self._liveness.watch("the probing of the store", health.failure())
             if self._worker in (None, 1):
@@ -125,7 +128,7 @@ class Server:
             # twentieth of what a Get costs.
             gc.collect()
             gc.freeze()
-            keep_freed_memory()
+            keep_freed_heap()
             self._cleanups = cleanups.pop_all()
         return self
 
@@ -140,12 +143,12 @@ class Server:
     async def _start_grpc(
         self,
         interactions: Interactions,
-        guards: Guards,
+        admission: AdmissionControl,
         health: Health,
         certificates: Certificates | None,
     ) -> None:
         grpc = GrpcServer(
-            interactions, self._settings, guards, certificates, shares_port=self._is_worker
+            interactions, self._settings, admission, certificates, reuse_port=self._is_worker
         )
         self.grpc_address = await grpc.start()
         self._listening.append(grpc)
@@ -155,7 +158,7 @@ class Server:
     async def _start_http(
         self,
         interactions: Interactions,
-        guards: Guards,
+        admission: AdmissionControl,
         health: Health,
         certificates: Certificates | None,
     ) -> None:
@@ -164,7 +167,7 @@ class Server:
             lambda base_url: create_app(
                 interactions,
                 base_url,
-                guards,
+                admission,
                 cors_origins=settings.http_cors_origins,
                 is_ready=lambda: health.is_serving,
             ),
@@ -177,7 +180,7 @@ class Server:
                 connection_idle_seconds=settings.connection_idle_seconds,
             ),
             ssl_context=None if certificates is None else certificates.ssl_context,
-            shares_port=self._is_worker,
+            reuse_port=self._is_worker,
         )
         self.http_address = await http.start()
         self._listening.append(http)

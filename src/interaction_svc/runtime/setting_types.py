@@ -69,16 +69,16 @@ def check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
     return origins
 
 
-def listed(given: object) -> object:
+def split_list(given: object) -> object:
     """Split what comes as one text: from the environment, or a flag."""
     if isinstance(given, str):
         return [part.strip() for part in given.split(",") if part.strip()]
     return given
 
 
-def mapped(given: object) -> object:
+def split_mapping(given: object) -> object:
     """Make a mapping of what comes as one text. Raises ValueError."""
-    parts = listed(given)
+    parts = split_list(given)
     if not isinstance(parts, list):
         return given
     pairs = [str(part).partition("=") for part in parts]

@@ -32,8 +32,8 @@ from interaction_svc.runtime.setting_types import (
     check_services,
     check_store_url,
     is_database,
-    listed,
-    mapped,
+    split_list,
+    split_mapping,
 )
 from interaction_svc.store import DEFAULT_URL, PostgresLimits, ReplicaStore, shown_url
 from interaction_svc.transports.address import without_password
@@ -108,7 +108,7 @@ class Settings(BaseSettings):
         description="What links in the REST API begin with, if it isn't the address it listens on.",
     )
     http_cors_origins: Annotated[
-        tuple[str, ...], NoDecode, BeforeValidator(listed), AfterValidator(check_origins)
+        tuple[str, ...], NoDecode, BeforeValidator(split_list), AfterValidator(check_origins)
     ] = Field((), description="Origins whose pages browsers let read the REST API; none: off.")
     metrics: bool = Field(True, description="Whether to serve metrics for Prometheus.")
     metrics_address: AddressText = Field(
@@ -137,7 +137,7 @@ class Settings(BaseSettings):
     tls_client_ca: Path | None = Field(
         None, description="gRPC wants client certificates, signed by one of these CAs, PEM."
     )
-    tls_client_names: Annotated[tuple[str, ...], NoDecode, BeforeValidator(listed)] = Field(
+    tls_client_names: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_list)] = Field(
         (),
         description="Which subject names client certificates may have; any, if there are none.",
     )
@@ -225,7 +225,7 @@ class Settings(BaseSettings):
         0, description="Delete Interactions that were created longer ago; 0 keeps them."
     )
     retain_days_by_service: Annotated[
-        dict[str, Days], NoDecode, BeforeValidator(mapped), AfterValidator(check_services)
+        dict[str, Days], NoDecode, BeforeValidator(split_mapping), AfterValidator(check_services)
     ] = Field({}, description="The same for single Services, whatever holds for the rest.")
 
     server: AddressText = Field(

@@ -1,7 +1,12 @@
 """Where Interactions are kept: the Store interface, its errors, and what opens one by its URL."""
 
-from interaction_svc.store.api_keys import StoredKey
-from interaction_svc.store.bulk_delete import Expired, SweepPosition, Swept, TookPart
+from interaction_svc.store.api_keys import ApiKey
+from interaction_svc.store.bulk_delete import (
+    BulkDeleteCursor,
+    DeletedBatch,
+    Expired,
+    InvolvesParticipant,
+)
 from interaction_svc.store.errors import (
     AmbiguousAccountError,
     DamagedRowError,
@@ -29,7 +34,7 @@ from interaction_svc.store.factory import (
 )
 from interaction_svc.store.interface import (
     Filter,
-    Key,
+    InteractionKey,
     PageQuery,
     Reads,
     ScanPosition,
@@ -40,18 +45,21 @@ from interaction_svc.store.interface import (
 )
 from interaction_svc.store.postgres.options import PostgresLimits, ReplicaStore
 from interaction_svc.store.recorded import Outcome, Recorded
-from interaction_svc.store.revision import UNKNOWN, Moment
-from interaction_svc.store.rows import Row, decode, decode_record, merge_row, records_of, row_of
+from interaction_svc.store.revision import UNKNOWN_REVISION, Revision
+from interaction_svc.store.rows import Row, decode, decode_item, merge_row, row_of, split_encoded
 
 __all__ = [
     "DEFAULT_URL",
-    "UNKNOWN",
+    "UNKNOWN_REVISION",
     "AmbiguousAccountError",
+    "ApiKey",
+    "BulkDeleteCursor",
     "DamagedRowError",
+    "DeletedBatch",
     "Expired",
     "Filter",
-    "Key",
-    "Moment",
+    "InteractionKey",
+    "InvolvesParticipant",
     "NotAStoreError",
     "Outcome",
     "PageQuery",
@@ -59,6 +67,7 @@ __all__ = [
     "Reads",
     "Recorded",
     "ReplicaStore",
+    "Revision",
     "Row",
     "ScanPosition",
     "SchemaTooNewError",
@@ -72,23 +81,19 @@ __all__ = [
     "StoreReport",
     "StoreURLError",
     "StoreUnavailableError",
-    "StoredKey",
     "StoredPage",
-    "SweepPosition",
-    "Swept",
-    "TookPart",
     "backup_store",
     "check_store",
     "check_url",
     "decode",
-    "decode_record",
+    "decode_item",
     "distribute_store",
     "merge_row",
     "name_of",
     "naming",
     "open_store",
-    "records_of",
     "row_of",
     "shown_url",
+    "split_encoded",
     "store_warnings",
 ]

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 
-class StoredKey(NamedTuple):
+class ApiKey(NamedTuple):
     """One API key. Times are in microseconds since 1970; the secret itself is stored nowhere."""
 
     sid: str

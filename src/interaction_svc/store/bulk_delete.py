@@ -22,7 +22,7 @@ class Expired:
 
 
 @dataclass(frozen=True, slots=True)
-class TookPart:
+class InvolvesParticipant:
     """Interactions in which a participant took part, on either leg."""
 
     participant_sid: str
@@ -30,14 +30,14 @@ class TookPart:
     """Of this account only; None: of every account."""
 
 
-SweepPosition = tuple[Any, ...]
+BulkDeleteCursor = tuple[Any, ...]
 """How far a sweep has come. Only the store that gave it can read it."""
 
 
-class Swept(NamedTuple):
+class DeletedBatch(NamedTuple):
     """What one stretch of a sweep did."""
 
     by_service: dict[str, int]
     """How many rows of each Service it deleted."""
-    next: SweepPosition | None
+    next: BulkDeleteCursor | None
     """Where to go on; None: it was the last one."""

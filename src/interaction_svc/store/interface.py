@@ -8,13 +8,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from interaction_svc.domain.paging import Edge, Position
-from interaction_svc.store.api_keys import StoredKey
-from interaction_svc.store.bulk_delete import Expired, SweepPosition, Swept, TookPart
+from interaction_svc.domain.paging import Cursor, Position
+from interaction_svc.store.api_keys import ApiKey
+from interaction_svc.store.bulk_delete import (
+    BulkDeleteCursor,
+    DeletedBatch,
+    Expired,
+    InvolvesParticipant,
+)
 from interaction_svc.store.recorded import Recorded
-from interaction_svc.store.revision import Moment
+from interaction_svc.store.revision import Revision
 from interaction_svc.store.rows import Row
-from interaction_svc.store.tables import Record, RecordKey, Table
+from interaction_svc.store.tables import Table, TableKey, TableRow
 
 
 class Scope(NamedTuple):
@@ -23,7 +28,7 @@ class Scope(NamedTuple):
     account_sid: str | None
 
 
-class Key(NamedTuple):
+class InteractionKey(NamedTuple):
     """An Interaction with the parents that it must be under.
 
     Its account is that of the Scope: each account has a namespace of its own, so that the same
@@ -79,7 +84,7 @@ class PageQuery:
     max_bytes: int
     filter: Filter = Filter()
     descending: bool = False
-    edge: Edge | None = None
+    edge: Cursor | None = None
 
 
 class StoredPage(NamedTuple):
@@ -133,7 +138,7 @@ class StoreReport:
 class Reads(Protocol):
     """The reads of callers: see Store."""
 
-    async def get(self, scope: Scope, key: Key) -> bytes | None:
+    async def get(self, scope: Scope, key: InteractionKey) -> bytes | None:
         """Give an Interaction's frame."""
 
     async def page(self, scope: Scope, query: PageQuery) -> StoredPage:
@@ -149,7 +154,7 @@ class Store(ABC):
     """
 
     @abstractmethod
-    async def get(self, scope: Scope, key: Key) -> bytes | None:
+    async def get(self, scope: Scope, key: InteractionKey) -> bytes | None:
         """Return an Interaction's frame; None if it isn't there, in this scope, under its parents.
 
         Raises DamagedRowError if its checksum doesn't fit; AmbiguousAccountError if the scope is
@@ -164,7 +169,7 @@ class Store(ABC):
         an account only in the scope of all accounts.
         """
 
-    def since(self, _: Moment) -> Reads:
+    def at_least(self, _: Revision) -> Reads:
         """Give reads that see all that was answered before this moment.
 
         Where all reads are of what is written to, any do. Others may be behind without it: `get`
@@ -172,7 +177,7 @@ class Store(ABC):
         """
         return self
 
-    async def moment(self) -> Moment | None:
+    async def current_revision(self) -> Revision | None:
         """Give a moment after all that has been answered; None: every read sees all of that."""
         return None
 
@@ -185,7 +190,7 @@ class Store(ABC):
         """
 
     @abstractmethod
-    async def delete(self, scope: Scope, key: Key, now_us: int) -> bool:
+    async def delete(self, scope: Scope, key: InteractionKey, now_us: int) -> bool:
         """Delete an Interaction for good; return whether it was there.
 
         When it returns, it is on disk. A tombstone keeps later records of its account from bringing
@@ -210,14 +215,14 @@ class Store(ABC):
         """
 
     @abstractmethod
-    async def sweep(
+    async def bulk_delete(
         self,
-        what: Expired | TookPart,
+        what: Expired | InvolvesParticipant,
         *,
-        after: SweepPosition | None,
+        after: BulkDeleteCursor | None,
         now_us: int,
         dry_run: bool = False,
-    ) -> Swept:
+    ) -> DeletedBatch:
         """Delete what is meant in the next stretch of the store, for good, and leave tombstones.
 
         Stretches are short, so that others don't wait; the caller goes on from where one ended.
@@ -226,22 +231,22 @@ class Store(ABC):
         """
 
     @abstractmethod
-    async def add_key(self, key: StoredKey) -> None:
+    async def add_key(self, key: ApiKey) -> None:
         """Store a new key; when it returns, it is on disk. Raises StoreBusyError."""
 
     @abstractmethod
-    async def revoke_key(self, sid: str, now_us: int) -> StoredKey | None:
+    async def revoke_key(self, sid: str, now_us: int) -> ApiKey | None:
         """Revoke a key, and give it as it now is; None if there is none of this SID.
 
         One that has been revoked keeps the time of that. Raises StoreBusyError.
         """
 
     @abstractmethod
-    async def keys_of(self, user: str) -> list[StoredKey]:
+    async def keys_of(self, user: str) -> list[ApiKey]:
         """Give the keys whose own SID, or whose account's, is `user`: oldest first, revoked too."""
 
     @abstractmethod
-    async def keys(self) -> list[StoredKey]:
+    async def keys(self) -> list[ApiKey]:
         """Give all keys, oldest first, revoked ones included."""
 
     @abstractmethod
@@ -274,8 +279,8 @@ class Store(ABC):
 
     @abstractmethod
     async def read(
-        self, table: Table, *, after: RecordKey | None, limit: int, max_bytes: int
-    ) -> list[Record]:
+        self, table: Table, *, after: TableKey | None, limit: int, max_bytes: int
+    ) -> list[TableRow]:
         """Give a table's next records after a key, in the order of keys; none at the end.
 
         At most `limit`, and less where their large columns would exceed `max_bytes`, but at least
@@ -283,7 +288,7 @@ class Store(ABC):
         """
 
     @abstractmethod
-    async def load(self, table: Table, records: Sequence[Record]) -> None:
+    async def load(self, table: Table, records: Sequence[TableRow]) -> None:
         """Store records of another store exactly as they are, all in one transaction.
 
         The keys differ. What is there under such a key is replaced, so that it may be done again.

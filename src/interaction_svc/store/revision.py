@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 
-class Moment(NamedTuple):
+class Revision(NamedTuple):
     """A moment in the history of a database: what was committed before it comes before it.
 
     Moments of another system or timeline can't be compared with it.
@@ -17,5 +17,5 @@ class Moment(NamedTuple):
     """Where in it: 64 bits."""
 
 
-UNKNOWN = Moment(0, 0, 0)
+UNKNOWN_REVISION = Revision(0, 0, 0)
 """Stands for a moment that couldn't be found out: no replica can be known to have reached it."""

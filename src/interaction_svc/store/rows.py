@@ -105,7 +105,7 @@ def decode(frame: bytes) -> Interaction:
         raise DamagedRowError(_DAMAGED) from error
 
 
-def records_of(frames: bytes) -> list[bytes]:
+def split_encoded(frames: bytes) -> list[bytes]:
     """Tell apart the Interactions of frames that have been joined. Raises DamagedRowError."""
     try:
         return list(UnparsedInteractions.FromString(frames).interactions)
@@ -113,7 +113,7 @@ def records_of(frames: bytes) -> list[bytes]:
         raise DamagedRowError(_DAMAGED) from error
 
 
-def decode_record(record: bytes) -> Interaction:
+def decode_item(record: bytes) -> Interaction:
     """Read one of them. Raises DamagedRowError."""
     try:
         return Interaction.FromString(record)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from interaction_svc.store.api_keys import StoredKey
+from interaction_svc.store.api_keys import ApiKey
 from interaction_svc.store.rows import Row
 
 
@@ -24,9 +24,9 @@ class SessionOwner(NamedTuple):
     account_sid: str
 
 
-Record = Row | Tombstone | SessionOwner | StoredKey
+TableRow = Row | Tombstone | SessionOwner | ApiKey
 """A row of any table, with its columns as they are named in every backend."""
-RecordKey = tuple[str, ...]
+TableKey = tuple[str, ...]
 """The columns of its primary key, compared byte by byte."""
 
 
@@ -35,7 +35,7 @@ class Table:
     """One table; the first columns of its records are their key."""
 
     name: str
-    record: type[Record]
+    record: type[TableRow]
     key_length: int
     large: str | None = None
     """The column that may be large, and by which a stretch is bounded."""
@@ -50,11 +50,11 @@ class Table:
         """Those of the key."""
         return self.columns[: self.key_length]
 
-    def key_of(self, record: Record) -> RecordKey:
+    def key_of(self, record: TableRow) -> TableKey:
         """Give the key of one of its records."""
         return record[: self.key_length]  # type: ignore[return-value]
 
-    def size_of(self, record: Record) -> int:
+    def size_of(self, record: TableRow) -> int:
         """Give how large a record is, in bytes, but for what is small in each."""
         return 0 if self.large is None else len(getattr(record, self.large))
 
@@ -62,7 +62,7 @@ class Table:
 TOMBSTONES = Table("tombstones", Tombstone, 3)
 OWNERS = Table("session_owners", SessionOwner, 3)
 INTERACTIONS = Table("interactions", Row, 3, large="frame")
-KEYS = Table("api_keys", StoredKey, 1)
+KEYS = Table("api_keys", ApiKey, 1)
 TABLES = (TOMBSTONES, OWNERS, INTERACTIONS, KEYS)
 """All, in the order in which they are loaded: what was deleted is known before what wasn't, and a
 Session has its owner before it has rows."""

@@ -23,12 +23,12 @@ import structlog
 
 from interaction_svc.domain.timestamps import text_of_seconds
 from interaction_svc.store import StoreError
-from interaction_svc.telemetry.request_context import Call, current_call
+from interaction_svc.telemetry.request_context import RequestContext, current_request_or_none
 
 SOON_SECONDS = 0.02
 """How long the lines of calls may wait for each other. Whatever else is logged goes out at once."""
 
-_OUTSPOKEN = (StoreError, OSError, sqlite3.Error)
+_LOGGABLE_TEXTS = (StoreError, OSError, sqlite3.Error)
 _CLIENTS_FAULTS = ("ExecuteBatchError raised in core", "Invalid encoding on ")
 """How grpc's messages begin that a client causes: by going away while it is answered, or by bytes
 of metadata that are not UTF-8, which the message would quote, a key among them."""
@@ -36,7 +36,7 @@ _UNFILTERED = structlog.make_filtering_bound_logger(0)
 
 
 class _EndedCall(NamedTuple):
-    call: Call
+    call: RequestContext
     seconds: float
     at: float
     """When, in seconds since 1970."""
@@ -56,7 +56,7 @@ class _Output:
         """Write a line, after those that wait."""
         self._write(line)
 
-    def write_soon(self, ended: _EndedCall) -> None:
+    def write_buffered(self, ended: _EndedCall) -> None:
         """Make and write the line of a call within SOON_SECONDS, with others of that time.
 
         Between two calls the processor forgets how lines are made: one by one they cost a Get a
@@ -159,10 +159,10 @@ def _naming(worker: int, render: structlog.typing.Processor) -> structlog.typing
     return lambda logger, name, event: render(logger, name, {**event, "worker": worker})
 
 
-def log_call(call: Call, seconds: float) -> None:
+def log_call(call: RequestContext, seconds: float) -> None:
     """Log how a call ended, at info or, if it is quiet, at debug."""
     if _Form.level <= (logging.DEBUG if call.is_quiet else logging.INFO):
-        _output.write_soon(_EndedCall(call, seconds, time.time()))
+        _output.write_buffered(_EndedCall(call, seconds, time.time()))
 
 
 def _line_of(ended: _EndedCall) -> str:
@@ -174,8 +174,8 @@ def _line_of(ended: _EndedCall) -> str:
         "code": call.code,
         "ms": round(seconds * 1000, 3),
         "peer": call.peer,
-        "key_sid": call.caller.key_sid,
-        "account_sid": call.caller.account_sid,
+        "key_sid": call.principal.key_sid,
+        "account_sid": call.principal.account_sid,
         **call.about,
         "event": "call",
         "level": "debug" if call.is_quiet else "info",
@@ -198,11 +198,11 @@ def _to_the_second(second: int) -> str:
 
 def audit(action: str, **about: Any) -> None:
     """Log what was done or refused, and by whom: what an auditor reads, at any level."""
-    call = current_call()
+    call = current_request_or_none()
     if call is not None:
         about = {
-            "key_sid": call.caller.key_sid,
-            "account_sid": call.caller.account_sid,
+            "key_sid": call.principal.key_sid,
+            "account_sid": call.principal.account_sid,
             "peer": call.peer,
             "method": call.method,
             **about,
@@ -212,7 +212,7 @@ def audit(action: str, **about: Any) -> None:
 
 
 def _add_request_id(_: Any, __: str, event: structlog.typing.EventDict) -> Any:
-    call = current_call()
+    call = current_request_or_none()
     if call is not None:
         event.setdefault("request_id", call.request_id)
     return event
@@ -232,7 +232,7 @@ def _described(error: BaseException) -> list[str]:
     seen: BaseException | None = error
     while seen is not None and len(lines) < 100:
         name = f"{type(seen).__module__}.{type(seen).__qualname__}"
-        lines.append(f"{name}: {seen}" if isinstance(seen, _OUTSPOKEN) else name)
+        lines.append(f"{name}: {seen}" if isinstance(seen, _LOGGABLE_TEXTS) else name)
         lines += [
             f"  {frame.filename}:{frame.lineno} in {frame.name}"
             for frame in traceback.extract_tb(seen.__traceback__, limit=-20)

@@ -54,7 +54,7 @@ def settle() -> None:
         added.inc(amount)
 
 
-class Settling(Collector):
+class FlushOnCollect(Collector):
     """Is collected before all that is counted, and adds nothing of its own."""
 
     def collect(self) -> Iterator[Metric]:

@@ -26,7 +26,7 @@ from prometheus_client import (
 
 from interaction_svc import __version__
 from interaction_svc.runtime.liveness import CHECK_SECONDS
-from interaction_svc.telemetry.metric_buffer import Settling
+from interaction_svc.telemetry.metric_buffer import FlushOnCollect
 from interaction_svc.transports.address import Address
 from interaction_svc.transports.sockets import addresses_of, bind, cannot_listen, listens
 
@@ -35,7 +35,7 @@ _SECONDS = (
 )  # fmt: skip
 _SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 4000)
 
-REGISTRY.register(Settling())  # the first: they are collected in the order of registration
+REGISTRY.register(FlushOnCollect())  # the first: they are collected in the order of registration
 
 calls = Counter(
     "interaction_svc_calls",

@@ -7,7 +7,7 @@ from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 
 from interaction_svc.domain.errors import ServiceError
-from interaction_svc.domain.principals import ANYONE, Caller
+from interaction_svc.domain.principals import ANONYMOUS, Principal
 
 REQUEST_ID_HEADER = "x-request-id"
 MAX_REQUEST_ID = 128
@@ -19,7 +19,7 @@ _GOOD_REQUEST_ID = re.compile(rf"[A-Za-z0-9._:/+=@-]{{1,{MAX_REQUEST_ID}}}")
 
 
 @dataclass(slots=True)
-class Call:
+class RequestContext:
     """One call, or HTTP request: who makes it, and how it ended."""
 
     transport: str
@@ -34,7 +34,7 @@ class Call:
     """Why what came as the authorization can't be one, in words for the caller."""
     consistency: str | None = None
     """The token that a read sends to see a write (consistency.py)."""
-    caller: Caller = ANYONE
+    principal: Principal = ANONYMOUS
     error: ServiceError | None = None
     """What it was refused with, or failed with."""
     is_quiet: bool = False
@@ -43,25 +43,25 @@ class Call:
     """What else its log line says."""
 
 
-_current: ContextVar[Call | None] = ContextVar("call", default=None)
+_current: ContextVar[RequestContext | None] = ContextVar("call", default=None)
 
 
-def begin(call: Call) -> Token[Call | None]:
+def begin(call: RequestContext) -> Token[RequestContext | None]:
     """Make this the current call; `end` takes the token."""
     return _current.set(call)
 
 
-def end(token: Token[Call | None]) -> None:
+def end(token: Token[RequestContext | None]) -> None:
     """Let there be no current call any more."""
     _current.reset(token)
 
 
-def current_call() -> Call | None:
+def current_request_or_none() -> RequestContext | None:
     """Give the current call; None where there is none, as on the command line."""
     return _current.get()
 
 
-def this_call() -> Call:
+def current_request() -> RequestContext:
     """Give the current call where there has to be one."""
     call = _current.get()
     assert call is not None  # noqa: S101 every transport begins with it

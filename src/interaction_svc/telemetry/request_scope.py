@@ -9,12 +9,12 @@ from interaction_svc.domain.errors import PermissionDenied, RateLimited, Unauthe
 from interaction_svc.telemetry import metrics
 from interaction_svc.telemetry.logs import audit, log_call
 from interaction_svc.telemetry.metric_buffer import count_soon
-from interaction_svc.telemetry.request_context import Call, begin, end
+from interaction_svc.telemetry.request_context import RequestContext, begin, end
 
 _AUDITED = (Unauthenticated, PermissionDenied, RateLimited)
 
 
-class observed:  # noqa: N801 it stands where a function would
+class request_scope:  # noqa: N801 it stands where a function would
     """Work on this call within the block; at its end log and count how it ended.
 
     A class, since a generator as a context manager costs twice as much, and this is every call's.
@@ -22,7 +22,7 @@ class observed:  # noqa: N801 it stands where a function would
 
     __slots__ = ("_begun", "_call", "_token")
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: RequestContext) -> None:
         self._call = call
 
     def __enter__(self) -> None:

@@ -15,14 +15,14 @@ from typing import NamedTuple
 
 import orjson
 
-from interaction_svc.store import Row, Store, StoredKey, naming
+from interaction_svc.store import ApiKey, Row, Store, naming
 from interaction_svc.store.tables import (
     INTERACTIONS,
     TABLES,
     TOMBSTONES,
-    Record,
-    RecordKey,
     Table,
+    TableKey,
+    TableRow,
 )
 
 _SECOND_US = 1_000_000
@@ -31,10 +31,10 @@ _STEP_BYTES = 4 * 1024 * 1024
 """Of each store two steps are in memory at most."""
 
 
-class OtherDataError(Exception):
+class ForeignDataError(Exception):
     """The target holds something that the source never had, or that is newer than the source's."""
 
-    def __init__(self, target: str, table: Table, key: RecordKey) -> None:
+    def __init__(self, target: str, table: Table, key: TableKey) -> None:
         """Name the target, and a record by its key."""
         super().__init__(
             f"{target} has data of its own: in {table.name}, {', '.join(key)} is not in the source,"
@@ -42,20 +42,20 @@ class OtherDataError(Exception):
         )
 
 
-class Place(NamedTuple):
+class NamedStore(NamedTuple):
     """A store that is open, and what to call it in errors."""
 
     name: str
     store: Store
 
-    async def read(self, table: Table, after: RecordKey | None) -> list[Record]:
+    async def read(self, table: Table, after: TableKey | None) -> list[TableRow]:
         """Give a table's next records after a key; none at the end. Raises StoreError."""
         with naming(self.name):
             return await self.store.read(
                 table, after=after, limit=_STEP_ROWS, max_bytes=_STEP_BYTES
             )
 
-    async def load(self, table: Table, records: list[Record]) -> None:
+    async def load(self, table: Table, records: list[TableRow]) -> None:
         """Store records as they are. Raises StoreError."""
         with naming(self.name):
             await self.store.load(table, records)
@@ -64,10 +64,10 @@ class Place(NamedTuple):
 class Step(NamedTuple):
     """All that both stores have after a key and up to another."""
 
-    after: RecordKey | None
-    until: RecordKey
-    source: list[Record]
-    target: list[Record]
+    after: TableKey | None
+    until: TableKey
+    source: list[TableRow]
+    target: list[TableRow]
     target_ended: bool
     """Whether the target has nothing more, here and after it."""
 
@@ -79,7 +79,7 @@ class Contents:
     count: int = 0
     _sha256: "hashlib._Hash" = field(default_factory=hashlib.sha256)
 
-    def add(self, records: list[Record]) -> None:
+    def add(self, records: list[TableRow]) -> None:
         """Add the next records: each is a line with a JSON array of its columns, bytes as hex."""
         self.count += len(records)
         for record in records:
@@ -99,7 +99,7 @@ class Verified:
     table: Table
     source: Contents
     target: Contents
-    first_difference: RecordKey | None = None
+    first_difference: TableKey | None = None
     """The key of the first record that only one has, or that differs."""
 
     @property
@@ -115,26 +115,26 @@ Watch = Callable[[str, Table, int], None]
 """Gets what is being done, with which table, and how many of the source's records are done."""
 
 
-class Copying:
+class StoreCopier:
     """A source, and a target that is to become equal to it.
 
     The methods raise what stores raise, and load nothing again that is there. Nobody should write
     to the target meanwhile. Who writes to the source is noticed by `verify`.
     """
 
-    def __init__(self, source: Place, target: Place, watch: Watch) -> None:
+    def __init__(self, source: NamedStore, target: NamedStore, watch: Watch) -> None:
         """Take two stores that are open."""
         self._source = source
         self._target = target
         self._watch = watch
-        self._same: dict[Table, tuple[RecordKey, int]] = {}
+        self._same: dict[Table, tuple[TableKey, int]] = {}
         """Up to where tables are known to be the same, and how many records that is."""
 
     async def check_target(self) -> None:
         """Make sure that all the target holds is what the source has, or had before.
 
         That is the target of a copy that was broken off, or was made earlier; or an empty one.
-        Raises OtherDataError.
+        Raises ForeignDataError.
         """
         for table in TABLES:
             same = True
@@ -162,11 +162,11 @@ class Copying:
             if not _is_earlier(target[key], source[key])
         }
         if wrong:
-            raise OtherDataError(self._target.name, table, min(wrong))
+            raise ForeignDataError(self._target.name, table, min(wrong))
 
-    async def _deleted(self, step: Step) -> set[RecordKey]:
+    async def _deleted(self, step: Step) -> set[TableKey]:
         """Give what the source has deleted among the keys of a step."""
-        deleted: set[RecordKey] = set()
+        deleted: set[TableKey] = set()
         after = step.after
         while True:
             found = await self._source.read(TOMBSTONES, after)
@@ -210,7 +210,7 @@ class Copying:
             step = await self._step(table, step.until)
         return verified
 
-    async def _step(self, table: Table, after: RecordKey | None) -> Step | None:
+    async def _step(self, table: Table, after: TableKey | None) -> Step | None:
         """Read on in both, as far as both have been read; None at the end of both."""
         source, target = await asyncio.gather(
             self._source.read(table, after), self._target.read(table, after)
@@ -224,18 +224,18 @@ class Copying:
         )
 
 
-def _up_to(table: Table, records: list[Record], until: RecordKey) -> list[Record]:
+def _up_to(table: Table, records: list[TableRow], until: TableKey) -> list[TableRow]:
     return records[: bisect_right(records, until, key=table.key_of)]
 
 
-def _missing(step: Step) -> list[Record]:
+def _missing(step: Step) -> list[TableRow]:
     if not step.target:
         return step.source
     there = set(step.target)
     return [record for record in step.source if record not in there]
 
 
-def _is_earlier(record: Record, newer: Record) -> bool:
+def _is_earlier(record: TableRow, newer: TableRow) -> bool:
     """Say whether a record may have become the newer one, by what servers do with it."""
     if record == newer:
         return True
@@ -246,6 +246,6 @@ def _is_earlier(record: Record, newer: Record) -> bool:
             and record.created_us // _SECOND_US >= newer.created_us // _SECOND_US
             and record.updated_us <= newer.updated_us
         )
-    if isinstance(record, StoredKey) and isinstance(newer, StoredKey):
+    if isinstance(record, ApiKey) and isinstance(newer, ApiKey):
         return record == newer._replace(revoked_us=None)
     return False

@@ -10,7 +10,7 @@ from typing import BinaryIO, NamedTuple
 from interaction_svc.app.interactions import MAX_BATCH, Interactions
 from interaction_svc.codec.twilio_json import CAMEL_CASE, PROPERTY_OF, from_json, property_of
 from interaction_svc.domain.errors import InvalidField, ServiceError
-from interaction_svc.domain.principals import ANYONE
+from interaction_svc.domain.principals import ANONYMOUS
 from interaction_svc.domain.validation import normalized
 from interaction_svc.store import Outcome
 from interaction_svc.transfer.resource_reader import MAX_KEY_LENGTH, read_items
@@ -98,7 +98,7 @@ async def import_stream(
     async def flush() -> None:
         if interactions is None:
             return
-        results = await interactions.record_many(ANYONE, [record for _, record in batch])
+        results = await interactions.record_many(ANONYMOUS, [record for _, record in batch])
         for (place, _), result in zip(batch, results, strict=True):
             if isinstance(result, Outcome):
                 report.outcomes[result] += 1

@@ -30,16 +30,16 @@ def addresses_of(address: Address) -> list[Address]:
     return [address._replace(host=host) for host in hosts]
 
 
-def bind(address: Address, *, shares_port: bool = False) -> list[socket.socket]:
+def bind(address: Address, *, reuse_port: bool = False) -> list[socket.socket]:
     """Return a bound socket for each of the addresses of a host, all with the same port.
 
-    Port 0 is any free one. With `shares_port` other sockets of this user may be bound to it that
+    Port 0 is any free one. With `reuse_port` other sockets of this user may be bound to it that
     share it too. Raises OSError.
     """
     addresses = addresses_of(address)
     for _ in range(_TRIES if len(addresses) > 1 and not address.port else 1):
         try:
-            return _bind_each(addresses, shares_port)
+            return _bind_each(addresses, reuse_port)
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
@@ -105,14 +105,14 @@ def listeners_on(port: int) -> list[Listener]:
     return found
 
 
-def _bind_each(addresses: list[Address], shares_port: bool) -> list[socket.socket]:
+def _bind_each(addresses: list[Address], reuse_port: bool) -> list[socket.socket]:
     port = addresses[0].port
     with ExitStack() as opened:
         sockets = []
         for host, _ in addresses:
             bound = opened.enter_context(closing(_socket(host)))
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, True)
-            if shares_port:
+            if reuse_port:
                 bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, True)
             try:
                 bound.bind((host, port))

@@ -4,12 +4,12 @@ from pathlib import Path
 
 from testing.build import NOON_US, new_sid
 
-from interaction_svc.store import Store, StoredKey
+from interaction_svc.store import ApiKey, Store
 from tests.store.contract.stores import NOW_US, StoreTests
 
 
-def new_key(created_us: int = NOON_US, account_sid: str | None = None) -> StoredKey:
-    return StoredKey(new_sid("SK"), account_sid, "read", b"\x00\xff" * 16, created_us, None)
+def new_key(created_us: int = NOON_US, account_sid: str | None = None) -> ApiKey:
+    return ApiKey(new_sid("SK"), account_sid, "read", b"\x00\xff" * 16, created_us, None)
 
 
 class Keeping(StoreTests):

@@ -13,26 +13,28 @@ from testing.build import (
 )
 
 from interaction_svc.store import (
+    BulkDeleteCursor,
     Expired,
+    InvolvesParticipant,
     Outcome,
     Row,
     Store,
-    SweepPosition,
-    TookPart,
     row_of,
 )
 from tests.store.contract.stores import EVERYONE, NOW_US, StoreTests, query, sids
 
 
 async def swept(
-    store: Store, what: Expired | TookPart, *, dry_run: bool = False
+    store: Store, what: Expired | InvolvesParticipant, *, dry_run: bool = False
 ) -> tuple[dict[str, int], int]:
     """Sweep the whole store; give the counts by Service, and of stretches."""
     counts: Counter[str] = Counter()
-    after: SweepPosition | None = None
+    after: BulkDeleteCursor | None = None
     stretches = 0
     while True:
-        by_service, after = await store.sweep(what, after=after, now_us=NOW_US, dry_run=dry_run)
+        by_service, after = await store.bulk_delete(
+            what, after=after, now_us=NOW_US, dry_run=dry_run
+        )
         counts.update(by_service)
         stretches += 1
         if after is None:
@@ -72,7 +74,7 @@ class Sweeping(StoreTests):
         theirs = row_of(new_interaction(parents, inbound=leg))
         await store.record([old, theirs])
         await swept(store, Expired(NOON_US))
-        await swept(store, TookPart(leg.participant_sid))
+        await swept(store, InvolvesParticipant(leg.participant_sid))
         assert await store.record([old, theirs]) == [(Outcome.DELETED, None)] * 2
 
     async def test_a_service_may_have_a_bound_of_its_own(self, store: Store) -> None:
@@ -119,7 +121,7 @@ class Sweeping(StoreTests):
         leg = new_leg()
         rows = [row_of(new_interaction(parents, NOON_US - n, inbound=leg)) for n in range(5, 0, -1)]
         await store.record(rows)
-        for what in (Expired(NOON_US), TookPart(leg.participant_sid)):
+        for what in (Expired(NOON_US), InvolvesParticipant(leg.participant_sid)):
             for _ in range(2):
                 assert (await swept(store, what, dry_run=True))[0] == {parents.service_sid: 5}
         assert await sids_in(store, parents) == [row.sid for row in rows]
@@ -138,10 +140,10 @@ class Sweeping(StoreTests):
             row_of(new_interaction(parents, NOON_US + 5, inbound=None, outbound=None)),
         ]
         await store.record(rows)
-        counts, _ = await swept(store, TookPart(leg.participant_sid))
+        counts, _ = await swept(store, InvolvesParticipant(leg.participant_sid))
         assert counts == {parents.service_sid: 3, there.service_sid: 1}
         assert await sids_in(store, parents) == [row.sid for row in rows[4:]]
-        assert await swept(store, TookPart(leg.participant_sid)) == ({}, 1)
+        assert await swept(store, InvolvesParticipant(leg.participant_sid)) == ({}, 1)
 
     async def test_an_erasure_may_be_of_one_account(self, store: Store, parents: Parents) -> None:
         leg = new_leg()
@@ -149,7 +151,7 @@ class Sweeping(StoreTests):
         mine = row_of(new_interaction(parents, inbound=leg))
         theirs = row_of(new_interaction(other, sid=mine.sid, inbound=leg))
         await store.record([mine, theirs])
-        what = TookPart(leg.participant_sid, other.account_sid)
+        what = InvolvesParticipant(leg.participant_sid, other.account_sid)
         assert await swept(store, what) == ({parents.service_sid: 1}, 1)
         assert await store.record([mine, theirs]) == [
             (Outcome.UNCHANGED, mine.frame),
@@ -181,7 +183,7 @@ class Sweeping(StoreTests):
         counts, stretches = await swept(store, Expired(NOON_US + 500))
         assert counts == {parents.service_sid: old}
         assert stretches > old / 300
-        counts, stretches = await swept(store, TookPart(leg.participant_sid))
+        counts, stretches = await swept(store, InvolvesParticipant(leg.participant_sid))
         assert counts == {parents.service_sid: len(rows) - old}
         assert stretches > (len(rows) - old) / 300
         for place, row in zip((parents, *elsewhere), keeping, strict=True):
@@ -192,10 +194,10 @@ class Sweeping(StoreTests):
     ) -> None:
         rows = [row_of(new_interaction(parents, NOON_US - n)) for n in range(300)]
         await record(store, rows)
-        first = await store.sweep(Expired(NOON_US + 1), after=None, now_us=NOW_US)
+        first = await store.bulk_delete(Expired(NOON_US + 1), after=None, now_us=NOW_US)
         assert first.next is not None
         left = await sids_in(store, parents)
         await store.delete(EVERYONE, parents.key(left[0]), NOW_US)
-        second = await store.sweep(Expired(NOON_US + 1), after=first.next, now_us=NOW_US)
+        second = await store.bulk_delete(Expired(NOON_US + 1), after=first.next, now_us=NOW_US)
         assert second == ({parents.service_sid: len(left) - 1}, None)
         assert sum(first.by_service.values()) + len(left) == 300

@@ -5,7 +5,7 @@ import random
 import pytest
 from testing.build import NOON_US, Parents, new_interaction, new_leg, new_sid
 
-from interaction_svc.domain.paging import Edge
+from interaction_svc.domain.paging import Cursor
 from interaction_svc.store import (
     AmbiguousAccountError,
     DamagedRowError,
@@ -135,7 +135,7 @@ class Reading(StoreTests):
         listed = rows[::-1] if descending else rows
         gone = listed[6]
         await store.delete(EVERYONE, parents.key(gone.sid), NOW_US)
-        edge = Edge(position_in(scope, gone), backward)
+        edge = Cursor(position_in(scope, gone), backward)
         asked = query(parents, limit=4, descending=descending, edge=edge)
         page = await store.page(scope, asked)
         expected = listed[2:6] if backward else listed[7:11]
@@ -144,7 +144,7 @@ class Reading(StoreTests):
         assert page.last == position_in(scope, expected[-1])
         assert page.more
         begin = position_in(scope, expected[-1] if backward else expected[0])
-        inclusive = Edge(begin, backward, True)
+        inclusive = Cursor(begin, backward, True)
         asked = query(parents, limit=4, descending=descending, edge=inclusive)
         assert await store.page(scope, asked) == page
 
@@ -173,7 +173,7 @@ class Reading(StoreTests):
         await store.record(rows)
         rows.sort(key=position, reverse=descending)
         for place, row in enumerate(rows):
-            edge = Edge(position(row), backward, inclusive)
+            edge = Cursor(position(row), backward, inclusive)
             asked = query(parents, limit=4, descending=descending, edge=edge, filter=wanted)
             page = await store.page(EVERYONE, asked)
             beyond = rows[: place + inclusive][::-1] if backward else rows[place + 1 - inclusive :]
@@ -216,7 +216,7 @@ class Reading(StoreTests):
                 page = await store.page(scope, query(p, limit=4))
                 assert page.frames == b"".join(row.frame for row in own[:4])
                 assert page.more
-                rest = await store.page(scope, query(p, limit=4, edge=Edge(page.last)))  # type: ignore[arg-type]
+                rest = await store.page(scope, query(p, limit=4, edge=Cursor(page.last)))  # type: ignore[arg-type]
                 assert rest.frames == own[4].frame
                 assert not rest.more
 
@@ -227,9 +227,9 @@ class Reading(StoreTests):
         await store.record(rows)
         assert (await store.page(EVERYONE, query(parents, limit=3))).more
         assert not (await store.page(EVERYONE, query(parents, limit=4))).more
-        past = query(parents, edge=Edge(position(rows[-1])))
+        past = query(parents, edge=Cursor(position(rows[-1])))
         assert await store.page(EVERYONE, past) == (b"", 0, None, None, False)
-        before = query(parents, limit=2, edge=Edge(position(rows[2]), backward=True))
+        before = query(parents, limit=2, edge=Cursor(position(rows[2]), backward=True))
         assert not (await store.page(EVERYONE, before)).more
 
     async def test_a_page_ends_before_its_bytes_do_but_never_empty(
@@ -242,7 +242,7 @@ class Reading(StoreTests):
         assert page.frames == b"".join(row.frame for row in rows[:3])
         assert page.more
         size = sum(len(row.frame) for row in rows[6:9])
-        back = query(parents, max_bytes=size, edge=Edge(position(rows[9]), backward=True))
+        back = query(parents, max_bytes=size, edge=Cursor(position(rows[9]), backward=True))
         page = await store.page(EVERYONE, back)
         assert page.frames == b"".join(row.frame for row in rows[6:9])
         assert page.more
@@ -323,7 +323,7 @@ class Reading(StoreTests):
                 parents,
                 filter=wanted,
                 descending=descending,
-                edge=Edge(position(edge), backward),
+                edge=Cursor(position(edge), backward),
             )
             page = await store.page(EVERYONE, asked)
             assert page.frames == b"".join(row.frame for row in listed if row in beyond)

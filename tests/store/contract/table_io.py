@@ -11,9 +11,9 @@ from interaction_svc.store.tables import (
     OWNERS,
     TABLES,
     TOMBSTONES,
-    Record,
     SessionOwner,
     Table,
+    TableRow,
     Tombstone,
 )
 from tests.store.contract.api_keys import new_key
@@ -22,10 +22,10 @@ from tests.store.contract.stores import EVERYONE, MIB, NOW_US, StoreTests, query
 _UNKNOWN_FIELD = b"\xfa\x3f\x01x"
 
 
-def new_records(table: Table, count: int) -> list[Record]:
+def new_records(table: Table, count: int) -> list[TableRow]:
     """Records in the order of their keys, several in a Session where there are Sessions."""
     places = [new_parents() for _ in range(1 + count // 3)]
-    made: list[Record] = []
+    made: list[TableRow] = []
     for n in range(count):
         parents = places[n % len(places)]
         if table is INTERACTIONS:
@@ -42,8 +42,8 @@ def new_records(table: Table, count: int) -> list[Record]:
     return sorted(made, key=table.key_of)
 
 
-async def everything(store: Store, table: Table, limit: int = 1000) -> list[Record]:
-    records: list[Record] = []
+async def everything(store: Store, table: Table, limit: int = 1000) -> list[TableRow]:
+    records: list[TableRow] = []
     while True:
         after = table.key_of(records[-1]) if records else None
         found = await store.read(table, after=after, limit=limit, max_bytes=MIB)
@@ -81,7 +81,7 @@ class Moving(StoreTests):
         )
         await store.record(rows)
 
-        async def read(max_bytes: int, after: Row | None = None) -> list[Record]:
+        async def read(max_bytes: int, after: Row | None = None) -> list[TableRow]:
             key = None if after is None else INTERACTIONS.key_of(after)
             return await store.read(INTERACTIONS, after=key, limit=5, max_bytes=max_bytes)
 

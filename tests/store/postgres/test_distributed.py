@@ -14,7 +14,7 @@ from testing.build import Parents, new_interaction, new_parents
 from testing.postgres import Cluster, found_programs
 from testing.process import run
 
-from interaction_svc.domain.paging import Edge
+from interaction_svc.domain.paging import Cursor
 from interaction_svc.store import (
     Expired,
     Filter,
@@ -87,7 +87,7 @@ async def test_each_statement_of_a_call_asks_one_shard(
     """Read in the server's log: the Session of each statement is that of the call."""
     rows = [row_of(new_interaction(parents)) for _ in range(600)]
     newer = row_of(new_interaction(parents, sid=rows[0].sid, updated_us=NOW_US))
-    edge = Edge(position(rows[50]))
+    edge = Cursor(position(rows[50]))
     asked = [
         query(parents, limit=50),
         query(parents, limit=50, edge=edge, descending=True),
@@ -322,7 +322,7 @@ async def test_sweeps_look_at_sessions_one_by_one(
     others = [new_parents() for _ in range(3)]
     async with opened_store(sharded.url(database)) as store:
         await store.record([row_of(new_interaction(one)) for one in (parents, *others)])
-        swept = await store.sweep(Expired(NOW_US), after=None, now_us=NOW_US)
+        swept = await store.bulk_delete(Expired(NOW_US), after=None, now_us=NOW_US)
         assert sum(swept.by_service.values()) == 4
     for statement in statements(sharded, database):
         # Only which Sessions there are is asked of all shards.

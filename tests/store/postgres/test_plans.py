@@ -10,7 +10,7 @@ import pytest
 from testing.build import NOON_US, Parents, new_interaction, new_parents
 from testing.postgres import Cluster
 
-from interaction_svc.domain.paging import Edge, Position
+from interaction_svc.domain.paging import Cursor, Position
 from interaction_svc.store import Filter, PageQuery, Row, Scope, row_of
 from interaction_svc.store.postgres import bulk_delete, reads, table_io, table_scan, writes
 from interaction_svc.store.postgres.citus import sharded_statements
@@ -65,7 +65,7 @@ async def test_the_last_page_costs_what_the_first_costs(
     bounds = Filter(type=1, created_from_us=NOON_US, created_before_us=NOW_US)
 
     def asked(after: int | None) -> PageQuery:
-        edge = None if after is None else Edge(Position(rows[after].created_us, rows[after].sid))
+        edge = None if after is None else Cursor(Position(rows[after].created_us, rows[after].sid))
         conditions = bounds if filtered else Filter()
         return query(parents, limit=50, edge=edge, descending=descending, filter=conditions)
 
@@ -118,7 +118,7 @@ async def test_a_page_of_all_accounts_reads_a_page_of_each(
         await store.record(made)
     parents = Parents(row.account_sid, row.service_sid, row.session_sid)
     middle = sessions[tied][ROWS // 2]
-    for edge in (None, Edge(Position(middle.created_us, middle.sid, middle.account_sid))):
+    for edge in (None, Cursor(Position(middle.created_us, middle.sid, middle.account_sid))):
         asked = query(parents, limit=50, edge=edge, descending=descending)
         statement, values = reads.page_statement(Scope(None), asked)
         assert await _blocks_of(cluster, database, statement, values) < 5 * 60
@@ -228,7 +228,7 @@ def test_statements_have_no_value_in_their_text() -> None:
     texts = {
         reads.page_statement(
             Scope(parents.account_sid),
-            query(parents, limit=limit, edge=Edge(Position(limit, "KI" + "a" * 32))),
+            query(parents, limit=limit, edge=Cursor(Position(limit, "KI" + "a" * 32))),
         )[0]
         for parents, limit in ((new_parents(), 7), (new_parents(), 1000))
     }

@@ -114,7 +114,7 @@ async def test_a_caller_that_comes_when_a_connection_is_lost_opens_no_second_one
         await steps(5)
         until.set()
         await steps(count)
-        newcomer = asyncio.create_task(pool.run_here(one))
+        newcomer = asyncio.create_task(pool.run_in_task(one))
         async with asyncio.timeout(20):
             await holder
             assert (await waiter, await newcomer) == (1, 1)

@@ -12,10 +12,10 @@ from testing.postgres import Cluster, free_port
 from testing.replication import Pair, pair, running_pair, running_standby
 
 from interaction_svc.store import (
-    UNKNOWN,
-    Moment,
+    UNKNOWN_REVISION,
     NotAStoreError,
     ReplicaStore,
+    Revision,
     Store,
     StoreURLError,
     open_store,
@@ -77,10 +77,10 @@ async def looked(store: ReplicatedStore) -> None:
     await store._replica.checked()
 
 
-async def moment_of(store: Store) -> Moment:
-    moment = await store.moment()
-    assert moment is not None
-    return moment
+async def decode_token(store: Store) -> Revision:
+    revision = await store.current_revision()
+    assert revision is not None
+    return revision
 
 
 async def test_reads_go_to_a_replica_that_has_caught_up(
@@ -89,13 +89,13 @@ async def test_reads_go_to_a_replica_that_has_caught_up(
     row = row_of(new_interaction(parents))
     async with opened(pair, database) as store:
         await store.record([row])
-        moment = await moment_of(store)
+        revision = await decode_token(store)
         pair.catch_up()
         reads = Reads()
         assert await store.get(EVERYONE, parents.key(row.sid)) == row.frame
         assert (await store.page(EVERYONE, query(parents))).rows == 1
         assert reads.since() == {"replica: any": 2}
-        since = store.since(moment)
+        since = store.at_least(revision)
         assert await since.get(EVERYONE, parents.key(row.sid)) == row.frame
         assert (await since.page(EVERYONE, query(parents))).rows == 1
         assert reads.since() == {"replica: any": 2, "replica: caught_up": 2}
@@ -113,7 +113,7 @@ async def test_while_replay_is_paused_who_has_the_moment_sees_their_writes(
         await store.record(rows[1:])
         await store.delete(EVERYONE, keys[0], NOW_US)
         reads = Reads()
-        since = store.since(await moment_of(store))
+        since = store.at_least(await decode_token(store))
         assert await since.get(EVERYONE, keys[0]) is None
         assert await since.get(EVERYONE, keys[1]) == rows[1].frame
         assert (await since.page(EVERYONE, query(parents))).rows == 1
@@ -131,7 +131,7 @@ async def test_a_read_waits_for_the_replica_to_catch_up(
     async with opened(pair, database, wait_seconds=30) as store:
         pair.standby.pause()
         await store.record([row])
-        since = store.since(await moment_of(store))
+        since = store.at_least(await decode_token(store))
         reads = Reads()
         # As many as there are connections, and more: none is held while they wait.
         waiting = [
@@ -155,10 +155,10 @@ async def test_every_write_is_seen_at_once_by_who_has_its_moment(
         async def write_and_read() -> None:
             row = row_of(new_interaction(parents))
             await store.record([row])
-            since = store.since(await moment_of(store))
+            since = store.at_least(await decode_token(store))
             assert await since.get(EVERYONE, parents.key(row.sid)) == row.frame
             await store.delete(EVERYONE, parents.key(row.sid), NOW_US)
-            since = store.since(await moment_of(store))
+            since = store.at_least(await decode_token(store))
             assert await since.get(EVERYONE, parents.key(row.sid)) is None
 
         reads = Reads()
@@ -176,15 +176,15 @@ async def test_a_moment_of_another_history_is_looked_for_at_the_primary(
     async with opened(pair, database) as store:
         pair.standby.pause()
         await store.record([row])
-        moment = (await moment_of(store))._replace(position=0)
+        revision = (await decode_token(store))._replace(position=0)
         other = {
-            "system": moment._replace(system=moment.system ^ 1),
-            "timeline": moment._replace(timeline=moment.timeline + 1),
-            "all": UNKNOWN,
+            "system": revision._replace(system=revision.system ^ 1),
+            "timeline": revision._replace(timeline=revision.timeline + 1),
+            "all": UNKNOWN_REVISION,
         }[differs]
-        assert await store.since(moment).get(EVERYONE, parents.key(row.sid)) is None
+        assert await store.at_least(revision).get(EVERYONE, parents.key(row.sid)) is None
         reads = Reads()
-        assert await store.since(other).get(EVERYONE, parents.key(row.sid)) == row.frame
+        assert await store.at_least(other).get(EVERYONE, parents.key(row.sid)) == row.frame
         assert reads.since() == {"primary: unrelated": 1}
 
 
@@ -196,7 +196,7 @@ async def test_the_primary_is_read_while_the_replica_is_away(
     with capture_logs() as logs:
         async with opened(pair, database) as store:
             await store.record([row])
-            moment = await moment_of(store)
+            revision = await decode_token(store)
             pair.catch_up()
             assert await store.get(EVERYONE, key) == row.frame
             pair.standby.stop()
@@ -204,7 +204,7 @@ async def test_the_primary_is_read_while_the_replica_is_away(
                 reads = Reads()
                 for _ in range(20):
                     assert await store.get(EVERYONE, key) == row.frame
-                    assert await store.since(moment).get(EVERYONE, key) == row.frame
+                    assert await store.at_least(revision).get(EVERYONE, key) == row.frame
                     assert (await store.page(EVERYONE, query(parents))).rows == 1
                     await looked(store)  # which health does, and finds it well
                 found = reads.since()
@@ -216,7 +216,7 @@ async def test_the_primary_is_read_while_the_replica_is_away(
             await looked(store)
             reads = Reads()
             assert await store.get(EVERYONE, key) == row.frame
-            assert await store.since(moment).get(EVERYONE, key) == row.frame
+            assert await store.at_least(revision).get(EVERYONE, key) == row.frame
             assert reads.since() == {"replica: any": 1, "replica: caught_up": 1}
             assert REGISTRY.get_sample_value("interaction_svc_replica_up") == 1
     said = [line["event"] for line in logs if "replica" in line]
@@ -254,10 +254,10 @@ async def test_a_replica_that_is_too_slow_is_not_waited_for(
             pair.standby.pause()  # so that it keeps the lock
             await transaction.rollback()
         reads = Reads()
-        moment = (await moment_of(store))._replace(position=0)
+        revision = (await decode_token(store))._replace(position=0)
         pages = [store.page(EVERYONE, query(parents)) for _ in range(3)]
         gets = [store.get(EVERYONE, parents.key(row.sid)) for _ in range(3)]
-        since = store.since(moment).get(EVERYONE, parents.key(row.sid))
+        since = store.at_least(revision).get(EVERYONE, parents.key(row.sid))
         found = await asyncio.gather(since, *gets, *pages)
         assert found[:4] == [row.frame] * 4
         assert [page.rows for page in found[4:] if page] == [1] * 3  # type: ignore[union-attr]
@@ -301,13 +301,13 @@ async def test_a_replica_that_becomes_a_primary_is_read_no_more(
     with running_standby(pair.primary) as standby:
         async with opened(pair, database, url=standby.url(database)) as store:
             await store.record(rows[:1])
-            moment = await moment_of(store)
+            revision = await decode_token(store)
             Pair(pair.primary, standby).catch_up()
-            assert await store.since(moment).get(EVERYONE, parents.key(rows[0].sid))
+            assert await store.at_least(revision).get(EVERYONE, parents.key(rows[0].sid))
             standby.sql("postgres", "SELECT pg_promote()")
             await store.record(rows[1:])
             reads = Reads()
-            since = store.since(await moment_of(store))
+            since = store.at_least(await decode_token(store))
             assert await since.get(EVERYONE, parents.key(rows[1].sid)) == rows[1].frame
             assert reads.since() == {"primary: unrelated": 1}
             await looked(store)
@@ -316,10 +316,10 @@ async def test_a_replica_that_becomes_a_primary_is_read_no_more(
         itself = ReplicaStore(standby.url(database))
         promoted = await open_store(standby.url(database), replica=itself)
         try:
-            after = await moment_of(promoted)
+            after = await decode_token(promoted)
         finally:
             await promoted.close()
-        assert (after.system, after.timeline) == (moment.system, moment.timeline + 1)
+        assert (after.system, after.timeline) == (revision.system, revision.timeline + 1)
 
 
 async def test_a_store_without_a_replica_has_no_moments(
@@ -327,7 +327,7 @@ async def test_a_store_without_a_replica_has_no_moments(
 ) -> None:
     store = await open_store(pair.primary.url(database))
     try:
-        assert await store.moment() is None
-        assert store.since(UNKNOWN) is store
+        assert await store.current_revision() is None
+        assert store.at_least(UNKNOWN_REVISION) is store
     finally:
         await store.close()

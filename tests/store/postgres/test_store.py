@@ -21,11 +21,11 @@ from testing.postgres import Cluster
 
 from interaction_svc.domain import timestamps
 from interaction_svc.store import (
+    InvolvesParticipant,
     Outcome,
     Store,
     StoreClosedError,
     StoreURLError,
-    TookPart,
     backup_store,
     check_store,
     merge_row,
@@ -212,8 +212,8 @@ async def test_sweeps_beside_records_of_the_same_rows_meet_no_deadlock(
     rows = [row_of(new_interaction(parents, NOON_US + n, inbound=leg)) for n in range(150)]
     await servers[0].record(rows)
     found = await asyncio.gather(
-        servers[0].sweep(TookPart(leg.participant_sid), after=None, now_us=NOW_US),
-        servers[1].sweep(TookPart(leg.participant_sid), after=None, now_us=NOW_US),
+        servers[0].bulk_delete(InvolvesParticipant(leg.participant_sid), after=None, now_us=NOW_US),
+        servers[1].bulk_delete(InvolvesParticipant(leg.participant_sid), after=None, now_us=NOW_US),
         servers[2].record(rows[::-1]),
         servers[3].record(rows),
     )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from testing.build import NOON_US, Parents, new_interaction, new_leg
 
-from interaction_svc.store import Expired, TookPart, open_store, row_of
+from interaction_svc.store import Expired, InvolvesParticipant, open_store, row_of
 from interaction_svc.store.sqlite import bulk_delete
 from interaction_svc.store.sqlite.connection import transaction
 from interaction_svc.store.sqlite.store import SqliteStore
@@ -20,7 +20,7 @@ async def test_what_is_gone_or_has_changed_by_then_is_not_deleted_and_not_counte
     store = await open_store(url(tmp_path))
     assert isinstance(store, SqliteStore)
     await store.record([row_of(interaction) for interaction in made])
-    what = TookPart(leg.participant_sid)
+    what = InvolvesParticipant(leg.participant_sid)
     rows, _ = await store._read.run(bulk_delete.find, what, None)
     assert len(rows) == 3
     await store.delete(EVERYONE, parents.key(made[0].sid), NOW_US)

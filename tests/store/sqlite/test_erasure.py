@@ -18,10 +18,10 @@ from testing.build import NOON_US, SECOND_US, Parents, new_interaction, new_leg,
 from interaction_svc.app.retention import sweep
 from interaction_svc.store import (
     Expired,
-    Key,
+    InteractionKey,
+    InvolvesParticipant,
     Row,
     Store,
-    TookPart,
     decode,
     open_store,
     row_of,
@@ -29,7 +29,7 @@ from interaction_svc.store import (
 from interaction_svc.store.sqlite import schema
 from interaction_svc.store.sqlite.connection import connect
 from interaction_svc.store.sqlite.erasure import wal_truncation
-from interaction_svc.store.sqlite.erasure.page_wiper import Scrubber, has_text
+from interaction_svc.store.sqlite.erasure.page_wiper import PageWiper, has_text
 from interaction_svc.store.sqlite.erasure.wal_truncation import ERASED_WITHIN_SECONDS
 from interaction_svc.store.sqlite.row_format import pack
 from interaction_svc.store.tables import INTERACTIONS, TOMBSTONES, Tombstone
@@ -161,14 +161,14 @@ async def test_nothing_is_left_after_pages_were_split_and_joined(
 ) -> None:
     """Rows of several Sessions come interleaved; then they change, move, and go in every way."""
     if others:  # other processes, which may truncate the log at the worst moment
-        look = Scrubber.look
+        look = PageWiper.look
 
-        def look_after_another(self: Scrubber) -> None:
+        def look_after_another(self: PageWiper) -> None:
             with another_process(tmp_path) as other, suppress(sqlite3.OperationalError):
                 other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             look(self)
 
-        monkeypatch.setattr(Scrubber, "look", look_after_another)
+        monkeypatch.setattr(PageWiper, "look", look_after_another)
     chance = random.Random(seed)
     numbers = iter(range(10**6))
     leg = new_leg()
@@ -184,7 +184,7 @@ async def test_nothing_is_left_after_pages_were_split_and_joined(
         await store.record([row for _, row, _ in rows])
         living.update({row.sid: (parents, row, body) for parents, row, body in rows})
 
-    async def delete(keys: list[Key]) -> None:
+    async def delete(keys: list[InteractionKey]) -> None:
         await asyncio.gather(*(store.delete(EVERYONE, key, NOW_US) for key in keys))
 
     for step in range(6):
@@ -208,7 +208,7 @@ async def test_nothing_is_left_after_pages_were_split_and_joined(
         await delete([living[sid][0].key(sid) for sid in doomed])
         for sid in doomed:
             del living[sid]
-    await sweep(store, TookPart(leg.participant_sid), now_us=NOW_US)
+    await sweep(store, InvolvesParticipant(leg.participant_sid), now_us=NOW_US)
     await sweep(store, Expired(NOON_US + 15 * SECOND_US), now_us=NOW_US)
     assert await store.erase_traces()
     frames, _ = await store.scan(after=None, limit=10_000, max_bytes=1 << 30)
@@ -385,7 +385,7 @@ async def test_a_copy_on_an_inner_page_is_wiped_and_nothing_else_changes(tmp_pat
         content[at + begin : at + begin + length] = (b"<00000000>" * size)[:length]
     file.write_bytes(content)
     assert stained_pages(tmp_path) == len(inner) > 0
-    scrubber = Scrubber(file, Path(f"{file}-wal"))
+    scrubber = PageWiper(file, Path(f"{file}-wal"))
     with closing(scrubber), closing(connect(file)) as db:
         scrubber.look_through()
         assert scrubber.wipe(db)

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from testing.build import NOON_US, Parents, new_interaction
 
-from interaction_svc.domain.paging import Edge, Position
+from interaction_svc.domain.paging import Cursor, Position
 from interaction_svc.store import Filter, Outcome, StoreClosedError, StoreError, open_store, row_of
 from interaction_svc.store.sqlite import page_concat, page_reads
 from interaction_svc.store.sqlite.connection import connect
 from interaction_svc.store.sqlite.inline_reads import (
     LATELY_SECONDS,
     QUICK_SECONDS,
-    NotQuickError,
-    QuickReader,
+    InlineReader,
+    NotInlineError,
 )
 from interaction_svc.store.sqlite.row_format import pack
 from interaction_svc.store.sqlite.store import SqliteStore
@@ -49,8 +49,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def quick(store: SqliteStore, tmp_path: Path, clock: Clock) -> Iterator[QuickReader]:
-    with closing(QuickReader(file_of(store, tmp_path), clock)) as reader:
+def quick(store: SqliteStore, tmp_path: Path, clock: Clock) -> Iterator[InlineReader]:
+    with closing(InlineReader(file_of(store, tmp_path), clock)) as reader:
         yield reader
 
 
@@ -85,7 +85,7 @@ async def test_a_list_that_looks_at_rows_is_not_made_on_the_loop(
 
 
 async def test_a_slow_read_sends_those_after_it_to_the_thread(
-    quick: QuickReader, clock: Clock
+    quick: InlineReader, clock: Clock
 ) -> None:
     def slow(_: sqlite3.Connection) -> None:
         clock.now += 2 * QUICK_SECONDS
@@ -93,30 +93,30 @@ async def test_a_slow_read_sends_those_after_it_to_the_thread(
     await quick.run(slow)
     rest = 100 * 2 * QUICK_SECONDS
     clock.now += rest * 0.99
-    with pytest.raises(NotQuickError):
+    with pytest.raises(NotInlineError):
         await quick.run(lambda _: None)
     clock.now += rest * 0.02
     await quick.run(lambda _: None)
 
 
-async def test_a_read_that_fails_slowly_counts_too(quick: QuickReader, clock: Clock) -> None:
+async def test_a_read_that_fails_slowly_counts_too(quick: InlineReader, clock: Clock) -> None:
     def failing(db: sqlite3.Connection) -> None:
         clock.now += 2 * QUICK_SECONDS
         db.execute("SELECT what FROM nowhere")
 
     with pytest.raises(StoreError):
         await quick.run(failing)
-    with pytest.raises(NotQuickError):
+    with pytest.raises(NotInlineError):
         await quick.run(lambda _: None)
 
 
-async def test_quick_reads_go_on(quick: QuickReader, clock: Clock) -> None:
+async def test_quick_reads_go_on(quick: InlineReader, clock: Clock) -> None:
     for _ in range(100):
         await quick.run(lambda _: None)
         clock.now += QUICK_SECONDS
 
 
-async def test_reads_of_one_turn_are_made_in_a_row(quick: QuickReader) -> None:
+async def test_reads_of_one_turn_are_made_in_a_row(quick: InlineReader) -> None:
     seen: list[str] = []
 
     async def one(name: str) -> None:
@@ -130,7 +130,7 @@ async def test_reads_of_one_turn_are_made_in_a_row(quick: QuickReader) -> None:
     ]
 
 
-async def test_a_row_of_reads_does_not_hold_others_up(quick: QuickReader, clock: Clock) -> None:
+async def test_a_row_of_reads_does_not_hold_others_up(quick: InlineReader, clock: Clock) -> None:
     """It lasts as long as one read may; then come others, and then the rest of it."""
     seen: list[int | str] = []
 
@@ -145,7 +145,7 @@ async def test_a_row_of_reads_does_not_hold_others_up(quick: QuickReader, clock:
 
 
 async def test_a_slow_read_sends_the_others_of_its_row_to_the_thread(
-    quick: QuickReader, clock: Clock
+    quick: InlineReader, clock: Clock
 ) -> None:
     def slow(_: sqlite3.Connection) -> None:
         clock.now += 2 * QUICK_SECONDS
@@ -154,10 +154,10 @@ async def test_a_slow_read_sends_the_others_of_its_row_to_the_thread(
         quick.run(slow), quick.run(lambda _: None), return_exceptions=True
     )
     assert first is None
-    assert isinstance(second, NotQuickError)
+    assert isinstance(second, NotInlineError)
 
 
-async def test_what_nobody_waits_for_is_not_read(quick: QuickReader) -> None:
+async def test_what_nobody_waits_for_is_not_read(quick: InlineReader) -> None:
     seen: list[str] = []
     given_up = quick.run(lambda _: seen.append("given up"))
     kept = quick.run(lambda _: seen.append("kept"))
@@ -166,14 +166,14 @@ async def test_what_nobody_waits_for_is_not_read(quick: QuickReader) -> None:
     assert seen == ["kept"]
 
 
-async def test_what_waits_when_it_closes_is_not_read(quick: QuickReader) -> None:
+async def test_what_waits_when_it_closes_is_not_read(quick: InlineReader) -> None:
     waiting = quick.run(lambda _: None)
     quick.close()
     with pytest.raises(StoreClosedError):
         await waiting
 
 
-async def test_whoever_watches_the_store_hears_of_a_read_that_fails(quick: QuickReader) -> None:
+async def test_whoever_watches_the_store_hears_of_a_read_that_fails(quick: InlineReader) -> None:
     heard: list[StoreError] = []
     quick.on_error = heard.append
     with pytest.raises(StoreError) as raised:
@@ -182,12 +182,12 @@ async def test_whoever_watches_the_store_hears_of_a_read_that_fails(quick: Quick
 
 
 async def test_no_lock_is_waited_for(
-    store: SqliteStore, quick: QuickReader, tmp_path: Path
+    store: SqliteStore, quick: InlineReader, tmp_path: Path
 ) -> None:
     with closing(connect(file_of(store, tmp_path))) as other:
         other.execute("BEGIN IMMEDIATE")
         await quick.run(lambda db: db.execute("PRAGMA query_only = OFF"))
-        with pytest.raises(NotQuickError):
+        with pytest.raises(NotInlineError):
             # The one lock that is easily held.
             await quick.run(lambda db: db.execute("BEGIN IMMEDIATE"))
 
@@ -237,7 +237,7 @@ async def test_large_rows_are_not_read_beyond_the_page(
 ) -> None:
     rows = [row_of(new_interaction(parents, NOON_US + n, data="x" * 100_000)) for n in range(50)]
     await store.record(rows)
-    edge = Edge(Position(NOON_US + 50, ""), backward=True) if order == "backward" else None
+    edge = Cursor(Position(NOON_US + 50, ""), backward=True) if order == "backward" else None
     asked = query(
         parents, limit=50, max_bytes=1_000_000, descending=order == "descending", edge=edge
     )
@@ -253,7 +253,7 @@ async def test_large_rows_are_not_read_beyond_the_page(
     assert not any("group_concat" in statement for statement in statements)
 
 
-async def test_others_are_known_to_read_for_a_moment(quick: QuickReader, clock: Clock) -> None:
+async def test_others_are_known_to_read_for_a_moment(quick: InlineReader, clock: Clock) -> None:
     assert not quick.has_read_lately()
     await quick.run(lambda _: None)
     clock.now += 0.9 * LATELY_SECONDS
@@ -268,7 +268,7 @@ async def test_a_batch_gives_way_to_those_who_read(
 ) -> None:
     statements: list[str] = []
     rests: list[float] = []
-    monkeypatch.setattr(QuickReader, "has_read_lately", lambda _: others_read)
+    monkeypatch.setattr(InlineReader, "has_read_lately", lambda _: others_read)
     await store._write.run(lambda db: db.set_trace_callback(statements.append))
     monkeypatch.setattr(time, "sleep", rests.append)
     rows = [row_of(new_interaction(parents)) for _ in range(620)]
@@ -287,7 +287,7 @@ async def test_records_of_one_each_are_not_slowed_down(
     store: SqliteStore, parents: Parents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rests: list[float] = []
-    monkeypatch.setattr(QuickReader, "has_read_lately", lambda _: True)
+    monkeypatch.setattr(InlineReader, "has_read_lately", lambda _: True)
     monkeypatch.setattr(time, "sleep", rests.append)
     await asyncio.gather(*(store.record([row_of(new_interaction(parents))]) for _ in range(40)))
     assert rests == []

@@ -20,7 +20,7 @@ from interaction_svc.store import (
     open_store,
     row_of,
 )
-from interaction_svc.store.sqlite.writes import Records, record_together
+from interaction_svc.store.sqlite.writes import UpsertBatch, record_together
 from tests.store.contract.stores import EVERYONE, query, sids
 from tests.store.sqlite.files import url
 
@@ -132,7 +132,7 @@ async def test_a_file_that_is_lost_in_the_middle_of_a_commit_is_noticed_before_t
 ) -> None:
     deed = DEEDS[what]
 
-    def record_and_lose(db: sqlite3.Connection, together: list[Records]) -> object:
+    def record_and_lose(db: sqlite3.Connection, together: list[UpsertBatch]) -> object:
         recorded = record_together(db, together)
         run(deed.command, tmp_path)
         return recorded

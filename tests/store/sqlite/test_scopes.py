@@ -11,8 +11,8 @@ from pathlib import Path
 
 from testing.build import NOON_US, Parents, new_interaction, new_parents, new_sid
 
-from interaction_svc.domain.paging import Edge
-from interaction_svc.store import Filter, Key, Row, Scope, open_store, row_of
+from interaction_svc.domain.paging import Cursor
+from interaction_svc.store import Filter, InteractionKey, Row, Scope, open_store, row_of
 from interaction_svc.store.sqlite import page_reads, reads, writes
 from interaction_svc.store.sqlite.connection import connect
 from tests.store.contract.stores import position_in, query
@@ -44,7 +44,7 @@ async def test_as_many_steps_for_another_account_s_as_for_nothing(tmp_path: Path
     stranger = Scope(new_sid("AC"))
     theirs = parents.key(rows[500].sid)
     nobody_s = parents.key(new_sid("KI"))
-    nowhere = Key(new_sid("KS"), new_sid("KC"), new_sid("KI"))
+    nowhere = InteractionKey(new_sid("KS"), new_sid("KC"), new_sid("KI"))
     elsewhere = parents._replace(service_sid=new_sid("KS"))
     db = connect(tmp_path / "interactions.db")
     try:
@@ -122,7 +122,11 @@ def steps_of_owner(db: sqlite3.Connection, parents: Parents, rows: list[Row]) ->
         query(parents, limit=50, descending=descending, filter=wanted, edge=edge)
         for descending in (False, True)
         for wanted in (Filter(), Filter(type=rows[0].type), Filter(created_from_us=NOON_US + 50))
-        for edge in (None, Edge(position_in(own, rows[500])), Edge(position_in(own, rows[9]), True))
+        for edge in (
+            None,
+            Cursor(position_in(own, rows[500])),
+            Cursor(position_in(own, rows[9]), True),
+        )
     ]
     works: list[Callable[[], object]] = [partial(reads.get, db, own, key)]
     for joins in (False, True):

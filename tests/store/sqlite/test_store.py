@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from testing.build import NOON_US, Parents, new_interaction, new_parents, new_sid
 
-from interaction_svc.domain.paging import Edge, Position
+from interaction_svc.domain.paging import Cursor, Position
 from interaction_svc.store import (
     Filter,
     NotAStoreError,
@@ -304,7 +304,7 @@ def test_the_last_page_costs_what_the_first_costs(
 
         db.set_progress_handler(count, 1)
         conditions = bounds if filtered else Filter()
-        edge = None if after is None else Edge(Position(rows[after].created_us, rows[after].sid))
+        edge = None if after is None else Cursor(Position(rows[after].created_us, rows[after].sid))
         asked = query(parents, limit=50, edge=edge, descending=descending, filter=conditions)
         page = page_reads.page(db, Scope(parents.account_sid), asked, joins=joins)
         db.set_progress_handler(None, 0)

@@ -12,8 +12,9 @@ import pytest
 from testing.build import Parents, new_interaction, new_parents
 from testing.requests import Code, failure, get_request, list_request
 
-from interaction_svc.admission.concurrency import CallRate, Concurrency
-from interaction_svc.admission.control import Guards
+from interaction_svc.admission.concurrency import ConcurrencyLimit
+from interaction_svc.admission.control import AdmissionControl
+from interaction_svc.admission.rate_limits import RequestRateLimit
 from interaction_svc.app.authentication import Authenticator
 from interaction_svc.app.interactions import Interactions
 from interaction_svc.runtime.settings import load_settings
@@ -35,12 +36,14 @@ class Failing(Interactions):
 
     page: Any = get
     record: Any = get
-    check_many: Any = get
+    prepare: Any = get
 
 
 def server_on(interactions: Interactions, store: Store) -> GrpcServer:
-    guards = Guards(Authenticator(store, serves_openly=True), Concurrency(9), CallRate(0), 30)
-    return GrpcServer(interactions, load_settings(grpc_address="127.0.0.1:0"), guards, None)
+    admission = AdmissionControl(
+        Authenticator(store, allows_anonymous=True), ConcurrencyLimit(9), RequestRateLimit(0), 30
+    )
+    return GrpcServer(interactions, load_settings(grpc_address="127.0.0.1:0"), admission, None)
 
 
 @pytest.fixture

@@ -15,13 +15,15 @@ from testing import http2
 from testing.build import new_sid
 from testing.requests import Code, failure
 
-from interaction_svc.admission.concurrency import CallRate, Concurrency, Unsent
+from interaction_svc.admission.concurrency import ConcurrencyLimit
+from interaction_svc.admission.rate_limits import RequestRateLimit
+from interaction_svc.admission.response_backlog import ResponseBacklog
 from interaction_svc.app import authentication
 from interaction_svc.app.authentication import Authenticator, NewKey
 from interaction_svc.domain.errors import InvalidField
-from interaction_svc.domain.principals import Right, Role
+from interaction_svc.domain.principals import Permission, Role
 from interaction_svc.store import Store, open_store
-from interaction_svc.telemetry.request_context import this_call
+from interaction_svc.telemetry.request_context import current_request
 from interaction_svc.transports.grpcio.interceptors import (
     Admit,
     Authenticate,
@@ -82,7 +84,7 @@ class Echo:
                 self.left.set()
         if request == b"large":
             return bytes(LARGE)
-        return f"{this_call().caller.key_sid}:".encode() + request
+        return f"{current_request().principal.key_sid}:".encode() + request
 
 
 class Pipeline:
@@ -91,17 +93,17 @@ class Pipeline:
     def __init__(self, store: Store, times: Times, *, cached_forever: bool) -> None:
         self.store = store
         self.echo = Echo()
-        rights = dict.fromkeys(map(path_of, KINDS), Right.READ)
-        self.concurrency = Concurrency(PLACES, streams_per_key=STREAMS_OF_A_KEY)
+        rights = dict.fromkeys(map(path_of, KINDS), Permission.READ)
+        self.concurrency = ConcurrencyLimit(PLACES, streams_per_key=STREAMS_OF_A_KEY)
         self.admit = Admit(
-            self.concurrency, times, Unsent(), reads=frozenset(rights), exempt=frozenset()
+            self.concurrency, times, ResponseBacklog(), reads=frozenset(rights), exempt=frozenset()
         )
         clock = (lambda: 0.0) if cached_forever else asyncio.get_running_loop().time
         self.in_flight = InFlight(frozenset(rights))
         authenticate = Authenticate(
-            Authenticator(store, serves_openly=False, clock=clock),
+            Authenticator(store, allows_anonymous=False, clock=clock),
             self.concurrency,
-            CallRate(0),
+            RequestRateLimit(0),
             rights,
             unguarded=frozenset(),
             is_peer_allowed=lambda _: True,
@@ -360,7 +362,7 @@ async def test_a_stream_of_requests_ends_when_it_is_idle_or_old(
 async def test_answers_of_a_stream_count_while_nobody_reads_and_no_longer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Unsent, "MAX_BYTES_A_CONNECTION", 3 * LARGE)
+    monkeypatch.setattr(ResponseBacklog, "MAX_BYTES_A_CONNECTION", 3 * LARGE)
     async with opened(tmp_path) as (pipeline, channel):
         request = http2.message(b",".join([b"large"] * 9))
         reader, writer = await asyncio.open_connection("127.0.0.1", pipeline.port)
@@ -374,7 +376,10 @@ async def test_answers_of_a_stream_count_while_nobody_reads_and_no_longer(
             received += await reader.read(65_536)
             for kind, flags, _, _ in http2.frames(received):
                 ends += kind == http2.HEADERS and bool(flags & http2.END_STREAM)
-        assert (pipeline.places, pipeline.unsent) == (2, 2 * (LARGE + Unsent.OVERHEAD_BYTES))
+        assert (pipeline.places, pipeline.unsent) == (
+            2,
+            2 * (LARGE + ResponseBacklog.OVERHEAD_BYTES),
+        )
         writer.close()
         await turned(lambda: (pipeline.places, pipeline.unsent) == (0, 0))
         call = start(

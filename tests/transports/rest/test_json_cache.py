@@ -13,7 +13,7 @@ from interaction_svc.codec.twilio_json import to_json
 from interaction_svc.store import Row, row_of
 from interaction_svc.store.errors import DamagedRowError
 from interaction_svc.transports.rest import json_cache
-from interaction_svc.transports.rest.json_cache import Renderings
+from interaction_svc.transports.rest.json_cache import JsonCache
 from interaction_svc.v1 import interaction_pb2 as pb
 
 BASE_URL = "https://interactions.example"
@@ -42,7 +42,7 @@ def frames(rows: list[Row]) -> bytes:
 
 
 async def test_each_row_is_rendered_as_itself_however_it_is_asked_for(rendered: list[str]) -> None:
-    rows, renderings = some_rows(5), Renderings(BASE_URL)
+    rows, renderings = some_rows(5), JsonCache(BASE_URL)
     for asked in (rows[:3], rows[2:], rows[::-1], rows, rows):
         found = [json.loads(each) for each in renderings.of(frames(asked))]
         assert [each["sid"] for each in found] == [row.sid for row in asked]
@@ -53,7 +53,7 @@ async def test_each_row_is_rendered_as_itself_however_it_is_asked_for(rendered: 
 
 
 async def test_a_row_that_has_changed_is_rendered_anew() -> None:
-    interaction, renderings = new_interaction(new_parents(), data="before"), Renderings(BASE_URL)
+    interaction, renderings = new_interaction(new_parents(), data="before"), JsonCache(BASE_URL)
     renderings.of(row_of(interaction).frame)
     interaction.data = "after"
     (found,) = renderings.of(row_of(interaction).frame)
@@ -64,7 +64,7 @@ async def test_what_is_kept_is_bounded_in_bytes(
     rendered: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(json_cache, "KEPT_BYTES", 100_000)
-    rows, renderings = some_rows(100, data="x" * 5_000), Renderings(BASE_URL)
+    rows, renderings = some_rows(100, data="x" * 5_000), JsonCache(BASE_URL)
     for row in rows:
         renderings.of(row.frame + row.frame)
     del rendered[:]
@@ -85,7 +85,7 @@ async def test_what_nobody_asks_for_is_forgotten(
         return asyncio.TimerHandle(0, callback, (), asyncio.get_running_loop())
 
     monkeypatch.setattr(asyncio.get_running_loop(), "call_later", call_later)
-    (asked_again, left), renderings = some_rows(2), Renderings(BASE_URL)
+    (asked_again, left), renderings = some_rows(2), JsonCache(BASE_URL)
     renderings.of(2 * (asked_again.frame + left.frame))
     del rendered[2:]
     for _ in range(3):
@@ -104,4 +104,4 @@ async def test_what_nobody_asks_for_is_forgotten(
 async def test_what_is_no_row_is_said_to_be_damaged() -> None:
     for damaged in (b"\x0a\x05ab", b"\x0a\x02\x0a\x09"):
         with pytest.raises(DamagedRowError):
-            Renderings(BASE_URL).of(damaged)
+            JsonCache(BASE_URL).of(damaged)

@@ -17,8 +17,9 @@ from testing.build import Parents, new_parents, new_session
 from testing.process import Served, served
 from testing.requests import record
 
-from interaction_svc.admission.concurrency import CallRate, Concurrency
-from interaction_svc.admission.control import Guards
+from interaction_svc.admission.concurrency import ConcurrencyLimit
+from interaction_svc.admission.control import AdmissionControl
+from interaction_svc.admission.rate_limits import RequestRateLimit
 from interaction_svc.codec.twilio_json import PROPERTIES
 from interaction_svc.codec.twilio_query import CARRIED, PAGING
 from interaction_svc.transports.rest.app import create_app
@@ -130,8 +131,8 @@ def test_head_is_described_as_get_without_content() -> None:
 def test_it_has_every_route_and_no_others() -> None:
     named = {"service_sid": "ServiceSid", "session_sid": "SessionSid", "sid": "Sid"}
     missing: Any = None  # it is not called
-    guards = Guards(missing, Concurrency(1), CallRate(0), 1)
-    app: Any = create_app(missing, BASE_URL, guards)
+    admission = AdmissionControl(missing, ConcurrencyLimit(1), RequestRateLimit(0), 1)
+    app: Any = create_app(missing, BASE_URL, admission)
     while not isinstance(app, Starlette):
         app = app.app
     routes = [route for route in app.routes if isinstance(route, Route)]

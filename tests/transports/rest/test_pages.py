@@ -19,12 +19,14 @@ from testing.requests import basic, record
 from testing.stubs import Ingest
 from testing.wait import wait_until
 
-from interaction_svc.admission.concurrency import CallRate, Concurrency, Unsent
-from interaction_svc.admission.control import Guards
+from interaction_svc.admission.concurrency import ConcurrencyLimit
+from interaction_svc.admission.control import AdmissionControl
+from interaction_svc.admission.rate_limits import RequestRateLimit
+from interaction_svc.admission.response_backlog import ResponseBacklog
 from interaction_svc.app.authentication import Authenticator
 from interaction_svc.app.interactions import Interactions, Page
 from interaction_svc.domain.errors import Unavailable
-from interaction_svc.domain.principals import ANYONE, Caller
+from interaction_svc.domain.principals import ANONYMOUS, Principal
 from interaction_svc.store import Store, open_store, row_of
 from interaction_svc.transports.address import Address
 from interaction_svc.transports.http1.protocol import HttpLimits
@@ -165,10 +167,12 @@ async def meddled(
     store = await open_store(files.url(folder))
     await store.record([row_of(row) for row in rows])
     interactions = Meddling(store, lambda read: meanwhile(store, read))
-    guards = Guards(Authenticator(store, serves_openly=True), Concurrency(9), CallRate(0), 30)
+    admission = AdmissionControl(
+        Authenticator(store, allows_anonymous=True), ConcurrencyLimit(9), RequestRateLimit(0), 30
+    )
     limits = HttpLimits(16_384, 100, slow_sender_seconds=10, connection_idle_seconds=10)
     server = HttpServer(
-        lambda base_url: create_app(interactions, base_url, guards),
+        lambda base_url: create_app(interactions, base_url, admission),
         Address("127.0.0.1", 0),
         base_url=None,
         limits=limits,
@@ -279,7 +283,7 @@ async def test_rows_that_are_deleted_while_the_beginning_of_a_page_is_looked_for
 
 async def _delete(store: Store, row: pb.Interaction) -> None:
     await Interactions(store).delete(
-        Caller(row.account_sid, None, ANYONE.rights),
+        Principal(row.account_sid, None, ANONYMOUS.rights),
         Parents(row.account_sid, row.service_sid, row.session_sid).key(row.sid),
         allow_missing=True,
     )
@@ -344,13 +348,13 @@ def test_the_log_tells_an_answer_that_is_cut_off_from_a_whole_one(
 
 def test_large_pages_that_nobody_takes_are_bounded(tmp_path: Path, parents: Parents) -> None:
     filled(tmp_path, large(parents, 100, 250_000))
-    held = Unsent.MAX_BYTES_AN_ACCOUNT // (STREAM_BYTES + Unsent.OVERHEAD_BYTES)
+    held = ResponseBacklog.MAX_BYTES_AN_ACCOUNT // (STREAM_BYTES + ResponseBacklog.OVERHEAD_BYTES)
     with served(tmp_path) as server:
         before = peak_mib(server)
         opened = [asking(server, parents) for _ in range(held + 20)]
         try:
             wait_until(lambda: len(logged(server, "call", method="list", code="429")) >= 20)
-            assert peak_mib(server) - before < Unsent.MAX_BYTES_AN_ACCOUNT // MIB
+            assert peak_mib(server) - before < ResponseBacklog.MAX_BYTES_AN_ACCOUNT // MIB
             with asking(server, parents, close=True) as one_more:
                 (refusal,) = answers(read_all(one_more))
             assert (refusal.status, refusal.headers["retry-after"]) == (429, "1")

@@ -21,8 +21,9 @@ from testing.requests import basic, record
 from testing.rest_errors import assert_error
 from testing.stubs import Ingest
 
-from interaction_svc.admission.concurrency import CallRate, Concurrency
-from interaction_svc.admission.control import Guards
+from interaction_svc.admission.concurrency import ConcurrencyLimit
+from interaction_svc.admission.control import AdmissionControl
+from interaction_svc.admission.rate_limits import RequestRateLimit
 from interaction_svc.app.authentication import Authenticator
 from interaction_svc.app.interactions import Interactions
 from interaction_svc.codec.twilio_json import to_json
@@ -279,10 +280,12 @@ class Failing(Interactions):
 async def failing(tmp_path: Path) -> AsyncIterator[Any]:
     clients: list[httpx.AsyncClient] = []
     store = await open_store(files.url(tmp_path))
-    guards = Guards(Authenticator(store, serves_openly=True), Concurrency(9), CallRate(0), 30)
+    admission = AdmissionControl(
+        Authenticator(store, allows_anonymous=True), ConcurrencyLimit(9), RequestRateLimit(0), 30
+    )
 
     async def get(error: Exception) -> httpx.Response:
-        app = create_app(Failing(error), "http://x", guards)
+        app = create_app(Failing(error), "http://x", admission)
         client = httpx.AsyncClient(
             transport=httpx.ASGITransport(app), base_url="http://x", auth=(new_sid("AC"), "x")
         )

@@ -15,7 +15,7 @@ from interaction_svc.app.interactions import Interactions
 from interaction_svc.domain.errors import Unavailable
 from interaction_svc.store import Store, open_store
 from interaction_svc.telemetry import request_context
-from interaction_svc.telemetry.request_context import Call
+from interaction_svc.telemetry.request_context import RequestContext
 from interaction_svc.transports.rpc.interaction_service import IngestServicer
 from interaction_svc.v1 import interaction_pb2 as pb
 from interaction_svc.v1.error_reason_pb2 import ERROR_REASON_MALFORMED_REQUEST, ErrorReason
@@ -140,7 +140,7 @@ class Stream:
         """Begin to record them."""
 
         async def recording() -> bytes:
-            request_context.begin(Call("grpc", "m", "p", "id", "OK"))
+            request_context.begin(RequestContext("grpc", "m", "p", "id", "OK"))
             context: Any = None
             return await IngestServicer(Interactions(store)).record_interactions(
                 aiter(self), context

@@ -18,13 +18,13 @@ FAILURES = tuple(_REASONS.values())
 """What keeps a server from starting, and what its command says in a line."""
 
 
-class Report(NamedTuple):
+class StartupReport(NamedTuple):
     """What became of starting a worker: it is ready if there is no `failure`."""
 
     failure: Exception | None = None
 
     @classmethod
-    def read(cls, line: bytes) -> "Report":
+    def read(cls, line: bytes) -> "StartupReport":
         """Read a worker's line; the empty one is of a worker that has ended without any."""
         if not line:
             return cls(OSError("a worker has ended before it was ready"))

@@ -7,7 +7,7 @@ from interaction_svc.transports.address import Address
 from interaction_svc.transports.sockets import bind
 
 
-class HeldPort:
+class ReservedPort:
     """A port kept for the sockets of workers, so that nobody else gets it while they start anew.
 
     Sockets with SO_REUSEPORT share it; the system gives each connection to one that listens. One

@@ -11,12 +11,12 @@ from typing import Self, cast
 
 import structlog
 
-from interaction_svc.runtime.listen_policy import check_exposure
+from interaction_svc.runtime.listen_policy import check_listen_policy
 from interaction_svc.runtime.liveness import Liveness, failure_of
 from interaction_svc.runtime.settings import Settings
-from interaction_svc.runtime.workers.control_messages import Report, settings_line
-from interaction_svc.runtime.workers.shared_port import HeldPort
-from interaction_svc.runtime.workers.worker_metrics import FOLDER_VARIABLE, GroupMetrics
+from interaction_svc.runtime.workers.control_messages import StartupReport, settings_line
+from interaction_svc.runtime.workers.shared_port import ReservedPort
+from interaction_svc.runtime.workers.worker_metrics import FOLDER_VARIABLE, AggregatedMetrics
 from interaction_svc.store import open_store
 from interaction_svc.telemetry.metrics import MetricsServer
 from interaction_svc.transports.address import Address
@@ -33,7 +33,7 @@ _Pipes = tuple[asyncio.StreamWriter, asyncio.StreamReader]
 log = structlog.get_logger()
 
 
-class Group:
+class Supervisor:
     """Workers on the same ports, used as a Server is: entering starts them, leaving drains them.
 
     Entering raises what entering a Server does; a worker's errors are passed on. Leaving raises
@@ -48,7 +48,7 @@ class Group:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._metrics: GroupMetrics | None = None
+        self._metrics: AggregatedMetrics | None = None
         self._processes: dict[int, Process] = {}
         self._keeping: list[asyncio.Task[None]] = []
         self._stopping = asyncio.Event()
@@ -62,7 +62,7 @@ class Group:
         async with AsyncExitStack() as cleanups:
             await self._prepare_store()
             if settings.metrics:
-                self._metrics = GroupMetrics()
+                self._metrics = AggregatedMetrics()
                 cleanups.callback(self._metrics.close)
                 server = MetricsServer(
                     Address.parse(settings.metrics_address), self._metrics.registry
@@ -101,7 +101,7 @@ class Group:
         """Do once what would otherwise be done by all: migrate, and warn of what is open."""
         store = await open_store(self._settings.store, replica=self._settings.replica)
         try:
-            await check_exposure(self._settings, store)
+            await check_listen_policy(self._settings, store)
         finally:
             await store.close()
 
@@ -109,7 +109,7 @@ class Group:
         """Take a port for the workers, and give its address."""
         address = Address.parse(text)
         try:
-            held = HeldPort(address)
+            held = ReservedPort(address)
         except OSError as error:
             raise cannot_listen(what, address, error) from error
         cleanups.callback(held.close)
@@ -119,7 +119,7 @@ class Group:
         starting = []
         for number in range(1, self._settings.workers + 1):
             ready = asyncio.get_running_loop().create_future()
-            keeping = asyncio.create_task(self._keep(number, ready))
+            keeping = asyncio.create_task(self._supervise(number, ready))
             keeping.add_done_callback(partial(_pass_on, ready))
             self._keeping.append(keeping)
             starting.append(ready)
@@ -138,7 +138,7 @@ class Group:
         if self._ended_badly:
             raise OSError("; ".join(self._ended_badly))
 
-    async def _keep(self, number: int, ready: asyncio.Future[None]) -> None:
+    async def _supervise(self, number: int, ready: asyncio.Future[None]) -> None:
         """Keep a worker running until the group stops; `ready` is of its first start."""
         loop = asyncio.get_running_loop()
         pause = FIRST_PAUSE_SECONDS
@@ -181,7 +181,7 @@ class Group:
             _tell_to_stop(process)
         settings, report = cast(_Pipes, (process.stdin, process.stdout))
         settings.write(settings_line(self._settings_of_workers()))
-        failure = Report.read(await report.readline()).failure
+        failure = StartupReport.read(await report.readline()).failure
         is_ready = failure is None
         if is_ready:
             self._count(number, process)

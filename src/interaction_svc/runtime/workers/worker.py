@@ -11,7 +11,7 @@ from typing import Any
 
 from interaction_svc.runtime.server import Server
 from interaction_svc.runtime.settings import Settings
-from interaction_svc.runtime.workers.control_messages import FAILURES, Report, read_settings
+from interaction_svc.runtime.workers.control_messages import FAILURES, StartupReport, read_settings
 from interaction_svc.runtime.workers.worker_metrics import FOLDER_VARIABLE
 from interaction_svc.telemetry.logs import configure_logs
 
@@ -28,7 +28,7 @@ def main(number: int) -> None:
     try:
         asyncio.run(_serve(settings, number))
     except FAILURES as error:
-        _report(Report(error))
+        _report(StartupReport(error))
         sys.exit(1)
 
 
@@ -37,7 +37,7 @@ async def _serve(settings: Settings, number: int) -> None:
     async with Server(settings, worker=number) as server:
         # Once more changes nothing: a service manager may tell all processes, as the group does.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
-        _report(Report())
+        _report(StartupReport())
         stopping = asyncio.create_task(_wait_for(told))
         ends: list[asyncio.Future[Any]] = [stopping, server.ended]
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -59,5 +59,5 @@ def _end_with(group: io.FileIO) -> None:
         os._exit(1)
 
 
-def _report(report: Report) -> None:
+def _report(report: StartupReport) -> None:
     os.write(sys.stdout.fileno(), report.line())

@@ -26,7 +26,7 @@ _PREFIX = "interaction-svc-workers-"
 _MEMORY = Path("/dev/shm")  # noqa: S108 the folder in it is private
 
 
-class GroupMetrics:
+class AggregatedMetrics:
     """Collects the metrics of a group of workers; `registry` has them."""
 
     def __init__(self) -> None:

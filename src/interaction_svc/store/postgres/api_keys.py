@@ -1,9 +1,9 @@
 """The statements on API keys."""
 
-from interaction_svc.store.api_keys import StoredKey
+from interaction_svc.store.api_keys import ApiKey
 from interaction_svc.store.postgres.connection import Connection
 
-_COLUMNS = ", ".join(StoredKey._fields)
+_COLUMNS = ", ".join(ApiKey._fields)
 _SELECT = f"SELECT {_COLUMNS} FROM api_keys"
 _OLDEST_FIRST = "ORDER BY created_us, added"
 _ADD = f"INSERT INTO api_keys ({_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6)"
@@ -12,26 +12,26 @@ _REVOKE = (
 )
 
 
-async def add(db: Connection, key: StoredKey) -> None:
+async def add(db: Connection, key: ApiKey) -> None:
     """See Store.add_key."""
     await db.execute(_ADD, *key)
 
 
-async def revoke(db: Connection, sid: str, now_us: int) -> StoredKey | None:
+async def revoke(db: Connection, sid: str, now_us: int) -> ApiKey | None:
     """See Store.revoke_key."""
     found = await db.fetch(_REVOKE, sid, now_us)
-    return StoredKey._make(found[0]) if found else None
+    return ApiKey._make(found[0]) if found else None
 
 
-async def of_user(db: Connection, user: str) -> list[StoredKey]:
+async def of_user(db: Connection, user: str) -> list[ApiKey]:
     """See Store.keys_of."""
     found = await db.fetch(f"{_SELECT} WHERE sid = $1 OR account_sid = $1 {_OLDEST_FIRST}", user)
-    return [StoredKey._make(row) for row in found]
+    return [ApiKey._make(row) for row in found]
 
 
-async def every(db: Connection) -> list[StoredKey]:
+async def every(db: Connection) -> list[ApiKey]:
     """See Store.keys."""
-    return [StoredKey._make(row) for row in await db.fetch(f"{_SELECT} {_OLDEST_FIRST}")]
+    return [ApiKey._make(row) for row in await db.fetch(f"{_SELECT} {_OLDEST_FIRST}")]
 
 
 async def any_ever(db: Connection) -> bool:

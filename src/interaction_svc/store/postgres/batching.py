@@ -67,7 +67,7 @@ class _Get(NamedTuple):
     done: "asyncio.Future[bytes | None]"
 
 
-class SharedGets:
+class GetBatcher:
     """Gets, of which those that wait together are asked for together."""
 
     def __init__(self, pool: Pool) -> None:
@@ -105,10 +105,10 @@ class SharedGets:
         found: Sequence[Any]
         try:
             if len(gets) == 1:
-                found = [await self._pool.run_here(partial(reads.get, wanted=gets[0].wanted))]
+                found = [await self._pool.run_in_task(partial(reads.get, wanted=gets[0].wanted))]
             else:
                 wanted = [get.wanted for get in gets]
-                found = await self._pool.run_here(partial(reads.get_each, wanted=wanted))
+                found = await self._pool.run_in_task(partial(reads.get_each, wanted=wanted))
         except Exception as error:  # whatever it is, those who wait must hear of it
             found = [error] * len(gets)
         for get, frame in zip(gets, found, strict=True):
@@ -129,7 +129,7 @@ class _Record(NamedTuple):
         return self.work[0].account_sid if self.work else ""
 
 
-class SharedRecords:
+class RecordBatcher:
     """Records, of which those that wait together are committed together.
 
     A commit costs a flush of the server's disk and several round trips, whatever it holds.
@@ -191,7 +191,7 @@ class SharedRecords:
     async def _record(self, records: Sequence[_Record]) -> list[list[Recorded]]:
         works = [record.work for record in records]
         statements = BY_SESSION if self.by_session else writes.TOGETHER
-        return await self._pool.run_here(
+        return await self._pool.run_in_task(
             partial(writes.record_together, works=works, statements=statements)
         )
 

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from interaction_svc.store.bulk_delete import Expired, SweepPosition, TookPart
+from interaction_svc.store.bulk_delete import BulkDeleteCursor, Expired, InvolvesParticipant
 from interaction_svc.store.postgres import row_format
 from interaction_svc.store.postgres.connection import Connection
-from interaction_svc.store.postgres.keyset_scan import walk
+from interaction_svc.store.postgres.keyset_scan import keyset_statement
 from interaction_svc.store.postgres.row_format import digits, digits_or_none
 from interaction_svc.store.postgres.schema import LISTED
 from interaction_svc.store.postgres.writes import BURY
@@ -22,7 +22,9 @@ _FIRST_US = -(2**63)
 _BEFORE_ALL = _FIRST_US, "0" * 32
 # The next Sessions, each with a Service and an account that it has.
 _OWNERS = {
-    after: walk(", ".join(OWNERS.key_columns), OWNERS.name, OWNERS.key_columns, after=after)
+    after: keyset_statement(
+        ", ".join(OWNERS.key_columns), OWNERS.name, OWNERS.key_columns, after=after
+    )
     for after in (False, True)
 }
 # Which of them have something old enough. Each costs a step in the index.
@@ -52,7 +54,7 @@ _OLDEST_AFTER = (
 )
 _PARTICIPANTS = "inbound_participant_sid, outbound_participant_sid"
 _WALKED = f"session_sid, account_sid, sid, service_sid, {_PARTICIPANTS}"
-_WALK = {after: walk(_WALKED, after=after) for after in (False, True)}
+_WALK = {after: keyset_statement(_WALKED, after=after) for after in (False, True)}
 _DELETE = "DELETE FROM interactions WHERE session_sid = $1 AND account_sid = $2 AND sid = $3"
 _RETURNING = "RETURNING session_sid, account_sid, sid, service_sid"
 
@@ -66,15 +68,15 @@ class FoundRow(NamedTuple):
     service_sid: str
 
 
-Found = tuple[list[FoundRow], SweepPosition | None]
+Found = tuple[list[FoundRow], BulkDeleteCursor | None]
 _Owner = tuple[str, str, str]
 """A Session, and a Service and an account that it has, as in their columns."""
 
 
 async def find(
     db: Connection,
-    what: Expired | TookPart,
-    after: SweepPosition | None,
+    what: Expired | InvolvesParticipant,
+    after: BulkDeleteCursor | None,
     *,
     by_session: bool = False,
 ) -> Found:
@@ -82,7 +84,7 @@ async def find(
 
     `by_session`: the tables are distributed.
     """
-    if isinstance(what, TookPart):
+    if isinstance(what, InvolvesParticipant):
         return await _find_took_part(db, what, after)
     return await _find_expired(db, what, after, by_session=by_session)
 
@@ -111,7 +113,7 @@ async def _with_old(
 
 
 async def _find_expired(
-    db: Connection, what: Expired, after: SweepPosition | None, *, by_session: bool
+    db: Connection, what: Expired, after: BulkDeleteCursor | None, *, by_session: bool
 ) -> Found:
     """Look at the oldest rows only of each account in a Session, which its index holds together."""
     found: list[FoundRow] = []
@@ -150,9 +152,11 @@ async def _find_expired(
         old = await _with_old(db, what, owners, by_session=by_session)
 
 
-async def _find_took_part(db: Connection, what: TookPart, after: SweepPosition | None) -> Found:
+async def _find_took_part(
+    db: Connection, what: InvolvesParticipant, after: BulkDeleteCursor | None
+) -> Found:
     found: list[FoundRow] = []
-    place: SweepPosition = after or ()
+    place: BulkDeleteCursor = after or ()
     examined = 0
     participant = digits(what.participant_sid)
     account = digits_or_none(what.account_sid)
@@ -171,12 +175,12 @@ async def _find_took_part(db: Connection, what: TookPart, after: SweepPosition |
 
 
 async def delete(
-    db: Connection, what: Expired | TookPart, rows: Sequence[FoundRow], now_us: int
+    db: Connection, what: Expired | InvolvesParticipant, rows: Sequence[FoundRow], now_us: int
 ) -> dict[str, int]:
     """Delete rows that were found, and give how many of each Service were still there."""
     # What it was found by may have changed since: an update moves a time of creation, too.
     keys: list[tuple[object, ...]]
-    if isinstance(what, TookPart):
+    if isinstance(what, InvolvesParticipant):
         statement = f"{_DELETE} AND $4 IN ({_PARTICIPANTS})"
         keys = [(*row[:3], digits(what.participant_sid)) for row in sorted(rows)]
     else:

@@ -16,7 +16,7 @@ import asyncpg
 from interaction_svc.store.postgres.connect_errors import explained
 from interaction_svc.store.postgres.dsn import Dsn, Host
 from interaction_svc.store.postgres.dsn_parameters import ParameterError
-from interaction_svc.store.postgres.errors import FAILURES, NotConnectedError, is_full_house
+from interaction_svc.store.postgres.errors import FAILURES, NotConnectedError, is_connection_limit
 from interaction_svc.store.postgres.password_file import find_password
 
 DEFAULT_PORT = 5432
@@ -143,4 +143,6 @@ def _failure(dsn: Dsn, failures: list[tuple[Host, Exception]]) -> NotConnectedEr
     texts = [explained(error, dsn, host) for host, error in failures]
     told = dict.fromkeys(f"{host}: {text}" for (host, _), text in zip(failures, texts, strict=True))
     text = texts[0] if len(set(texts)) == 1 else "; ".join(told)
-    return NotConnectedError(text, is_full_house=any(is_full_house(error) for _, error in failures))
+    return NotConnectedError(
+        text, is_connection_limit=any(is_connection_limit(error) for _, error in failures)
+    )

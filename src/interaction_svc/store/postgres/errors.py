@@ -67,9 +67,9 @@ class StatementTimeoutError(OSError):
 class NotConnectedError(OSError):
     """No server of the URL let us in; its text says why."""
 
-    def __init__(self, text: str, *, is_full_house: bool = False) -> None:
+    def __init__(self, text: str, *, is_connection_limit: bool = False) -> None:
         super().__init__(text)
-        self.is_full_house = is_full_house
+        self.is_connection_limit = is_connection_limit
 
 
 class NotAReplicaError(OSError):
@@ -114,16 +114,16 @@ def is_cancelled(error: BaseException) -> bool:
     return sqlstate(error) == _CANCELLED
 
 
-def is_full_house(error: BaseException) -> bool:
+def is_connection_limit(error: BaseException) -> bool:
     """Say whether the server takes no more connections than it has."""
     if isinstance(error, NotConnectedError):
-        return error.is_full_house
+        return error.is_connection_limit
     if isinstance(error, asyncpg.ProtocolViolationError):
         return is_full(error)
     return sqlstate(error) == _TOO_MANY_CONNECTIONS
 
 
-def ends_others(error: BaseException) -> bool:
+def invalidates_pool(error: BaseException) -> bool:
     """Say whether other connections to that server are of no more use either."""
     if isinstance(error, StatementTimeoutError):
         return True

@@ -13,7 +13,7 @@ KEY = ("session_sid", "account_sid", "sid")
 _CHECKED_AT_ONCE = 250
 
 
-def walk(
+def keyset_statement(
     columns: str, table: str = "interactions", key: Sequence[str] = KEY, *, after: bool
 ) -> str:
     """Give the statement of a step: the first rows, or those `after` the key ($1, $2, $3).
@@ -42,7 +42,7 @@ def walk(
     return f"SELECT * FROM ({' UNION ALL '.join(steps)}) AS either ORDER BY {order} LIMIT {limit}"
 
 
-_ROWS = {after: walk(COLUMNS, after=after) for after in (False, True)}
+_ROWS = {after: keyset_statement(COLUMNS, after=after) for after in (False, True)}
 # Asked for after the rows, in a statement of its own, for distributed engines don't look up
 # something for each row of a limited number: an owner stays, so none is missed.
 _OWNERS = (
@@ -50,11 +50,13 @@ _OWNERS = (
     " WHERE session_sid = ANY($1::uuid[])"
 )
 
-Key = tuple[str, str, str]
+InteractionKey = tuple[str, str, str]
 """session_sid, account_sid, sid."""
 
 
-async def check_rows(db: Connection, after: Key | None) -> tuple[int, list[Key], Key | None]:
+async def check_rows(
+    db: Connection, after: InteractionKey | None
+) -> tuple[int, list[InteractionKey], InteractionKey | None]:
     """Compare the columns and the checksum of the next rows with their frames.
 
     Returns how many there were, the keys of the bad ones, and where to go on (None: done).

@@ -17,10 +17,10 @@ from interaction_svc.store.postgres.connection import Connection
 from interaction_svc.store.postgres.errors import (
     FAILURES,
     closed,
-    ends_others,
+    invalidates_pool,
     is_cancelled,
     is_conflict,
-    is_full_house,
+    is_connection_limit,
     is_loss,
     translated,
 )
@@ -77,7 +77,7 @@ class Pool:
                 task.cancel()  # it only waits for its turn
             raise
 
-    async def run_here(self, work: Work[T]) -> T:
+    async def run_in_task(self, work: Work[T]) -> T:
         """Run repeatable work in this task, which nobody cancels, and which outlives no close."""
         if self._closed:
             raise closed()
@@ -98,7 +98,7 @@ class Pool:
             try:
                 return await work(connection)
             except FAILURES as error:
-                if ends_others(error):
+                if invalidates_pool(error):
                     self.expire()
                 elif is_loss(error):
                     self._end_idle()  # or each attempt may find one more that is as dead
@@ -129,7 +129,9 @@ class Pool:
             try:
                 connection = await self._connect()
             except BaseException as error:
-                if not (isinstance(error, FAILURES) and is_full_house(error) and self._in_use):
+                if not (
+                    isinstance(error, FAILURES) and is_connection_limit(error) and self._in_use
+                ):
                     self._pass_on_place()
                     raise
                 self._open -= 1

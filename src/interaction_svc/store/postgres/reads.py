@@ -6,7 +6,7 @@ from typing import Any
 from interaction_svc.domain.paging import Position
 from interaction_svc.store.errors import AmbiguousAccountError, DamagedRowError
 from interaction_svc.store.integrity import check_frame
-from interaction_svc.store.interface import Key, PageQuery, Scope, StoredPage
+from interaction_svc.store.interface import InteractionKey, PageQuery, Scope, StoredPage
 from interaction_svc.store.page_bounds import bounds
 from interaction_svc.store.postgres import row_format
 from interaction_svc.store.postgres.connection import Connection
@@ -45,7 +45,7 @@ _GET_EACH_OF_EVERY_ACCOUNT = (
     " AND service_sid = wanted.service_sid LIMIT 1) AS stored"
 )
 
-Wanted = tuple[Scope, Key]
+Wanted = tuple[Scope, InteractionKey]
 Got = bytes | DamagedRowError | AmbiguousAccountError | None
 
 
@@ -86,7 +86,7 @@ def _values_of(wanted: Wanted) -> tuple[str, ...]:
     return (digits(session_sid), *account, digits(sid), digits(service_sid))
 
 
-def _the_one(found: Sequence[Any], key: Key) -> Got:
+def _the_one(found: Sequence[Any], key: InteractionKey) -> Got:
     """Return the frame of the only row that was found, or what is wrong with that."""
     if not found:
         return None

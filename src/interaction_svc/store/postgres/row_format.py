@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from interaction_svc.store.rows import Row
-from interaction_svc.store.tables import KEYS, Record, RecordKey, Table
+from interaction_svc.store.tables import KEYS, Table, TableKey, TableRow
 
 _PREFIXES = {
     "session_sid": "KC",
@@ -118,7 +118,7 @@ def row_from(values: Sequence[Any]) -> Row:
     )
 
 
-def packed_record(table: Table, record: Record) -> tuple[object, ...]:
+def packed_record(table: Table, record: TableRow) -> tuple[object, ...]:
     """Return the values of the columns of a table's record."""
     if isinstance(record, Row):
         return packed_row(record)
@@ -128,18 +128,18 @@ def packed_record(table: Table, record: Record) -> tuple[object, ...]:
     )
 
 
-def packed_key(table: Table, key: RecordKey) -> tuple[str, ...]:
+def packed_key(table: Table, key: TableKey) -> tuple[str, ...]:
     """Return the values of the columns of a table's primary key."""
     return key if table is KEYS else tuple(map(digits, key))
 
 
-def reader_of(table: Table) -> Callable[[Sequence[Any]], Record]:
+def reader_of(table: Table) -> Callable[[Sequence[Any]], TableRow]:
     """Return what makes a table's record of the values of its columns."""
     if table.record is Row:
         return row_from
     prefixes = [_PREFIXES[name] if _is_packed(table, name) else None for name in table.columns]
 
-    def read(values: Sequence[Any]) -> Record:
+    def read(values: Sequence[Any]) -> TableRow:
         return table.record(
             *(
                 value if prefix is None else prefix + value.hex
@@ -154,7 +154,7 @@ def _is_packed(table: Table, column: str) -> bool:
     return table is not KEYS and column in _PREFIXES
 
 
-def unnested(columns: Iterable[str], *, keys: bool = False) -> str:
+def unnest_clause(columns: Iterable[str], *, keys: bool = False) -> str:
     """Return the rows that arrays are of, the values $1, $2 and so on: one for each column.
 
     `keys`: the columns are those of API keys.

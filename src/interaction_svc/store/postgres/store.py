@@ -5,11 +5,16 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Self
 
-from interaction_svc.store.api_keys import StoredKey
-from interaction_svc.store.bulk_delete import Expired, SweepPosition, Swept, TookPart
+from interaction_svc.store.api_keys import ApiKey
+from interaction_svc.store.bulk_delete import (
+    BulkDeleteCursor,
+    DeletedBatch,
+    Expired,
+    InvolvesParticipant,
+)
 from interaction_svc.store.errors import StoreUnavailableError
 from interaction_svc.store.interface import (
-    Key,
+    InteractionKey,
     MigrationProgress,
     PageQuery,
     ScanPosition,
@@ -28,7 +33,7 @@ from interaction_svc.store.postgres import (
     table_scan,
     writes,
 )
-from interaction_svc.store.postgres.batching import SharedGets, SharedRecords
+from interaction_svc.store.postgres.batching import GetBatcher, RecordBatcher
 from interaction_svc.store.postgres.citus import distribution
 from interaction_svc.store.postgres.connection import Connection
 from interaction_svc.store.postgres.dsn import Dsn
@@ -39,7 +44,7 @@ from interaction_svc.store.postgres.schema import LATEST, REWRITTEN
 from interaction_svc.store.progress import LoggedProgress
 from interaction_svc.store.recorded import Recorded
 from interaction_svc.store.rows import Row
-from interaction_svc.store.tables import Record, RecordKey, Table
+from interaction_svc.store.tables import Table, TableKey, TableRow
 
 PROBE_SECONDS = 5.0
 """How long a statement of a probe may take."""
@@ -67,8 +72,8 @@ class PostgresStore(Store):
         """Make the store; nothing is connected to until it is asked."""
         self._pool = _pool(dsn, limits.statement_seconds, size=limits.connections)
         self._probes = _pool(dsn, PROBE_SECONDS, size=1)
-        self._gets = SharedGets(self._pool)
-        self._records = SharedRecords(self._pool)
+        self._gets = GetBatcher(self._pool)
+        self._records = RecordBatcher(self._pool)
         self._by_session = False
         self._closing: asyncio.Task[None] | None = None
 
@@ -128,7 +133,7 @@ class PostgresStore(Store):
             await asyncio.shield(pool.close())
         return StoreReport(versions.version, LATEST, migration_bytes=needed)
 
-    async def get(self, scope: Scope, key: Key) -> bytes | None:
+    async def get(self, scope: Scope, key: InteractionKey) -> bytes | None:
         """See Store."""
         return await self._gets.get((scope, key))
 
@@ -140,7 +145,7 @@ class PostgresStore(Store):
         """See Store."""
         return await self._records.record(rows)
 
-    async def delete(self, scope: Scope, key: Key, now_us: int) -> bool:
+    async def delete(self, scope: Scope, key: InteractionKey, now_us: int) -> bool:
         """See Store."""
         work = partial(writes.delete, scope=scope, key=key, now_us=now_us)
         # Done and lost on the way, it would be told apart no more from one that found nothing.
@@ -169,35 +174,35 @@ class PostgresStore(Store):
             )
         )
 
-    async def sweep(
+    async def bulk_delete(
         self,
-        what: Expired | TookPart,
+        what: Expired | InvolvesParticipant,
         *,
-        after: SweepPosition | None,
+        after: BulkDeleteCursor | None,
         now_us: int,
         dry_run: bool = False,
-    ) -> Swept:
+    ) -> DeletedBatch:
         """See Store."""
         find = partial(bulk_delete.find, what=what, after=after, by_session=self._by_session)
         rows, following = await self._pool.run(find)
         if dry_run or not rows:
-            return Swept(bulk_delete.counted(rows), following)
+            return DeletedBatch(bulk_delete.counted(rows), following)
         work = partial(bulk_delete.delete, what=what, rows=rows, now_us=now_us)
-        return Swept(await self._pool.run(work, repeatable=False), following)
+        return DeletedBatch(await self._pool.run(work, repeatable=False), following)
 
-    async def add_key(self, key: StoredKey) -> None:
+    async def add_key(self, key: ApiKey) -> None:
         """See Store."""
         await self._pool.run(partial(api_keys.add, key=key), repeatable=False)
 
-    async def revoke_key(self, sid: str, now_us: int) -> StoredKey | None:
+    async def revoke_key(self, sid: str, now_us: int) -> ApiKey | None:
         """See Store."""
         return await self._pool.run(partial(api_keys.revoke, sid=sid, now_us=now_us))
 
-    async def keys_of(self, user: str) -> list[StoredKey]:
+    async def keys_of(self, user: str) -> list[ApiKey]:
         """See Store."""
         return await self._pool.run(partial(api_keys.of_user, user=user))
 
-    async def keys(self) -> list[StoredKey]:
+    async def keys(self) -> list[ApiKey]:
         """See Store."""
         return await self._pool.run(api_keys.every)
 
@@ -236,8 +241,8 @@ class PostgresStore(Store):
         """See Store."""
         version = (await self._pool.run(migrations.inspect)).version
         rows = bad_rows = 0
-        some_bad: list[keyset_scan.Key] = []
-        after: keyset_scan.Key | None = None
+        some_bad: list[keyset_scan.InteractionKey] = []
+        after: keyset_scan.InteractionKey | None = None
         while True:
             seen, bad, after = await self._pool.run(partial(keyset_scan.check_rows, after=after))
             rows, bad_rows = rows + seen, bad_rows + len(bad)
@@ -251,13 +256,13 @@ class PostgresStore(Store):
         return await self._pool.run(partial(table_io.count, table=table))
 
     async def read(
-        self, table: Table, *, after: RecordKey | None, limit: int, max_bytes: int
-    ) -> list[Record]:
+        self, table: Table, *, after: TableKey | None, limit: int, max_bytes: int
+    ) -> list[TableRow]:
         """See Store."""
         work = partial(table_io.read, table=table, after=after, limit=limit, max_bytes=max_bytes)
         return await self._pool.run(work)
 
-    async def load(self, table: Table, records: Sequence[Record]) -> None:
+    async def load(self, table: Table, records: Sequence[TableRow]) -> None:
         """See Store."""
         await self._pool.run(partial(table_io.load, table=table, records=records))
 

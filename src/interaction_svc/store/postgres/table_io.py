@@ -7,16 +7,16 @@ import asyncpg
 
 from interaction_svc.store.integrity import check_frame
 from interaction_svc.store.postgres.connection import Connection
-from interaction_svc.store.postgres.keyset_scan import walk
+from interaction_svc.store.postgres.keyset_scan import keyset_statement
 from interaction_svc.store.postgres.row_format import (
     packed_key,
     packed_record,
     packed_row,
     reader_of,
-    unnested,
+    unnest_clause,
 )
 from interaction_svc.store.rows import Row
-from interaction_svc.store.tables import INTERACTIONS, KEYS, TOMBSTONES, Record, RecordKey, Table
+from interaction_svc.store.tables import INTERACTIONS, KEYS, TOMBSTONES, Table, TableKey, TableRow
 
 _AMONG = (
     "SELECT there.session_sid, there.account_sid, there.sid, %s"
@@ -35,8 +35,8 @@ async def count(db: Connection, table: Table) -> int:
 
 
 async def read(
-    db: Connection, table: Table, after: RecordKey | None, limit: int, max_bytes: int
-) -> list[Record]:
+    db: Connection, table: Table, after: TableKey | None, limit: int, max_bytes: int
+) -> list[TableRow]:
     """See Store.read."""
     place = () if after is None else packed_key(table, after)
     bound = () if table.large is None else (max_bytes,)
@@ -53,7 +53,7 @@ async def read(
 def read_statement(table: Table, *, after: bool) -> str:
     """Put the statement of `read` together: its values are a key, the limit, and the bytes."""
     columns, key = ", ".join(table.columns), ", ".join(table.key_columns)
-    step = walk(columns, table.name, table.key_columns, after=after)
+    step = keyset_statement(columns, table.name, table.key_columns, after=after)
     if table.large is None:
         return step
     bytes_place = (table.key_length if after else 0) + 2
@@ -65,7 +65,7 @@ def read_statement(table: Table, *, after: bool) -> str:
     )
 
 
-async def load(db: Connection, table: Table, records: Sequence[Record]) -> None:
+async def load(db: Connection, table: Table, records: Sequence[TableRow]) -> None:
     """See Store.load."""
 
     async def load(db: Connection) -> None:
@@ -84,7 +84,7 @@ async def load(db: Connection, table: Table, records: Sequence[Record]) -> None:
         await db.in_transaction(load)
 
 
-async def _add(db: Connection, rows: Sequence[Record]) -> list[Record]:
+async def _add(db: Connection, rows: Sequence[TableRow]) -> list[TableRow]:
     """Add those that are new and have no tombstone; give those that are there.
 
     COPY takes half the time of an upsert, but none that is there.
@@ -106,7 +106,7 @@ async def _add(db: Connection, rows: Sequence[Record]) -> list[Record]:
 def _upsert(table: Table) -> str:
     columns, key = ", ".join(table.columns), ", ".join(table.key_columns)
     others = ", ".join(f"{name} = excluded.{name}" for name in table.columns[table.key_length :])
-    rows = unnested(table.columns, keys=table is KEYS)
+    rows = unnest_clause(table.columns, keys=table is KEYS)
     return (
         f"INSERT INTO {table.name} ({columns}) SELECT * FROM {rows}"
         f" ON CONFLICT ({key}) DO {f'UPDATE SET {others}' if others else 'NOTHING'}"

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import asyncpg
 
-from interaction_svc.store.interface import Key, Scope
+from interaction_svc.store.interface import InteractionKey, Scope
 from interaction_svc.store.postgres import row_format
 from interaction_svc.store.postgres.connection import Connection
 from interaction_svc.store.postgres.reads import OF_EVERY_ACCOUNT, ambiguous
-from interaction_svc.store.postgres.row_format import digits, packed_row, row_from, unnested
+from interaction_svc.store.postgres.row_format import digits, packed_row, row_from, unnest_clause
 from interaction_svc.store.recorded import Outcome, Recorded
 from interaction_svc.store.rows import COLUMNS, Row, merge_row
 
@@ -29,7 +29,7 @@ _KEY_LENGTH = 3
 # Without a target, a conflict in either of the two unique indexes is one. With the primary key as
 # the target, two servers that have the same new row could meet in the other index, as an error.
 _INSERT = (
-    f"INSERT INTO interactions ({COLUMNS}) SELECT * FROM {unnested(Row._fields)}"
+    f"INSERT INTO interactions ({COLUMNS}) SELECT * FROM {unnest_clause(Row._fields)}"
     " ON CONFLICT DO NOTHING RETURNING session_sid, account_sid, sid"
 )
 _AMONG_KEYS = "unnest($1::uuid[], $2::uuid[], $3::uuid[]) AS wanted (session_sid, account_sid, sid)"
@@ -103,7 +103,9 @@ class Statements(NamedTuple):
     """Return the rows that are stored under these keys; if the last argument says so, lock them, in
     the order of their keys.
     """
-    look_again: Callable[[Connection, Sequence[RowKey], Sequence[Owner]], Awaitable[list[Any]]]
+    find_tombstones_and_owners: Callable[
+        [Connection, Sequence[RowKey], Sequence[Owner]], Awaitable[list[Any]]
+    ]
     """Return which of these keys have a tombstone, each after False, and which of these owners are
     known, each after True.
     """
@@ -205,7 +207,7 @@ async def _look_again(
         return set()
     keys = [key_of(row) for row in new]
     owners = sorted({(row.session_sid, row.service_sid, row.account_sid) for row in new})
-    found = await statements.look_again(db, [*keys, *missing], owners)
+    found = await statements.find_tombstones_and_owners(db, [*keys, *missing], owners)
     with_tombstone = {_key_from(row[1:]) for row in found if not row[0]}
     if with_tombstone.intersection(keys):
         raise _BuriedError(with_tombstone)
@@ -270,7 +272,7 @@ def _decide(
     return recorded, changed
 
 
-async def delete(db: Connection, scope: Scope, key: Key, now_us: int) -> bool:
+async def delete(db: Connection, scope: Scope, key: InteractionKey, now_us: int) -> bool:
     """See Store.delete."""
     session_sid, sid, service_sid = (
         digits(key.session_sid),

@@ -2,36 +2,36 @@
 
 import sqlite3
 
-from interaction_svc.store.api_keys import StoredKey
+from interaction_svc.store.api_keys import ApiKey
 
-_COLUMNS = ", ".join(StoredKey._fields)
+_COLUMNS = ", ".join(ApiKey._fields)
 _SELECT = f"SELECT {_COLUMNS} FROM api_keys"
 _OLDEST_FIRST = "ORDER BY created_us, rowid"
 _ADD = f"INSERT INTO api_keys ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)"
 _REVOKE = "UPDATE api_keys SET revoked_us = ? WHERE sid = ? AND revoked_us IS NULL"
 
 
-def add(db: sqlite3.Connection, key: StoredKey) -> None:
+def add(db: sqlite3.Connection, key: ApiKey) -> None:
     """See Store.add_key."""
     db.execute(_ADD, key)
 
 
-def revoke(db: sqlite3.Connection, sid: str, now_us: int) -> StoredKey | None:
+def revoke(db: sqlite3.Connection, sid: str, now_us: int) -> ApiKey | None:
     """See Store.revoke_key."""
     db.execute(_REVOKE, (now_us, sid))
     found = db.execute(f"{_SELECT} WHERE sid = ?", (sid,)).fetchone()
-    return None if found is None else StoredKey._make(found)
+    return None if found is None else ApiKey._make(found)
 
 
-def of_user(db: sqlite3.Connection, user: str) -> list[StoredKey]:
+def of_user(db: sqlite3.Connection, user: str) -> list[ApiKey]:
     """See Store.keys_of."""
     found = db.execute(f"{_SELECT} WHERE sid = ?1 OR account_sid = ?1 {_OLDEST_FIRST}", (user,))
-    return [StoredKey._make(row) for row in found]
+    return [ApiKey._make(row) for row in found]
 
 
-def every(db: sqlite3.Connection) -> list[StoredKey]:
+def every(db: sqlite3.Connection) -> list[ApiKey]:
     """See Store.keys."""
-    return [StoredKey._make(row) for row in db.execute(f"{_SELECT} {_OLDEST_FIRST}")]
+    return [ApiKey._make(row) for row in db.execute(f"{_SELECT} {_OLDEST_FIRST}")]
 
 
 def any_ever(db: sqlite3.Connection) -> bool:

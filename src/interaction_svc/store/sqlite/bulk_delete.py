@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from interaction_svc.store.bulk_delete import Expired, SweepPosition, TookPart
+from interaction_svc.store.bulk_delete import BulkDeleteCursor, Expired, InvolvesParticipant
 from interaction_svc.store.sqlite.row_format import pack, unpack
-from interaction_svc.store.sqlite.writes import bury
+from interaction_svc.store.sqlite.writes import add_tombstone
 
 MAX_DELETED = 200
 """Rows that a stretch deletes: one short transaction, so that others don't wait for it."""
@@ -19,7 +19,7 @@ MAX_EXAMINED = 2_000
 """Rows and Sessions that it looks at."""
 
 _FIRST_US = -(2**63)
-_FIRST: SweepPosition = (b"", b"", _FIRST_US, b"")
+_FIRST: BulkDeleteCursor = (b"", b"", _FIRST_US, b"")
 _KEY = "session_sid, account_sid, created_us, sid"
 _NEXT_SESSION = (
     "SELECT session_sid, account_sid FROM interactions"
@@ -52,17 +52,19 @@ class FoundRow(NamedTuple):
     service_sid: bytes
 
 
-Found = tuple[list[FoundRow], SweepPosition | None]
+Found = tuple[list[FoundRow], BulkDeleteCursor | None]
 
 
-def find(db: sqlite3.Connection, what: Expired | TookPart, after: SweepPosition | None) -> Found:
+def find(
+    db: sqlite3.Connection, what: Expired | InvolvesParticipant, after: BulkDeleteCursor | None
+) -> Found:
     """Find the rows of the next stretch, and where the one after it begins; None: nowhere."""
-    if isinstance(what, TookPart):
+    if isinstance(what, InvolvesParticipant):
         return _find_took_part(db, what, after or _FIRST)
     return _find_expired(db, what, after or _FIRST)
 
 
-def _find_expired(db: sqlite3.Connection, what: Expired, after: SweepPosition) -> Found:
+def _find_expired(db: sqlite3.Connection, what: Expired, after: BulkDeleteCursor) -> Found:
     """Look at the oldest rows only of each account in each Session, which lie together."""
     bounds = [what.default_before_us, *what.before_us_by_service.values()]
     latest = max((bound for bound in bounds if bound is not None), default=_FIRST_US)
@@ -88,7 +90,9 @@ def _find_expired(db: sqlite3.Connection, what: Expired, after: SweepPosition) -
         left -= 1
 
 
-def _find_took_part(db: sqlite3.Connection, what: TookPart, after: SweepPosition) -> Found:
+def _find_took_part(
+    db: sqlite3.Connection, what: InvolvesParticipant, after: BulkDeleteCursor
+) -> Found:
     participant_sid = pack(what.participant_sid)
     wanted_account = None if what.account_sid is None else pack(what.account_sid)
     found: list[FoundRow] = []
@@ -105,18 +109,21 @@ def _find_took_part(db: sqlite3.Connection, what: TookPart, after: SweepPosition
 
 
 def delete(
-    db: sqlite3.Connection, what: Expired | TookPart, rows: Sequence[FoundRow], now_us: int
+    db: sqlite3.Connection,
+    what: Expired | InvolvesParticipant,
+    rows: Sequence[FoundRow],
+    now_us: int,
 ) -> dict[str, int]:
     """Delete rows that were found, and return how many of each Service were still there."""
     deleted: list[FoundRow] = []
     for row in rows:
         key = (row.session_sid, row.account_sid, row.sid)
-        if isinstance(what, TookPart):
+        if isinstance(what, InvolvesParticipant):
             gone = db.execute(_DELETE_IF_TOOK_PART, (*key, pack(what.participant_sid)))
         else:
             gone = db.execute(_DELETE_IF_OLDER, (*key, what.before_us(_service_sid(row))))
         if gone.rowcount:
-            bury(db, key, now_us)
+            add_tombstone(db, key, now_us)
             deleted.append(row)
     return counted(deleted)
 

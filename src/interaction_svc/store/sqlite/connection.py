@@ -42,7 +42,7 @@ OLDEST_SQLITE = (3, 37, 0)  # the first with STRICT tables
 logging.getLogger("aiosqlite").setLevel(logging.WARNING)
 
 
-class _Turn:
+class _Job:
     """A unit of work on a connection's thread, and what came of it."""
 
     __slots__ = ("done", "given_up", "result", "work")
@@ -71,11 +71,11 @@ class Connection(aiosqlite.Connection):
             partial(self._connect_on_thread, path, create, read_only), iter_chunk_size=64
         )
         self.path = path
-        self._waiting: deque[_Turn] = deque()
+        self._waiting: deque[_Job] = deque()
         self._is_hopping = False
         # These two are the thread's: the turn it is at, and those it is done with.
-        self._turn: _Turn | None = None
-        self._ended: list[_Turn] = []
+        self._turn: _Job | None = None
+        self._ended: list[_Job] = []
 
     @classmethod
     async def open(
@@ -137,8 +137,8 @@ class Connection(aiosqlite.Connection):
         except sqlite3.Error as error:
             raise translated(error, self.path) from error
 
-    def _enqueue(self, work: Callable[[sqlite3.Connection], Any]) -> _Turn:
-        turn = _Turn(work)
+    def _enqueue(self, work: Callable[[sqlite3.Connection], Any]) -> _Job:
+        turn = _Job(work)
         self._waiting.append(turn)
         if not self._is_hopping:
             self._hop(turn.done.get_loop())
@@ -175,13 +175,13 @@ class Connection(aiosqlite.Connection):
             ended[0].done.get_loop().call_soon_threadsafe(self._deliver, ended)
         return self._turn is not None and self._turn.given_up
 
-    def _end_hop(self, ended: list[_Turn]) -> None:
+    def _end_hop(self, ended: list[_Job]) -> None:
         self._is_hopping = False
         self._deliver(ended)
         if self._waiting:
             self._hop(asyncio.get_running_loop())
 
-    def _deliver(self, ended: list[_Turn]) -> None:
+    def _deliver(self, ended: list[_Job]) -> None:
         for turn in ended:
             if turn.done.done():
                 continue
@@ -243,7 +243,7 @@ def _create(path: Path) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
-def write_nothing(db: sqlite3.Connection) -> None:
+def touch_write_lock(db: sqlite3.Connection) -> None:
     """Be a transaction's content that needs the lock to write, but no room on the disk.
 
     BEGIN IMMEDIATE alone succeeds on a file that can't be written to.
@@ -258,35 +258,35 @@ def check_writable(db: sqlite3.Connection) -> None:
     """
     try:
         with transaction(db, 0):
-            write_nothing(db)
+            touch_write_lock(db)
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
             raise
 
 
-def forget_pages(db: sqlite3.Connection) -> None:
+def drop_page_cache(db: sqlite3.Connection) -> None:
     """Drop the pages in memory, which may be of before a damaged file was mended."""
     db.execute("PRAGMA shrink_memory")
 
 
-def wait_no_more(db: sqlite3.Connection) -> None:
+def disable_busy_timeout(db: sqlite3.Connection) -> None:
     """Have SQLite wait for no lock from here on: `transaction` waits, and does it better."""
     db.execute("PRAGMA busy_timeout = 0")
 
 
 def checkpoint_no_more(db: sqlite3.Connection) -> None:
-    """Have SQLite make no checkpoints in commits from here on: Eraser makes them, see there."""
+    """Switch off checkpoints in commits: WalTruncator makes them."""
     db.execute("PRAGMA wal_autocheckpoint = 0")
 
 
 @contextmanager
-def waiting_at_most(db: sqlite3.Connection, milliseconds: int) -> Iterator[None]:
+def busy_timeout(db: sqlite3.Connection, milliseconds: int) -> Iterator[None]:
     """Let SQLite wait for locks this long in the block, on a connection that waits no more."""
     db.execute(f"PRAGMA busy_timeout = {milliseconds}")
     try:
         yield
     finally:
-        wait_no_more(db)
+        disable_busy_timeout(db)
 
 
 def _read_header(db: sqlite3.Connection) -> None:

@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from interaction_svc.store.errors import StoreClosedError, StoreError
-from interaction_svc.store.sqlite.connection import connect, forget_pages, translated, wait_no_more
+from interaction_svc.store.sqlite.connection import (
+    connect,
+    disable_busy_timeout,
+    drop_page_cache,
+    translated,
+)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -24,7 +29,7 @@ LATELY_SECONDS = 0.01
 """For so long after a read others are taken to be reading."""
 
 
-class NotQuickError(Exception):
+class NotInlineError(Exception):
     """The read was not made: it has to be made on a thread."""
 
 
@@ -33,7 +38,7 @@ class _Read(NamedTuple):
     done: asyncio.Future[Any]
 
 
-class QuickReader:
+class InlineReader:
     """A connection of the event loop's own, for reads whose cost is bounded by their answer.
 
     What is in memory is read in microseconds, and to hand that to a thread and back costs half of
@@ -48,7 +53,7 @@ class QuickReader:
     def __init__(self, path: Path, clock: Callable[[], float] = time.perf_counter) -> None:
         """Open the file, on any thread. Raises as `connect`."""
         self._db: sqlite3.Connection | None = connect(path, read_only=True)
-        wait_no_more(self._db)
+        disable_busy_timeout(self._db)
         self._clock = clock
         self._rests_until = float("-inf")
         self._read_at = float("-inf")
@@ -62,7 +67,7 @@ class QuickReader:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> "asyncio.Future[T]":
-        """Read at the end of this turn. What is returned raises NotQuickError, StoreError."""
+        """Read at the end of this turn. What is returned raises NotInlineError, StoreError."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
         self._waiting.append(_Read(lambda db: work(db, *args, **kwargs), done))
@@ -94,12 +99,12 @@ class QuickReader:
         if self._db is None:
             raise StoreClosedError("the store has been closed")
         if now < self._rests_until:
-            raise NotQuickError
+            raise NotInlineError
         try:
             return work(self._db)
         except sqlite3.Error as error:
             if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
-                raise NotQuickError from error
+                raise NotInlineError from error
             translation = translated(error)
             self.on_error(translation)
             raise translation from error
@@ -108,10 +113,10 @@ class QuickReader:
         """Say, on any thread, whether something was read within LATELY_SECONDS."""
         return self._clock() - self._read_at < LATELY_SECONDS
 
-    def forget_pages(self) -> None:
+    def drop_page_cache(self) -> None:
         """Drop the pages in memory."""
         if self._db is not None:
-            forget_pages(self._db)
+            drop_page_cache(self._db)
 
     def close(self) -> None:
         """Close, and read no more."""

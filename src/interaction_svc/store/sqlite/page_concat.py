@@ -5,7 +5,7 @@ its last. A page of 1,000 costs half of what it costs row by row, and the thread
 of the interpreter once and not a thousand times.
 
 That group_concat joins blobs byte for byte is so in every SQLite there is, but documented for texts
-only: `joins_blobs` tries it.
+only: `supports_blob_concat` tries it.
 """
 
 import sqlite3
@@ -36,7 +36,7 @@ _SID_WITHIN = 64
 """A frame begins with its SID: after a tag and a length, twice."""
 
 
-def joins_blobs(db: sqlite3.Connection) -> bool:
+def supports_blob_concat(db: sqlite3.Connection) -> bool:
     """Say whether this SQLite, with this file, joins blobs as they are and in their order."""
     blobs = [bytes(range(256)), b"", b"\x00", b"\xff\xfe\x00", "\u20ac".encode()]
     rows = ", ".join(f"({n}, x'{blob.hex()}')" for n, blob in enumerate(blobs))

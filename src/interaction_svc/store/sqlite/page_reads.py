@@ -37,7 +37,7 @@ def page(db: sqlite3.Connection, scope: Scope, query: PageQuery, *, joins: bool)
 def joined_page(db: sqlite3.Connection, scope: Scope, query: PageQuery) -> StoredPage | None:
     """Return a page that SQLite joins, whose cost is bounded by the page.
 
-    For where joins_blobs says that it can, and a filter of times only. None: it has to be read row
+    Needs supports_blob_concat and a filter of times only. None: it has to be read row
     by row.
     """
     accounts = _accounts(db, scope, query)

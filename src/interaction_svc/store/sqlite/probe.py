@@ -16,10 +16,10 @@ from interaction_svc.store.errors import (
 from interaction_svc.store.sqlite.connection import (
     Connection,
     connect,
-    forget_pages,
+    drop_page_cache,
     translated,
 )
-from interaction_svc.store.sqlite.inline_reads import QuickReader
+from interaction_svc.store.sqlite.inline_reads import InlineReader
 from interaction_svc.store.sqlite.open_files import Loss, OpenFiles
 
 QUICK_CHECK_SECONDS = 30.0
@@ -31,7 +31,9 @@ log = structlog.get_logger()
 class Probe:
     """Knows the files that were opened, and the damage that was met in them."""
 
-    def __init__(self, path: Path, read: Connection, write: Connection, quick: QuickReader) -> None:
+    def __init__(
+        self, path: Path, read: Connection, write: Connection, quick: InlineReader
+    ) -> None:
         """Remember which files the connections have open."""
         self._path = path
         self._read = read
@@ -125,8 +127,8 @@ class Probe:
                 await asyncio.shield(connection.close())
             if whole:
                 for used in (self._read, self._write):
-                    await used.run(forget_pages)
-                self._quick.forget_pages()
+                    await used.run(drop_page_cache)
+                self._quick.drop_page_cache()
                 self._damaged = False
                 log.info("the store has been found whole again")
         except StoreError as error:

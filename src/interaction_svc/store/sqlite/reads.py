@@ -10,7 +10,7 @@ from typing import Any
 
 from interaction_svc.store.errors import AmbiguousAccountError, DamagedRowError
 from interaction_svc.store.integrity import check_frame, checksum_of
-from interaction_svc.store.interface import Key, ScanPosition, Scope
+from interaction_svc.store.interface import InteractionKey, ScanPosition, Scope
 from interaction_svc.store.rows import Row, decode, row_of
 from interaction_svc.store.sqlite.row_format import COLUMNS, Columns, pack, unpack, unpack_row
 
@@ -29,7 +29,7 @@ _GET_OF_ANY = (
 )
 
 
-def get(db: sqlite3.Connection, scope: Scope, key: Key) -> bytes | None:
+def get(db: sqlite3.Connection, scope: Scope, key: InteractionKey) -> bytes | None:
     """See Store.get."""
     service_sid, session_sid, sid = map(pack, key)
     if scope.account_sid is None:

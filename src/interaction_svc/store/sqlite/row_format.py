@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from interaction_svc.store.rows import Row
-from interaction_svc.store.tables import INTERACTIONS, KEYS, Record, RecordKey, Table
+from interaction_svc.store.tables import INTERACTIONS, KEYS, Table, TableKey, TableRow
 
 Packed = tuple[Any, ...]
 """A record, or a part of one, as SQLite has it."""
@@ -129,19 +129,19 @@ def columns_of(table: Table) -> tuple[str, ...]:
     return Columns._fields if table is INTERACTIONS else table.columns
 
 
-def pack_key(table: Table, key: RecordKey) -> Packed:
+def pack_key(table: Table, key: TableKey) -> Packed:
     """Return the key of a record of any table, in the order of the table's key_columns."""
     return key if table is KEYS else tuple(map(pack, key))
 
 
-def pack_record(table: Table, record: Record) -> Packed:
+def pack_record(table: Table, record: TableRow) -> Packed:
     """Return a record of any table."""
     if isinstance(record, Row):
         return pack_row(record)
     return (*pack_key(table, table.key_of(record)), *record[table.key_length :])
 
 
-def unpack_record(table: Table, packed: Packed) -> Record:
+def unpack_record(table: Table, packed: Packed) -> TableRow:
     """Return the record of any table that is stored like this."""
     if table is INTERACTIONS:
         return unpack_row(packed)

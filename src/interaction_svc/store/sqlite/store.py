@@ -11,11 +11,16 @@ from typing import Concatenate, ParamSpec, Self, TypeVar
 
 import structlog
 
-from interaction_svc.store.api_keys import StoredKey
-from interaction_svc.store.bulk_delete import Expired, SweepPosition, Swept, TookPart
+from interaction_svc.store.api_keys import ApiKey
+from interaction_svc.store.bulk_delete import (
+    BulkDeleteCursor,
+    DeletedBatch,
+    Expired,
+    InvolvesParticipant,
+)
 from interaction_svc.store.errors import StoreError
 from interaction_svc.store.interface import (
-    Key,
+    InteractionKey,
     MigrationProgress,
     PageQuery,
     ScanPosition,
@@ -39,17 +44,17 @@ from interaction_svc.store.sqlite.connection import (
     Connection,
     check_writable,
     checkpoint_no_more,
+    disable_busy_timeout,
+    touch_write_lock,
     translated,
-    wait_no_more,
-    write_nothing,
 )
-from interaction_svc.store.sqlite.erasure.wal_truncation import Eraser
-from interaction_svc.store.sqlite.inline_reads import NotQuickError, QuickReader
-from interaction_svc.store.sqlite.page_concat import joins_blobs
+from interaction_svc.store.sqlite.erasure.wal_truncation import WalTruncator
+from interaction_svc.store.sqlite.inline_reads import InlineReader, NotInlineError
+from interaction_svc.store.sqlite.page_concat import supports_blob_concat
 from interaction_svc.store.sqlite.probe import Probe, read_something
 from interaction_svc.store.sqlite.rewrite.rewriter import rewrite
 from interaction_svc.store.sqlite.writer import Work, Writer
-from interaction_svc.store.tables import Record, RecordKey, Table
+from interaction_svc.store.tables import Table, TableKey, TableRow
 from interaction_svc.telemetry import metrics
 
 log = structlog.get_logger()
@@ -69,7 +74,7 @@ class SqliteStore(Store):
     """
 
     def __init__(
-        self, path: Path, quick: QuickReader, read: Connection, write: Connection, *, joins: bool
+        self, path: Path, quick: InlineReader, read: Connection, write: Connection, *, joins: bool
     ) -> None:
         self._joins = joins
         self._quick = quick
@@ -77,12 +82,12 @@ class SqliteStore(Store):
         self._write = write
         self._probe = Probe(path, read, write, quick)
         quick.on_error = self._probe.note
-        self._eraser = Eraser(write, path, _log_of(path))
+        self._eraser = WalTruncator(write, path, _log_of(path))
         self._probe.before_rescue = self._eraser.let_go
         self._writer = Writer(
             write,
             check=self._probe.check_files,
-            pin=self._eraser.pin,
+            hold_wal=self._eraser.hold_wal,
             note_rows=self._eraser.note_rows,
             on_rows=self._eraser.look_soon,
             on_erased=self._eraser.ask,
@@ -101,8 +106,8 @@ class SqliteStore(Store):
             write = await Connection.open(path, create=migrate)
             opened.push_async_callback(lambda: asyncio.shield(write.close()))
             await write.run(migrations.migrate if migrate else migrations.check_is_current)
-            joins = await write.run(joins_blobs)
-            await write.run(wait_no_more)
+            joins = await write.run(supports_blob_concat)
+            await write.run(disable_busy_timeout)
             await write.run(checkpoint_no_more)
             if migrate:
                 await write.run(check_writable)
@@ -116,18 +121,18 @@ class SqliteStore(Store):
             store._eraser.ask_after_a_crash()
         return store
 
-    async def get(self, scope: Scope, key: Key) -> bytes | None:
+    async def get(self, scope: Scope, key: InteractionKey) -> bytes | None:
         """See Store."""
         try:
             return await self._quick.run(reads.get, scope, key)
-        except NotQuickError:
+        except NotInlineError:
             return await self._reading(reads.get, scope, key)
 
     async def page(self, scope: Scope, query: PageQuery) -> StoredPage:
         """See Store."""
         joins = self._joins and not query.filter.looks_at_rows
         if joins:
-            with suppress(NotQuickError):
+            with suppress(NotInlineError):
                 page = await self._quick.run(page_reads.joined_page, scope, query)
                 if page is not None:
                     return page
@@ -137,13 +142,13 @@ class SqliteStore(Store):
     async def record(self, rows: Sequence[Row]) -> list[Recorded]:
         """See Store."""
         return await self._writing(
-            writes.Records(rows, self._quick.has_read_lately),
+            writes.UpsertBatch(rows, self._quick.has_read_lately),
             len(rows),
             sum(len(row.frame) for row in rows),
             erased=_some_replaced,
         )
 
-    async def delete(self, scope: Scope, key: Key, now_us: int) -> bool:
+    async def delete(self, scope: Scope, key: InteractionKey, now_us: int) -> bool:
         """See Store."""
         return await self._writing(
             partial(writes.delete, scope=scope, key=key, now_us=now_us), 1, erased=bool
@@ -164,34 +169,34 @@ class SqliteStore(Store):
             reads.scan, after, limit, max_bytes, service_sid, session_sid, account_sid
         )
 
-    async def sweep(
+    async def bulk_delete(
         self,
-        what: Expired | TookPart,
+        what: Expired | InvolvesParticipant,
         *,
-        after: SweepPosition | None,
+        after: BulkDeleteCursor | None,
         now_us: int,
         dry_run: bool = False,
-    ) -> Swept:
+    ) -> DeletedBatch:
         """See Store."""
         rows, following = await self._reading(bulk_delete.find, what, after)
         if dry_run or not rows:
-            return Swept(bulk_delete.counted(rows), following)
+            return DeletedBatch(bulk_delete.counted(rows), following)
         work = partial(bulk_delete.delete, what=what, rows=rows, now_us=now_us)
-        return Swept(await self._writing(work, len(rows), erased=bool), following)
+        return DeletedBatch(await self._writing(work, len(rows), erased=bool), following)
 
-    async def add_key(self, key: StoredKey) -> None:
+    async def add_key(self, key: ApiKey) -> None:
         """See Store."""
         await self._writing(partial(api_keys.add, key=key), 1)
 
-    async def revoke_key(self, sid: str, now_us: int) -> StoredKey | None:
+    async def revoke_key(self, sid: str, now_us: int) -> ApiKey | None:
         """See Store."""
         return await self._writing(partial(api_keys.revoke, sid=sid, now_us=now_us), 1)
 
-    async def keys_of(self, user: str) -> list[StoredKey]:
+    async def keys_of(self, user: str) -> list[ApiKey]:
         """See Store."""
         return await self._reading(api_keys.of_user, user)
 
-    async def keys(self) -> list[StoredKey]:
+    async def keys(self) -> list[ApiKey]:
         """See Store."""
         return await self._reading(api_keys.every)
 
@@ -207,7 +212,7 @@ class SqliteStore(Store):
         """See Store."""
         await self._probe.check_file()
         await self._reading(read_something)
-        await self._writing(write_nothing, 0)
+        await self._writing(touch_write_lock, 0)
 
     async def check(self) -> StoreReport:
         """See Store."""
@@ -226,12 +231,12 @@ class SqliteStore(Store):
         return await self._reading(table_io.count, table)
 
     async def read(
-        self, table: Table, *, after: RecordKey | None, limit: int, max_bytes: int
-    ) -> list[Record]:
+        self, table: Table, *, after: TableKey | None, limit: int, max_bytes: int
+    ) -> list[TableRow]:
         """See Store."""
         return await self._reading(table_io.read, table, after, limit, max_bytes)
 
-    async def load(self, table: Table, records: Sequence[Record]) -> None:
+    async def load(self, table: Table, records: Sequence[TableRow]) -> None:
         """See Store."""
         size = sum(map(table.size_of, records))
         work = partial(table_io.load, table=table, records=records)
@@ -294,9 +299,9 @@ async def _rewritten(path: Path, on_progress: MigrationProgress) -> None:
         log.info("the store was rewritten", rows=rewritten.rows, damaged=rewritten.damaged)
 
 
-async def _opened_quick(path: Path) -> QuickReader:
+async def _opened_quick(path: Path) -> InlineReader:
     try:
-        return await asyncio.to_thread(QuickReader, path)
+        return await asyncio.to_thread(InlineReader, path)
     except sqlite3.Error as error:
         raise translated(error) from error
 

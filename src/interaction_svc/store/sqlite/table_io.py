@@ -12,7 +12,7 @@ from interaction_svc.store.integrity import check_frame
 from interaction_svc.store.rows import Row
 from interaction_svc.store.sqlite.row_format import columns_of, pack_key, pack_record, unpack_record
 from interaction_svc.store.sqlite.writes import replace
-from interaction_svc.store.tables import INTERACTIONS, TOMBSTONES, Record, RecordKey, Table
+from interaction_svc.store.tables import INTERACTIONS, TOMBSTONES, Table, TableKey, TableRow
 
 _DELETE = "DELETE FROM interactions WHERE session_sid = ? AND account_sid = ? AND sid = ?"
 
@@ -23,10 +23,10 @@ def count(db: sqlite3.Connection, table: Table) -> int:
 
 
 def read(
-    db: sqlite3.Connection, table: Table, after: RecordKey | None, limit: int, max_bytes: int
-) -> list[Record]:
+    db: sqlite3.Connection, table: Table, after: TableKey | None, limit: int, max_bytes: int
+) -> list[TableRow]:
     """See Store.read. Rows are stepped through, so that what is beyond the bounds isn't loaded."""
-    records: list[Record] = []
+    records: list[TableRow] = []
     size = 0
     key = pack_key(table, after or ("",) * table.key_length)
     for packed in db.execute(_read(table), (*key, limit)):
@@ -56,7 +56,7 @@ def _read(table: Table) -> str:
     )
 
 
-def load(db: sqlite3.Connection, table: Table, records: Sequence[Record]) -> bool:
+def load(db: sqlite3.Connection, table: Table, records: Sequence[TableRow]) -> bool:
     """See Store.load. Returns whether something of an Interaction that was stored is gone."""
     if table is INTERACTIONS:
         return replace(db, cast(Sequence[Row], records))

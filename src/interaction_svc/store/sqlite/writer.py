@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from interaction_svc.store.errors import StoreClosedError, StoreError
 from interaction_svc.store.sqlite.connection import Connection, transaction, translated
-from interaction_svc.store.sqlite.writes import Records, record_together
+from interaction_svc.store.sqlite.writes import UpsertBatch, record_together
 from interaction_svc.store.write_queue import MAX_WAITING_BYTES, MAX_WAITING_ROWS, WriteQueue
 from interaction_svc.telemetry import metrics
 
@@ -39,7 +39,7 @@ class _Operation(NamedTuple):
 
     @property
     def account(self) -> str:
-        if isinstance(self.work, Records) and self.work.rows:
+        if isinstance(self.work, UpsertBatch) and self.work.rows:
             return self.work.rows[0].account_sid
         return ""
 
@@ -54,7 +54,7 @@ class Writer:
         max_waiting_rows: int = MAX_WAITING_ROWS,
         max_waiting_bytes: int = MAX_WAITING_BYTES,
         check: Callable[[], None] = lambda: None,
-        pin: Callable[[], None] = lambda: None,
+        hold_wal: Callable[[], None] = lambda: None,
         note_rows: Callable[[sqlite3.Connection, int], None] = lambda *_: None,
         on_rows: Callable[[], None] = lambda: None,
         on_erased: Callable[[], None] = lambda: None,
@@ -70,7 +70,7 @@ class Writer:
         """
         self._connection = connection
         self._check = check
-        self._pin = pin
+        self._pin = hold_wal
         self._note_rows = note_rows
         self._on_rows = on_rows
         self._on_erased = on_erased
@@ -169,7 +169,7 @@ class Writer:
         with transaction(db):
             for kind, group in groupby((operation.work for operation in operations), type):
                 together: list[Any] = list(group)
-                if kind is Records:
+                if kind is UpsertBatch:
                     results += record_together(db, together)
                 else:
                     results += [work(db) for work in together]

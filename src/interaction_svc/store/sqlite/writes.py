@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 
 from interaction_svc.store.errors import AmbiguousAccountError
-from interaction_svc.store.interface import Key, Scope
+from interaction_svc.store.interface import InteractionKey, Scope
 from interaction_svc.store.recorded import Outcome, Recorded
 from interaction_svc.store.rows import Row, merge_row
 from interaction_svc.store.sqlite.row_format import (
@@ -98,7 +98,7 @@ PackedKey = tuple[bytes, bytes, bytes]
 
 
 @dataclass(frozen=True, slots=True)
-class Records:
+class UpsertBatch:
     """Work for the writer: records of rows."""
 
     rows: Sequence[Row]
@@ -110,7 +110,7 @@ class Records:
         return record(db, self.rows, self.others_read)
 
 
-def record_together(db: sqlite3.Connection, works: Sequence[Records]) -> list[list[Recorded]]:
+def record_together(db: sqlite3.Connection, works: Sequence[UpsertBatch]) -> list[list[Recorded]]:
     """Do several as one, which has fewer statements, and give the result of each."""
     rows = [row for work in works for row in work.rows]
     recorded = iter(record(db, rows, works[0].others_read))
@@ -217,7 +217,7 @@ def _insert_all(
             begin += count
 
 
-def delete(db: sqlite3.Connection, scope: Scope, key: Key, now_us: int) -> bool:
+def delete(db: sqlite3.Connection, scope: Scope, key: InteractionKey, now_us: int) -> bool:
     """See Store.delete."""
     service_sid, session_sid, sid = map(pack, key)
     if scope.account_sid is not None:
@@ -231,10 +231,10 @@ def delete(db: sqlite3.Connection, scope: Scope, key: Key, now_us: int) -> bool:
         (account_sid,) = holders[0]
     if db.execute(_DELETE, (session_sid, account_sid, sid, service_sid)).rowcount == 0:
         return False
-    bury(db, (session_sid, account_sid, sid), now_us)
+    add_tombstone(db, (session_sid, account_sid, sid), now_us)
     return True
 
 
-def bury(db: sqlite3.Connection, key: PackedKey, now_us: int) -> None:
+def add_tombstone(db: sqlite3.Connection, key: PackedKey, now_us: int) -> None:
     """Leave a tombstone, which keeps a late record from bringing the Interaction back."""
     db.execute(_BURY, (*key, now_us))

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from interaction_svc.app import consistency
 from interaction_svc.domain.errors import MalformedRequest
-from interaction_svc.telemetry.request_context import REQUEST_ID_HEADER, this_call
+from interaction_svc.telemetry.request_context import REQUEST_ID_HEADER, current_request
 from interaction_svc.transports.rest.responses import error_response
 
 _METHODS = ("GET", "HEAD", "DELETE")
@@ -45,9 +45,9 @@ class Cors(CORSMiddleware):
 
     def preflight_response(self, request_headers: Headers) -> Response:
         """Return the answer to a preflight; a refusal in the contract's words."""
-        this_call().method = "preflight"
+        current_request().method = "preflight"
         response = super().preflight_response(request_headers)
         if response.status_code == 200:
             return response
-        this_call().error = error = MalformedRequest(bytes(response.body).decode())
+        current_request().error = error = MalformedRequest(bytes(response.body).decode())
         return error_response(error, path="")

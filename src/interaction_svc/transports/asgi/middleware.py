@@ -15,8 +15,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from interaction_svc.admission.control import Guards
-from interaction_svc.admission.deadline import Deadline
+from interaction_svc.admission.control import AdmissionControl
+from interaction_svc.admission.deadline import SharedDeadline
 from interaction_svc.app import consistency
 from interaction_svc.domain.errors import (
     DeadlineExceeded,
@@ -29,12 +29,12 @@ from interaction_svc.domain.errors import (
 from interaction_svc.telemetry.request_context import (
     REQUEST_ID_HEADER,
     TWILIO_REQUEST_ID,
-    Call,
+    RequestContext,
+    current_request,
     new_request_id,
     request_id_of,
-    this_call,
 )
-from interaction_svc.telemetry.request_scope import observed
+from interaction_svc.telemetry.request_scope import request_scope
 from interaction_svc.transports.address import Address
 from interaction_svc.transports.http1.request_cycle import ClientGoneError
 from interaction_svc.transports.rest.responses import NO_STORE, error_response
@@ -82,7 +82,7 @@ class Observe:
         twilio_request_id = given if is_twilio_form else new_request_id()
         peer = _address(*scope["client"]) if scope["client"] else ""
         about: dict[str, object] = {"path": _logged_path(scope)}
-        call = Call(
+        call = RequestContext(
             TRANSPORT, "other", peer, given, _UNANSWERED, authorization,
             consistency=token, about=about,
         )  # fmt: skip
@@ -100,7 +100,7 @@ class Observe:
                 )
             return send(message)
 
-        with observed(call):
+        with request_scope(call):
             await self._app(scope, receive, send_with_headers)
 
 
@@ -115,7 +115,7 @@ class Errors:
         try:
             await self._app(scope, receive, send)
         except ClientGoneError:
-            this_call().code = _UNANSWERED
+            current_request().code = _UNANSWERED
             return
         except HTTPException as refusal:
             await _refused(refusal, scope)(scope, receive, send)
@@ -129,7 +129,7 @@ class Errors:
             log.exception("internal error", reference=error.reference, exc_info=cause)
         else:
             return
-        call = this_call()
+        call = current_request()
         call.error = error
         if call.code != _UNANSWERED:  # half a response can't be mended: the connection ends
             call.about["cut_off"] = error.reason_name()
@@ -140,10 +140,10 @@ class Errors:
 class Admit:
     """Holds a place for each request within the limit, and ends what takes too long."""
 
-    def __init__(self, app: ASGIApp, guards: Guards) -> None:
+    def __init__(self, app: ASGIApp, admission: AdmissionControl) -> None:
         self._app = app
-        self._guards = guards
-        self._deadline = Deadline(guards.deadline_seconds)
+        self._guards = admission
+        self._deadline = SharedDeadline(admission.deadline_seconds)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
@@ -165,24 +165,24 @@ class Authenticate:
     there are always credentials, as the vendor has it, even where no key is needed.
     """
 
-    def __init__(self, app: ASGIApp, guards: Guards) -> None:
+    def __init__(self, app: ASGIApp, admission: AdmissionControl) -> None:
         self._app = app
-        self._guards = guards
+        self._guards = admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
         if scope["path"].startswith(API_PREFIX):
-            call = this_call()
+            call = current_request()
             # An empty one is of no right form; None would be let in where no key is needed.
             shown = call.authorization or ""
-            call.caller = await self._guards.authenticator.caller(shown, call.peer)
-            self._guards.call_rate.count(call.caller)
+            call.principal = await self._guards.authenticator.authenticate(shown, call.peer)
+            self._guards.call_rate.count(call.principal)
             concurrency = self._guards.concurrency
-            concurrency.begin(call.caller)
+            concurrency.begin(call.principal)
             try:
                 await self._app(scope, receive, send)
             finally:
-                concurrency.end(call.caller)
+                concurrency.end(call.principal)
         else:
             await self._app(scope, receive, send)
 

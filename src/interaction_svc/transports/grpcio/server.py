@@ -9,9 +9,9 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from interaction_svc.admission.control import Guards
+from interaction_svc.admission.control import AdmissionControl
 from interaction_svc.app.interactions import Interactions
-from interaction_svc.domain.principals import Right
+from interaction_svc.domain.principals import Permission
 from interaction_svc.runtime.liveness import CHECK_SECONDS
 from interaction_svc.runtime.settings import Settings
 from interaction_svc.transports.address import Address
@@ -43,11 +43,11 @@ INGEST_SERVICE = ingest_service_pb2.DESCRIPTOR.services_by_name["IngestService"]
 _SERVICES = (INTERACTION_SERVICE.full_name, INGEST_SERVICE.full_name)
 _HEALTH_OF = ("", *_SERVICES)
 RIGHTS = {
-    f"/{INTERACTION_SERVICE.full_name}/GetInteraction": Right.READ,
-    f"/{INTERACTION_SERVICE.full_name}/ListInteractions": Right.READ,
-    f"/{INTERACTION_SERVICE.full_name}/DeleteInteraction": Right.DELETE,
-    f"/{INGEST_SERVICE.full_name}/RecordInteraction": Right.INGEST,
-    f"/{INGEST_SERVICE.full_name}/RecordInteractions": Right.INGEST,
+    f"/{INTERACTION_SERVICE.full_name}/GetInteraction": Permission.READ,
+    f"/{INTERACTION_SERVICE.full_name}/ListInteractions": Permission.READ,
+    f"/{INTERACTION_SERVICE.full_name}/DeleteInteraction": Permission.DELETE,
+    f"/{INGEST_SERVICE.full_name}/RecordInteraction": Permission.INGEST,
+    f"/{INGEST_SERVICE.full_name}/RecordInteractions": Permission.INGEST,
 }
 
 _WITHOUT_END_SECONDS = 7 * 24 * 3600.0
@@ -114,30 +114,32 @@ class GrpcServer:
         self,
         interactions: Interactions,
         settings: Settings,
-        guards: Guards,
+        admission: AdmissionControl,
         certificates: Certificates | None,
         *,
-        shares_port: bool = False,
+        reuse_port: bool = False,
     ) -> None:
         """Listen, once started, beside others of this user on the port if it is shared."""
         self._address = Address.parse(settings.grpc_address)
         self._certificates = certificates
-        self._shares_port = shares_port
+        self._shares_port = reuse_port
         self._listeners: list[Listener] = []
         self._allowed_names = frozenset(settings.tls_client_names)
         self._in_flight = InFlight(frozenset(RIGHTS))
         self._health = _Health()
         admit = Admit(
-            guards.concurrency,
-            Times(guards.deadline_seconds, settings.stream_idle_seconds, settings.stream_seconds),
-            guards.unsent,
-            reads=frozenset(method for method, right in RIGHTS.items() if right is Right.READ),
+            admission.concurrency,
+            Times(
+                admission.deadline_seconds, settings.stream_idle_seconds, settings.stream_seconds
+            ),
+            admission.unsent,
+            reads=frozenset(method for method, right in RIGHTS.items() if right is Permission.READ),
             exempt=reflection.METHODS,
         )
         authenticate = Authenticate(
-            guards.authenticator,
-            guards.concurrency,
-            guards.call_rate,
+            admission.authenticator,
+            admission.concurrency,
+            admission.call_rate,
             RIGHTS,
             unguarded=reflection.METHODS if self._address.is_loopback else frozenset(),
             is_peer_allowed=self._is_peer_allowed,
@@ -150,7 +152,7 @@ class GrpcServer:
         reflection.add_reflection(chain, _SERVICES)
         self._probe = SelfProbe()
         self._server = grpc.aio.server(
-            handlers=[self._probe, chain], options=_options(settings, shares_port=shares_port)
+            handlers=[self._probe, chain], options=_options(settings, reuse_port=reuse_port)
         )
         for service, handlers in chain.registered.items():  # health among them: see _WAITING_CALLS
             self._server.add_registered_method_handlers(service, handlers)
@@ -235,14 +237,14 @@ def _with_free_port(address: Address) -> Address:
     return address._replace(port=port)
 
 
-def _options(settings: Settings, *, shares_port: bool) -> list[tuple[str, int]]:
+def _options(settings: Settings, *, reuse_port: bool) -> list[tuple[str, int]]:
     def ms(seconds: float) -> int:
         return round(seconds * 1000)
 
     options = [
         # On by default: a second server would bind the same port without a word, and share its
         # calls. Only the workers of a group do.
-        ("grpc.so_reuseport", int(shares_port)),
+        ("grpc.so_reuseport", int(reuse_port)),
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         # The first is from where on requests are refused at random, the second is the limit.
         ("grpc.max_metadata_size", settings.max_header_bytes),

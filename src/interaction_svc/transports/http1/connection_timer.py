@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 
-class TimeLimit:
+class ConnectionTimer:
     """Calls something once after a time, unless it is lifted or set anew before.
 
     To set or lift it is to write down a time. One timer stays, and looks at that when it is over:

@@ -22,8 +22,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from interaction_svc.domain.errors import MalformedRequest
 from interaction_svc.telemetry import metrics
 from interaction_svc.telemetry.request_context import new_request_id
-from interaction_svc.transports.http1.connection_timer import TimeLimit
-from interaction_svc.transports.http1.request_cycle import Exchange
+from interaction_svc.transports.http1.connection_timer import ConnectionTimer
+from interaction_svc.transports.http1.request_cycle import RequestCycle
 from interaction_svc.transports.http1.request_headers import announces_body, check_headers
 from interaction_svc.transports.rest.responses import NO_STORE, error_response
 
@@ -65,7 +65,7 @@ class HeadersTooSlow(MalformedRequest):
     http_status = 408
 
 
-class LastRequest(Exception):
+class StopParsing(Exception):
     """Raised out of the parser: what follows on the connection is not read."""
 
 
@@ -78,8 +78,8 @@ class RestProtocol(HttpToolsProtocol):
     noticed by the kernel (see server.py), and their size bounded by uvicorn's flow control.
     """
 
-    cycle: Exchange | None  # type: ignore[assignment]
-    pipeline: deque[Exchange]  # type: ignore[assignment]
+    cycle: RequestCycle | None  # type: ignore[assignment]
+    pipeline: deque[RequestCycle]  # type: ignore[assignment]
 
     def __init__(self, limits: HttpLimits, **given: Any) -> None:
         super().__init__(**given)
@@ -87,9 +87,9 @@ class RestProtocol(HttpToolsProtocol):
         self._unparsed = bytearray()
         self._header_bytes = 0  # of headers that are not complete
         self._most_header_bytes = 0  # that those of the request being parsed can have
-        self._time_limit = TimeLimit(self.loop)
+        self._time_limit = ConnectionTimer(self.loop)
         self._awaits_headers = False  # whether that is for them
-        self._is_deaf = False  # nothing more is read of the connection
+        self._read_closed = False  # nothing more is read of the connection
         self._refusal: MalformedRequest | None = None  # to be sent after the answers before it
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -105,7 +105,7 @@ class RestProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, or leave it until the request before is answered."""
-        if self._is_deaf:
+        if self._read_closed:
             return
         if self._unparsed or len(data) > _PIECE_BYTES or self._is_answering():
             self._unparsed += data
@@ -140,15 +140,15 @@ class RestProtocol(HttpToolsProtocol):
         is_last = announces_body(self.headers) or parser.should_upgrade()
         keep_alive = not is_last and version != "1.0" and parser.should_keep_alive()
         is_answering = self._is_answering()
-        exchange = self.cycle = Exchange(self, scope, keep_alive=keep_alive)
+        exchange = self.cycle = RequestCycle(self, scope, keep_alive=keep_alive)
         if is_answering:
             self.flow.pause_reading()
             self.pipeline.append(exchange)
         else:
             self._answer(exchange)
         if is_last:
-            self._is_deaf = True
-            raise LastRequest
+            self._read_closed = True
+            raise StopParsing
 
     def on_body(self, body: bytes) -> None:
         """Take no bodies: after a request that announces one, nothing is parsed."""
@@ -156,13 +156,13 @@ class RestProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Do nothing: the request was complete with its headers."""
 
-    def go_on(self, answered: Exchange) -> None:
+    def go_on(self, answered: RequestCycle) -> None:
         """Go on with the next request, or wait for one, when one has been answered."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
         if not answered.keep_alive:
-            if self._is_deaf:
+            if self._read_closed:
                 self.linger()
             else:
                 self.transport.close()
@@ -183,24 +183,24 @@ class RestProtocol(HttpToolsProtocol):
         self.flow.resume_reading()
         self._time_limit.set(_LINGER_SECONDS, self.transport.close)
 
-    def _answer(self, exchange: Exchange) -> None:
+    def _answer(self, exchange: RequestCycle) -> None:
         exchange.task = self.loop.create_task(exchange.run(self.app))
         self.tasks.add(exchange.task)
 
     def _parse(self) -> None:
-        while self._unparsed and not self._is_deaf and not self._is_answering():
+        while self._unparsed and not self._read_closed and not self._is_answering():
             piece = bytes(self._unparsed[:_PIECE_BYTES])
             del self._unparsed[:_PIECE_BYTES]
             self._feed(piece)
         self._after_parsing()
 
     def _after_parsing(self) -> None:
-        if self._unparsed and not self._is_deaf:
+        if self._unparsed and not self._read_closed:
             self.flow.pause_reading()
             return
         self._unparsed.clear()
         self.flow.resume_reading()
-        if self._header_bytes and not self._is_deaf and not self._is_answering():
+        if self._header_bytes and not self._read_closed and not self._is_answering():
             self._await_headers()
 
     def _feed(self, piece: bytes) -> None:
@@ -209,7 +209,7 @@ class RestProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(piece)
         except httptools.HttpParserError as error:
-            if not self._is_deaf:
+            if not self._read_closed:
                 cause = error.__context__
                 self._refuse(
                     cause
@@ -244,7 +244,7 @@ class RestProtocol(HttpToolsProtocol):
         self._time_limit.lift()
 
     def _end_slow_sender(self) -> None:
-        if self._is_deaf or self.transport.is_closing():
+        if self._read_closed or self.transport.is_closing():
             return
         if self._header_bytes:
             self._refuse(HeadersTooSlow("The headers of the request took too long"))
@@ -252,7 +252,7 @@ class RestProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _refuse(self, error: MalformedRequest) -> None:
-        self._is_deaf = True
+        self._read_closed = True
         self._unparsed.clear()
         self._lift_time_limit()
         metrics.refused.labels("http", _REASON).inc()

@@ -29,7 +29,7 @@ class ClientGoneError(Exception):
     """Part of an answer is sent, and the client has ended the connection."""
 
 
-class Exchange:
+class RequestCycle:
     """A request that the application answers; uvicorn asks for the attributes without a `_`."""
 
     __slots__ = (

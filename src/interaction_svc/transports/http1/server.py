@@ -38,14 +38,14 @@ class HttpServer:
         base_url: str | None,
         limits: HttpLimits,
         ssl_context: ssl.SSLContext | None = None,
-        shares_port: bool = False,
+        reuse_port: bool = False,
     ) -> None:
         self._make_app = make_app
         self._address = address
         self._base_url = base_url
         self._limits = limits
         self._ssl_context = ssl_context
-        self._shares_port = shares_port
+        self._shares_port = reuse_port
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
         self._listeners: list[_Listener] = []
@@ -54,7 +54,7 @@ class HttpServer:
         """Listen, and give the address with its real port. Raises OSError if that can't be."""
         connections = _Connections(self._limits)
         try:
-            bound = bind(self._address, shares_port=self._shares_port)
+            bound = bind(self._address, reuse_port=self._shares_port)
             self._listeners = [_Listener(one, connections) for one in bound]
             for listener in self._listeners:
                 listener.listen(_BACKLOG)

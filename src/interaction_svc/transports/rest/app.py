@@ -11,37 +11,37 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from interaction_svc.admission.control import Guards
+from interaction_svc.admission.control import AdmissionControl
 from interaction_svc.app import consistency
 from interaction_svc.app.interactions import Interactions, Page
 from interaction_svc.codec import twilio_json
 from interaction_svc.codec.twilio_query import parameter_of, read_account, read_parameters
 from interaction_svc.domain.errors import InteractionNotFound, InvalidConsistencyToken, InvalidField
-from interaction_svc.domain.principals import Caller, Right
+from interaction_svc.domain.principals import Permission, Principal
 from interaction_svc.domain.sids import Sid
-from interaction_svc.store import Key
-from interaction_svc.telemetry.request_context import this_call
+from interaction_svc.store import InteractionKey
+from interaction_svc.telemetry.request_context import current_request
 from interaction_svc.transports.asgi.cors import Cors
 from interaction_svc.transports.asgi.middleware import Admit, Authenticate, Errors, Observe
 from interaction_svc.transports.rest import pages
-from interaction_svc.transports.rest.json_cache import Renderings
+from interaction_svc.transports.rest.json_cache import JsonCache
 from interaction_svc.transports.rest.openapi import openapi_document
 from interaction_svc.transports.rest.responses import JsonAnswers, json_response
 
 _LIST_PATH = "/v1/Services/{service_sid}/Sessions/{session_sid}/Interactions"
 
 
-class OfSession:
+class InteractionList:
     """The Interactions of a Session.
 
-    It and OfInteraction are ASGI applications rather than functions of a Request: Starlette would
-    put 12 microseconds around one.
+    It and InteractionResource are ASGI applications rather than functions of a Request, around
+    which Starlette would put 12 microseconds.
     """
 
     def __init__(
         self,
         interactions: Interactions,
-        renderings: Renderings,
+        renderings: JsonCache,
         answers: JsonAnswers,
         base_url: str,
     ) -> None:
@@ -52,19 +52,19 @@ class OfSession:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """GET a page of them."""
-        caller = _caller_for("list", Right.READ)
+        principal = _caller_for("list", Permission.READ)
         service_sid, session_sid = scope["path_params"].values()
         if not (Sid.SERVICE.matches(service_sid) and Sid.SESSION.matches(session_sid)):
             raise InteractionNotFound(scope["path"])
         query = _query(scope)
         request, number, carried = read_parameters(service_sid, session_sid, query)
         token, size = request.page_token, request.page_size
-        seen = this_call().consistency
+        seen = current_request().consistency
 
         async def read(token: str, size: int) -> Page:
             request.page_token, request.page_size = token, size
             return await self._interactions.page(
-                caller, request, consistency=seen, max_bytes=pages.READ_BYTES
+                principal, request, consistency=seen, max_bytes=pages.READ_BYTES
             )
 
         def end(first: Page, last: Page) -> bytes:
@@ -101,11 +101,11 @@ def _query(scope: Scope) -> list[tuple[str, str]]:
     return parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
 
 
-class OfInteraction:
+class InteractionResource:
     """One Interaction."""
 
     def __init__(
-        self, interactions: Interactions, renderings: Renderings, answers: JsonAnswers
+        self, interactions: Interactions, renderings: JsonCache, answers: JsonAnswers
     ) -> None:
         self._interactions = interactions
         self._renderings = renderings
@@ -113,21 +113,23 @@ class OfInteraction:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """GET or DELETE it."""
-        key = Key(**scope["path_params"])
+        key = InteractionKey(**scope["path_params"])
         deletes = scope["method"] == "DELETE"
-        caller = (
-            _caller_for("delete", Right.DELETE) if deletes else _caller_for("fetch", Right.READ)
+        principal = (
+            _caller_for("delete", Permission.DELETE)
+            if deletes
+            else _caller_for("fetch", Permission.READ)
         )
         account_sid = read_account(_query(scope)) if scope["query_string"] else ""
         try:
             if deletes:
-                await self._interactions.delete(caller, key, account_sid=account_sid)
+                await self._interactions.delete(principal, key, account_sid=account_sid)
                 token = await self._interactions.consistency()
                 headers = None if token is None else {consistency.KEY: token}
                 await Response(status_code=204, headers=headers)(scope, receive, send)
                 return
             frame = await self._interactions.get(
-                caller, key, account_sid=account_sid, consistency=this_call().consistency
+                principal, key, account_sid=account_sid, consistency=current_request().consistency
             )
         except InvalidConsistencyToken:
             raise
@@ -145,7 +147,7 @@ class Description:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """GET it."""
-        this_call().method = "openapi"
+        current_request().method = "openapi"
         await self._answers.send(scope, send, self._document)
 
 
@@ -165,7 +167,7 @@ class _Application(Starlette):
 def create_app(
     interactions: Interactions,
     base_url: str,
-    guards: Guards,
+    admission: AdmissionControl,
     *,
     cors_origins: Collection[str] = (),
     is_ready: Callable[[], bool] = lambda: True,
@@ -175,10 +177,10 @@ def create_app(
     Links are never made from the Host header, which is the caller's to choose. Browsers' pages of
     `cors_origins` may read the answers.
     """
-    renderings = Renderings(base_url)
-    answers = JsonAnswers(guards.unsent)
-    of_session = OfSession(interactions, renderings, answers, base_url)
-    of_interaction = OfInteraction(interactions, renderings, answers)
+    renderings = JsonCache(base_url)
+    answers = JsonAnswers(admission.unsent)
+    of_session = InteractionList(interactions, renderings, answers, base_url)
+    of_interaction = InteractionResource(interactions, renderings, answers)
 
     async def healthz(_: Request) -> Response:
         """Say that the process is alive."""
@@ -206,8 +208,8 @@ def create_app(
             Middleware(Observe),
             *([Middleware(Cors, origins=cors_origins)] if cors_origins else []),
             Middleware(Errors),
-            Middleware(Admit, guards=guards),
-            Middleware(Authenticate, guards=guards),
+            Middleware(Admit, admission=admission),
+            Middleware(Authenticate, admission=admission),
         ],
     )
     router: Router = app.router
@@ -215,17 +217,17 @@ def create_app(
     return app
 
 
-def _caller_for(method: str, right: Right) -> Caller:
+def _caller_for(method: str, right: Permission) -> Principal:
     """Name the method of this call, and give the caller. Raises PermissionDenied.
 
     Asked before anything of the request is looked at.
     """
-    call = this_call()
+    call = current_request()
     call.method = method
-    call.caller.require(right)
-    return call.caller
+    call.principal.require(right)
+    return call.principal
 
 
 def _name_quietly(method: str) -> None:
-    call = this_call()
+    call = current_request()
     call.method, call.is_quiet = method, True

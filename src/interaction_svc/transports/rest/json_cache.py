@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import orjson
 
 from interaction_svc.codec import twilio_json
-from interaction_svc.store import decode_record, records_of
+from interaction_svc.store import decode_item, split_encoded
 
 KEPT_BYTES = 16 * 1024 * 1024
 """How much is kept at most, rows and their JSON together; beyond that by at most a page."""
@@ -17,7 +17,7 @@ _OVERHEAD_BYTES = 200
 """What an entry takes beside its bytes: two objects, and its place in the dict."""
 
 
-class Renderings:
+class JsonCache:
     """Renders rows as the vendor's JSON, and keeps that of rows that are asked for again.
 
     Whoever polls a list, or leafs through a Session, is shown the same rows again and again: to
@@ -39,7 +39,7 @@ class Renderings:
 
     def of(self, frames: bytes) -> list[bytes]:
         """Give the JSON of each row of joined frames. Raises DamagedRowError."""
-        records = records_of(frames)
+        records = split_encoded(frames)
         rendered = list(map(self._young.get, records))
         return [
             self._found(record) if json is None else json
@@ -51,18 +51,18 @@ class Renderings:
 
         For an answer in parts, of which not all may be in memory. Raises DamagedRowError.
         """
-        for record in records_of(frames):
+        for record in split_encoded(frames):
             yield self._young.get(record) or self._found(record)
 
     def of_one(self, frame: bytes) -> bytes:
         """Give the JSON of a frame's row. Raises DamagedRowError."""
-        (record,) = records_of(frame)
+        (record,) = split_encoded(frame)
         return self._young.get(record) or self._found(record)
 
     def _found(self, record: bytes) -> bytes:
         json = self._old.pop(record, None)
         if json is None:
-            json = orjson.dumps(twilio_json.to_json(decode_record(record), self._base_url))
+            json = orjson.dumps(twilio_json.to_json(decode_item(record), self._base_url))
             if (key := hash(record)) not in self._asked_for:
                 self._asked_for.add(key)
                 self._grow(_OVERHEAD_BYTES)

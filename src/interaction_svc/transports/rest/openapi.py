@@ -256,7 +256,7 @@ def _refusals_of_the_connection() -> Schema:
 
 def _refusal(error: type[ServiceError], *headers: str) -> Schema:
     phrase = HTTPStatus(error.http_status).phrase
-    return _answer(f"{phrase}: code {error.contract_code}.", ref("Error"), *headers)
+    return _answer(f"{phrase}: code {error.vendor_code}.", ref("Error"), *headers)
 
 
 def _answer(description: str, schema: Schema | None = None, *headers: str) -> Schema:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from interaction_svc.app.interactions import Page
 from interaction_svc.codec.twilio_json import LIST_KEY
-from interaction_svc.transports.rest.json_cache import Renderings
+from interaction_svc.transports.rest.json_cache import JsonCache
 from interaction_svc.transports.rest.responses import JsonStream
 
 READ_BYTES = 1024 * 1024
@@ -62,7 +62,7 @@ def _next_rows(part: Page, wanted: int) -> int:
 
 async def send(
     stream: JsonStream,
-    renderings: Renderings,
+    renderings: JsonCache,
     read: Read,
     begun: Begun,
     end: Callable[[Page, Page], bytes],

@@ -7,14 +7,14 @@ import orjson
 from starlette.responses import Response
 from starlette.types import Scope, Send
 
-from interaction_svc.admission.concurrency import Unsent
+from interaction_svc.admission.response_backlog import ResponseBacklog
 from interaction_svc.domain.errors import (
     InteractionNotFound,
     ServiceError,
     Unauthenticated,
     UnknownPath,
 )
-from interaction_svc.telemetry.request_context import this_call
+from interaction_svc.telemetry.request_context import current_request
 from interaction_svc.transports.asgi.compression import MIN_BYTES, Compressor, accepts_gzip
 
 UNCOUNTED_BYTES = 64 * 1024
@@ -39,7 +39,7 @@ class JsonAnswers:
     costs 3 microseconds more, for it makes its headers of texts.
     """
 
-    def __init__(self, unsent: Unsent) -> None:
+    def __init__(self, unsent: ResponseBacklog) -> None:
         self._unsent = unsent
 
     async def send(self, scope: Scope, send: Send, body: bytes) -> None:
@@ -61,7 +61,7 @@ class JsonAnswers:
         return JsonStream(send, Compressor() if accepts_gzip(scope) else None)
 
     def _hold(self, size: int) -> None:
-        call = this_call()
+        call = current_request()
         self._unsent.check(call, size)
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 every request has one
@@ -106,9 +106,9 @@ def error_response(error: ServiceError, path: str, allow: str | None = None) -> 
         message = f"The requested resource {resource} was not found"
     response = json_response(
         {
-            "code": error.contract_code,
+            "code": error.vendor_code,
             "message": message,
-            "more_info": f"{_MORE_INFO}{error.contract_code}",
+            "more_info": f"{_MORE_INFO}{error.vendor_code}",
             "status": error.http_status,
         },
         error.http_status,

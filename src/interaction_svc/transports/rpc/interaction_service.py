@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Iterable
 from interaction_svc.app import consistency
 from interaction_svc.app.interactions import Interactions, Result
 from interaction_svc.domain.errors import InvalidField, ServiceError
-from interaction_svc.store import Key, Outcome
-from interaction_svc.telemetry.request_context import REQUEST_ID_HEADER, this_call
+from interaction_svc.store import InteractionKey, Outcome
+from interaction_svc.telemetry.request_context import REQUEST_ID_HEADER, current_request
 from interaction_svc.transports.grpcio.interceptors.chain import Context
 from interaction_svc.transports.rpc.requests import interactions_of, parsed, parsed_record
 from interaction_svc.v1.ingest_service_pb2 import (
@@ -42,17 +42,17 @@ class InteractionServicer:
     async def get_interaction(self, request: bytes, _: Context) -> bytes:
         """GetInteraction: the stored frame is the response."""
         wanted = parsed(GetInteractionRequest, request)
-        key = Key(wanted.service_sid, wanted.session_sid, wanted.sid)
-        call = this_call()
+        key = InteractionKey(wanted.service_sid, wanted.session_sid, wanted.sid)
+        call = current_request()
         return await self._interactions.get(
-            call.caller, key, account_sid=wanted.account_sid, consistency=call.consistency
+            call.principal, key, account_sid=wanted.account_sid, consistency=call.consistency
         )
 
     async def list_interactions(self, request: bytes, _: Context) -> bytes:
         """ListInteractions: the stored frames, then the tokens."""
         wanted = parsed(ListInteractionsRequest, request)
-        call = this_call()
-        page = await self._interactions.page(call.caller, wanted, consistency=call.consistency)
+        call = current_request()
+        page = await self._interactions.page(call.principal, wanted, consistency=call.consistency)
         tokens = ListInteractionsResponse(
             next_page_token=page.next_page_token, previous_page_token=page.previous_page_token
         )
@@ -61,9 +61,9 @@ class InteractionServicer:
     async def delete_interaction(self, request: bytes, context: Context) -> bytes:
         """DeleteInteraction: the response is empty."""
         wanted = parsed(DeleteInteractionRequest, request)
-        key = Key(wanted.service_sid, wanted.session_sid, wanted.sid)
+        key = InteractionKey(wanted.service_sid, wanted.session_sid, wanted.sid)
         await self._interactions.delete(
-            this_call().caller,
+            current_request().principal,
             key,
             account_sid=wanted.account_sid,
             allow_missing=wanted.allow_missing,
@@ -83,7 +83,9 @@ class IngestServicer:
         given = parsed_record(request)
         if not given.HasField("interaction"):
             raise InvalidField("interaction", "is required")
-        outcome, frame = await self._interactions.record(this_call().caller, given.interaction)
+        outcome, frame = await self._interactions.record(
+            current_request().principal, given.interaction
+        )
         await _answer_token(self._interactions, context)
         rest = RecordInteractionResponse(outcome=RecordOutcome.ValueType(outcome))
         return (frame or b"") + rest.SerializeToString()
@@ -107,14 +109,14 @@ class IngestServicer:
 
         No more than these two are in memory.
         """
-        caller = this_call().caller
+        principal = current_request().principal
         writing: asyncio.Task[list[Result]] | None = None
         try:
             async for request in requests:
-                batch = await self._interactions.check_many(caller, interactions_of(request))
+                batch = await self._interactions.prepare(principal, interactions_of(request))
                 if writing is not None:
                     tally.add(await writing)
-                writing = asyncio.create_task(self._interactions.record_checked(batch))
+                writing = asyncio.create_task(self._interactions.commit(batch))
             if writing is not None:
                 tally.add(await writing)
         except ServiceError as error:
@@ -132,7 +134,7 @@ async def _answer_token(interactions: Interactions, context: Context) -> None:
     token = await interactions.consistency()
     if token is not None:
         context.set_trailing_metadata(
-            ((REQUEST_ID_HEADER, this_call().request_id), (consistency.KEY, token))
+            ((REQUEST_ID_HEADER, current_request().request_id), (consistency.KEY, token))
         )
 
 

@@ -16,14 +16,14 @@ import structlog
 from interaction_svc.store.errors import NotAStoreError, StoreClosedError, StoreError
 from interaction_svc.store.interface import PageQuery, Scope, StoredPage
 from interaction_svc.store.postgres import reads
-from interaction_svc.store.postgres.batching import SharedGets
+from interaction_svc.store.postgres.batching import GetBatcher
 from interaction_svc.store.postgres.connection import Connection
 from interaction_svc.store.postgres.dsn import Dsn
 from interaction_svc.store.postgres.errors import NotAReplicaError
 from interaction_svc.store.postgres.options import PostgresLimits
 from interaction_svc.store.postgres.pool import Pool
 from interaction_svc.store.postgres.replica import wal_position
-from interaction_svc.store.revision import UNKNOWN, Moment
+from interaction_svc.store.revision import UNKNOWN_REVISION, Revision
 from interaction_svc.telemetry import metrics
 
 ANSWER_SECONDS = 2.0
@@ -37,11 +37,11 @@ Work = Callable[[Connection], Awaitable[T]]
 log = structlog.get_logger()
 
 
-class BehindError(Exception):
+class ReplicaBehind(Exception):
     """The replica has not reached the moment in the time that a read waits for it."""
 
 
-class UnrelatedError(Exception):
+class OtherTimeline(Exception):
     """The moment is of another system or timeline than the replica's."""
 
 
@@ -52,13 +52,13 @@ class Replica:
         """Make it; a read that has to see a moment waits for it this long."""
         self._dsn = dsn
         self._wait_seconds = wait_seconds
-        self._system = UNKNOWN.system
+        self._system = UNKNOWN_REVISION.system
         self._pool = Pool(self._connected, size=limits.connections, wait_seconds=ANSWER_SECONDS)
         self._probes = Pool(self._connected, size=1, wait_seconds=ANSWER_SECONDS)
-        self._gets = SharedGets(self._pool)
+        self._gets = GetBatcher(self._pool)
         # A connection stays at one server, and that one never goes back. Several connections may
         # be to several replicas, each at another moment.
-        self._reached: WeakKeyDictionary[Connection, Moment] = WeakKeyDictionary()
+        self._reached: WeakKeyDictionary[Connection, Revision] = WeakKeyDictionary()
         self._checking: asyncio.Task[None] | None = None
         self._cause: str | None = "it has not been looked at"
 
@@ -67,7 +67,7 @@ class Replica:
         """Whether reads go there."""
         return self._cause is None
 
-    async def start(self, primary: Moment) -> None:
+    async def start(self, primary: Revision) -> None:
         """Look at it for the first time. Raises NotAStoreError if it is of another system.
 
         One that can't be reached will be used when it can.
@@ -93,39 +93,39 @@ class Replica:
         async with asyncio.timeout(ANSWER_SECONDS):
             return await self._pool.run(partial(reads.page, scope=scope, query=query))
 
-    async def since(self, moment: Moment, read: Work[T]) -> T:
+    async def at_least(self, revision: Revision, read: Work[T]) -> T:
         """Read what has reached this moment, for which it waits as long as it may.
 
-        No connection is held meanwhile. Raises BehindError, UnrelatedError, StoreError,
+        No connection is held meanwhile. Raises ReplicaBehind, OtherTimeline, StoreError,
         TimeoutError.
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + self._wait_seconds
         pause = _FIRST_PAUSE_SECONDS
-        work = partial(self._read_since, moment=moment, read=read)
+        work = partial(self._read_since, revision=revision, read=read)
         async with asyncio.timeout(self._wait_seconds + ANSWER_SECONDS):
             while True:
                 try:
                     return await self._pool.run(work)
-                except BehindError:
+                except ReplicaBehind:
                     left = end - loop.time()
                     if left <= 0:
                         raise
                 await asyncio.sleep(min(pause, left))
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
-    async def _read_since(self, db: Connection, moment: Moment, read: Work[T]) -> T:
+    async def _read_since(self, db: Connection, revision: Revision, read: Work[T]) -> T:
         reached = self._reached.get(db)
-        if reached is None or not _covers(reached, moment):
+        if reached is None or not _covers(reached, revision):
             standing = await wal_position.of_standby(db)
-            reached = self._reached[db] = standing.moment
-            if not (standing.is_standby and reached[:2] == moment[:2]):
-                raise UnrelatedError
-            if not _covers(reached, moment):
-                raise BehindError
+            reached = self._reached[db] = standing.revision
+            if not (standing.is_standby and reached[:2] == revision[:2]):
+                raise OtherTimeline
+            if not _covers(reached, revision):
+                raise ReplicaBehind
         return await read(db)
 
-    def check_soon(self, now: Callable[[], Awaitable[Moment]] | None = None) -> None:
+    def check_soon(self, now: Callable[[], Awaitable[Revision]] | None = None) -> None:
         """Look whether it can be used, and how far it is behind the primary's moment."""
         if self._checking is None or self._checking.done():
             self._checking = asyncio.create_task(self._check(now))
@@ -135,9 +135,9 @@ class Replica:
         if self._checking is not None:
             await asyncio.wait([self._checking])
 
-    async def _check(self, now: Callable[[], Awaitable[Moment]] | None) -> None:
+    async def _check(self, now: Callable[[], Awaitable[Revision]] | None) -> None:
         try:
-            await self._look(UNKNOWN if now is None else await now())
+            await self._look(UNKNOWN_REVISION if now is None else await now())
         except StoreClosedError:
             return
         except StoreError as error:
@@ -148,16 +148,16 @@ class Replica:
         else:
             self._note(None)
 
-    async def _look(self, primary: Moment) -> None:
+    async def _look(self, primary: Revision) -> None:
         """Raise StoreError if it can't be used."""
         standing = await self._probes.run(self._standing)
-        if primary != UNKNOWN:
-            lag = max(0, primary.position - standing.moment.position)
+        if primary != UNKNOWN_REVISION:
+            lag = max(0, primary.position - standing.revision.position)
             metrics.replica_lag_bytes.set(lag)
 
-    async def _standing(self, db: Connection) -> wal_position.Standing:
+    async def _standing(self, db: Connection) -> wal_position.ReplicaState:
         standing = await wal_position.of_standby(db)
-        if standing.moment.system != self._system:
+        if standing.revision.system != self._system:
             raise NotAReplicaError(
                 "is no replica of the store, but of another system", is_of_another_system=True
             )
@@ -198,5 +198,5 @@ class Replica:
             await self.checked()
 
 
-def _covers(reached: Moment, moment: Moment) -> bool:
-    return reached[:2] == moment[:2] and reached.position >= moment.position
+def _covers(reached: Revision, revision: Revision) -> bool:
+    return reached[:2] == revision[:2] and reached.position >= revision.position

@@ -11,15 +11,15 @@ from typing import Self, TypeVar
 from prometheus_client import Counter
 
 from interaction_svc.store.errors import StoreError, StoreUnavailableError, StoreURLError
-from interaction_svc.store.interface import Key, PageQuery, Reads, Scope, StoredPage
+from interaction_svc.store.interface import InteractionKey, PageQuery, Reads, Scope, StoredPage
 from interaction_svc.store.postgres import reads
 from interaction_svc.store.postgres.dsn import Dsn
 from interaction_svc.store.postgres.options import PostgresLimits
 from interaction_svc.store.postgres.replica import wal_position
-from interaction_svc.store.postgres.replica.replica import BehindError, Replica, UnrelatedError
+from interaction_svc.store.postgres.replica.replica import OtherTimeline, Replica, ReplicaBehind
 from interaction_svc.store.postgres.store import PostgresStore
 from interaction_svc.store.progress import LoggedProgress
-from interaction_svc.store.revision import UNKNOWN, Moment
+from interaction_svc.store.revision import UNKNOWN_REVISION, Revision
 from interaction_svc.telemetry import metrics
 from interaction_svc.telemetry.metric_buffer import count_soon
 
@@ -60,7 +60,7 @@ class ReplicatedStore(PostgresStore):
             raise
         return store
 
-    async def get(self, scope: Scope, key: Key) -> bytes | None:
+    async def get(self, scope: Scope, key: InteractionKey) -> bytes | None:
         """See Store. It may be as the replica last had it."""
         return await self._read(
             "any", partial(self._replica.get, (scope, key)), partial(super().get, scope, key)
@@ -74,23 +74,27 @@ class ReplicatedStore(PostgresStore):
             partial(super().page, scope, query),
         )
 
-    def since(self, moment: Moment) -> Reads:
+    def at_least(self, revision: Revision) -> Reads:
         """See Store."""
-        return _Since(self, moment)
+        return _Since(self, revision)
 
-    async def get_since(self, moment: Moment, scope: Scope, key: Key) -> bytes | None:
+    async def get_since(
+        self, revision: Revision, scope: Scope, key: InteractionKey
+    ) -> bytes | None:
         """Give a frame as it was at this moment, or later."""
         return await self._read(
             "caught_up",
-            partial(self._replica.since, moment, partial(reads.get, wanted=(scope, key))),
+            partial(self._replica.at_least, revision, partial(reads.get, wanted=(scope, key))),
             partial(super().get, scope, key),
         )
 
-    async def page_since(self, moment: Moment, scope: Scope, query: PageQuery) -> StoredPage:
+    async def page_since(self, revision: Revision, scope: Scope, query: PageQuery) -> StoredPage:
         """Give a page as it was at this moment, or later."""
         return await self._read(
             "caught_up",
-            partial(self._replica.since, moment, partial(reads.page, scope=scope, query=query)),
+            partial(
+                self._replica.at_least, revision, partial(reads.page, scope=scope, query=query)
+            ),
             partial(super().page, scope, query),
         )
 
@@ -105,9 +109,9 @@ class ReplicatedStore(PostgresStore):
         else:
             try:
                 answer = await at_replica()
-            except BehindError:
+            except ReplicaBehind:
                 why = "behind"
-            except UnrelatedError:
+            except OtherTimeline:
                 why = "unrelated"
             except (StoreUnavailableError, TimeoutError):
                 why = "failed"
@@ -118,17 +122,17 @@ class ReplicatedStore(PostgresStore):
         count_soon(_reads("primary", why), 1)
         return await at_primary()
 
-    async def moment(self) -> Moment:
+    async def current_revision(self) -> Revision:
         """See Store. If it can't be found out, it is one that no replica has reached."""
         try:
             async with asyncio.timeout(MOMENT_SECONDS):
                 return await self._moments.now()
         except (StoreError, TimeoutError):
-            return UNKNOWN
+            return UNKNOWN_REVISION
 
     async def probe(self) -> None:
         """See Store. Of a replica that is away only the log and the metrics say so."""
-        self._replica.check_soon(self.moment)
+        self._replica.check_soon(self.current_revision)
         await super().probe()
 
     async def _close(self) -> None:
@@ -139,11 +143,11 @@ class ReplicatedStore(PostgresStore):
 class _Since:
     """Reads that see this moment."""
 
-    def __init__(self, store: ReplicatedStore, moment: Moment) -> None:
+    def __init__(self, store: ReplicatedStore, revision: Revision) -> None:
         self._store = store
-        self._moment = moment
+        self._moment = revision
 
-    async def get(self, scope: Scope, key: Key) -> bytes | None:
+    async def get(self, scope: Scope, key: InteractionKey) -> bytes | None:
         """See Reads."""
         return await self._store.get_since(self._moment, scope, key)
 

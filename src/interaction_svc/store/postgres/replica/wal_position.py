@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from interaction_svc.store.postgres.connection import Connection
 from interaction_svc.store.postgres.pool import Pool
-from interaction_svc.store.revision import Moment
+from interaction_svc.store.revision import Revision
 
 # What is flushed has been sent to standbys, or will be at once, and a commit is answered after its
 # flush; unless the server is told not to wait for that. The timeline is that of the log's file,
@@ -29,23 +29,23 @@ FROM pg_control_system(), pg_control_checkpoint()
 _64_BITS = 2**64 - 1
 
 
-class Standing(NamedTuple):
+class ReplicaState(NamedTuple):
     """What a server is, and which moment its reads show at least."""
 
     is_standby: bool
-    moment: Moment
+    revision: Revision
 
 
-async def of_primary(db: Connection) -> Moment:
+async def of_primary(db: Connection) -> Revision:
     """Give a moment after all that has been answered. Fails on a standby."""
     ((system, timeline, position),) = await db.fetch(_OF_PRIMARY)
-    return Moment(system & _64_BITS, timeline, position)
+    return Revision(system & _64_BITS, timeline, position)
 
 
-async def of_standby(db: Connection) -> Standing:
+async def of_standby(db: Connection) -> ReplicaState:
     """Give what a server has replayed, which the next statement on this connection will see."""
     ((is_standby, system, timeline, position),) = await db.fetch(_OF_STANDBY)
-    return Standing(is_standby, Moment(system & _64_BITS, timeline, position))
+    return ReplicaState(is_standby, Revision(system & _64_BITS, timeline, position))
 
 
 class SharedMoments:
@@ -53,20 +53,20 @@ class SharedMoments:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._unsent: asyncio.Task[Moment] | None = None
+        self._unsent: asyncio.Task[Revision] | None = None
 
-    async def now(self) -> Moment:
+    async def now(self) -> Revision:
         """Give a moment that is after this call. Raises StoreError."""
         if self._unsent is None or self._unsent.done():
             self._unsent = asyncio.create_task(self._pool.run(self._ask))
             self._unsent.add_done_callback(_heard)
         return await asyncio.shield(self._unsent)
 
-    async def _ask(self, db: Connection) -> Moment:
+    async def _ask(self, db: Connection) -> Revision:
         self._unsent = None
         return await of_primary(db)
 
 
-def _heard(asked: asyncio.Task[Moment]) -> None:
+def _heard(asked: asyncio.Task[Revision]) -> None:
     if not asked.cancelled():
         asked.exception()  # whoever still waits has it

@@ -9,7 +9,7 @@ from interaction_svc.store.postgres import row_format
 from interaction_svc.store.postgres.connection import Connection
 from interaction_svc.store.postgres.rewrite.old_rows import (
     COLUMNS,
-    Key,
+    InteractionKey,
     OldRow,
     SpelledKey,
     canonical_key,
@@ -167,10 +167,10 @@ async def _carry_keys(db: Connection, old: Names, spelled: set[SpelledKey]) -> N
     known = await db.fetch(_SPELLINGS, *map(list, zip(*sorted(keys), strict=True)))
     every = _by_session(spelled | keys | {(row[0], row[1]) for row in known})
     asked = [(session, sids, sids[0], sids[-1]) for session, sids in every.items()]
-    rows: dict[Key, list[OldRow]] = defaultdict(list)
+    rows: dict[InteractionKey, list[OldRow]] = defaultdict(list)
     for row in await db.fetch_each(_ROWS.format(table=old.interactions), asked):
         rows[canonical_key((row[0], row[1]))].append(OldRow(*row))
-    deleted: dict[Key, int] = {}
+    deleted: dict[InteractionKey, int] = {}
     for session, sid, us in await db.fetch_each(_TOMBSTONES.format(table=old.tombstones), asked):
         key = canonical_key((session, sid))
         deleted[key] = min(us, deleted.get(key, us))
@@ -178,7 +178,10 @@ async def _carry_keys(db: Connection, old: Names, spelled: set[SpelledKey]) -> N
 
 
 async def _write(
-    db: Connection, keys: set[Key], rows: Sequence[Row], deleted: dict[Key, int]
+    db: Connection,
+    keys: set[InteractionKey],
+    rows: Sequence[Row],
+    deleted: dict[InteractionKey, int],
 ) -> None:
     """Put rows and tombstones in the place of what is stored under these keys."""
     by_session = _by_session(keys)

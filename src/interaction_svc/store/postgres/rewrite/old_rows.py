@@ -16,7 +16,7 @@ log = structlog.get_logger()
 
 SpelledKey = tuple[str, str]
 """The session_sid and the sid of version 1."""
-Key = tuple[str, str]
+InteractionKey = tuple[str, str]
 """The same, with lower-case digits."""
 
 
@@ -42,7 +42,7 @@ class OldRow(NamedTuple):
 COLUMNS = ", ".join(OldRow._fields)
 
 
-def canonical_key(key: SpelledKey) -> Key:
+def canonical_key(key: SpelledKey) -> InteractionKey:
     """Return a key in the spelling of version 2."""
     return canonical_sid(key[0]), canonical_sid(key[1])
 

@@ -24,7 +24,7 @@ from typing import ClassVar, NamedTuple
 
 import structlog
 
-from interaction_svc.store.sqlite.connection import forget_pages, transaction
+from interaction_svc.store.sqlite.connection import drop_page_cache, transaction
 
 MANY_PAGES = 256
 """When so many pages wait to be wiped, the log is emptied for them."""
@@ -53,7 +53,7 @@ class _Frame(NamedTuple):
     offset: int
 
 
-class Scrubber:
+class PageWiper:
     """Remembers the pages that are to be wiped, and wipes them."""
 
     def __init__(self, path: Path, wal: Path) -> None:
@@ -146,7 +146,7 @@ class Scrubber:
                 return False
             stained = self._stained.copy()
             _wipe(self._file.descriptor, stained)
-            forget_pages(db)
+            drop_page_cache(db)
             # A change, for which all connections drop the pages that they have in memory.
             db.execute("UPDATE schema_migrations SET applied_at = applied_at")
         self._stained -= stained

@@ -2,7 +2,7 @@
 
 secure_delete overwrites deleted rows in the pages that are written from then on. The write-ahead
 log still holds the pages as they were, until all of it is copied into the database and cut off.
-Then Scrubber overwrites what secure_delete misses.
+Then PageWiper overwrites what secure_delete misses.
 """
 
 import asyncio
@@ -16,10 +16,10 @@ from interaction_svc.store.errors import StoreError
 from interaction_svc.store.sqlite.connection import (
     MIB,
     Connection,
+    busy_timeout,
     connect,
-    waiting_at_most,
 )
-from interaction_svc.store.sqlite.erasure.page_wiper import MANY_PAGES, Scrubber
+from interaction_svc.store.sqlite.erasure.page_wiper import MANY_PAGES, PageWiper
 from interaction_svc.store.sqlite.probe import read_something
 
 ERASED_WITHIN_SECONDS = 10.0
@@ -38,14 +38,14 @@ _BUSY_TIMEOUT_MS = 100  # writes wait meanwhile, so not as long as for the lock
 log = structlog.get_logger()
 
 
-class Eraser:
+class WalTruncator:
     """Truncates the log soon after it was asked to, and tries again until it is done."""
 
     def __init__(self, write: Connection, path: Path, wal: Path) -> None:
         self._write = write
         self._path = path
         self._pinning: sqlite3.Connection | None = None
-        self._scrubber = Scrubber(path, wal)
+        self._scrubber = PageWiper(path, wal)
         self._loop = asyncio.get_running_loop()
         self._asked = 0
         self._done = 0
@@ -77,7 +77,7 @@ class Eraser:
         self._done = max(self._done, asked)
         return True
 
-    def pin(self) -> None:
+    def hold_wal(self) -> None:
         """Keep what is committed from here on in the log, until it is looked at.
 
         Another process may truncate the log, or begin it anew, right after a commit, and this one
@@ -157,7 +157,7 @@ class Eraser:
 
     def _truncate_and_wipe(self, db: sqlite3.Connection) -> bool:
         self._look(db)
-        with waiting_at_most(db, _BUSY_TIMEOUT_MS):
+        with busy_timeout(db, _BUSY_TIMEOUT_MS):
             busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         return not busy and self._scrubber.wipe(db)
 

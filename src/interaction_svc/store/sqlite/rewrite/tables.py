@@ -5,7 +5,7 @@ import sqlite3
 import structlog
 
 from interaction_svc.domain.sids import canonical_sid
-from interaction_svc.store.api_keys import StoredKey
+from interaction_svc.store.api_keys import ApiKey
 from interaction_svc.store.sqlite import row_format, writes
 from interaction_svc.store.sqlite.connection import transaction
 
@@ -47,7 +47,7 @@ def copy_tombstones(old: sqlite3.Connection, new: sqlite3.Connection) -> None:
             for (account,) in accounts:
                 key = session, account, row_format.pack(canonical_sid(sid))
                 new.execute(DELETE, key)
-                writes.bury(new, key, deleted_us)
+                writes.add_tombstone(new, key, deleted_us)
             without_owner += not accounts
     if without_owner:  # their Sessions were emptied before there was a table of owners
         log.warning("tombstones of Sessions without an owner were left out", count=without_owner)
@@ -56,7 +56,7 @@ def copy_tombstones(old: sqlite3.Connection, new: sqlite3.Connection) -> None:
 def copy_keys(old: sqlite3.Connection, new: sqlite3.Connection) -> None:
     """Copy the API keys, their accounts in their stored spelling."""
     if "api_keys" in _tables(old):
-        columns = ", ".join(StoredKey._fields)
+        columns = ", ".join(ApiKey._fields)
         with transaction(new):
             new.execute("DELETE FROM api_keys")
             new.executemany(
@@ -64,7 +64,7 @@ def copy_keys(old: sqlite3.Connection, new: sqlite3.Connection) -> None:
                 (
                     key._replace(account_sid=key.account_sid and canonical_sid(key.account_sid))
                     for key in map(
-                        StoredKey._make,
+                        ApiKey._make,
                         old.execute(f"SELECT {columns} FROM api_keys ORDER BY created_us, rowid"),
                     )
                 ),

@@ -7,10 +7,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
-from interaction_svc.admission.concurrency import Concurrency, Unsent
-from interaction_svc.admission.deadline import Deadline
+from interaction_svc.admission.concurrency import ConcurrencyLimit
+from interaction_svc.admission.deadline import SharedDeadline
+from interaction_svc.admission.response_backlog import ResponseBacklog
 from interaction_svc.domain.errors import DeadlineExceeded, StreamIdle
-from interaction_svc.telemetry.request_context import Call, this_call
+from interaction_svc.telemetry.request_context import RequestContext, current_request
 from interaction_svc.transports.grpcio.interceptors.chain import (
     HEALTH_PREFIX,
     Behavior,
@@ -43,16 +44,16 @@ class Admit(Interceptor):
 
     def __init__(
         self,
-        concurrency: Concurrency,
+        concurrency: ConcurrencyLimit,
         times: Times,
-        unsent: Unsent,
+        unsent: ResponseBacklog,
         *,
         reads: frozenset[str],
         exempt: frozenset[str],
     ) -> None:
         self._concurrency = concurrency
         self._times = times
-        self._deadline = Deadline(times.call)
+        self._deadline = SharedDeadline(times.call)
         self._reads = reads
         self._exempt = exempt
         self._unsent = unsent
@@ -75,7 +76,7 @@ class Admit(Interceptor):
         is_stream = method.request_streaming
 
         async def admitted(request: Any, context: Context) -> Any:
-            call = this_call()
+            call = current_request()
             self._unsent.check(call)
             with self._concurrency.slot():
                 if is_stream:
@@ -97,7 +98,7 @@ class Admit(Interceptor):
 
     def _streaming_answers(self, behavior: Behavior) -> Behavior:
         async def admitted(request: Any, context: Context) -> None:
-            call = this_call()
+            call = current_request()
             self._unsent.check(call)
             with self._concurrency.slot():
                 counted: Any = _CountedAnswers(context, call, self._unsent)
@@ -132,7 +133,7 @@ class _CountedAnswers:
     `write` returns once grpc has passed the answer on, for which the client has to read.
     """
 
-    def __init__(self, context: Any, call: Call, unsent: Unsent) -> None:
+    def __init__(self, context: Any, call: RequestContext, unsent: ResponseBacklog) -> None:
         self._context = context
         self._call = call
         self._unsent = unsent

@@ -3,11 +3,12 @@
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
-from interaction_svc.admission.concurrency import CallRate, Concurrency
+from interaction_svc.admission.concurrency import ConcurrencyLimit
+from interaction_svc.admission.rate_limits import RequestRateLimit
 from interaction_svc.app.authentication import Authenticator
 from interaction_svc.domain.errors import PermissionDenied, Unauthenticated
-from interaction_svc.domain.principals import Right
-from interaction_svc.telemetry.request_context import this_call
+from interaction_svc.domain.principals import Permission
+from interaction_svc.telemetry.request_context import current_request
 from interaction_svc.transports.grpcio.interceptors.chain import (
     HEALTH_PREFIX,
     UNKNOWN,
@@ -33,9 +34,9 @@ class Authenticate(Interceptor):
     def __init__(
         self,
         authenticator: Authenticator,
-        concurrency: Concurrency,
-        call_rate: CallRate,
-        rights: Mapping[str, Right],
+        concurrency: ConcurrencyLimit,
+        call_rate: RequestRateLimit,
+        rights: Mapping[str, Permission],
         *,
         unguarded: frozenset[str],
         is_peer_allowed: Callable[[Context], bool],
@@ -58,21 +59,23 @@ class Authenticate(Interceptor):
             behavior = self._while_known(method, behavior)
 
         async def authenticated(request: Any, context: Context) -> Any:
-            call = this_call()
+            call = current_request()
             if not self._is_peer_allowed(context):
                 raise PermissionDenied("The client certificate's names are not among those allowed")
             if call.bad_authorization:
                 raise Unauthenticated(call.bad_authorization)
-            call.caller = caller = await self._authenticator.caller(call.authorization, call.peer)
-            self._call_rate.count(caller)
+            call.principal = principal = await self._authenticator.authenticate(
+                call.authorization, call.peer
+            )
+            self._call_rate.count(principal)
             if right is None:
                 return await behavior(request, context)
-            caller.require(right)
-            self._concurrency.begin(caller, is_stream=is_stream)
+            principal.require(right)
+            self._concurrency.begin(principal, is_stream=is_stream)
             try:
                 return await behavior(request, context)
             finally:
-                self._concurrency.end(caller, is_stream=is_stream)
+                self._concurrency.end(principal, is_stream=is_stream)
 
         return authenticated
 
@@ -84,11 +87,11 @@ class Authenticate(Interceptor):
         """
 
         async def answering(request: Any, context: Context) -> None:
-            with KeyWatch(self._authenticator, this_call()) as watch, watch.interruptible:
+            with KeyWatch(self._authenticator, current_request()) as watch, watch.interruptible:
                 await behavior(request, context)
 
         async def receiving(requests: AsyncIterator[Any], context: Context) -> Any:
-            with KeyWatch(self._authenticator, this_call()) as watch:
+            with KeyWatch(self._authenticator, current_request()) as watch:
                 return await behavior(_interruptible(requests, watch), context)
 
         return answering if method.response_streaming else receiving

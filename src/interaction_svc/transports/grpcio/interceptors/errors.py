@@ -16,7 +16,7 @@ from interaction_svc.domain.errors import (
     InvalidField,
     ServiceError,
 )
-from interaction_svc.telemetry.request_context import REQUEST_ID_HEADER, this_call
+from interaction_svc.telemetry.request_context import REQUEST_ID_HEADER, current_request
 from interaction_svc.transports.grpcio.interceptors.chain import (
     Behavior,
     Context,
@@ -52,7 +52,7 @@ class Errors(Interceptor):
             except Exception as cause:
                 error = Internal()
                 log.exception("internal error", reference=error.reference, exc_info=cause)
-            call = this_call()
+            call = current_request()
             call.error = error
             await context.abort(
                 error.grpc_code,

@@ -6,7 +6,7 @@ from typing import Self
 
 from interaction_svc.app.authentication import Authenticator
 from interaction_svc.domain.errors import ServiceError, Unauthenticated
-from interaction_svc.telemetry.request_context import Call
+from interaction_svc.telemetry.request_context import RequestContext
 
 CHECK_SECONDS = 1.0
 """How often a stream's key is checked. The Authenticator may know it for 2 seconds more."""
@@ -20,7 +20,7 @@ class KeyWatch:
     nothing.
     """
 
-    def __init__(self, authenticator: Authenticator, call: Call) -> None:
+    def __init__(self, authenticator: Authenticator, call: RequestContext) -> None:
         self._authenticator = authenticator
         self._authorization = call.authorization
         self.interruptible = Interruptible()

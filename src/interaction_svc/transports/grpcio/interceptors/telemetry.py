@@ -8,8 +8,12 @@ from typing import Any
 import grpc
 
 from interaction_svc.app import consistency
-from interaction_svc.telemetry.request_context import REQUEST_ID_HEADER, Call, request_id_of
-from interaction_svc.telemetry.request_scope import observed
+from interaction_svc.telemetry.request_context import (
+    REQUEST_ID_HEADER,
+    RequestContext,
+    request_id_of,
+)
+from interaction_svc.telemetry.request_scope import request_scope
 from interaction_svc.transports.grpcio.interceptors.chain import (
     HEALTH_PREFIX,
     Behavior,
@@ -33,12 +37,12 @@ class Observe(Interceptor):
         async def observed_call(request: Any, context: Context) -> Any:
             given, authorization, bad_authorization, sent = _headers_of(context)
             request_id = request_id_of(given)
-            call = Call(
+            call = RequestContext(
                 TRANSPORT, name, peer_of(context), request_id, "OK", authorization,
                 bad_authorization, consistency=sent, is_quiet=is_quiet,
             )  # fmt: skip
             context.set_trailing_metadata(((REQUEST_ID_HEADER, request_id),))
-            with observed(call):
+            with request_scope(call):
                 try:
                     return await behavior(request, context)
                 except asyncio.CancelledError:

@@ -1,0 +1,67 @@
+"""A limit on the bytes of responses that clients have not read yet."""
+
+import asyncio
+from collections.abc import Callable
+
+from interaction_svc.domain.errors import Overloaded
+from interaction_svc.telemetry.request_context import RequestContext
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+class ResponseBacklog:
+    """The answers that clients have not taken yet, in bytes: of a connection, an account, and all.
+
+    What a call holds of the service otherwise ends with its work; but an answer stays in memory as
+    long as its client leaves it there, and gRPC can't take it back. In memory it is there twice,
+    for gRPC has a copy.
+    """
+
+    MAX_BYTES = 256 * MIB
+    MAX_BYTES_AN_ACCOUNT = 128 * MIB
+    MAX_BYTES_A_CONNECTION = 64 * MIB
+    OVERHEAD_BYTES = 16 * KIB
+    """What a call costs beside its answer."""
+
+    def __init__(self) -> None:
+        self._all = 0
+        self._held: dict[str, int] = {}  # by account, or key, and by connection
+
+    def check(self, call: RequestContext, answer_bytes: int = 0) -> None:
+        """Raise Overloaded if answers have to be taken before there may be this one more."""
+        size = answer_bytes + self.OVERHEAD_BYTES
+        if self._all + size <= self.MAX_BYTES_A_CONNECTION:  # as nearly always: it is the least
+            return
+        held = self._held.get
+        for scope, waiting, most in (
+            ("service", self._all, self.MAX_BYTES),
+            (call.principal.scope, held(call.principal.quota_key, 0), self.MAX_BYTES_AN_ACCOUNT),
+            ("connection", held(call.peer, 0), self.MAX_BYTES_A_CONNECTION),
+        ):
+            if waiting + size > most:
+                raise Overloaded(
+                    "Too many answers wait for their clients to take them", scope=scope
+                )
+
+    def hold(self, call: RequestContext, answer_bytes: int, until: asyncio.Task[object]) -> None:
+        """Count an answer until the task that sends it is done."""
+        release = self.held(call, answer_bytes)
+        until.add_done_callback(lambda _: release())
+
+    def held(self, call: RequestContext, answer_bytes: int) -> Callable[[], None]:
+        """Count an answer until what this returns is called."""
+        size = answer_bytes + self.OVERHEAD_BYTES
+        principal, peer = call.principal.quota_key, call.peer
+        self._count(principal, peer, size)
+        return lambda: self._count(principal, peer, -size)
+
+    def _count(self, principal: str, peer: str, size: int) -> None:
+        self._all += size
+        held = self._held
+        held[principal] = of_caller = held.get(principal, 0) + size
+        held[peer] = of_peer = held.get(peer, 0) + size
+        if not of_caller:
+            del held[principal]
+        if not of_peer:
+            del held[peer]
