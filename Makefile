@@ -14,7 +14,7 @@ GRPCURL_VERSION   := v1.9.4
 KUSTOMIZE_VERSION := v5.7.1
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint types protos generate check-generated pytest overload format clean
+.PHONY: help serve test lint types protos protos-baseline generate check-generated pytest overload format clean
 
 help: ## this list
 	@cat $(MAKEFILE_LIST) | sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' | column -t -s '|'
@@ -41,20 +41,19 @@ lint: $(VENV)/.dev ## style and likely faults
 types: $(VENV)/.dev ## strict type checking of src and tests
 	$(BIN)/mypy
 
-# What the protos must stay compatible with: main, which in a clone is the remote's; on main itself,
-# the commit before.
-MAIN = $(shell main=$$(git rev-parse --verify --quiet origin/main || git rev-parse --verify --quiet main); \
-  [ "$$main" != "$$(git rev-parse HEAD)" ] && echo $$main || git rev-parse --verify --quiet HEAD~1)
+PROTO_BASELINE := protos/baseline.txtpb
 
-protos: $(VENV)/.dev ## lint, format and compatibility of protos/, offline
+protos: $(VENV)/.dev ## lint, format and compatibility of the protos, offline
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
-	@if [ -n "$(MAIN)" ]; then set -x; $(BIN)/buf breaking --against '.git#ref=$(MAIN)'; \
-	else echo "There is no earlier commit on main to compare the protos with."; fi
+	$(BIN)/buf breaking protos --against $(PROTO_BASELINE)
+
+protos-baseline: $(VENV)/.dev ## make today's API the one that must stay compatible
+	$(BIN)/buf build protos --exclude-source-info --type interaction_svc.v1 -o $(PROTO_BASELINE)
 
 PROTO_V1       := $(wildcard protos/interaction_svc/v1/*.proto)
-PROTO_INTERNAL := $(wildcard protos/interaction_svc/internal/v1/*.proto)
-PROTOC          = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos
+PROTO_INTERNAL := $(wildcard protos-internal/interaction_svc/internal/v1/*.proto)
+PROTOC          = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos -Iprotos-internal
 OUT            ?= src
 
 generate: $(VENV)/.dev ## the Python stubs from protos/
@@ -103,7 +102,7 @@ format: $(VENV)/.dev ## put the code into shape
 	$(BIN)/buf format -w
 
 clean: ## remove what was built; not the database
-	rm -rf .venv .build .mypy_cache .pytest_cache .ruff_cache .hypothesis tests/node/node_modules clients/node/node_modules clients/node/gen clients/go/gen
+	rm -rf .venv .build .mypy_cache .pytest_cache .ruff_cache .hypothesis tests/node/node_modules clients/node/node_modules clients/node/gen
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

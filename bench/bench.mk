@@ -4,7 +4,7 @@
 # minute the first time.
 GO_RIVAL := $(if $(and $(shell command -v go 2>/dev/null),$(shell command -v gcc 2>/dev/null)),$(TOOLS)/rival-go)
 
-$(TOOLS)/rival-go: $(wildcard bench/rivals/go/*.go bench/rivals/go/go.*) clients/go/gen/.stamp
+$(TOOLS)/rival-go: $(wildcard bench/rivals/go/*.go bench/rivals/go/go.*) $(GO_STUBS)
 	cd bench/rivals/go && CGO_ENABLED=1 go vet . && CGO_ENABLED=1 go build -o "$(CURDIR)/$@" .
 
 .PHONY: bench bench-quick

@@ -1,12 +1,12 @@
 // The example client in Go. Its tools are the plugins that generate its stubs; see ../README.md.
-module interaction-svc/clients/go
+module github.com/interaction-svc/interaction-svc/clients/go
 
 go 1.26.0
 
 require (
+	github.com/interaction-svc/interaction-svc/gen/go v0.0.0
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20261104224025-d1e00e9f33ab
 	google.golang.org/grpc v1.85.0
-	google.golang.org/protobuf v1.36.12
 )
 
 require (
@@ -14,9 +14,12 @@ require (
 	golang.org/x/sys v0.48.0 // indirect
 	golang.org/x/text v0.42.0 // indirect
 	google.golang.org/grpc/cmd/protoc-gen-go-grpc v1.6.2 // indirect
+	google.golang.org/protobuf v1.36.12 // indirect
 )
 
 tool (
 	google.golang.org/grpc/cmd/protoc-gen-go-grpc
 	google.golang.org/protobuf/cmd/protoc-gen-go
 )
+
+replace github.com/interaction-svc/interaction-svc/gen/go => ../../gen/go

@@ -20,7 +20,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
-	pb "interaction-svc/clients/go/gen/interaction_svc/v1"
+	pb "github.com/interaction-svc/interaction-svc/gen/go/interaction_svc/v1"
 )
 
 const (

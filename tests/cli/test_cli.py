@@ -64,9 +64,9 @@ def test_list_follows_pages(
     assert listed("--status", "delivered") == expected
     assert listed("--status", "busy") == []
     start = interactions[20].create_time.ToJsonString()
-    assert set(listed("--created-after", start)) | set(listed("--created-before", start)) == set(
-        expected
-    )
+    assert set(listed("--created-at-or-after", start)) | set(
+        listed("--created-before", start)
+    ) == set(expected)
 
 
 def test_list_is_a_table_on_a_terminal_and_commands_it_nothing(
@@ -163,7 +163,7 @@ def test_delete(server: Served, parents: Parents, interactions: list[pb.Interact
     [
         (["list", "KS1", "KC1", "--order", "up"], "--order"),
         (["list", "KS1", "KC1", "--type", "fax"], "must be one of message, unknown, voice"),
-        (["list", "KS1", "KC1", "--created-after", "now"], "--created-after"),
+        (["list", "KS1", "KC1", "--created-at-or-after", "now"], "--created-at-or-after"),
         (["list", "KS1", "KC1", "--limit", "0"], "--limit"),
         (["serve", "--store", "mysql://x"], "store: 'mysql://…' is not the URL of a store"),
         (["serve", "--grpc-address", "nowhere"], "grpc_address: 'nowhere' is not an address"),

@@ -94,7 +94,7 @@ async def test_the_links_of_a_page_with_the_highest_number_can_be_followed(
         ("ParticipantSid=KP1", r"ParticipantSid: must match \^KP.*"),
         ("ParticipantSid=", "ParticipantSid: must not be empty.*"),
         ("ResourceSid=1", r"ResourceSid: must match .*"),
-        ("DateCreatedAfter=yesterday", "DateCreatedAfter: is not a time.*"),
+        ("DateCreatedAtOrAfter=yesterday", "DateCreatedAtOrAfter: is not a time.*"),
         ("DateCreatedBefore=2026-02-30T00:00:00Z", "DateCreatedBefore: is not a time that.*"),
         ("page_size=5", "page_size: is not a parameter.*"),
     ],

@@ -43,7 +43,7 @@ def is_file(name: str, page: Path) -> bool:
     folders = [*FOLDERS_OF_FILES, page.parent]
     if any((folder / name).exists() for folder in folders):
         return True
-    within = (ROOT / "src", ROOT / "protos")
+    within = (ROOT / "src", ROOT / "protos", ROOT / "protos-internal")
     return "/" not in name and any(any(folder.rglob(name)) for folder in within)
 
 

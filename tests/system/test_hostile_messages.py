@@ -59,7 +59,7 @@ def good_requests(hostile: Hostile) -> dict[str, Message]:
         participant_sid=stored.inbound.participant_sid,
         resource_status=pb.RESOURCE_STATUS_RECEIVED,
     )
-    filtered.created_after.CopyFrom(stored.create_time)
+    filtered.created_at_or_after.CopyFrom(stored.create_time)
     return {
         GET: get_request(stored),
         LIST: list_request(hostile.parents, page_size=3, page_token="token", filter=filtered),

@@ -1,13 +1,13 @@
-// The plain Go server of the benchmark, on the stubs of the example client.
-module interaction-svc/bench/rivals/go
+// The plain Go server of the benchmark, on the stubs of gen/go.
+module github.com/interaction-svc/interaction-svc/bench/rivals/go
 
 go 1.26.0
 
 require (
+	github.com/interaction-svc/interaction-svc/gen/go v0.0.0
 	github.com/mattn/go-sqlite3 v1.14.53
 	google.golang.org/grpc v1.85.0
 	google.golang.org/protobuf v1.36.12
-	interaction-svc/clients/go v0.0.0
 )
 
 require (
@@ -17,4 +17,4 @@ require (
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20261104224025-d1e00e9f33ab // indirect
 )
 
-replace interaction-svc/clients/go => ../../../clients/go
+replace github.com/interaction-svc/interaction-svc/gen/go => ../../../gen/go

@@ -13,7 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	pb "interaction-svc/clients/go/gen/interaction_svc/v1"
+	pb "github.com/interaction-svc/interaction-svc/gen/go/interaction_svc/v1"
 )
 
 const (

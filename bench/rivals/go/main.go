@@ -16,7 +16,7 @@ import (
 	_ "github.com/mattn/go-sqlite3"
 	"google.golang.org/grpc"
 
-	pb "interaction-svc/clients/go/gen/interaction_svc/v1"
+	pb "github.com/interaction-svc/interaction-svc/gen/go/interaction_svc/v1"
 )
 
 func main() {

@@ -338,9 +338,9 @@ def _filter_of(given: ListInteractionsRequest.Filter) -> Filter:
     if given.resource_sid:
         check_sid(Sid.RESOURCE, "filter.resource_sid", given.resource_sid)
     created_from_us = created_before_us = None
-    if given.HasField("created_after"):
-        created_from_us = check_time("filter.created_after", given.created_after)
-        if given.created_after.nanos % 1000:
+    if given.HasField("created_at_or_after"):
+        created_from_us = check_time("filter.created_at_or_after", given.created_at_or_after)
+        if given.created_at_or_after.nanos % 1000:
             created_from_us += 1  # rows hold whole microseconds: the next one is the first after
     if given.HasField("created_before"):
         created_before_us = check_time("filter.created_before", given.created_before)

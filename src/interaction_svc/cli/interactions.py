@@ -100,7 +100,7 @@ def list_(
     type_: Annotated[
         str | None, typer.Option("--type", metavar="TYPE", help="message, voice or unknown.")
     ] = None,
-    created_after: Annotated[
+    created_at_or_after: Annotated[
         str | None,
         typer.Option(
             metavar="TIME", help="Created at this time or later, as in 2026-01-31T12:00:00Z."
@@ -126,7 +126,7 @@ def list_(
         "AccountSid": ("--account", account),
         "Order": ("--order", order),
         "Type": ("--type", type_),
-        "DateCreatedAfter": ("--created-after", created_after),
+        "DateCreatedAtOrAfter": ("--created-at-or-after", created_at_or_after),
         "DateCreatedBefore": ("--created-before", created_before),
         "ParticipantSid": ("--participant", participant),
         "ResourceSid": ("--resource", resource),

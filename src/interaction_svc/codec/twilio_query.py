@@ -32,7 +32,7 @@ _FIELDS = {
     "page_token": "PageToken",
     "order": "Order",
     "filter.type": "Type",
-    "filter.created_after": "DateCreatedAfter",
+    "filter.created_at_or_after": "DateCreatedAtOrAfter",
     "filter.created_before": "DateCreatedBefore",
     "filter.participant_sid": "ParticipantSid",
     "filter.resource_sid": "ResourceSid",
@@ -120,7 +120,7 @@ def _set_conditions(request: ListInteractionsRequest, given: dict[str, str]) -> 
                 raise InvalidField(name, "must not be empty; leave it out for any")
             setattr(request.filter, sid, given[name])
     for name, field in (
-        ("DateCreatedAfter", "created_after"),
+        ("DateCreatedAtOrAfter", "created_at_or_after"),
         ("DateCreatedBefore", "created_before"),
     ):
         if name in given:

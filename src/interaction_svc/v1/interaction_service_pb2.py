@@ -26,14 +26,14 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from interaction_svc.v1 import interaction_pb2 as interaction__svc_dot_v1_dot_interaction__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,interaction_svc/v1/interaction_service.proto\x12\x12interaction_svc.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$interaction_svc/v1/interaction.proto\"c\n\x15GetInteractionRequest\x12\x13\n\x0bservice_sid\x18\x01 \x01(\t\x12\x13\n\x0bsession_sid\x18\x02 \x01(\t\x12\x0b\n\x03sid\x18\x03 \x01(\t\x12\x13\n\x0b\x61\x63\x63ount_sid\x18\x04 \x01(\t\"N\n\x16GetInteractionResponse\x12\x34\n\x0binteraction\x18\x01 \x01(\x0b\x32\x1f.interaction_svc.v1.Interaction\"\xe5\x04\n\x17ListInteractionsRequest\x12\x13\n\x0bservice_sid\x18\x01 \x01(\t\x12\x13\n\x0bsession_sid\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12@\n\x05order\x18\x05 \x01(\x0e\x32\x31.interaction_svc.v1.ListInteractionsRequest.Order\x12\x42\n\x06\x66ilter\x18\x06 \x01(\x0b\x32\x32.interaction_svc.v1.ListInteractionsRequest.Filter\x12\x13\n\x0b\x61\x63\x63ount_sid\x18\x07 \x01(\t\x1a\x8e\x02\n\x06\x46ilter\x12\x31\n\x04type\x18\x01 \x01(\x0e\x32#.interaction_svc.v1.InteractionType\x12\x31\n\rcreated_after\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reated_before\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fparticipant_sid\x18\x04 \x01(\t\x12\x14\n\x0cresource_sid\x18\x05 \x01(\t\x12;\n\x0fresource_status\x18\x06 \x01(\x0e\x32\".interaction_svc.v1.ResourceStatus\"M\n\x05Order\x12\x15\n\x11ORDER_UNSPECIFIED\x10\x00\x12\x15\n\x11ORDER_CREATED_ASC\x10\x01\x12\x16\n\x12ORDER_CREATED_DESC\x10\x02\"\x87\x01\n\x18ListInteractionsResponse\x12\x35\n\x0cinteractions\x18\x01 \x03(\x0b\x32\x1f.interaction_svc.v1.Interaction\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x1b\n\x13previous_page_token\x18\x03 \x01(\t\"}\n\x18\x44\x65leteInteractionRequest\x12\x13\n\x0bservice_sid\x18\x01 \x01(\t\x12\x13\n\x0bsession_sid\x18\x02 \x01(\t\x12\x0b\n\x03sid\x18\x03 \x01(\t\x12\x15\n\rallow_missing\x18\x04 \x01(\x08\x12\x13\n\x0b\x61\x63\x63ount_sid\x18\x05 \x01(\t\"\x1b\n\x19\x44\x65leteInteractionResponse2\xed\x02\n\x12InteractionService\x12l\n\x0eGetInteraction\x12).interaction_svc.v1.GetInteractionRequest\x1a*.interaction_svc.v1.GetInteractionResponse\"\x03\x90\x02\x01\x12r\n\x10ListInteractions\x12+.interaction_svc.v1.ListInteractionsRequest\x1a,.interaction_svc.v1.ListInteractionsResponse\"\x03\x90\x02\x01\x12u\n\x11\x44\x65leteInteraction\x12,.interaction_svc.v1.DeleteInteractionRequest\x1a-.interaction_svc.v1.DeleteInteractionResponse\"\x03\x90\x02\x02\x42\xcf\x01\n\x11interactionsvc.v1B\x17InteractionServiceProtoP\x01ZBinteraction-svc/clients/go/gen/interaction_svc/v1;interactionsvcv1\xaa\x02\x11InteractionSvc.V1\xca\x02\x11InteractionSvc\\V1\xe2\x02\x1dInteractionSvc\\V1\\GPBMetadata\xea\x02\x12InteractionSvc::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,interaction_svc/v1/interaction_service.proto\x12\x12interaction_svc.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$interaction_svc/v1/interaction.proto\"c\n\x15GetInteractionRequest\x12\x13\n\x0bservice_sid\x18\x01 \x01(\t\x12\x13\n\x0bsession_sid\x18\x02 \x01(\t\x12\x0b\n\x03sid\x18\x03 \x01(\t\x12\x13\n\x0b\x61\x63\x63ount_sid\x18\x04 \x01(\t\"N\n\x16GetInteractionResponse\x12\x34\n\x0binteraction\x18\x01 \x01(\x0b\x32\x1f.interaction_svc.v1.Interaction\"\xeb\x04\n\x17ListInteractionsRequest\x12\x13\n\x0bservice_sid\x18\x01 \x01(\t\x12\x13\n\x0bsession_sid\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12@\n\x05order\x18\x05 \x01(\x0e\x32\x31.interaction_svc.v1.ListInteractionsRequest.Order\x12\x42\n\x06\x66ilter\x18\x06 \x01(\x0b\x32\x32.interaction_svc.v1.ListInteractionsRequest.Filter\x12\x13\n\x0b\x61\x63\x63ount_sid\x18\x07 \x01(\t\x1a\x94\x02\n\x06\x46ilter\x12\x31\n\x04type\x18\x01 \x01(\x0e\x32#.interaction_svc.v1.InteractionType\x12\x37\n\x13\x63reated_at_or_after\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reated_before\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fparticipant_sid\x18\x04 \x01(\t\x12\x14\n\x0cresource_sid\x18\x05 \x01(\t\x12;\n\x0fresource_status\x18\x06 \x01(\x0e\x32\".interaction_svc.v1.ResourceStatus\"M\n\x05Order\x12\x15\n\x11ORDER_UNSPECIFIED\x10\x00\x12\x15\n\x11ORDER_CREATED_ASC\x10\x01\x12\x16\n\x12ORDER_CREATED_DESC\x10\x02\"\x87\x01\n\x18ListInteractionsResponse\x12\x35\n\x0cinteractions\x18\x01 \x03(\x0b\x32\x1f.interaction_svc.v1.Interaction\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x1b\n\x13previous_page_token\x18\x03 \x01(\t\"}\n\x18\x44\x65leteInteractionRequest\x12\x13\n\x0bservice_sid\x18\x01 \x01(\t\x12\x13\n\x0bsession_sid\x18\x02 \x01(\t\x12\x0b\n\x03sid\x18\x03 \x01(\t\x12\x15\n\rallow_missing\x18\x04 \x01(\x08\x12\x13\n\x0b\x61\x63\x63ount_sid\x18\x05 \x01(\t\"\x1b\n\x19\x44\x65leteInteractionResponse2\xed\x02\n\x12InteractionService\x12l\n\x0eGetInteraction\x12).interaction_svc.v1.GetInteractionRequest\x1a*.interaction_svc.v1.GetInteractionResponse\"\x03\x90\x02\x01\x12r\n\x10ListInteractions\x12+.interaction_svc.v1.ListInteractionsRequest\x1a,.interaction_svc.v1.ListInteractionsResponse\"\x03\x90\x02\x01\x12u\n\x11\x44\x65leteInteraction\x12,.interaction_svc.v1.DeleteInteractionRequest\x1a-.interaction_svc.v1.DeleteInteractionResponse\"\x03\x90\x02\x02\x42\xe2\x01\n\x11interactionsvc.v1B\x17InteractionServiceProtoP\x01ZUgithub.com/interaction-svc/interaction-svc/gen/go/interaction_svc/v1;interactionsvcv1\xaa\x02\x11InteractionSvc.V1\xca\x02\x11InteractionSvc\\V1\xe2\x02\x1dInteractionSvc\\V1\\GPBMetadata\xea\x02\x12InteractionSvc::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'interaction_svc.v1.interaction_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
-  _globals['DESCRIPTOR']._serialized_options = b'\n\021interactionsvc.v1B\027InteractionServiceProtoP\001ZBinteraction-svc/clients/go/gen/interaction_svc/v1;interactionsvcv1\252\002\021InteractionSvc.V1\312\002\021InteractionSvc\\V1\342\002\035InteractionSvc\\V1\\GPBMetadata\352\002\022InteractionSvc::V1'
+  _globals['DESCRIPTOR']._serialized_options = b'\n\021interactionsvc.v1B\027InteractionServiceProtoP\001ZUgithub.com/interaction-svc/interaction-svc/gen/go/interaction_svc/v1;interactionsvcv1\252\002\021InteractionSvc.V1\312\002\021InteractionSvc\\V1\342\002\035InteractionSvc\\V1\\GPBMetadata\352\002\022InteractionSvc::V1'
   _globals['_INTERACTIONSERVICE'].methods_by_name['GetInteraction']._loaded_options = None
   _globals['_INTERACTIONSERVICE'].methods_by_name['GetInteraction']._serialized_options = b'\220\002\001'
   _globals['_INTERACTIONSERVICE'].methods_by_name['ListInteractions']._loaded_options = None
@@ -45,17 +45,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETINTERACTIONRESPONSE']._serialized_start=240
   _globals['_GETINTERACTIONRESPONSE']._serialized_end=318
   _globals['_LISTINTERACTIONSREQUEST']._serialized_start=321
-  _globals['_LISTINTERACTIONSREQUEST']._serialized_end=934
+  _globals['_LISTINTERACTIONSREQUEST']._serialized_end=940
   _globals['_LISTINTERACTIONSREQUEST_FILTER']._serialized_start=585
-  _globals['_LISTINTERACTIONSREQUEST_FILTER']._serialized_end=855
-  _globals['_LISTINTERACTIONSREQUEST_ORDER']._serialized_start=857
-  _globals['_LISTINTERACTIONSREQUEST_ORDER']._serialized_end=934
-  _globals['_LISTINTERACTIONSRESPONSE']._serialized_start=937
-  _globals['_LISTINTERACTIONSRESPONSE']._serialized_end=1072
-  _globals['_DELETEINTERACTIONREQUEST']._serialized_start=1074
-  _globals['_DELETEINTERACTIONREQUEST']._serialized_end=1199
-  _globals['_DELETEINTERACTIONRESPONSE']._serialized_start=1201
-  _globals['_DELETEINTERACTIONRESPONSE']._serialized_end=1228
-  _globals['_INTERACTIONSERVICE']._serialized_start=1231
-  _globals['_INTERACTIONSERVICE']._serialized_end=1596
+  _globals['_LISTINTERACTIONSREQUEST_FILTER']._serialized_end=861
+  _globals['_LISTINTERACTIONSREQUEST_ORDER']._serialized_start=863
+  _globals['_LISTINTERACTIONSREQUEST_ORDER']._serialized_end=940
+  _globals['_LISTINTERACTIONSRESPONSE']._serialized_start=943
+  _globals['_LISTINTERACTIONSRESPONSE']._serialized_end=1078
+  _globals['_DELETEINTERACTIONREQUEST']._serialized_start=1080
+  _globals['_DELETEINTERACTIONREQUEST']._serialized_end=1205
+  _globals['_DELETEINTERACTIONRESPONSE']._serialized_start=1207
+  _globals['_DELETEINTERACTIONRESPONSE']._serialized_end=1234
+  _globals['_INTERACTIONSERVICE']._serialized_start=1237
+  _globals['_INTERACTIONSERVICE']._serialized_end=1602
 # @@protoc_insertion_point(module_scope)

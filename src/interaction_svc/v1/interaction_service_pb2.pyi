@@ -117,7 +117,7 @@ class ListInteractionsRequest(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
         TYPE_FIELD_NUMBER: _builtins.int
-        CREATED_AFTER_FIELD_NUMBER: _builtins.int
+        CREATED_AT_OR_AFTER_FIELD_NUMBER: _builtins.int
         CREATED_BEFORE_FIELD_NUMBER: _builtins.int
         PARTICIPANT_SID_FIELD_NUMBER: _builtins.int
         RESOURCE_SID_FIELD_NUMBER: _builtins.int
@@ -135,7 +135,7 @@ class ListInteractionsRequest(_message.Message):
         Unspecified: any.
         """
         @_builtins.property
-        def created_after(self) -> _timestamp_pb2.Timestamp:
+        def created_at_or_after(self) -> _timestamp_pb2.Timestamp:
             """Created at this time or later. Unset: no bound."""
 
         @_builtins.property
@@ -146,15 +146,15 @@ class ListInteractionsRequest(_message.Message):
             self,
             *,
             type: _interaction_pb2.InteractionType.ValueType = ...,
-            created_after: _timestamp_pb2.Timestamp | None = ...,
+            created_at_or_after: _timestamp_pb2.Timestamp | None = ...,
             created_before: _timestamp_pb2.Timestamp | None = ...,
             participant_sid: _builtins.str = ...,
             resource_sid: _builtins.str = ...,
             resource_status: _interaction_pb2.ResourceStatus.ValueType = ...,
         ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["created_after", b"created_after", "created_before", b"created_before"]  # noqa: Y015
+        _HasFieldArgType: _TypeAlias = _typing.Literal["created_at_or_after", b"created_at_or_after", "created_before", b"created_before"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["created_after", b"created_after", "created_before", b"created_before", "participant_sid", b"participant_sid", "resource_sid", b"resource_sid", "resource_status", b"resource_status", "type", b"type"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at_or_after", b"created_at_or_after", "created_before", b"created_before", "participant_sid", b"participant_sid", "resource_sid", b"resource_sid", "resource_status", b"resource_status", "type", b"type"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -134,7 +134,7 @@ async def test_order_and_filters_are_carried_along_by_the_links(
     query = {
         "Order": "desc",
         "Type": "Voice",
-        "DateCreatedAfter": "2026-02-14T13:00:01+01:00",
+        "DateCreatedAtOrAfter": "2026-02-14T13:00:01+01:00",
         "DateCreatedBefore": "2026-02-14T12:00:06Z",
         "ParticipantSid": leg.participant_sid,
         "ResourceSid": leg.resource_sid,

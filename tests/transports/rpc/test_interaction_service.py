@@ -233,17 +233,17 @@ async def test_filters(reading: Reading, ingest: Ingest, parents: Parents) -> No
         ({"participant_sid": leg.participant_sid}, [voice, message]),
         ({"resource_sid": leg.resource_sid}, [voice, message]),
         ({"resource_status": pb.RESOURCE_STATUS_BUSY}, [voice, message]),
-        ({"created_after": middle}, [message, other]),
+        ({"created_at_or_after": middle}, [message, other]),
         ({"created_before": middle}, [voice]),
-        ({"resource_sid": leg.resource_sid, "created_after": middle}, [message]),
+        ({"resource_sid": leg.resource_sid, "created_at_or_after": middle}, [message]),
         ({"resource_sid": new_sid("SM")}, []),
     ]
     for conditions, expected in cases:
         wanted = ListInteractionsRequest.Filter(**conditions)
         response = await reading.ListInteractions(list_request(parents, filter=wanted))
         assert list(response.interactions) == expected, conditions
-    finer = ListInteractionsRequest.Filter(created_after=middle, created_before=middle)
-    finer.created_after.nanos, finer.created_before.nanos = 0, 1
+    finer = ListInteractionsRequest.Filter(created_at_or_after=middle, created_before=middle)
+    finer.created_at_or_after.nanos, finer.created_before.nanos = 0, 1
     response = await reading.ListInteractions(list_request(parents, filter=finer))
     assert list(response.interactions) == [message]
 
@@ -256,7 +256,7 @@ async def test_filters(reading: Reading, ingest: Ingest, parents: Parents) -> No
         ({"filter": {"resource_status": 99}}, "filter.resource_status"),
         ({"filter": {"participant_sid": "KP1"}}, "filter.participant_sid"),
         ({"filter": {"resource_sid": "1"}}, "filter.resource_sid"),
-        ({"filter": {"created_after": {"nanos": -1}}}, "filter.created_after"),
+        ({"filter": {"created_at_or_after": {"nanos": -1}}}, "filter.created_at_or_after"),
         ({"filter": {"created_before": {"seconds": 2**60}}}, "filter.created_before"),
         ({"page_token": "nonsense"}, "page_token"),
         ({"page_token": "x" * 10_000}, "page_token"),

@@ -196,7 +196,7 @@ def _query() -> list[Schema]:
         ACCOUNT: _ACCOUNT,
         "Order": (text | {"enum": ["asc", "desc"]}, "Oldest first, or newest first."),
         "Type": (text | {"enum": list(TYPES.values())}, "Interactions of this type only."),
-        "DateCreatedAfter": (
+        "DateCreatedAtOrAfter": (
             text | {"format": "date-time"},
             "Interactions that were created at this time or later only.",
         ),
