@@ -10,8 +10,9 @@ from testing.build import NOON_US, SECOND_US, Parents, new_interaction, new_pare
 from testing.postgres import Cluster
 
 from interaction_svc.domain import timestamps
+from interaction_svc.domain.interactions import Filter, Scope
 from interaction_svc.domain.paging import Cursor, Position
-from interaction_svc.store import ApiKey, Expired, Filter, PageQuery, Row, Scope, decode, row_of
+from interaction_svc.store import ApiKey, Expired, PageQuery, Row, decode, row_of
 from interaction_svc.store.postgres import api_keys, bulk_delete, reads, writes
 from interaction_svc.store.postgres.connection import Connection
 from interaction_svc.store.postgres.row_format import digits, packed_row

@@ -18,7 +18,7 @@ from testing.postgres import Cluster, running_cluster
 
 from bench.filling import LARGE_PART, ROWS_A_SESSION, TOGETHER, Call, calls_on, fill
 from bench.processes import cpu_seconds
-from interaction_svc.store import open_store
+from interaction_svc.store.factory import open_store
 from interaction_svc.store.postgres.connection import Connection
 
 ROWS = 1_000_000

@@ -16,7 +16,7 @@ from testing.build import NOON_US, new_interaction, new_parents
 from testing.postgres import Cluster, running_cluster
 
 from bench.report import machine
-from interaction_svc.store import check_store, open_store
+from interaction_svc.store.factory import check_store, open_store
 
 ROWS = 1_000_000
 ROWS_A_SESSION = 100

@@ -12,7 +12,8 @@ from typing import NamedTuple, TypeVar
 
 from interaction_svc.app import authentication
 from interaction_svc.domain.principals import roles_of
-from interaction_svc.store import Store, open_store
+from interaction_svc.store import Store
+from interaction_svc.store.factory import open_store
 
 T = TypeVar("T")
 

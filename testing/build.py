@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from interaction_svc.domain import timestamps
-from interaction_svc.store import InteractionKey
+from interaction_svc.domain.interactions import InteractionKey
 from interaction_svc.v1 import interaction_pb2 as pb
 
 NOON_US = int(datetime(2026, 2, 14, 12, tzinfo=UTC).timestamp()) * 1_000_000

@@ -24,7 +24,8 @@ from interaction_svc.domain.errors import RateLimited, Unauthenticated, Unavaila
 from interaction_svc.domain.principals import ANONYMOUS, Permission, Role
 from interaction_svc.runtime.listen_policy import check_listen_policy
 from interaction_svc.runtime.settings import SettingsError, load_settings
-from interaction_svc.store import Store, open_store
+from interaction_svc.store import Store
+from interaction_svc.store.factory import open_store
 from tests.store.sqlite import files
 
 PEER = "192.0.2.1:5000"

@@ -17,7 +17,7 @@ from interaction_svc.domain.errors import InvalidField, InvalidPageToken, PageTo
 from interaction_svc.domain.paging import Cursor, PageTokens, Position, resolve_page_size
 from interaction_svc.domain.principals import ANONYMOUS
 from interaction_svc.domain.sids import canonical_sid
-from interaction_svc.store import open_store
+from interaction_svc.store.factory import open_store
 from interaction_svc.v1 import interaction_pb2 as pb
 from interaction_svc.v1.interaction_service_pb2 import (
     ListInteractionsRequest,

@@ -11,14 +11,8 @@ from testing.build import NOON_US, Parents, new_interaction, new_leg, new_parent
 
 from interaction_svc.app import retention
 from interaction_svc.app.retention import DAY_US, Retention, retention_criteria, sweep
-from interaction_svc.store import (
-    Expired,
-    InvolvesParticipant,
-    Store,
-    StoreClosedError,
-    open_store,
-    row_of,
-)
+from interaction_svc.store import Expired, InvolvesParticipant, Store, StoreClosedError, row_of
+from interaction_svc.store.factory import open_store
 from interaction_svc.store.sqlite import connection as connection_module
 from tests.store.contract.stores import EVERYONE, query
 from tests.store.sqlite.files import another_process, url

@@ -21,11 +21,9 @@ from interaction_svc.store import (
     StoreDamagedError,
     StoreFullError,
     StoreUnavailableError,
-    backup_store,
-    check_store,
-    open_store,
     row_of,
 )
+from interaction_svc.store.factory import backup_store, check_store, open_store
 from interaction_svc.store.sqlite import schema
 from interaction_svc.store.sqlite.migrations import LATEST
 from interaction_svc.v1.ingest_service_pb2 import RecordInteractionRequest

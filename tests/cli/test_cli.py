@@ -286,7 +286,7 @@ def test_a_bad_settings_file_is_explained(tmp_path: Path, text: str, message: st
         load_settings(file)
 
 
-def test_the_settings_are_logged_without_passwords(tmp_path: Path) -> None:
+def test_the_settings_are_logged_redact_urls(tmp_path: Path) -> None:
     with served(
         tmp_path,
         "--public-url",

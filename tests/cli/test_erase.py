@@ -10,7 +10,8 @@ from testing.build import Parents, new_interaction, new_leg, new_parents, new_si
 from testing.process import command, run
 
 from interaction_svc.app.retention import DAY_US
-from interaction_svc.store import open_store, row_of
+from interaction_svc.store import row_of
+from interaction_svc.store.factory import open_store
 from tests.store.contract.stores import EVERYONE, query, sids
 from tests.store.sqlite.files import another_process, url
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from testing.build import NOON_US, SECOND_US, new_interaction, new_parents
 
 from interaction_svc.domain import timestamps
+from interaction_svc.domain.interactions import Outcome
 from interaction_svc.domain.merge import STATUS_RANKS
-from interaction_svc.store import Outcome, Recorded, Row, decode, merge_row, row_of
+from interaction_svc.store import Recorded, Row, decode, merge_row, row_of
 from interaction_svc.v1 import interaction_pb2 as pb
 
 PARENTS = new_parents()

@@ -20,7 +20,7 @@ from testing.requests import Code, failure, get_request, list_request
 from testing.store_lock import write_lock
 
 from interaction_svc.runtime.health import Health
-from interaction_svc.store import open_store
+from interaction_svc.store.factory import open_store
 from interaction_svc.store.sqlite.schema import PAGE_BYTES
 from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub

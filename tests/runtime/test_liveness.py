@@ -28,7 +28,7 @@ from interaction_svc.app.interactions import Interactions
 from interaction_svc.runtime.liveness import Liveness, failure_of
 from interaction_svc.runtime.settings import load_settings
 from interaction_svc.runtime.workers.control_messages import StartupReport
-from interaction_svc.store import open_store
+from interaction_svc.store.factory import open_store
 from interaction_svc.telemetry import metrics
 from interaction_svc.transports.address import Address
 from interaction_svc.transports.grpcio import self_probe

@@ -21,7 +21,7 @@ from testing.process import COMMAND
 from testing.requests import Code, list_request
 from testing.stubs import Ingest, Reading
 
-from interaction_svc.store import check_store
+from interaction_svc.store.factory import check_store
 from interaction_svc.v1 import interaction_pb2 as pb
 from interaction_svc.v1.ingest_service_pb2 import (
     RecordInteractionRequest,

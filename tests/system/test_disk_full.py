@@ -15,7 +15,8 @@ from testing.requests import Code, failure, get_request, list_request
 from testing.small_disk import change_disk, small_disk
 from testing.stubs import Ingest, Reading
 
-from interaction_svc.store import check_store, open_store, row_of
+from interaction_svc.store import row_of
+from interaction_svc.store.factory import check_store, open_store
 from interaction_svc.v1 import interaction_pb2 as pb
 from interaction_svc.v1.ingest_service_pb2 import RecordInteractionRequest
 from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub

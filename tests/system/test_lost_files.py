@@ -16,7 +16,7 @@ from testing.process import Served, served
 from testing.requests import Code, failure
 from testing.stubs import Ingest
 
-from interaction_svc.store import check_store, open_store
+from interaction_svc.store.factory import check_store, open_store
 from interaction_svc.v1.ingest_service_pb2 import (
     RecordInteractionRequest,
     RecordInteractionsRequest,

@@ -11,14 +11,8 @@ from testing.process import served
 from testing.requests import Code
 from testing.traffic import NOT_SERVING, SERVING, traffic, until
 
-from interaction_svc.store import (
-    Outcome,
-    PostgresLimits,
-    Row,
-    Store,
-    StoreUnavailableError,
-    row_of,
-)
+from interaction_svc.domain.interactions import Outcome
+from interaction_svc.store import PostgresLimits, Row, Store, StoreUnavailableError, row_of
 from tests.store.contract.stores import EVERYONE, query
 from tests.store.postgres.databases import opened_store
 

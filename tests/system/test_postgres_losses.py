@@ -15,7 +15,7 @@ from testing.process import served
 from testing.requests import Code, get_request, list_request, record
 from testing.traffic import NOT_SERVING, SERVING, traffic, until
 
-from interaction_svc.store import check_store
+from interaction_svc.store.factory import check_store
 from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
 

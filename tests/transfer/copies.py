@@ -8,7 +8,8 @@ from testing.build import NOON_US, Parents, new_interaction, new_parents
 from testing.postgres import PASSWORD, Cluster
 from testing.process import run
 
-from interaction_svc.store import Row, Store, open_store, row_of
+from interaction_svc.store import Row, Store, row_of
+from interaction_svc.store.factory import open_store
 from interaction_svc.store.tables import (
     TABLES,
     Table,

@@ -25,8 +25,9 @@ from testing.strategies import interactions
 from interaction_svc.app.interactions import Interactions
 from interaction_svc.codec.twilio_json import to_json
 from interaction_svc.domain import timestamps
+from interaction_svc.domain.interactions import Outcome
 from interaction_svc.domain.principals import ANONYMOUS
-from interaction_svc.store import Outcome, open_store
+from interaction_svc.store.factory import open_store
 from interaction_svc.store.sqlite.row_format import pack
 from interaction_svc.transfer import ImportReport, Problem, export_lines, import_stream
 from interaction_svc.v1 import interaction_pb2 as pb

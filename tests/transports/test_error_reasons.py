@@ -20,6 +20,7 @@ from interaction_svc.domain.errors import ServiceError
 from interaction_svc.domain.principals import ANONYMOUS, Principal
 from interaction_svc.telemetry.request_context import RequestContext
 from interaction_svc.transports.grpcio.interceptors.errors import status_of
+from interaction_svc.transports.status import codes_of
 from interaction_svc.v1.error_reason_pb2 import ErrorReason
 
 PREFIX = "ERROR_REASON_"
@@ -201,8 +202,9 @@ def test_errors_have_the_metadata_and_details_that_their_reason_promises(name: s
         info = details[ErrorInfo]
         assert (info.reason, info.domain) == (name, "interaction-svc")
         assert dict(info.metadata) == metadata
-        assert error.grpc_code.name == documented.code
-        assert (status.code, status.message) == (error.grpc_code.value[0], error.message)
+        codes = codes_of(type(error))
+        assert codes.grpc_name == documented.code
+        assert (status.code, status.message) == (codes.grpc, error.message)
         assert (RetryInfo in details) == comment.is_retried
         if comment.is_retried:
             seconds = details[RetryInfo].retry_delay.seconds

@@ -20,22 +20,12 @@ from interaction_svc.domain.errors import (
     PermissionDenied,
     ServiceError,
 )
+from interaction_svc.domain.interactions import Filter, InteractionKey, Outcome, Scope
 from interaction_svc.domain.paging import Cursor, PageTokens
 from interaction_svc.domain.principals import Permission, Principal
 from interaction_svc.domain.sids import Sid, canonical_sid
 from interaction_svc.domain.validation import check_enum, check_sid, check_time, normalize
-from interaction_svc.store import (
-    Filter,
-    InteractionKey,
-    Outcome,
-    PageQuery,
-    Recorded,
-    Row,
-    Scope,
-    Store,
-    StoredPage,
-    row_of,
-)
+from interaction_svc.store import PageQuery, Recorded, Row, Store, StoredPage, row_of
 from interaction_svc.telemetry import metrics
 from interaction_svc.telemetry.logs import audit
 from interaction_svc.telemetry.metric_buffer import count_soon

@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from interaction_svc.cli.options import takes_settings
 from interaction_svc.runtime.settings import Settings
-from interaction_svc.store import backup_store
+from interaction_svc.store.factory import backup_store
 
 
 @takes_settings("store")

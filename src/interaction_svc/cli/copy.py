@@ -16,7 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from interaction_svc.store import PostgresLimits, check_url, name_of, open_store
+from interaction_svc.store import PostgresLimits
+from interaction_svc.store.factory import check_url, name_of, open_store
 from interaction_svc.store.tables import TABLES, Table
 from interaction_svc.transfer.copier import ForeignDataError, NamedStore, StoreCopier, Verified
 

@@ -15,9 +15,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from interaction_svc.app.interactions import Interactions
 from interaction_svc.cli.options import AccountOption, checked_sid, takes_settings
 from interaction_svc.cli.streams import print_utf8_json, standard_input
+from interaction_svc.domain.interactions import Outcome
 from interaction_svc.domain.sids import Sid
 from interaction_svc.runtime.settings import Settings
-from interaction_svc.store import Outcome, open_store
+from interaction_svc.store.factory import open_store
 from interaction_svc.transfer import ImportReport, KeyForm, Problem, export_lines, import_stream
 from interaction_svc.transports.address import Address
 

@@ -15,7 +15,8 @@ from interaction_svc.cli.streams import OutputError, console_for_tables, finish_
 from interaction_svc.domain.errors import InvalidField, ServiceError
 from interaction_svc.domain.principals import Role
 from interaction_svc.runtime.settings import Settings
-from interaction_svc.store import ApiKey, Store, StoreError, open_store
+from interaction_svc.store import ApiKey, Store, StoreError
+from interaction_svc.store.factory import open_store
 
 T = TypeVar("T")
 

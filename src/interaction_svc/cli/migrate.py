@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from interaction_svc.cli.options import takes_settings
 from interaction_svc.runtime.settings import Settings
-from interaction_svc.store import check_store, distribute_store, open_store
+from interaction_svc.store.factory import check_store, distribute_store, open_store
 
 
 @takes_settings("store")

@@ -11,7 +11,8 @@ from interaction_svc.app.retention import retention_criteria, sweep
 from interaction_svc.cli.options import AccountOption, checked_sid, takes_settings
 from interaction_svc.domain.sids import Sid
 from interaction_svc.runtime.settings import Settings, SettingsError
-from interaction_svc.store import Expired, InvolvesParticipant, Store, open_store
+from interaction_svc.store import Expired, InvolvesParticipant, Store
+from interaction_svc.store.factory import open_store
 
 ERASE_TRACES_SECONDS = 10.0
 """How long a command waits for other processes that read what has been deleted."""

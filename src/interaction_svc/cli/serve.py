@@ -12,7 +12,7 @@ from interaction_svc.cli.options import takes_settings
 from interaction_svc.runtime.server import Server, log_settings, wait_for_signal
 from interaction_svc.runtime.settings import CLIENT_SETTINGS, Settings, SettingsError
 from interaction_svc.runtime.workers.supervisor import Supervisor
-from interaction_svc.store import open_store, store_warnings
+from interaction_svc.store.factory import open_store, store_warnings
 from interaction_svc.telemetry.logs import configure_logs
 
 log = structlog.get_logger()

@@ -5,7 +5,9 @@ ServiceError
 │   ├── InvalidConsistencyToken  what a write answered, damaged
 │   ├── InvalidPageToken    the token is damaged
 │   └── PageTokenMismatch   the token is of a list with other arguments
-├── MalformedRequest        not a message of this API, or not HTTP (rest/protocol.py has its kinds)
+├── MalformedRequest        not a message of this API, or not HTTP
+│   ├── HeadersTooLarge     the headers of an HTTP request exceed their limit
+│   └── HeadersTooSlow      the headers of an HTTP request did not arrive in time
 ├── InteractionNotFound     not there, or not the caller's
 ├── UnknownPath             nothing is served there (HTTP only)
 ├── OwnerMismatch           stored under another Service
@@ -23,19 +25,24 @@ ServiceError
 ├── Unavailable             the store can't be used, or the service is stopping
 └── Internal                a fault of the service, masked
 
-Each class names its reason (the enum in protos/), its gRPC code, its HTTP status and the code in
-the body of an HTTP error. The transports put them on the wire; nothing else knows these numbers.
+Each class names its reason (the enum in protos/). Its codes in each protocol are in
+transports/status.py.
+
+OperatorError is the base of errors whose texts are written for operators.
 """
 
 import secrets
 from typing import ClassVar
 
-import grpc
 from google.protobuf.message import Message
 
 from interaction_svc.v1 import error_reason_pb2 as reasons
 
 DOMAIN = "interaction-svc"
+
+
+class OperatorError(Exception):
+    """An error whose text is written for operators: logs and the command line show it."""
 
 
 class ServiceError(Exception):
@@ -48,9 +55,6 @@ class ServiceError(Exception):
     """Further messages for the details of a gRPC status."""
 
     reason: ClassVar[reasons.ErrorReason.ValueType]
-    grpc_code: ClassVar[grpc.StatusCode]
-    http_status: ClassVar[int]
-    vendor_code: ClassVar[int]
     retry_after_seconds: int | None = None
     """After which time the same call may succeed; None: it won't, or it isn't known."""
 
@@ -69,9 +73,6 @@ class InvalidField(ServiceError):
     """A field is missing, or has a value that can't be used."""
 
     reason = reasons.ERROR_REASON_INVALID_FIELD
-    grpc_code = grpc.StatusCode.INVALID_ARGUMENT
-    http_status = 400
-    vendor_code = 20001
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}", field=field)
@@ -112,18 +113,20 @@ class MalformedRequest(ServiceError):
     """The bytes of a request are not the message that the call takes."""
 
     reason = reasons.ERROR_REASON_MALFORMED_REQUEST
-    grpc_code = grpc.StatusCode.INVALID_ARGUMENT
-    http_status = 400
-    vendor_code = 20001
+
+
+class HeadersTooLarge(MalformedRequest):
+    """The headers of an HTTP request are larger than max_header_bytes."""
+
+
+class HeadersTooSlow(MalformedRequest):
+    """The headers of an HTTP request were not complete within their time limit."""
 
 
 class InteractionNotFound(ServiceError):
     """There is no such Interaction in the Session, or it isn't the caller's to see."""
 
     reason = reasons.ERROR_REASON_INTERACTION_NOT_FOUND
-    grpc_code = grpc.StatusCode.NOT_FOUND
-    http_status = 404
-    vendor_code = 20404
 
     def __init__(self, sid: str) -> None:
         super().__init__(f"Interaction {sid} was not found in this Session", sid=sid)
@@ -134,18 +137,12 @@ class UnknownPath(ServiceError):
     """Nothing is served under the path of an HTTP request."""
 
     reason = reasons.ERROR_REASON_INTERACTION_NOT_FOUND
-    grpc_code = grpc.StatusCode.NOT_FOUND
-    http_status = 404
-    vendor_code = 20404
 
 
 class OwnerMismatch(ServiceError):
     """The account's Interaction is stored under another Service, which never changes."""
 
     reason = reasons.ERROR_REASON_OWNER_MISMATCH
-    grpc_code = grpc.StatusCode.FAILED_PRECONDITION
-    http_status = 409
-    vendor_code = 20409
 
     def __init__(self, sid: str) -> None:
         super().__init__(
@@ -158,9 +155,6 @@ class AmbiguousAccount(ServiceError):
     """Several accounts have the Interaction, and the call reaches all of them."""
 
     reason = reasons.ERROR_REASON_AMBIGUOUS_ACCOUNT
-    grpc_code = grpc.StatusCode.FAILED_PRECONDITION
-    http_status = 409
-    vendor_code = 20409
 
     def __init__(self) -> None:
         super().__init__(
@@ -173,9 +167,6 @@ class DataLoss(ServiceError):
     """What is stored of an Interaction is damaged, and is not answered."""
 
     reason = reasons.ERROR_REASON_DATA_LOSS
-    grpc_code = grpc.StatusCode.DATA_LOSS
-    http_status = 500
-    vendor_code = 20500
 
     def __init__(self) -> None:
         super().__init__("What is stored is damaged; its operator has to restore it from a backup")
@@ -188,9 +179,6 @@ class Unauthenticated(ServiceError):
     """
 
     reason = reasons.ERROR_REASON_UNAUTHENTICATED
-    grpc_code = grpc.StatusCode.UNAUTHENTICATED
-    http_status = 401
-    vendor_code = 20003
 
     def __init__(self, message: str = "Authenticate") -> None:
         super().__init__(message)
@@ -200,18 +188,12 @@ class PermissionDenied(ServiceError):
     """The credentials don't give the right to do this."""
 
     reason = reasons.ERROR_REASON_PERMISSION_DENIED
-    grpc_code = grpc.StatusCode.PERMISSION_DENIED
-    http_status = 403
-    vendor_code = 20403
 
 
 class UnknownMethod(ServiceError):
     """There is no such gRPC method."""
 
     reason = reasons.ERROR_REASON_METHOD_NOT_ALLOWED
-    grpc_code = grpc.StatusCode.UNIMPLEMENTED
-    http_status = 405
-    vendor_code = 20004
 
     def __init__(self) -> None:
         super().__init__("There is no such method; reflection lists those that there are")
@@ -221,9 +203,6 @@ class MethodNotAllowed(ServiceError):
     """The resource has no such operation."""
 
     reason = reasons.ERROR_REASON_METHOD_NOT_ALLOWED
-    grpc_code = grpc.StatusCode.UNIMPLEMENTED
-    http_status = 405
-    vendor_code = 20004
 
 
 class Overloaded(ServiceError):
@@ -233,9 +212,6 @@ class Overloaded(ServiceError):
     """
 
     reason = reasons.ERROR_REASON_OVERLOADED
-    grpc_code = grpc.StatusCode.RESOURCE_EXHAUSTED
-    http_status = 429
-    vendor_code = 20429
     retry_after_seconds = 1
 
     def __init__(
@@ -255,9 +231,6 @@ class RateLimited(ServiceError):
     """
 
     reason = reasons.ERROR_REASON_RATE_LIMITED
-    grpc_code = grpc.StatusCode.RESOURCE_EXHAUSTED
-    http_status = 429
-    vendor_code = 20429
 
     def __init__(
         self, message: str, *, scope: str, per_second: float, retry_after_seconds: int
@@ -270,9 +243,6 @@ class StoreFull(ServiceError):
     """The disk of the store is full; nothing was done, and reads go on."""
 
     reason = reasons.ERROR_REASON_STORE_FULL
-    grpc_code = grpc.StatusCode.RESOURCE_EXHAUSTED
-    http_status = 503
-    vendor_code = 20503
     retry_after_seconds = 10
 
     def __init__(self) -> None:
@@ -283,9 +253,6 @@ class DeadlineExceeded(ServiceError):
     """It took longer than the service's own deadline, whatever deadline the client set."""
 
     reason = reasons.ERROR_REASON_DEADLINE_EXCEEDED
-    grpc_code = grpc.StatusCode.DEADLINE_EXCEEDED
-    http_status = 503
-    vendor_code = 20503
 
     def __init__(self, message: str = "It took longer than the service's deadline") -> None:
         super().__init__(message)
@@ -295,9 +262,6 @@ class StreamIdle(ServiceError):
     """No request came on a stream for longer than a stream may be idle."""
 
     reason = reasons.ERROR_REASON_STREAM_IDLE
-    grpc_code = grpc.StatusCode.DEADLINE_EXCEEDED
-    http_status = 503
-    vendor_code = 20503
 
     def __init__(self, seconds: float) -> None:
         super().__init__(
@@ -310,9 +274,6 @@ class Unavailable(ServiceError):
     """The store can't be used at the moment, or the service is shutting down."""
 
     reason = reasons.ERROR_REASON_UNAVAILABLE
-    grpc_code = grpc.StatusCode.UNAVAILABLE
-    http_status = 503
-    vendor_code = 20503
     retry_after_seconds = 1
 
 
@@ -320,9 +281,6 @@ class Internal(ServiceError):
     """A fault of the service: the caller gets a reference, the log has the cause under it."""
 
     reason = reasons.ERROR_REASON_INTERNAL
-    grpc_code = grpc.StatusCode.INTERNAL
-    http_status = 500
-    vendor_code = 20500
 
     def __init__(self) -> None:
         reference = secrets.token_hex(6)

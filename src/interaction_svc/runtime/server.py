@@ -23,7 +23,8 @@ from interaction_svc.runtime.listen_policy import check_listen_policy
 from interaction_svc.runtime.liveness import Liveness
 from interaction_svc.runtime.process_tuning import keep_freed_heap
 from interaction_svc.runtime.settings import ENV_PREFIX, Settings
-from interaction_svc.store import Store, open_store
+from interaction_svc.store import Store
+from interaction_svc.store.factory import open_store
 from interaction_svc.telemetry.metrics import MetricsServer
 from interaction_svc.transports.address import Address
 from interaction_svc.transports.grpcio.server import GrpcServer

@@ -6,8 +6,10 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from interaction_svc.domain.sids import Sid
-from interaction_svc.store import StoreURLError, check_url
-from interaction_svc.transports.address import Address, without_password
+from interaction_svc.store import StoreURLError
+from interaction_svc.store.factory import check_url
+from interaction_svc.telemetry.redaction import redact_url
+from interaction_svc.transports.address import Address
 
 _ORIGIN = re.compile(
     r"(?P<scheme>https?)://(?:[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(?::(?P<port>\d{1,5}))?"
@@ -35,7 +37,7 @@ def check_database_url(url: str) -> str:
     url = check_store_url(url)
     if not is_database(url):
         raise ValueError(
-            f"{without_password(url)!r} is not the URL of a database;"
+            f"{redact_url(url)!r} is not the URL of a database;"
             " write postgresql://user@host:5432/database"
         )
     return url
@@ -50,7 +52,7 @@ def check_public_url(url: str) -> str:
     """Give a base URL without a slash at its end. Raises ValueError."""
     if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", url):
         raise ValueError(
-            f"{without_password(url)!r} is not a base URL;"
+            f"{redact_url(url)!r} is not a base URL;"
             " write http:// or https://, a host and perhaps a path"
         )
     return url.rstrip("/")
@@ -62,7 +64,7 @@ def check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
         match = _ORIGIN(origin)
         if match is None or match["port"] == _DEFAULT_PORTS[match["scheme"]]:
             raise ValueError(
-                f"{without_password(origin)!r} is not an origin as browsers write it; write https://"
+                f"{redact_url(origin)!r} is not an origin as browsers write it; write https://"
                 " or http://, a host in lower case (no wildcards), and a port unless it is the"
                 " scheme's own, with no path and no slash at the end"
             )

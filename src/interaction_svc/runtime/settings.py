@@ -23,6 +23,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from interaction_svc.domain.errors import OperatorError
 from interaction_svc.runtime.setting_types import (
     check_address,
     check_api_key,
@@ -35,8 +36,9 @@ from interaction_svc.runtime.setting_types import (
     split_list,
     split_mapping,
 )
-from interaction_svc.store import DEFAULT_URL, PostgresLimits, ReplicaStore, shown_url
-from interaction_svc.transports.address import without_password
+from interaction_svc.store import PostgresLimits, ReplicaStore
+from interaction_svc.store.factory import DEFAULT_URL, shown_url
+from interaction_svc.telemetry.redaction import redact_url
 
 ENV_PREFIX = "INTERACTION_SVC_"
 DEFAULT_FILE = Path("interaction-svc.toml")
@@ -50,7 +52,7 @@ KIB = 1024
 MIB = 1024 * KIB
 
 
-class SettingsError(Exception):
+class SettingsError(OperatorError):
     """A setting can't be used. The text names it and says what would be right."""
 
 
@@ -265,7 +267,7 @@ class Settings(BaseSettings):
         if not is_database(self.store):
             raise SettingsError(
                 "replica_store: only a postgresql:// store can have a replica, and store is"
-                f" {without_password(self.store)!r}"
+                f" {redact_url(self.store)!r}"
             )
         return ReplicaStore(self.replica_store, self.replica_wait_seconds)
 

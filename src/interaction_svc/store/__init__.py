@@ -1,4 +1,4 @@
-"""Where Interactions are kept: the Store interface, its errors, and what opens one by its URL."""
+"""The store's interface, its errors and its rows. `store.factory` opens a store by its URL."""
 
 from interaction_svc.store.api_keys import ApiKey
 from interaction_svc.store.bulk_delete import (
@@ -20,36 +20,20 @@ from interaction_svc.store.errors import (
     StoreUnavailableError,
     StoreURLError,
 )
-from interaction_svc.store.factory import (
-    DEFAULT_URL,
-    backup_store,
-    check_store,
-    check_url,
-    distribute_store,
-    name_of,
-    naming,
-    open_store,
-    shown_url,
-    store_warnings,
-)
 from interaction_svc.store.interface import (
-    Filter,
-    InteractionKey,
     PageQuery,
     Reads,
     ScanPosition,
-    Scope,
     Store,
     StoredPage,
     StoreReport,
 )
 from interaction_svc.store.postgres.options import PostgresLimits, ReplicaStore
-from interaction_svc.store.recorded import Outcome, Recorded
+from interaction_svc.store.recorded import Recorded
 from interaction_svc.store.revision import UNKNOWN_REVISION, Revision
-from interaction_svc.store.rows import Row, decode, decode_item, merge_row, row_of, split_encoded
+from interaction_svc.store.rows import Row, decode, merge_row, row_of
 
 __all__ = [
-    "DEFAULT_URL",
     "UNKNOWN_REVISION",
     "AmbiguousAccountError",
     "ApiKey",
@@ -57,11 +41,8 @@ __all__ = [
     "DamagedRowError",
     "DeletedBatch",
     "Expired",
-    "Filter",
-    "InteractionKey",
     "InvolvesParticipant",
     "NotAStoreError",
-    "Outcome",
     "PageQuery",
     "PostgresLimits",
     "Reads",
@@ -71,7 +52,6 @@ __all__ = [
     "Row",
     "ScanPosition",
     "SchemaTooNewError",
-    "Scope",
     "Store",
     "StoreBusyError",
     "StoreClosedError",
@@ -82,18 +62,7 @@ __all__ = [
     "StoreURLError",
     "StoreUnavailableError",
     "StoredPage",
-    "backup_store",
-    "check_store",
-    "check_url",
     "decode",
-    "decode_item",
-    "distribute_store",
     "merge_row",
-    "name_of",
-    "naming",
-    "open_store",
     "row_of",
-    "shown_url",
-    "split_encoded",
-    "store_warnings",
 ]

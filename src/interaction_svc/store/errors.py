@@ -13,8 +13,10 @@ StoreError
 └── StoreClosedError        it was closed
 """
 
+from interaction_svc.domain.errors import OperatorError
 
-class StoreError(Exception):
+
+class StoreError(OperatorError):
     """The base of all errors of a store. The texts are for operators, not for callers."""
 
 

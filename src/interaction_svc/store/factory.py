@@ -23,7 +23,7 @@ from interaction_svc.store.sqlite.migrations import inspect
 from interaction_svc.store.sqlite.rewrite.rewriter import needed_bytes
 from interaction_svc.store.sqlite.store import SqliteStore
 from interaction_svc.store.sqlite.write_errors import os_failure
-from interaction_svc.transports.address import without_password
+from interaction_svc.telemetry.redaction import redact_url
 
 if TYPE_CHECKING:
     from interaction_svc.store.postgres.store import PostgresStore
@@ -43,10 +43,10 @@ def check_url(url: str) -> Path | Dsn:
         return Dsn.parse(url)
     scheme, found, path = url.partition(":///")
     if scheme != "sqlite" or not found:
-        raise StoreURLError(f"{without_password(url)!r} is not the URL of a store; {_FORM}")
+        raise StoreURLError(f"{redact_url(url)!r} is not the URL of a store; {_FORM}")
     problem = path_problem(path)
     if problem is not None:
-        raise StoreURLError(f"{without_password(url)!r} {problem}; {_FORM}")
+        raise StoreURLError(f"{redact_url(url)!r} {problem}; {_FORM}")
     return Path(path)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from interaction_svc.domain.interactions import Filter, InteractionKey, Scope
 from interaction_svc.domain.paging import Cursor, Position
 from interaction_svc.store.api_keys import ApiKey
 from interaction_svc.store.bulk_delete import (
@@ -22,24 +23,6 @@ from interaction_svc.store.rows import Row
 from interaction_svc.store.tables import Table, TableKey, TableRow
 
 
-class Scope(NamedTuple):
-    """Whose Interactions a call may touch: one account's, or with None every account's."""
-
-    account_sid: str | None
-
-
-class InteractionKey(NamedTuple):
-    """An Interaction with the parents that it must be under.
-
-    Its account is that of the Scope: each account has a namespace of its own, so that the same
-    Session and SID in two accounts are two Interactions.
-    """
-
-    service_sid: str
-    session_sid: str
-    sid: str
-
-
 class ScanPosition(NamedTuple):
     """A place in the order of a whole store."""
 
@@ -47,28 +30,6 @@ class ScanPosition(NamedTuple):
     account_sid: str
     created_us: int
     sid: str
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Which rows of a Session: those that meet all that is not None.
-
-    A participant, resource or status may stand on either leg.
-    """
-
-    type: int | None = None
-    created_from_us: int | None = None
-    created_before_us: int | None = None
-    participant_sid: str | None = None
-    resource_sid: str | None = None
-    resource_status: int | None = None
-
-    @property
-    def looks_at_rows(self) -> bool:
-        """Whether it asks for more than a time of creation."""
-        return (self.type, self.participant_sid, self.resource_sid, self.resource_status) != (
-            None, None, None, None,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +43,7 @@ class PageQuery:
     session_sid: str
     limit: int
     max_bytes: int
-    filter: Filter = Filter()
+    filter: Filter = Filter()  # noqa: RUF009 immutable
     descending: bool = False
     edge: Cursor | None = None
 

@@ -1,31 +1,24 @@
-"""A row: the bytes of an Interaction beside the columns that it is found and filtered by.
+"""A row: an encoded Interaction (its `frame`) beside the columns that it is found and filtered by.
 
-The bytes are those of a GetInteractionResponse that holds the Interaction, its `frame`. Field 1 of
-ListInteractionsResponse is an Interaction as well, so a frame is at once the whole response of Get
-and one element of a List, and protobuf lets both be made by joining bytes. No message is built to
-read. Columns and frame are made by one function, `row_of`, and by nothing else.
+`row_of` alone makes columns and frame. See interaction_svc.codec.encoded for the frame.
 """
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import structlog
-from google.protobuf.message import DecodeError
 
+from interaction_svc.codec import encoded
 from interaction_svc.domain import timestamps
+from interaction_svc.domain.interactions import Outcome
 from interaction_svc.domain.merge import State, merge
-from interaction_svc.internal.v1.unparsed_pb2 import UnparsedInteractions
 from interaction_svc.store.errors import DamagedRowError
 from interaction_svc.store.integrity import check_frame, checksum_of
-from interaction_svc.store.recorded import Outcome, Recorded
+from interaction_svc.store.recorded import Recorded
 from interaction_svc.v1.interaction_pb2 import Interaction
-from interaction_svc.v1.interaction_service_pb2 import GetInteractionResponse
 
 log = structlog.get_logger()
 
 _DAMAGED = "a row is damaged; interaction-svc migrate --check names it"
-_LENGTH_DELIMITED = 2
-_INTERACTION_TAG = GetInteractionResponse.INTERACTION_FIELD_NUMBER << 3 | _LENGTH_DELIMITED
 
 
 class Row(NamedTuple):
@@ -62,9 +55,7 @@ def row_of(
 ) -> Row:
     """Return the row of an Interaction that has been checked (see domain/validation)."""
     inbound, outbound = interaction.inbound, interaction.outbound
-    record = interaction.SerializeToString()  # it has no map, whose order would be by chance
-    # The response as bytes: to make the message of it takes a quarter of this function.
-    frame = _head(len(record)) + record
+    frame = encoded.encode(interaction)
     return Row(
         interaction.session_sid,
         interaction.account_sid,
@@ -86,38 +77,11 @@ def row_of(
     )
 
 
-@lru_cache(4096)
-def _head(size: int) -> bytes:
-    """Give what stands before an Interaction of this size: the field's tag, and the size."""
-    head = bytearray([_INTERACTION_TAG])
-    while size > 0x7F:
-        head.append(size & 0x7F | 0x80)
-        size >>= 7
-    head.append(size)
-    return bytes(head)
-
-
 def decode(frame: bytes) -> Interaction:
-    """Read the Interaction out of its frame. Raises DamagedRowError."""
+    """Return the Interaction of a row's frame. Raises DamagedRowError."""
     try:
-        return GetInteractionResponse.FromString(frame).interaction
-    except DecodeError as error:
-        raise DamagedRowError(_DAMAGED) from error
-
-
-def split_encoded(frames: bytes) -> list[bytes]:
-    """Tell apart the Interactions of frames that have been joined. Raises DamagedRowError."""
-    try:
-        return list(UnparsedInteractions.FromString(frames).interactions)
-    except DecodeError as error:
-        raise DamagedRowError(_DAMAGED) from error
-
-
-def decode_item(record: bytes) -> Interaction:
-    """Read one of them. Raises DamagedRowError."""
-    try:
-        return Interaction.FromString(record)
-    except DecodeError as error:
+        return encoded.decode(frame)
+    except encoded.DamagedEncodingError as error:
         raise DamagedRowError(_DAMAGED) from error
 
 

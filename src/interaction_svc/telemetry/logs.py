@@ -21,14 +21,14 @@ from typing import Any, NamedTuple
 import orjson
 import structlog
 
+from interaction_svc.domain.errors import OperatorError
 from interaction_svc.domain.timestamps import text_of_seconds
-from interaction_svc.store import StoreError
 from interaction_svc.telemetry.request_context import RequestContext, current_request_or_none
 
 SOON_SECONDS = 0.02
 """How long the lines of calls may wait for each other. Whatever else is logged goes out at once."""
 
-_LOGGABLE_TEXTS = (StoreError, OSError, sqlite3.Error)
+_LOGGABLE_TEXTS = (OperatorError, OSError, sqlite3.Error)
 _CLIENTS_FAULTS = ("ExecuteBatchError raised in core", "Invalid encoding on ")
 """How grpc's messages begin that a client causes: by going away while it is answered, or by bytes
 of metadata that are not UTF-8, which the message would quote, a key among them."""

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import orjson
 
-from interaction_svc.store import ApiKey, Row, Store, naming
+from interaction_svc.store import ApiKey, Row, Store
+from interaction_svc.store.factory import naming
 from interaction_svc.store.tables import (
     INTERACTIONS,
     TABLES,

@@ -10,9 +10,9 @@ from typing import BinaryIO, NamedTuple
 from interaction_svc.app.interactions import MAX_BATCH, Interactions
 from interaction_svc.codec.twilio_json import CAMEL_CASE, PROPERTY_OF, from_json, property_of
 from interaction_svc.domain.errors import InvalidField, ServiceError
+from interaction_svc.domain.interactions import Outcome
 from interaction_svc.domain.principals import ANONYMOUS
 from interaction_svc.domain.validation import normalized
-from interaction_svc.store import Outcome
 from interaction_svc.transfer.resource_reader import MAX_KEY_LENGTH, read_items
 from interaction_svc.v1.interaction_pb2 import Interaction
 

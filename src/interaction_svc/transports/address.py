@@ -1,23 +1,9 @@
-"""Addresses to listen on, and URLs."""
+"""Addresses to listen on."""
 
 import ipaddress
-import re
 from typing import NamedTuple, Self
 
 _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 recognized, not bound
-
-
-def without_password(url: str) -> str:
-    """Return what an error may show of a URL that can't be used.
-
-    That is a path, or the URL of a file. Of anything else only the scheme is shown: where a URL
-    can't be read, nobody knows which part of it is a password.
-    """
-    text, is_cut, _ = url.strip().partition("?")
-    if (text.startswith("sqlite:") and "@" not in text) or not re.search("[:@=]", text):
-        return f"{text}?…" if is_cut else text
-    scheme = re.match(r"[A-Za-z][A-Za-z0-9+.-]{0,30}(?=://)", text)
-    return f"{scheme[0]}://…" if scheme else "…"
 
 
 class Address(NamedTuple):

@@ -12,15 +12,8 @@ from testing.build import (
     new_sid,
 )
 
-from interaction_svc.store import (
-    BulkDeleteCursor,
-    Expired,
-    InvolvesParticipant,
-    Outcome,
-    Row,
-    Store,
-    row_of,
-)
+from interaction_svc.domain.interactions import Outcome
+from interaction_svc.store import BulkDeleteCursor, Expired, InvolvesParticipant, Row, Store, row_of
 from tests.store.contract.stores import EVERYONE, NOW_US, StoreTests, query, sids
 
 

@@ -9,14 +9,8 @@ from typing import Any
 import pytest
 from testing.build import NOON_US, Parents, new_interaction, new_sid
 
-from interaction_svc.store import (
-    Expired,
-    Outcome,
-    Row,
-    Store,
-    StoreClosedError,
-    row_of,
-)
+from interaction_svc.domain.interactions import Outcome
+from interaction_svc.store import Expired, Row, Store, StoreClosedError, row_of
 from interaction_svc.store.tables import INTERACTIONS
 from tests.store.contract.stores import EVERYONE, MIB, NOW_US, StoreTests, query, sids
 

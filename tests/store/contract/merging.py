@@ -6,7 +6,8 @@ from random import Random
 from testing.build import NOON_US, SECOND_US, Parents, new_interaction, new_sid
 
 from interaction_svc.domain import timestamps
-from interaction_svc.store import Outcome, Row, Store, row_of
+from interaction_svc.domain.interactions import Outcome
+from interaction_svc.store import Row, Store, row_of
 from interaction_svc.v1 import interaction_pb2 as pb
 from tests.store.contract.stores import EVERYONE, StoreTests, query
 

@@ -5,14 +5,12 @@ import random
 import pytest
 from testing.build import NOON_US, Parents, new_interaction, new_leg, new_sid
 
+from interaction_svc.domain.interactions import Filter, Outcome, Scope
 from interaction_svc.domain.paging import Cursor
 from interaction_svc.store import (
     AmbiguousAccountError,
     DamagedRowError,
-    Filter,
-    Outcome,
     ScanPosition,
-    Scope,
     Store,
     row_of,
 )

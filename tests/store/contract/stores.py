@@ -8,13 +8,9 @@ from typing import Any
 import pytest
 from testing.build import NOON_US, SECOND_US, Parents
 
+from interaction_svc.domain.interactions import Scope
 from interaction_svc.domain.paging import Position
-from interaction_svc.store import (
-    PageQuery,
-    Row,
-    Scope,
-    Store,
-)
+from interaction_svc.store import PageQuery, Row, Store
 from interaction_svc.v1.interaction_service_pb2 import ListInteractionsResponse
 
 EVERYONE = Scope(None)

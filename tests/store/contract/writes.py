@@ -4,15 +4,8 @@ import pytest
 from testing.build import NOON_US, SECOND_US, Parents, new_interaction, new_leg, new_sid
 
 from interaction_svc.domain import timestamps
-from interaction_svc.store import (
-    AmbiguousAccountError,
-    Filter,
-    Outcome,
-    Scope,
-    Store,
-    decode,
-    row_of,
-)
+from interaction_svc.domain.interactions import Filter, Outcome, Scope
+from interaction_svc.store import AmbiguousAccountError, Store, decode, row_of
 from interaction_svc.v1 import interaction_pb2 as pb
 from tests.store.contract.stores import EVERYONE, NOW_US, StoreTests, query
 

@@ -6,7 +6,8 @@ from contextlib import asynccontextmanager
 import pytest
 from testing.postgres import Cluster
 
-from interaction_svc.store import PostgresLimits, Store, open_store
+from interaction_svc.store import PostgresLimits, Store
+from interaction_svc.store.factory import open_store
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from testing.fake_citus import with_stand_in
 from testing.postgres import Cluster, found_programs
 
-from interaction_svc.store import distribute_store
+from interaction_svc.store.factory import distribute_store
 
 _TEMPLATE = "distributed"
 _OWN = "interactions|tombstones|session_owners"

@@ -15,7 +15,8 @@ from testing.certificates import Authority, encrypted
 from testing.postgres import HOST, PASSWORD, USER, Cluster, free_port, running_cluster
 
 from interaction_svc.runtime.health import Health
-from interaction_svc.store import PostgresLimits, StoreUnavailableError, open_store
+from interaction_svc.store import PostgresLimits, StoreUnavailableError
+from interaction_svc.store.factory import open_store
 from interaction_svc.store.postgres.connection import Connection
 from interaction_svc.store.postgres.dsn import Dsn
 from tests.store.postgres.databases import database, opened_store

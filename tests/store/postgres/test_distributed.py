@@ -14,21 +14,18 @@ from testing.build import Parents, new_interaction, new_parents
 from testing.postgres import Cluster, found_programs
 from testing.process import run
 
+from interaction_svc.domain.interactions import Filter, Outcome
 from interaction_svc.domain.paging import Cursor
 from interaction_svc.store import (
     Expired,
-    Filter,
     NotAStoreError,
-    Outcome,
     ReplicaStore,
     Store,
     StoreUnavailableError,
     StoreURLError,
-    check_store,
-    distribute_store,
-    open_store,
     row_of,
 )
+from interaction_svc.store.factory import check_store, distribute_store, open_store
 from interaction_svc.store.postgres import migrations, schema, schema_lock
 from interaction_svc.store.postgres import store as store_module
 from interaction_svc.store.postgres.schema import LATEST, MIGRATIONS, Migration

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from interaction_svc.runtime.setting_types import check_database_url
 from interaction_svc.runtime.settings import SettingsError, load_settings
-from interaction_svc.store import StoreURLError, check_url, name_of, shown_url
+from interaction_svc.store import StoreURLError
+from interaction_svc.store.factory import check_url, name_of, shown_url
 from interaction_svc.store.postgres.connect import server_settings
 from interaction_svc.store.postgres.dsn import Dsn, Host
 from interaction_svc.store.postgres.dsn_parameters import PARAMETERS

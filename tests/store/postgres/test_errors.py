@@ -11,17 +11,16 @@ import pytest
 from testing.build import Parents, new_interaction
 from testing.postgres import HOST, PASSWORD, Cluster, free_port
 
+from interaction_svc.domain.interactions import Outcome
 from interaction_svc.store import (
-    Outcome,
     PostgresLimits,
     StoreFullError,
     StoreUnavailableError,
     StoreURLError,
-    check_url,
-    open_store,
     row_of,
 )
 from interaction_svc.store.errors import StoreDamagedError, StoreError
+from interaction_svc.store.factory import check_url, open_store
 from interaction_svc.store.postgres.errors import translated
 from tests.store.contract.stores import EVERYONE, NOW_US, query
 from tests.store.postgres.databases import database, opened_store

@@ -9,7 +9,8 @@ from testing.build import Parents, new_interaction
 from testing.postgres import Cluster, found_programs, running_cluster
 from testing.tcp_proxy import between
 
-from interaction_svc.store import Outcome, PostgresLimits, StoreUnavailableError, row_of
+from interaction_svc.domain.interactions import Outcome
+from interaction_svc.store import PostgresLimits, StoreUnavailableError, row_of
 from tests.store.contract.stores import EVERYONE, NOW_US, query
 from tests.store.postgres.databases import database, opened_store
 

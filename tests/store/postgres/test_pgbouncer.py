@@ -11,7 +11,8 @@ from testing.build import Parents
 from testing.pgbouncer import found_pgbouncer, running_pgbouncer
 from testing.postgres import Cluster, running_cluster
 
-from interaction_svc.store import PostgresLimits, Store, StoreUnavailableError, open_store
+from interaction_svc.store import PostgresLimits, Store, StoreUnavailableError
+from interaction_svc.store.factory import open_store
 from tests.store.contract.stores import EVERYONE, query
 from tests.store.contract.suite import StoreSuite
 from tests.store.postgres.databases import database, opened_store

@@ -10,8 +10,9 @@ import pytest
 from testing.build import NOON_US, Parents, new_interaction, new_parents
 from testing.postgres import Cluster
 
+from interaction_svc.domain.interactions import Filter, Scope
 from interaction_svc.domain.paging import Cursor, Position
-from interaction_svc.store import Filter, PageQuery, Row, Scope, row_of
+from interaction_svc.store import PageQuery, Row, row_of
 from interaction_svc.store.postgres import bulk_delete, reads, table_io, table_scan, writes
 from interaction_svc.store.postgres.citus import sharded_statements
 from interaction_svc.store.postgres.rewrite import rewriter

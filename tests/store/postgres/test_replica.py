@@ -18,9 +18,9 @@ from interaction_svc.store import (
     Revision,
     Store,
     StoreURLError,
-    open_store,
     row_of,
 )
+from interaction_svc.store.factory import open_store
 from interaction_svc.store.postgres.replica.store import ReplicatedStore
 from interaction_svc.telemetry.metric_buffer import settle
 from tests.store.contract.api_keys import new_key

@@ -13,17 +13,15 @@ from testing import postgres_version1 as version1
 from testing.build import NOON_US, SECOND_US, Parents, new_interaction, new_parents, new_sid
 from testing.postgres import Cluster
 
+from interaction_svc.domain.interactions import Outcome, Scope
 from interaction_svc.store import (
     DamagedRowError,
     NotAStoreError,
-    Outcome,
-    Scope,
     StoreUnavailableError,
-    check_store,
     decode,
-    open_store,
     row_of,
 )
+from interaction_svc.store.factory import check_store, open_store
 from interaction_svc.store.postgres.rewrite import carry_over, rewriter
 from interaction_svc.store.tables import INTERACTIONS, OWNERS, TOMBSTONES, SessionOwner, Tombstone
 from interaction_svc.v1 import interaction_pb2 as pb

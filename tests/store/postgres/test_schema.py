@@ -6,14 +6,9 @@ import pytest
 from testing.build import Parents, new_interaction
 from testing.postgres import Cluster
 
-from interaction_svc.store import (
-    NotAStoreError,
-    Outcome,
-    SchemaTooNewError,
-    StoreUnavailableError,
-    check_store,
-    row_of,
-)
+from interaction_svc.domain.interactions import Outcome
+from interaction_svc.store import NotAStoreError, SchemaTooNewError, StoreUnavailableError, row_of
+from interaction_svc.store.factory import check_store
 from interaction_svc.store.postgres import migrations, schema, schema_lock
 from interaction_svc.store.postgres import store as store_module
 from interaction_svc.store.postgres.schema import LATEST, MIGRATIONS, Migration

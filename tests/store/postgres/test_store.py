@@ -20,17 +20,16 @@ from testing.build import (
 from testing.postgres import Cluster
 
 from interaction_svc.domain import timestamps
+from interaction_svc.domain.interactions import Outcome
 from interaction_svc.store import (
     InvolvesParticipant,
-    Outcome,
     Store,
     StoreClosedError,
     StoreURLError,
-    backup_store,
-    check_store,
     merge_row,
     row_of,
 )
+from interaction_svc.store.factory import backup_store, check_store
 from interaction_svc.store.postgres.row_format import packed_row
 from interaction_svc.store.rows import COLUMNS
 from interaction_svc.store.tables import INTERACTIONS

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from testing.build import NOON_US, Parents, new_interaction, new_leg
 
-from interaction_svc.store import Expired, InvolvesParticipant, open_store, row_of
+from interaction_svc.store import Expired, InvolvesParticipant, row_of
+from interaction_svc.store.factory import open_store
 from interaction_svc.store.sqlite import bulk_delete
 from interaction_svc.store.sqlite.connection import transaction
 from interaction_svc.store.sqlite.store import SqliteStore

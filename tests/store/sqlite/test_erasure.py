@@ -16,16 +16,9 @@ import structlog
 from testing.build import NOON_US, SECOND_US, Parents, new_interaction, new_leg, new_parents
 
 from interaction_svc.app.retention import sweep
-from interaction_svc.store import (
-    Expired,
-    InteractionKey,
-    InvolvesParticipant,
-    Row,
-    Store,
-    decode,
-    open_store,
-    row_of,
-)
+from interaction_svc.domain.interactions import InteractionKey
+from interaction_svc.store import Expired, InvolvesParticipant, Row, Store, decode, row_of
+from interaction_svc.store.factory import open_store
 from interaction_svc.store.sqlite import schema
 from interaction_svc.store.sqlite.connection import connect
 from interaction_svc.store.sqlite.erasure import wal_truncation
@@ -259,7 +252,8 @@ def stained_pages(folder: Path) -> int:
 
 _CRASH_AFTER_A_CHECKPOINT = """
 import asyncio, os, sys
-from interaction_svc.store import open_store, row_of
+from interaction_svc.store.factory import open_store
+from interaction_svc.store import row_of
 from testing.build import NOON_US, new_interaction, new_parents
 
 async def main():
@@ -341,7 +335,9 @@ async def test_a_cancelled_caller_s_deletion_leaves_nothing_either(
 
 _CRASH = """
 import asyncio, os, sys
-from interaction_svc.store import open_store, row_of, Scope
+from interaction_svc.store.factory import open_store
+from interaction_svc.store import row_of
+from interaction_svc.domain.interactions import Scope
 from testing.build import new_interaction, new_parents
 
 async def main():

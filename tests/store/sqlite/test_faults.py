@@ -22,10 +22,9 @@ from interaction_svc.store import (
     StoreError,
     StoreFullError,
     StoreUnavailableError,
-    check_store,
-    open_store,
     row_of,
 )
+from interaction_svc.store.factory import check_store, open_store
 from interaction_svc.store.sqlite import connection as connection_module
 from interaction_svc.store.sqlite import probe, schema
 from interaction_svc.store.sqlite.connection import translated
@@ -231,7 +230,8 @@ async def test_a_file_locked_for_good_is_said_at_the_start(
 
 _OPEN = """
 import asyncio, os, sys
-from interaction_svc.store import StoreError, open_store
+from interaction_svc.store import StoreError
+from interaction_svc.store.factory import open_store
 asyncio.run(asyncio.to_thread(int))  # imports what that user may not be able to read
 if os.geteuid() == 0:
     os.setuid(65534)

@@ -9,11 +9,8 @@ from testing.log_lines import logged
 from testing.process import run, served
 from testing.small_disk import mounted_file, small_disk
 
-from interaction_svc.store import (
-    NotAStoreError,
-    StoreError,
-    StoreUnavailableError,
-    StoreURLError,
+from interaction_svc.store import NotAStoreError, StoreError, StoreUnavailableError, StoreURLError
+from interaction_svc.store.factory import (
     backup_store,
     check_store,
     check_url,

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from testing.build import NOON_US, Parents, new_interaction
 
+from interaction_svc.domain.interactions import Filter, Outcome
 from interaction_svc.domain.paging import Cursor, Position
-from interaction_svc.store import Filter, Outcome, StoreClosedError, StoreError, open_store, row_of
+from interaction_svc.store import StoreClosedError, StoreError, row_of
+from interaction_svc.store.factory import open_store
 from interaction_svc.store.sqlite import page_concat, page_reads
 from interaction_svc.store.sqlite.connection import connect
 from interaction_svc.store.sqlite.inline_reads import (

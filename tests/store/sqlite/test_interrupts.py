@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from testing.build import NOON_US, Parents, new_interaction, new_sid
 
-from interaction_svc.store import Filter, Outcome, open_store, row_of
+from interaction_svc.domain.interactions import Filter, Outcome
+from interaction_svc.store import row_of
+from interaction_svc.store.factory import open_store
 from interaction_svc.store.sqlite import page_reads, reads
 from interaction_svc.store.sqlite.connection import Connection
 from interaction_svc.store.sqlite.store import SqliteStore

@@ -12,14 +12,8 @@ from typing import NamedTuple
 import pytest
 from testing.build import NOON_US, Parents, new_interaction
 
-from interaction_svc.store import (
-    Row,
-    Store,
-    StoreUnavailableError,
-    backup_store,
-    open_store,
-    row_of,
-)
+from interaction_svc.store import Row, Store, StoreUnavailableError, row_of
+from interaction_svc.store.factory import backup_store, open_store
 from interaction_svc.store.sqlite.writes import UpsertBatch, record_together
 from tests.store.contract.stores import EVERYONE, query, sids
 from tests.store.sqlite.files import url

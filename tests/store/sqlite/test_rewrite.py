@@ -16,20 +16,18 @@ from testing.build import NOON_US, SECOND_US, new_interaction, new_leg, new_pare
 from testing.small_disk import small_disk
 
 from interaction_svc.domain import timestamps
+from interaction_svc.domain.interactions import Outcome, Scope
 from interaction_svc.store import (
     DamagedRowError,
-    Outcome,
-    Scope,
     Store,
     StoreClosedError,
     StoreDamagedError,
     StoreFullError,
     StoreUnavailableError,
-    check_store,
     decode,
-    open_store,
     row_of,
 )
+from interaction_svc.store.factory import check_store, open_store
 from interaction_svc.store.interface import MigrationProgress
 from interaction_svc.store.sqlite.rewrite import rewriter as rewriting
 from interaction_svc.store.sqlite.rewrite.files import size_of

@@ -11,8 +11,10 @@ from pathlib import Path
 
 from testing.build import NOON_US, Parents, new_interaction, new_parents, new_sid
 
+from interaction_svc.domain.interactions import Filter, InteractionKey, Scope
 from interaction_svc.domain.paging import Cursor
-from interaction_svc.store import Filter, InteractionKey, Row, Scope, open_store, row_of
+from interaction_svc.store import Row, row_of
+from interaction_svc.store.factory import open_store
 from interaction_svc.store.sqlite import page_reads, reads, writes
 from interaction_svc.store.sqlite.connection import connect
 from tests.store.contract.stores import position_in, query

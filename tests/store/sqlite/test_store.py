@@ -10,24 +10,20 @@ from pathlib import Path
 import pytest
 from testing.build import NOON_US, Parents, new_interaction, new_parents, new_sid
 
+from interaction_svc.domain.interactions import Filter, Outcome, Scope
 from interaction_svc.domain.paging import Cursor, Position
 from interaction_svc.store import (
-    Filter,
     NotAStoreError,
-    Outcome,
     Row,
     SchemaTooNewError,
-    Scope,
     Store,
     StoreClosedError,
     StoreError,
     StoreUnavailableError,
     StoreURLError,
-    check_store,
-    check_url,
-    open_store,
     row_of,
 )
+from interaction_svc.store.factory import check_store, check_url, open_store
 from interaction_svc.store.sqlite import connection as connection_module
 from interaction_svc.store.sqlite import page_reads, schema
 from interaction_svc.store.sqlite.connection import connect

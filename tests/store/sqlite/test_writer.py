@@ -9,12 +9,8 @@ from pathlib import Path
 import pytest
 from prometheus_client import REGISTRY
 
-from interaction_svc.store import (
-    StoreBusyError,
-    StoreClosedError,
-    StoreError,
-    open_store,
-)
+from interaction_svc.store import StoreBusyError, StoreClosedError, StoreError
+from interaction_svc.store.factory import open_store
 from interaction_svc.store.sqlite import writer as writer_module
 from interaction_svc.store.sqlite.connection import Connection
 from interaction_svc.store.sqlite.writer import Writer

@@ -18,7 +18,8 @@ from interaction_svc.admission.rate_limits import RequestRateLimit
 from interaction_svc.app.authentication import Authenticator
 from interaction_svc.app.interactions import Interactions
 from interaction_svc.runtime.settings import load_settings
-from interaction_svc.store import Store, open_store
+from interaction_svc.store import Store
+from interaction_svc.store.factory import open_store
 from interaction_svc.transports.grpcio.server import GrpcServer
 from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub

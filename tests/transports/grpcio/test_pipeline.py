@@ -22,7 +22,8 @@ from interaction_svc.app import authentication
 from interaction_svc.app.authentication import Authenticator, NewKey
 from interaction_svc.domain.errors import InvalidField
 from interaction_svc.domain.principals import Permission, Role
-from interaction_svc.store import Store, open_store
+from interaction_svc.store import Store
+from interaction_svc.store.factory import open_store
 from interaction_svc.telemetry.request_context import current_request
 from interaction_svc.transports.grpcio.interceptors import (
     Admit,

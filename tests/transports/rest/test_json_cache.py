@@ -10,8 +10,8 @@ from testing.build import new_interaction, new_parents
 
 from interaction_svc.codec import twilio_json
 from interaction_svc.codec.twilio_json import to_json
+from interaction_svc.domain.errors import DataLoss
 from interaction_svc.store import Row, row_of
-from interaction_svc.store.errors import DamagedRowError
 from interaction_svc.transports.rest import json_cache
 from interaction_svc.transports.rest.json_cache import JsonCache
 from interaction_svc.v1 import interaction_pb2 as pb
@@ -103,5 +103,5 @@ async def test_what_nobody_asks_for_is_forgotten(
 
 async def test_what_is_no_row_is_said_to_be_damaged() -> None:
     for damaged in (b"\x0a\x05ab", b"\x0a\x02\x0a\x09"):
-        with pytest.raises(DamagedRowError):
+        with pytest.raises(DataLoss):
             JsonCache(BASE_URL).of(damaged)

@@ -27,7 +27,8 @@ from interaction_svc.app.authentication import Authenticator
 from interaction_svc.app.interactions import Interactions, Page
 from interaction_svc.domain.errors import Unavailable
 from interaction_svc.domain.principals import ANONYMOUS, Principal
-from interaction_svc.store import Store, open_store, row_of
+from interaction_svc.store import Store, row_of
+from interaction_svc.store.factory import open_store
 from interaction_svc.transports.address import Address
 from interaction_svc.transports.http1.protocol import HttpLimits
 from interaction_svc.transports.http1.server import HttpServer

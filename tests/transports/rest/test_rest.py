@@ -28,7 +28,7 @@ from interaction_svc.app.authentication import Authenticator
 from interaction_svc.app.interactions import Interactions
 from interaction_svc.codec.twilio_json import to_json
 from interaction_svc.domain.errors import Overloaded, PermissionDenied, Unavailable
-from interaction_svc.store import open_store
+from interaction_svc.store.factory import open_store
 from interaction_svc.transports.rest.app import create_app
 from interaction_svc.v1 import interaction_pb2 as pb
 from tests.store.sqlite import files

@@ -13,7 +13,8 @@ from testing.stubs import Ingest, Reading
 
 from interaction_svc.app.interactions import Interactions
 from interaction_svc.domain.errors import Unavailable
-from interaction_svc.store import Store, open_store
+from interaction_svc.store import Store
+from interaction_svc.store.factory import open_store
 from interaction_svc.telemetry import request_context
 from interaction_svc.telemetry.request_context import RequestContext
 from interaction_svc.transports.rpc.interaction_service import IngestServicer

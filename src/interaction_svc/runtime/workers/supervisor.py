@@ -17,7 +17,7 @@ from interaction_svc.runtime.settings import Settings
 from interaction_svc.runtime.workers.control_messages import StartupReport, settings_line
 from interaction_svc.runtime.workers.shared_port import ReservedPort
 from interaction_svc.runtime.workers.worker_metrics import FOLDER_VARIABLE, AggregatedMetrics
-from interaction_svc.store import open_store
+from interaction_svc.store.factory import open_store
 from interaction_svc.telemetry.metrics import MetricsServer
 from interaction_svc.transports.address import Address
 from interaction_svc.transports.sockets import cannot_listen

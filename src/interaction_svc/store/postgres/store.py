@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Self
 
+from interaction_svc.domain.interactions import InteractionKey, Scope
 from interaction_svc.store.api_keys import ApiKey
 from interaction_svc.store.bulk_delete import (
     BulkDeleteCursor,
@@ -14,11 +15,9 @@ from interaction_svc.store.bulk_delete import (
 )
 from interaction_svc.store.errors import StoreUnavailableError
 from interaction_svc.store.interface import (
-    InteractionKey,
     MigrationProgress,
     PageQuery,
     ScanPosition,
-    Scope,
     Store,
     StoredPage,
     StoreReport,

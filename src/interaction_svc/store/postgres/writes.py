@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 import asyncpg
 
-from interaction_svc.store.interface import InteractionKey, Scope
+from interaction_svc.domain.interactions import InteractionKey, Outcome, Scope
 from interaction_svc.store.postgres import row_format
 from interaction_svc.store.postgres.connection import Connection
 from interaction_svc.store.postgres.reads import OF_EVERY_ACCOUNT, ambiguous
 from interaction_svc.store.postgres.row_format import digits, packed_row, row_from, unnest_clause
-from interaction_svc.store.recorded import Outcome, Recorded
+from interaction_svc.store.recorded import Recorded
 from interaction_svc.store.rows import COLUMNS, Row, merge_row
 
 RowKey = tuple[str, str, str]

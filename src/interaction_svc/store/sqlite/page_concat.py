@@ -12,8 +12,9 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from interaction_svc.domain.interactions import Scope
 from interaction_svc.domain.paging import Position
-from interaction_svc.store.interface import PageQuery, Scope, StoredPage
+from interaction_svc.store.interface import PageQuery, StoredPage
 from interaction_svc.store.page_bounds import bounds
 from interaction_svc.store.sqlite.row_format import pack, unpack
 

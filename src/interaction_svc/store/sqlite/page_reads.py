@@ -9,9 +9,10 @@ from collections.abc import Generator
 from contextlib import ExitStack, closing
 from heapq import merge
 
+from interaction_svc.domain.interactions import Scope
 from interaction_svc.domain.paging import Position
 from interaction_svc.store.integrity import check_frame, checksum_of
-from interaction_svc.store.interface import PageQuery, Scope, StoredPage
+from interaction_svc.store.interface import PageQuery, StoredPage
 from interaction_svc.store.sqlite import page_concat
 from interaction_svc.store.sqlite.reads import bounded
 from interaction_svc.store.sqlite.row_format import pack, pack_resource, unpack

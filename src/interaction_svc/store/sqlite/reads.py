@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from contextlib import closing
 from typing import Any
 
+from interaction_svc.domain.interactions import InteractionKey, Scope
 from interaction_svc.store.errors import AmbiguousAccountError, DamagedRowError
 from interaction_svc.store.integrity import check_frame, checksum_of
-from interaction_svc.store.interface import InteractionKey, ScanPosition, Scope
+from interaction_svc.store.interface import ScanPosition
 from interaction_svc.store.rows import Row, decode, row_of
 from interaction_svc.store.sqlite.row_format import COLUMNS, Columns, pack, unpack, unpack_row
 

@@ -11,6 +11,7 @@ from typing import Concatenate, ParamSpec, Self, TypeVar
 
 import structlog
 
+from interaction_svc.domain.interactions import InteractionKey, Outcome, Scope
 from interaction_svc.store.api_keys import ApiKey
 from interaction_svc.store.bulk_delete import (
     BulkDeleteCursor,
@@ -20,16 +21,14 @@ from interaction_svc.store.bulk_delete import (
 )
 from interaction_svc.store.errors import StoreError
 from interaction_svc.store.interface import (
-    InteractionKey,
     MigrationProgress,
     PageQuery,
     ScanPosition,
-    Scope,
     Store,
     StoredPage,
     StoreReport,
 )
-from interaction_svc.store.recorded import Outcome, Recorded
+from interaction_svc.store.recorded import Recorded
 from interaction_svc.store.rows import Row
 from interaction_svc.store.sqlite import (
     api_keys,

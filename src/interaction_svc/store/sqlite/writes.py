@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 
+from interaction_svc.domain.interactions import InteractionKey, Outcome, Scope
 from interaction_svc.store.errors import AmbiguousAccountError
-from interaction_svc.store.interface import InteractionKey, Scope
-from interaction_svc.store.recorded import Outcome, Recorded
+from interaction_svc.store.recorded import Recorded
 from interaction_svc.store.rows import Row, merge_row
 from interaction_svc.store.sqlite.row_format import (
     COLUMNS,

@@ -19,13 +19,14 @@ import structlog
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from interaction_svc.domain.errors import MalformedRequest
+from interaction_svc.domain.errors import HeadersTooLarge, HeadersTooSlow, MalformedRequest
 from interaction_svc.telemetry import metrics
 from interaction_svc.telemetry.request_context import new_request_id
 from interaction_svc.transports.http1.connection_timer import ConnectionTimer
 from interaction_svc.transports.http1.request_cycle import RequestCycle
 from interaction_svc.transports.http1.request_headers import announces_body, check_headers
 from interaction_svc.transports.rest.responses import NO_STORE, error_response
+from interaction_svc.transports.status import codes_of
 
 log = structlog.get_logger()
 
@@ -51,18 +52,6 @@ class HttpLimits:
     """How long a TLS handshake may take, and how long the headers of a request."""
     connection_idle_seconds: float
     """After which time a connection is closed on which nothing is asked, or nothing read."""
-
-
-class HeadersTooLarge(MalformedRequest):
-    """The headers are larger than max_header_bytes."""
-
-    http_status = 431
-
-
-class HeadersTooSlow(MalformedRequest):
-    """The headers were not complete within slow_sender_seconds."""
-
-    http_status = 408
 
 
 class StopParsing(Exception):
@@ -256,7 +245,9 @@ class RestProtocol(HttpToolsProtocol):
         self._unparsed.clear()
         self._lift_time_limit()
         metrics.refused.labels("http", _REASON).inc()
-        log.debug("request refused", status=error.http_status)  # and nothing of what was sent
+        log.debug(
+            "request refused", status=codes_of(type(error)).http
+        )  # and nothing of what was sent
         if self._is_answering():
             self._refusal = error
         else:
@@ -275,7 +266,9 @@ class RestProtocol(HttpToolsProtocol):
             (b"connection", b"close"),
         ]
         lines = b"".join(b"%s: %s\r\n" % header for header in headers)
-        self.transport.write(STATUS_LINE[error.http_status] + lines + b"\r\n" + response.body)
+        self.transport.write(
+            STATUS_LINE[codes_of(type(error)).http] + lines + b"\r\n" + response.body
+        )
         self.linger()
 
 

@@ -17,9 +17,9 @@ from interaction_svc.app.interactions import Interactions, Page
 from interaction_svc.codec import twilio_json
 from interaction_svc.codec.twilio_query import parameter_of, read_account, read_parameters
 from interaction_svc.domain.errors import InteractionNotFound, InvalidConsistencyToken, InvalidField
+from interaction_svc.domain.interactions import InteractionKey
 from interaction_svc.domain.principals import Permission, Principal
 from interaction_svc.domain.sids import Sid
-from interaction_svc.store import InteractionKey
 from interaction_svc.telemetry.request_context import current_request
 from interaction_svc.transports.asgi.cors import Cors
 from interaction_svc.transports.asgi.middleware import Admit, Authenticate, Errors, Observe

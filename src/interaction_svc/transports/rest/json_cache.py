@@ -6,7 +6,9 @@ from collections.abc import Iterator
 import orjson
 
 from interaction_svc.codec import twilio_json
-from interaction_svc.store import decode_item, split_encoded
+from interaction_svc.codec.encoded import DamagedEncodingError, decode_item, split_encoded
+from interaction_svc.domain.errors import DataLoss
+from interaction_svc.v1.interaction_pb2 import Interaction
 
 KEPT_BYTES = 16 * 1024 * 1024
 """How much is kept at most, rows and their JSON together; beyond that by at most a page."""
@@ -38,8 +40,8 @@ class JsonCache:
         self._timer: asyncio.TimerHandle | None = None
 
     def of(self, frames: bytes) -> list[bytes]:
-        """Give the JSON of each row of joined frames. Raises DamagedRowError."""
-        records = split_encoded(frames)
+        """Give the JSON of each row of joined frames. Raises DataLoss."""
+        records = _split(frames)
         rendered = list(map(self._young.get, records))
         return [
             self._found(record) if json is None else json
@@ -49,20 +51,20 @@ class JsonCache:
     def each(self, frames: bytes) -> Iterator[bytes]:
         """Yield the JSON of each row of joined frames, one after the other.
 
-        For an answer in parts, of which not all may be in memory. Raises DamagedRowError.
+        For an answer in parts, of which not all may be in memory. Raises DataLoss.
         """
-        for record in split_encoded(frames):
+        for record in _split(frames):
             yield self._young.get(record) or self._found(record)
 
     def of_one(self, frame: bytes) -> bytes:
-        """Give the JSON of a frame's row. Raises DamagedRowError."""
-        (record,) = split_encoded(frame)
+        """Give the JSON of a frame's row. Raises DataLoss."""
+        (record,) = _split(frame)
         return self._young.get(record) or self._found(record)
 
     def _found(self, record: bytes) -> bytes:
         json = self._old.pop(record, None)
         if json is None:
-            json = orjson.dumps(twilio_json.to_json(decode_item(record), self._base_url))
+            json = orjson.dumps(twilio_json.to_json(_decode(record), self._base_url))
             if (key := hash(record)) not in self._asked_for:
                 self._asked_for.add(key)
                 self._grow(_OVERHEAD_BYTES)
@@ -88,3 +90,17 @@ class JsonCache:
         self._asked_for.clear()
         if self._old:
             self._timer = asyncio.get_running_loop().call_later(SECONDS_KEPT, self._age)
+
+
+def _split(frames: bytes) -> list[bytes]:
+    try:
+        return split_encoded(frames)
+    except DamagedEncodingError as error:
+        raise DataLoss from error
+
+
+def _decode(record: bytes) -> Interaction:
+    try:
+        return decode_item(record)
+    except DamagedEncodingError as error:
+        raise DataLoss from error

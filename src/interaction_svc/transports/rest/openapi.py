@@ -12,6 +12,8 @@ from interaction_svc.codec.twilio_json import MAX_PAGE, STATUSES, TYPES
 from interaction_svc.codec.twilio_query import ACCOUNT
 from interaction_svc.domain.errors import (
     AmbiguousAccount,
+    HeadersTooLarge,
+    HeadersTooSlow,
     InteractionNotFound,
     Internal,
     InvalidField,
@@ -23,7 +25,6 @@ from interaction_svc.domain.errors import (
 )
 from interaction_svc.domain.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, MAX_TOKEN_LENGTH
 from interaction_svc.domain.sids import Sid
-from interaction_svc.transports.http1.protocol import HeadersTooLarge, HeadersTooSlow
 from interaction_svc.transports.rest.openapi_schemas import (
     Schema,
     envelope,
@@ -32,6 +33,7 @@ from interaction_svc.transports.rest.openapi_schemas import (
     object_of,
     ref,
 )
+from interaction_svc.transports.status import codes_of
 
 _LIST = "/v1/Services/{ServiceSid}/Sessions/{SessionSid}/Interactions"
 _CONSISTENCY = consistency.KEY.title()
@@ -255,8 +257,9 @@ def _refusals_of_the_connection() -> Schema:
 
 
 def _refusal(error: type[ServiceError], *headers: str) -> Schema:
-    phrase = HTTPStatus(error.http_status).phrase
-    return _answer(f"{phrase}: code {error.vendor_code}.", ref("Error"), *headers)
+    codes = codes_of(error)
+    phrase = HTTPStatus(codes.http).phrase
+    return _answer(f"{phrase}: code {codes.vendor}.", ref("Error"), *headers)
 
 
 def _answer(description: str, schema: Schema | None = None, *headers: str) -> Schema:

@@ -16,6 +16,7 @@ from interaction_svc.domain.errors import (
 )
 from interaction_svc.telemetry.request_context import current_request
 from interaction_svc.transports.asgi.compression import MIN_BYTES, Compressor, accepts_gzip
+from interaction_svc.transports.status import codes_of
 
 UNCOUNTED_BYTES = 64 * 1024
 """Answers up to this size are not counted: as many as there may be at once are a few MiB."""
@@ -104,14 +105,15 @@ def error_response(error: ServiceError, path: str, allow: str | None = None) -> 
     if isinstance(error, InteractionNotFound | UnknownPath):
         resource = path[len(_VERSION) :] if path.startswith(f"{_VERSION}/") else path
         message = f"The requested resource {resource} was not found"
+    codes = codes_of(type(error))
     response = json_response(
         {
-            "code": error.vendor_code,
+            "code": codes.vendor,
             "message": message,
-            "more_info": f"{_MORE_INFO}{error.vendor_code}",
-            "status": error.http_status,
+            "more_info": f"{_MORE_INFO}{codes.vendor}",
+            "status": codes.http,
         },
-        error.http_status,
+        codes.http,
     )
     if isinstance(error, Unauthenticated):
         response.headers["WWW-Authenticate"] = 'Basic realm="Twilio API"'

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterable
 from interaction_svc.app import consistency
 from interaction_svc.app.interactions import Interactions, Result
 from interaction_svc.domain.errors import InvalidField, ServiceError
-from interaction_svc.store import InteractionKey, Outcome
+from interaction_svc.domain.interactions import InteractionKey, Outcome
 from interaction_svc.telemetry.request_context import REQUEST_ID_HEADER, current_request
 from interaction_svc.transports.grpcio.interceptors.chain import Context
 from interaction_svc.transports.rpc.requests import interactions_of, parsed, parsed_record

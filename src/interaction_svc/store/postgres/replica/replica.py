@@ -13,8 +13,9 @@ from weakref import WeakKeyDictionary
 
 import structlog
 
+from interaction_svc.domain.interactions import Scope
 from interaction_svc.store.errors import NotAStoreError, StoreClosedError, StoreError
-from interaction_svc.store.interface import PageQuery, Scope, StoredPage
+from interaction_svc.store.interface import PageQuery, StoredPage
 from interaction_svc.store.postgres import reads
 from interaction_svc.store.postgres.batching import GetBatcher
 from interaction_svc.store.postgres.connection import Connection

@@ -10,8 +10,9 @@ from typing import Self, TypeVar
 
 from prometheus_client import Counter
 
+from interaction_svc.domain.interactions import InteractionKey, Scope
 from interaction_svc.store.errors import StoreError, StoreUnavailableError, StoreURLError
-from interaction_svc.store.interface import InteractionKey, PageQuery, Reads, Scope, StoredPage
+from interaction_svc.store.interface import PageQuery, Reads, StoredPage
 from interaction_svc.store.postgres import reads
 from interaction_svc.store.postgres.dsn import Dsn
 from interaction_svc.store.postgres.options import PostgresLimits

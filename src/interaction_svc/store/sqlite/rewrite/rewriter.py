@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import structlog
 
+from interaction_svc.domain.interactions import Outcome
 from interaction_svc.store.errors import (
     StoreClosedError,
     StoreError,
@@ -32,7 +33,6 @@ from interaction_svc.store.errors import (
 )
 from interaction_svc.store.integrity import checksum_of
 from interaction_svc.store.interface import MigrationProgress
-from interaction_svc.store.recorded import Outcome
 from interaction_svc.store.rows import Row
 from interaction_svc.store.sqlite import migrations, row_format, writes
 from interaction_svc.store.sqlite.connection import connect, transaction, translated

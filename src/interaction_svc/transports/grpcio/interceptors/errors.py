@@ -23,12 +23,15 @@ from interaction_svc.transports.grpcio.interceptors.chain import (
     Interceptor,
     Method,
 )
+from interaction_svc.transports.status import codes_of
 from interaction_svc.v1 import interaction_pb2
 
 log = structlog.get_logger()
 
 _STATUS_KEY = "grpc-status-details-bin"
 _INTERACTION = interaction_pb2.Interaction.DESCRIPTOR.full_name
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class Errors(Interceptor):
@@ -55,7 +58,7 @@ class Errors(Interceptor):
             call = current_request()
             call.error = error
             await context.abort(
-                error.grpc_code,
+                _CODES[codes_of(type(error)).grpc],
                 error.message,
                 (
                     (REQUEST_ID_HEADER, call.request_id),
@@ -88,7 +91,7 @@ def status_of(error: ServiceError) -> status_pb2.Status:
         delay = Duration(seconds=error.retry_after_seconds)
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     details += error.details
-    status = status_pb2.Status(code=error.grpc_code.value[0], message=error.message)
+    status = status_pb2.Status(code=codes_of(type(error)).grpc, message=error.message)
     for detail in details:
         packed = AnyMessage()
         packed.Pack(detail)

@@ -21,6 +21,7 @@ from interaction_svc.transports.grpcio.interceptors.chain import (
     Interceptor,
     Method,
 )
+from interaction_svc.transports.status import codes_of
 
 TRANSPORT = "grpc"
 _AUTHORIZATION = "authorization"
@@ -49,7 +50,7 @@ class Observe(Interceptor):
                     call.code = "CANCELLED"  # or its deadline has passed: grpc doesn't say
                     raise
                 except grpc.aio.BaseError:  # aborted; or the call is over, and can't be answered
-                    call.code = call.error.grpc_code.name if call.error else "CANCELLED"
+                    call.code = codes_of(type(call.error)).grpc_name if call.error else "CANCELLED"
                     raise
 
         return observed_call

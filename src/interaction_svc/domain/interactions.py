@@ -1,0 +1,58 @@
+"""What identifies an Interaction, which Interactions a request may reach, and what a record did."""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple
+
+
+class Scope(NamedTuple):
+    """The Interactions that a request may reach: those of one account, or with None of all."""
+
+    account_sid: str | None
+
+
+class InteractionKey(NamedTuple):
+    """The SIDs of an Interaction and of its parents.
+
+    The account is not part of it: the Scope has it. Each account has a namespace of its own, so the
+    same Session and SID in two accounts are two Interactions.
+    """
+
+    service_sid: str
+    session_sid: str
+    sid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Conditions on the rows of a Session; a row must meet each that is not None.
+
+    A participant, resource or status matches on either leg. Times are in microseconds since 1970.
+    """
+
+    type: int | None = None
+    created_from_us: int | None = None
+    """Inclusive."""
+    created_before_us: int | None = None
+    """Exclusive."""
+    participant_sid: str | None = None
+    resource_sid: str | None = None
+    resource_status: int | None = None
+
+    @property
+    def looks_at_rows(self) -> bool:
+        """Return whether there is a condition on more than the time of creation."""
+        return (self.type, self.participant_sid, self.resource_sid, self.resource_status) != (
+            None, None, None, None,
+        )  # fmt: skip
+
+
+class Outcome(IntEnum):
+    """The outcome of a record. All but OWNER_MISMATCH have the numbers of RecordOutcome."""
+
+    CREATED = 1
+    UPDATED = 2
+    UNCHANGED = 3
+    STALE = 4
+    DELETED = 5
+    OWNER_MISMATCH = 6
