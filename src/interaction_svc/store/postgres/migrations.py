@@ -54,7 +54,8 @@ async def inspect(db: Connection) -> Versions:
             ) from error
         if sqlstate(error) != UNDEFINED_TABLE:
             raise
-        await _check_is_free(db)
+        if await _is_made_meanwhile(db):
+            return await inspect(db)
         return Versions(0, 0)
     version = max((row[0] for row in steps), default=0)
     compatible_with = max((row[1] for row in steps if row[0] > LATEST), default=0)
@@ -67,15 +68,26 @@ async def inspect(db: Connection) -> Versions:
     return Versions(version, compatible_with)
 
 
-async def _check_is_free(db: Connection) -> None:
-    """Refuse a database in which our names are somebody else's."""
-    found = await db.fetch("SELECT name FROM unnest($1::text[]) AS name"
-                           " WHERE to_regclass(name) IS NOT NULL", list(TABLES))  # fmt: skip
+async def _is_made_meanwhile(db: Connection) -> bool:
+    """Return whether another process has created the schema since it was found missing.
+
+    Raises NotAStoreError if there is none, and a table of another program has one of our names.
+    """
+    found = {
+        row[0]
+        for row in await db.fetch(
+            "SELECT name FROM unnest($1::text[]) AS name WHERE to_regclass(name) IS NOT NULL",
+            ["schema_migrations", *TABLES],
+        )
+    }
+    if "schema_migrations" in found:
+        return True
     if found:
         raise NotAStoreError(
-            f"the database has a table {found[0][0]} that is not of interaction-svc; use a"
+            f"the database has a table {min(found)} that is not of interaction-svc; use a"
             " database, or a schema (the option search_path), of its own"
         )
+    return False
 
 
 async def check_is_current(db: Connection) -> None:
