@@ -53,7 +53,7 @@ protos-baseline: $(VENV)/.dev ## make today's API the one that must stay compati
 
 PROTO_V1       := $(wildcard protos/interaction_svc/v1/*.proto)
 PROTO_INTERNAL := $(wildcard protos-internal/interaction_svc/internal/v1/*.proto)
-PROTOC          = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos -Iprotos-internal
+PROTOC          = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos -Iprotos-internal -Ithird_party/googleapis
 OUT            ?= src
 
 generate: $(VENV)/.dev ## the Python stubs from protos/
@@ -102,7 +102,7 @@ format: $(VENV)/.dev ## put the code into shape
 	$(BIN)/buf format -w
 
 clean: ## remove what was built; not the database
-	rm -rf .venv .build .mypy_cache .pytest_cache .ruff_cache .hypothesis tests/node/node_modules clients/node/node_modules clients/node/gen
+	rm -rf .venv .build .mypy_cache .pytest_cache .ruff_cache .hypothesis tests/node/node_modules clients/node/node_modules clients/node/gen clients/java/gen clients/java/target
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
