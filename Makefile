@@ -109,15 +109,24 @@ $(BIN)/python:
 	  || { echo "interaction-svc needs Python 3.11 or newer; name one with PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Only what requirements/ names, with its hash. Built packages only: to build one, pip would fetch
+# a build tool that is not pinned. BINARY= allows it, where a platform has no built package.
+BINARY      ?= --only-binary :all:
+PIP_INSTALL  = pip install --quiet --disable-pip-version-check --require-hashes $(BINARY)
+PIP          = $(BIN)/python -m $(PIP_INSTALL) -r requirements/build.txt
+# Afterwards, the package itself: a folder can have no hash.
+PIP_SELF     = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 
-$(VENV)/.runtime: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) -e .
+$(VENV)/.runtime: pyproject.toml requirements/build.txt requirements/runtime.txt | $(BIN)/python
+	$(PIP) -r requirements/runtime.txt
+	$(PIP_SELF)
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) -e '.[dev,bench,postgres]'
+$(VENV)/.dev: pyproject.toml requirements/build.txt requirements/dev.txt | $(BIN)/python
+	$(PIP) -r requirements/dev.txt
+	$(PIP_SELF)
 	@touch $(VENV)/.runtime $@
 
+include requirements/pins.mk
 include clients/clients.mk
 include bench/bench.mk

@@ -66,7 +66,7 @@ def commands() -> set[str]:
 
 
 def make_targets() -> set[str]:
-    files = (ROOT / "Makefile", ROOT / "clients" / "clients.mk", ROOT / "bench" / "bench.mk")
+    files = [ROOT / "Makefile", *ROOT.glob("*/*.mk")]
     return {
         target
         for file in files
