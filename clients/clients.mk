@@ -2,13 +2,12 @@
 
 # Without its toolchain a client isn't built, and check.py says that it was left out.
 GO_CLIENT   := $(if $(shell command -v go 2>/dev/null),$(TOOLS)/list-interactions)
-GO_CHECK    := $(if $(GO_CLIENT),check-generated-go)
 JAVA_STUBS  := $(if $(shell command -v mvn 2>/dev/null),clients/java/target/.stamp)
 NODE_CLIENT := $(if $(shell command -v node 2>/dev/null),clients/node/gen/.stamp)
 
-.PHONY: test-clients generate-go check-generated-go
+.PHONY: test-clients
 
-test-clients: $(VENV)/.dev $(GO_CHECK) $(GO_CLIENT) $(NODE_CLIENT) $(JAVA_STUBS) ## the example clients against a real server, and stubs in other languages
+test-clients: $(VENV)/.dev $(GO_CLIENT) $(NODE_CLIENT) $(JAVA_STUBS) ## the example clients against a real server, and stubs in other languages
 	$(BIN)/python clients/check.py
 	@command -v mvn >/dev/null || echo "LEFT OUT: the stubs in Java and C#, which need Maven and a JDK"
 
@@ -16,24 +15,6 @@ GO_STUBS := $(wildcard gen/go/interaction_svc/v1/*.go)
 
 $(TOOLS)/list-interactions: clients/go/main.go clients/go/go.mod gen/go/go.mod $(GO_STUBS)
 	cd clients/go && go vet . && go build -o "$(CURDIR)/$@" .
-
-# The plugins are tools of go.mod, which pins them.
-GO_PLUGINS := $(TOOLS)/protoc-gen-go
-
-$(GO_PLUGINS): clients/go/go.mod clients/go/go.sum
-	@mkdir -p $(TOOLS)
-	cd clients/go && GOBIN="$(CURDIR)/$(TOOLS)" go install tool
-	@touch $@
-
-generate-go: $(VENV)/.dev $(GO_PLUGINS) ## the Go stubs of gen/go from protos/
-	rm -rf gen/go/interaction_svc
-	$(BIN)/buf generate --template clients/go/buf.gen.yaml
-
-check-generated-go: $(VENV)/.dev $(GO_PLUGINS) ## whether the committed Go stubs are those of protos/
-	@rm -rf .build/generated-go
-	$(BIN)/buf generate --template clients/go/buf.gen.yaml --output .build/generated-go
-	@diff -ru .build/generated-go/gen/go/interaction_svc gen/go/interaction_svc \
-	  || { echo "The Go stubs are not those of protos/: run make generate-go, and commit them."; exit 1; }
 
 clients/node/gen/.stamp: clients/node/node_modules/.stamp clients/node/buf.gen.yaml $(PROTO_V1) $(VENV)/.dev
 	@rm -rf clients/node/gen
