@@ -41,33 +41,43 @@ lint: $(VENV)/.dev ## style and likely faults
 types: $(VENV)/.dev ## strict type checking of src and tests
 	$(BIN)/mypy
 
-PROTO_BASELINE := protos/baseline.txtpb
-
 protos: $(VENV)/.dev ## lint, format and compatibility of the protos, offline
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
-	$(BIN)/buf breaking protos --against $(PROTO_BASELINE)
+	$(BIN)/buf breaking protos --against protos/baseline.txtpb
 
-protos-baseline: $(VENV)/.dev ## make today's API the one that must stay compatible
-	$(BIN)/buf build protos --exclude-source-info --type interaction_svc.v1 -o $(PROTO_BASELINE)
+protos-baseline: $(VENV)/.dev ## promise the API as it is now: what `make protos` compares with
+	$(BIN)/buf build protos --exclude-source-info --type interaction_svc.v1 -o protos/baseline.txtpb
 
 PROTO_V1       := $(wildcard protos/interaction_svc/v1/*.proto)
 PROTO_INTERNAL := $(wildcard protos-internal/interaction_svc/internal/v1/*.proto)
-PROTOC          = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos -Iprotos-internal
-OUT            ?= src
+PROTOC          = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc \
+                  -Iprotos -Iprotos-internal -Ithird_party/googleapis
+# The plugins for Go are tools of clients/go/go.mod, which pins them.
+GO_PLUGINS     := $(if $(shell command -v go 2>/dev/null),$(TOOLS)/protoc-gen-go)
+OUT            ?= .
 
-generate: $(VENV)/.dev ## the Python stubs from protos/
-	rm -f $(OUT)/interaction_svc/v1/*_pb2* $(OUT)/interaction_svc/internal/v1/*_pb2*
-	$(PROTOC) --python_out=$(OUT) --mypy_out=quiet:$(OUT) $(PROTO_V1) $(PROTO_INTERNAL)
-	$(PROTOC) --grpc_python_out=$(OUT) --mypy_grpc_out=quiet:$(OUT) $(filter %_service.proto,$(PROTO_V1))
+generate: $(VENV)/.dev $(GO_PLUGINS) ## the Python stubs in src/ and the Go stubs in gen/, from protos/
+	rm -f $(OUT)/src/interaction_svc/v1/*_pb2* $(OUT)/src/interaction_svc/internal/v1/*_pb2*
+	$(PROTOC) --python_out=$(OUT)/src --mypy_out=quiet:$(OUT)/src $(PROTO_V1) $(PROTO_INTERNAL)
+	$(PROTOC) --grpc_python_out=$(OUT)/src --mypy_grpc_out=quiet:$(OUT)/src $(filter %_service.proto,$(PROTO_V1))
+	$(if $(GO_PLUGINS),rm -rf $(OUT)/gen/go/interaction_svc)
+	$(if $(GO_PLUGINS),$(BIN)/buf generate --template clients/go/buf.gen.yaml --output $(OUT))
 
-check-generated: $(VENV)/.dev ## whether the committed stubs are those of protos/
-	@rm -rf .build/generated && mkdir -p .build/generated
+check-generated: $(VENV)/.dev $(GO_PLUGINS) ## whether the committed stubs are those of protos/
+	@rm -rf .build/generated && mkdir -p .build/generated/src
 	@$(MAKE) --no-print-directory --silent generate OUT=.build/generated
-	@cd .build/generated && find . -type f | sort > ../generated.list
-	@cd src && find . -type f -name '*_pb2*' -not -path '*/__pycache__/*' | sort | diff - ../.build/generated.list
-	@while read -r file; do diff -u "src/$$file" ".build/generated/$$file" || exit 1; done < .build/generated.list \
+	@find src $(if $(GO_PLUGINS),gen/go/interaction_svc) -name '*_pb2*.py' -o -name '*_pb2*.pyi' -o -name '*.go' | sort > .build/committed.list
+	@cd .build/generated && find src gen -type f 2>/dev/null | sort > ../generated.list
+	@diff .build/committed.list .build/generated.list \
+	  && (while read -r file; do diff -u "$$file" ".build/generated/$$file" || exit 1; done) < .build/generated.list \
 	  || { echo "The stubs are not those of protos/: run make generate, and commit them."; exit 1; }
+	@command -v go >/dev/null || echo "LEFT OUT: the Go stubs, which need Go"
+
+$(TOOLS)/protoc-gen-go: clients/go/go.mod clients/go/go.sum
+	@mkdir -p $(TOOLS)
+	cd clients/go && GOBIN="$(CURDIR)/$(TOOLS)" go install tool
+	@touch $@
 
 pytest: $(VENV)/.dev $(TOOLS)/grpcurl $(TOOLS)/kustomize tests/node/node_modules/.stamp ## the tests alone; PYTEST='-k paging'
 	PATH="$(CURDIR)/$(TOOLS):$$PATH" $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST)
@@ -102,22 +112,31 @@ format: $(VENV)/.dev ## put the code into shape
 	$(BIN)/buf format -w
 
 clean: ## remove what was built; not the database
-	rm -rf .venv .build .mypy_cache .pytest_cache .ruff_cache .hypothesis tests/node/node_modules clients/node/node_modules clients/node/gen
+	rm -rf .venv .build .mypy_cache .pytest_cache .ruff_cache .hypothesis tests/node/node_modules clients/node/node_modules clients/node/gen clients/java/gen clients/java/target
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "interaction-svc needs Python 3.11 or newer; name one with PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Only what requirements/ names, with its hash. Built packages only: to build one, pip would fetch
+# a build tool that is not pinned. BINARY= allows it, where a platform has no built package.
+BINARY      ?= --only-binary :all:
+PIP_INSTALL  = pip install --quiet --disable-pip-version-check --require-hashes $(BINARY)
+PIP          = $(BIN)/python -m $(PIP_INSTALL) -r requirements/build.txt
+# Afterwards, the package itself: a folder can have no hash.
+PIP_SELF     = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 
-$(VENV)/.runtime: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) -e .
+$(VENV)/.runtime: pyproject.toml requirements/build.txt requirements/runtime.txt | $(BIN)/python
+	$(PIP) -r requirements/runtime.txt
+	$(PIP_SELF)
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) -e '.[dev,bench,postgres]'
+$(VENV)/.dev: pyproject.toml requirements/build.txt requirements/dev.txt | $(BIN)/python
+	$(PIP) -r requirements/dev.txt
+	$(PIP_SELF)
 	@touch $(VENV)/.runtime $@
 
+include requirements/pins.mk
 include clients/clients.mk
 include bench/bench.mk

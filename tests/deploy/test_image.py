@@ -25,16 +25,11 @@ def test_hadolint_accepts_it() -> None:
 
 def test_it_is_built_from_what_the_package_is_made_of_and_nothing_else() -> None:
     assert copied() == {
-        "constraints.txt", "pyproject.toml", "src", PROJECT["readme"], *PROJECT["license-files"],
+        "requirements", "pyproject.toml", "src", PROJECT["readme"], *PROJECT["license-files"],
     }  # fmt: skip
     patterns = (ROOT / ".dockerignore").read_text().splitlines()
     assert patterns[1] == "*"
     assert {line[1:] for line in patterns if line.startswith("!")} == copied()
-
-
-def test_it_installs_the_versions_of_constraints_txt() -> None:
-    (install,) = (line for line in dockerfile("RUN") if "pip install" in line)
-    assert "-c constraints.txt" in install
 
 
 def test_its_user_is_a_number_and_not_root() -> None:

@@ -12,6 +12,10 @@ LEFT_OUT = {
         _CLIENTS
     ),
     ("clients/README.md", "(cd clients/node && npm ci)"): _CLIENTS,
+    (
+        "docs/dependencies.md",
+        "make pins                      # after a change of the dependencies in pyproject.toml",
+    ): "needs a package index, and rewrites requirements/",
     ("docs/deployment.md", "docker build -f deploy/Dockerfile -t interaction-svc:0.1.0 ."): _DOCKER,
     ("docs/deployment.md", "mkdir -m 700 deploy/secrets && cd deploy/secrets"): (
         "tests/deploy/test_starting.py runs it"

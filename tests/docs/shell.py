@@ -128,7 +128,7 @@ async def opened_shell(folder: Path, commands: Path) -> AsyncIterator[Shell]:
     """Open a shell in a folder that has what a clone has, and these commands on its PATH."""
     for name in ("samples", "deploy"):
         shutil.copytree(ROOT / name, folder / name)
-    for name in ("Makefile", "pyproject.toml", "constraints.txt", "clients", "bench", "src"):
+    for name in ("Makefile", "pyproject.toml", "requirements", "clients", "bench", "src"):
         (folder / name).symlink_to(ROOT / name)
     (folder / ".venv").symlink_to(sys.prefix)
     for name in _ABSOLUTE:

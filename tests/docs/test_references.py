@@ -43,7 +43,8 @@ def is_file(name: str, page: Path) -> bool:
     folders = [*FOLDERS_OF_FILES, page.parent]
     if any((folder / name).exists() for folder in folders):
         return True
-    within = (ROOT / "src", ROOT / "protos", ROOT / "protos-internal")
+    folders_of_protos = ("protos", "protos-internal", "third_party")
+    within = (ROOT / "src", *(ROOT / folder for folder in folders_of_protos))
     return "/" not in name and any(any(folder.rglob(name)) for folder in within)
 
 
@@ -65,7 +66,7 @@ def commands() -> set[str]:
 
 
 def make_targets() -> set[str]:
-    files = (ROOT / "Makefile", ROOT / "clients" / "clients.mk", ROOT / "bench" / "bench.mk")
+    files = [ROOT / "Makefile", *ROOT.glob("*/*.mk")]
     return {
         target
         for file in files

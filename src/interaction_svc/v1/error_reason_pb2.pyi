@@ -25,26 +25,26 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
     """Never sent."""
     ERROR_REASON_INTERACTION_NOT_FOUND: _ErrorReason.ValueType  # 1
-    """NOT_FOUND: there is no such Interaction in this Session, or it is not the caller's to see.
+    """NOT_FOUND: the Session has no such Interaction, or the caller may not see it.
 
     Example: `{"reason": "ERROR_REASON_INTERACTION_NOT_FOUND", "domain": "interaction-svc",
     "metadata": {"sid": "KI…"}}`
     """
     ERROR_REASON_INVALID_FIELD: _ErrorReason.ValueType  # 2
-    """INVALID_ARGUMENT: a field is missing, or its value can't be used.
+    """INVALID_ARGUMENT: a field is missing, or its value is invalid.
 
     Example: `{"reason": "ERROR_REASON_INVALID_FIELD", "domain": "interaction-svc", "metadata":
     {"field": "session_sid"}}`
     """
     ERROR_REASON_INVALID_PAGE_TOKEN: _ErrorReason.ValueType  # 3
-    """INVALID_ARGUMENT: the page token is cut, changed, or not one of this service's.
+    """INVALID_ARGUMENT: the page token is truncated or changed, or not from this service.
 
     Example: `{"reason": "ERROR_REASON_INVALID_PAGE_TOKEN", "domain": "interaction-svc",
     "metadata": {"field": "page_token"}}`
     """
     ERROR_REASON_PAGE_TOKEN_MISMATCH: _ErrorReason.ValueType  # 4
-    """INVALID_ARGUMENT: the page token is a good one, but of a list with other arguments; `field`
-    names the one that differs.
+    """INVALID_ARGUMENT: the page token is valid, but belongs to a list with other arguments. `field`
+    names the argument that differs.
 
     Example: `{"reason": "ERROR_REASON_PAGE_TOKEN_MISMATCH", "domain": "interaction-svc",
     "metadata": {"field": "order"}}`
@@ -55,8 +55,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Example: `{"reason": "ERROR_REASON_MALFORMED_REQUEST", "domain": "interaction-svc"}`
     """
     ERROR_REASON_OWNER_MISMATCH: _ErrorReason.ValueType  # 6
-    """FAILED_PRECONDITION: the account's Interaction is stored under another Service, which never
-    changes.
+    """FAILED_PRECONDITION: the account's Interaction is stored under another Service. The Service of an
+    Interaction never changes.
 
     Example: `{"reason": "ERROR_REASON_OWNER_MISMATCH", "domain": "interaction-svc", "metadata":
     {"sid": "KI…"}}`
@@ -67,7 +67,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Example: `{"reason": "ERROR_REASON_UNAUTHENTICATED", "domain": "interaction-svc"}`
     """
     ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 8
-    """PERMISSION_DENIED: the credentials don't give the right to do this.
+    """PERMISSION_DENIED: the credentials don't have the permission for this call.
 
     Example: `{"reason": "ERROR_REASON_PERMISSION_DENIED", "domain": "interaction-svc"}`
     """
@@ -77,64 +77,63 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Example: `{"reason": "ERROR_REASON_METHOD_NOT_ALLOWED", "domain": "interaction-svc"}`
     """
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 10
-    """RESOURCE_EXHAUSTED: more is under way, or waiting to be written, than the service takes on;
-    nothing was done. Try again after the delay of the google.rpc.RetryInfo. `scope` names what the
-    limit holds for: `service`, `account`, `key`, `connection`, or `anonymous`, which is all callers
-    without a key. Of calls or streams at once, `limit` is how many that one may have.
+    """RESOURCE_EXHAUSTED: too many calls are running or waiting to be written. Nothing was done. Retry
+    after the delay of the google.rpc.RetryInfo. `scope` names what the limit applies to: `service`,
+    `account`, `key`, `connection`, or `anonymous` (all callers without a key together). For a limit
+    on concurrent calls or streams, `limit` is their maximum number.
 
     Example: `{"reason": "ERROR_REASON_OVERLOADED", "domain": "interaction-svc", "metadata":
     {"scope": "key", "limit": "32"}}`
     """
     ERROR_REASON_UNAVAILABLE: _ErrorReason.ValueType  # 11
-    """UNAVAILABLE: the store can't be used at the moment, or the service is shutting down. Try again
-    after the delay of the google.rpc.RetryInfo.
+    """UNAVAILABLE: the store can't be used at the moment, or the service is shutting down. Retry after
+    the delay of the google.rpc.RetryInfo.
 
     Example: `{"reason": "ERROR_REASON_UNAVAILABLE", "domain": "interaction-svc"}`
     """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 12
-    """INTERNAL: a fault of the service. The log has the cause under the reference that the message
-    gives.
+    """INTERNAL: a fault of the service. The log has the cause under the reference in the message.
 
     Example: `{"reason": "ERROR_REASON_INTERNAL", "domain": "interaction-svc", "metadata":
     {"reference": "6f1c0d2e9a4b"}}`
     """
     ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 13
-    """RESOURCE_EXHAUSTED: the account makes more calls a second than it may, or its peer has sent too
-    many wrong credentials; nothing was done. Try again after the delay of the google.rpc.RetryInfo.
-    `scope` is `account`, `key` for a key of no account, or `anonymous` for all callers without a
-    key, and `per_second` how many calls that may make; of wrong credentials `scope` is `address`.
+    """RESOURCE_EXHAUSTED: too many calls a second, or too many wrong credentials from one address.
+    Nothing was done. Retry after the delay of the google.rpc.RetryInfo. For calls, `scope` is
+    `account`, `key` (a key without an account) or `anonymous` (all callers without a key together),
+    and `per_second` is the limit. For wrong credentials, `scope` is `address`.
 
     Example: `{"reason": "ERROR_REASON_RATE_LIMITED", "domain": "interaction-svc", "metadata":
     {"scope": "account", "per_second": "10000"}}`
     """
     ERROR_REASON_STORE_FULL: _ErrorReason.ValueType  # 14
-    """RESOURCE_EXHAUSTED: the disk of the store is full. Nothing was done, and what only reads goes
-    on. Try again after the delay of the google.rpc.RetryInfo.
+    """RESOURCE_EXHAUSTED: the disk of the store is full. Nothing was done. Reads still work. Retry after
+    the delay of the google.rpc.RetryInfo.
 
     Example: `{"reason": "ERROR_REASON_STORE_FULL", "domain": "interaction-svc"}`
     """
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 15
-    """DEADLINE_EXCEEDED: it took longer than the service's own deadline, which holds whatever deadline
-    the client has set. At a client's own deadline, if that is shorter, the code is the same, and
-    there are no details. A write may have been done all the same.
+    """DEADLINE_EXCEEDED: the call took longer than the service's deadline, which applies whatever
+    deadline the client has set. A shorter deadline of the client gives the same code without details.
+    A write may have been done nevertheless.
 
     Example: `{"reason": "ERROR_REASON_DEADLINE_EXCEEDED", "domain": "interaction-svc"}`
     """
     ERROR_REASON_AMBIGUOUS_ACCOUNT: _ErrorReason.ValueType  # 16
-    """FAILED_PRECONDITION: the call reaches every account, and several accounts have an Interaction of
-    this SID in the Session. Name the account in the request's account_sid.
+    """FAILED_PRECONDITION: the call reaches every account, and several accounts have an Interaction with
+    this SID in the Session. Set account_sid in the request.
 
     Example: `{"reason": "ERROR_REASON_AMBIGUOUS_ACCOUNT", "domain": "interaction-svc"}`
     """
     ERROR_REASON_DATA_LOSS: _ErrorReason.ValueType  # 17
-    """DATA_LOSS: what is stored of the Interaction is damaged, and can't be answered. The operator has
-    to restore it from a backup, or record it again.
+    """DATA_LOSS: the stored Interaction is damaged, and can't be returned. The operator has to restore it
+    from a backup, or record it again.
 
     Example: `{"reason": "ERROR_REASON_DATA_LOSS", "domain": "interaction-svc"}`
     """
     ERROR_REASON_STREAM_IDLE: _ErrorReason.ValueType  # 18
-    """DEADLINE_EXCEEDED: no request came on a stream of requests for longer than it may be idle. What
-    came before has been handled.
+    """DEADLINE_EXCEEDED: a stream of requests was idle for too long. The earlier requests have been
+    handled.
 
     Example: `{"reason": "ERROR_REASON_STREAM_IDLE", "domain": "interaction-svc", "metadata":
     {"idle_seconds": "60"}}`
@@ -142,32 +141,32 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. The name of the value is the `reason` of the google.rpc.ErrorInfo that every
-    error of the service itself carries, whose `domain` is `interaction-svc`.
+    error of the service itself carries. Its `domain` is `interaction-svc`.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 """Never sent."""
 ERROR_REASON_INTERACTION_NOT_FOUND: ErrorReason.ValueType  # 1
-"""NOT_FOUND: there is no such Interaction in this Session, or it is not the caller's to see.
+"""NOT_FOUND: the Session has no such Interaction, or the caller may not see it.
 
 Example: `{"reason": "ERROR_REASON_INTERACTION_NOT_FOUND", "domain": "interaction-svc",
 "metadata": {"sid": "KI…"}}`
 """
 ERROR_REASON_INVALID_FIELD: ErrorReason.ValueType  # 2
-"""INVALID_ARGUMENT: a field is missing, or its value can't be used.
+"""INVALID_ARGUMENT: a field is missing, or its value is invalid.
 
 Example: `{"reason": "ERROR_REASON_INVALID_FIELD", "domain": "interaction-svc", "metadata":
 {"field": "session_sid"}}`
 """
 ERROR_REASON_INVALID_PAGE_TOKEN: ErrorReason.ValueType  # 3
-"""INVALID_ARGUMENT: the page token is cut, changed, or not one of this service's.
+"""INVALID_ARGUMENT: the page token is truncated or changed, or not from this service.
 
 Example: `{"reason": "ERROR_REASON_INVALID_PAGE_TOKEN", "domain": "interaction-svc",
 "metadata": {"field": "page_token"}}`
 """
 ERROR_REASON_PAGE_TOKEN_MISMATCH: ErrorReason.ValueType  # 4
-"""INVALID_ARGUMENT: the page token is a good one, but of a list with other arguments; `field`
-names the one that differs.
+"""INVALID_ARGUMENT: the page token is valid, but belongs to a list with other arguments. `field`
+names the argument that differs.
 
 Example: `{"reason": "ERROR_REASON_PAGE_TOKEN_MISMATCH", "domain": "interaction-svc",
 "metadata": {"field": "order"}}`
@@ -178,8 +177,8 @@ ERROR_REASON_MALFORMED_REQUEST: ErrorReason.ValueType  # 5
 Example: `{"reason": "ERROR_REASON_MALFORMED_REQUEST", "domain": "interaction-svc"}`
 """
 ERROR_REASON_OWNER_MISMATCH: ErrorReason.ValueType  # 6
-"""FAILED_PRECONDITION: the account's Interaction is stored under another Service, which never
-changes.
+"""FAILED_PRECONDITION: the account's Interaction is stored under another Service. The Service of an
+Interaction never changes.
 
 Example: `{"reason": "ERROR_REASON_OWNER_MISMATCH", "domain": "interaction-svc", "metadata":
 {"sid": "KI…"}}`
@@ -190,7 +189,7 @@ ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 7
 Example: `{"reason": "ERROR_REASON_UNAUTHENTICATED", "domain": "interaction-svc"}`
 """
 ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 8
-"""PERMISSION_DENIED: the credentials don't give the right to do this.
+"""PERMISSION_DENIED: the credentials don't have the permission for this call.
 
 Example: `{"reason": "ERROR_REASON_PERMISSION_DENIED", "domain": "interaction-svc"}`
 """
@@ -200,64 +199,63 @@ ERROR_REASON_METHOD_NOT_ALLOWED: ErrorReason.ValueType  # 9
 Example: `{"reason": "ERROR_REASON_METHOD_NOT_ALLOWED", "domain": "interaction-svc"}`
 """
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 10
-"""RESOURCE_EXHAUSTED: more is under way, or waiting to be written, than the service takes on;
-nothing was done. Try again after the delay of the google.rpc.RetryInfo. `scope` names what the
-limit holds for: `service`, `account`, `key`, `connection`, or `anonymous`, which is all callers
-without a key. Of calls or streams at once, `limit` is how many that one may have.
+"""RESOURCE_EXHAUSTED: too many calls are running or waiting to be written. Nothing was done. Retry
+after the delay of the google.rpc.RetryInfo. `scope` names what the limit applies to: `service`,
+`account`, `key`, `connection`, or `anonymous` (all callers without a key together). For a limit
+on concurrent calls or streams, `limit` is their maximum number.
 
 Example: `{"reason": "ERROR_REASON_OVERLOADED", "domain": "interaction-svc", "metadata":
 {"scope": "key", "limit": "32"}}`
 """
 ERROR_REASON_UNAVAILABLE: ErrorReason.ValueType  # 11
-"""UNAVAILABLE: the store can't be used at the moment, or the service is shutting down. Try again
-after the delay of the google.rpc.RetryInfo.
+"""UNAVAILABLE: the store can't be used at the moment, or the service is shutting down. Retry after
+the delay of the google.rpc.RetryInfo.
 
 Example: `{"reason": "ERROR_REASON_UNAVAILABLE", "domain": "interaction-svc"}`
 """
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 12
-"""INTERNAL: a fault of the service. The log has the cause under the reference that the message
-gives.
+"""INTERNAL: a fault of the service. The log has the cause under the reference in the message.
 
 Example: `{"reason": "ERROR_REASON_INTERNAL", "domain": "interaction-svc", "metadata":
 {"reference": "6f1c0d2e9a4b"}}`
 """
 ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 13
-"""RESOURCE_EXHAUSTED: the account makes more calls a second than it may, or its peer has sent too
-many wrong credentials; nothing was done. Try again after the delay of the google.rpc.RetryInfo.
-`scope` is `account`, `key` for a key of no account, or `anonymous` for all callers without a
-key, and `per_second` how many calls that may make; of wrong credentials `scope` is `address`.
+"""RESOURCE_EXHAUSTED: too many calls a second, or too many wrong credentials from one address.
+Nothing was done. Retry after the delay of the google.rpc.RetryInfo. For calls, `scope` is
+`account`, `key` (a key without an account) or `anonymous` (all callers without a key together),
+and `per_second` is the limit. For wrong credentials, `scope` is `address`.
 
 Example: `{"reason": "ERROR_REASON_RATE_LIMITED", "domain": "interaction-svc", "metadata":
 {"scope": "account", "per_second": "10000"}}`
 """
 ERROR_REASON_STORE_FULL: ErrorReason.ValueType  # 14
-"""RESOURCE_EXHAUSTED: the disk of the store is full. Nothing was done, and what only reads goes
-on. Try again after the delay of the google.rpc.RetryInfo.
+"""RESOURCE_EXHAUSTED: the disk of the store is full. Nothing was done. Reads still work. Retry after
+the delay of the google.rpc.RetryInfo.
 
 Example: `{"reason": "ERROR_REASON_STORE_FULL", "domain": "interaction-svc"}`
 """
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 15
-"""DEADLINE_EXCEEDED: it took longer than the service's own deadline, which holds whatever deadline
-the client has set. At a client's own deadline, if that is shorter, the code is the same, and
-there are no details. A write may have been done all the same.
+"""DEADLINE_EXCEEDED: the call took longer than the service's deadline, which applies whatever
+deadline the client has set. A shorter deadline of the client gives the same code without details.
+A write may have been done nevertheless.
 
 Example: `{"reason": "ERROR_REASON_DEADLINE_EXCEEDED", "domain": "interaction-svc"}`
 """
 ERROR_REASON_AMBIGUOUS_ACCOUNT: ErrorReason.ValueType  # 16
-"""FAILED_PRECONDITION: the call reaches every account, and several accounts have an Interaction of
-this SID in the Session. Name the account in the request's account_sid.
+"""FAILED_PRECONDITION: the call reaches every account, and several accounts have an Interaction with
+this SID in the Session. Set account_sid in the request.
 
 Example: `{"reason": "ERROR_REASON_AMBIGUOUS_ACCOUNT", "domain": "interaction-svc"}`
 """
 ERROR_REASON_DATA_LOSS: ErrorReason.ValueType  # 17
-"""DATA_LOSS: what is stored of the Interaction is damaged, and can't be answered. The operator has
-to restore it from a backup, or record it again.
+"""DATA_LOSS: the stored Interaction is damaged, and can't be returned. The operator has to restore it
+from a backup, or record it again.
 
 Example: `{"reason": "ERROR_REASON_DATA_LOSS", "domain": "interaction-svc"}`
 """
 ERROR_REASON_STREAM_IDLE: ErrorReason.ValueType  # 18
-"""DEADLINE_EXCEEDED: no request came on a stream of requests for longer than it may be idle. What
-came before has been handled.
+"""DEADLINE_EXCEEDED: a stream of requests was idle for too long. The earlier requests have been
+handled.
 
 Example: `{"reason": "ERROR_REASON_STREAM_IDLE", "domain": "interaction-svc", "metadata":
 {"idle_seconds": "60"}}`

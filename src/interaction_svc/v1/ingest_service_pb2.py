@@ -22,11 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from interaction_svc.v1 import error_reason_pb2 as interaction__svc_dot_v1_dot_error__reason__pb2
 from interaction_svc.v1 import interaction_pb2 as interaction__svc_dot_v1_dot_interaction__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'interaction_svc/v1/ingest_service.proto\x12\x12interaction_svc.v1\x1a%interaction_svc/v1/error_reason.proto\x1a$interaction_svc/v1/interaction.proto\"P\n\x18RecordInteractionRequest\x12\x34\n\x0binteraction\x18\x01 \x01(\x0b\x32\x1f.interaction_svc.v1.Interaction\"\x85\x01\n\x19RecordInteractionResponse\x12\x34\n\x0binteraction\x18\x01 \x01(\x0b\x32\x1f.interaction_svc.v1.Interaction\x12\x32\n\x07outcome\x18\x02 \x01(\x0e\x32!.interaction_svc.v1.RecordOutcome\"R\n\x19RecordInteractionsRequest\x12\x35\n\x0cinteractions\x18\x01 \x03(\x0b\x32\x1f.interaction_svc.v1.Interaction\"\xb6\x01\n\x1aRecordInteractionsResponse\x12\x0f\n\x07\x63reated\x18\x01 \x01(\x03\x12\x0f\n\x07updated\x18\x02 \x01(\x03\x12\x11\n\tunchanged\x18\x03 \x01(\x03\x12\r\n\x05stale\x18\x04 \x01(\x03\x12\x0f\n\x07\x64\x65leted\x18\x05 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x06 \x01(\x03\x12\x33\n\x08\x66\x61ilures\x18\x07 \x03(\x0b\x32!.interaction_svc.v1.RecordFailure\"o\n\rRecordFailure\x12\r\n\x05index\x18\x01 \x01(\x03\x12/\n\x06reason\x18\x02 \x01(\x0e\x32\x1f.interaction_svc.v1.ErrorReason\x12\r\n\x05\x66ield\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t*\xbb\x01\n\rRecordOutcome\x12\x1e\n\x1aRECORD_OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n\x16RECORD_OUTCOME_CREATED\x10\x01\x12\x1a\n\x16RECORD_OUTCOME_UPDATED\x10\x02\x12\x1c\n\x18RECORD_OUTCOME_UNCHANGED\x10\x03\x12\x18\n\x14RECORD_OUTCOME_STALE\x10\x04\x12\x1a\n\x16RECORD_OUTCOME_DELETED\x10\x05\x32\x82\x02\n\rIngestService\x12u\n\x11RecordInteraction\x12,.interaction_svc.v1.RecordInteractionRequest\x1a-.interaction_svc.v1.RecordInteractionResponse\"\x03\x90\x02\x02\x12z\n\x12RecordInteractions\x12-.interaction_svc.v1.RecordInteractionsRequest\x1a..interaction_svc.v1.RecordInteractionsResponse\"\x03\x90\x02\x02(\x01\x42\xdd\x01\n\x11interactionsvc.v1B\x12IngestServiceProtoP\x01ZUgithub.com/interaction-svc/interaction-svc/gen/go/interaction_svc/v1;interactionsvcv1\xaa\x02\x11InteractionSvc.V1\xca\x02\x11InteractionSvc\\V1\xe2\x02\x1dInteractionSvc\\V1\\GPBMetadata\xea\x02\x12InteractionSvc::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'interaction_svc/v1/ingest_service.proto\x12\x12interaction_svc.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a%interaction_svc/v1/error_reason.proto\x1a$interaction_svc/v1/interaction.proto\"V\n\x18RecordInteractionRequest\x12:\n\x0binteraction\x18\x01 \x01(\x0b\x32\x1f.interaction_svc.v1.InteractionB\x04\xe2\x41\x01\x02\"\x85\x01\n\x19RecordInteractionResponse\x12\x34\n\x0binteraction\x18\x01 \x01(\x0b\x32\x1f.interaction_svc.v1.Interaction\x12\x32\n\x07outcome\x18\x02 \x01(\x0e\x32!.interaction_svc.v1.RecordOutcome\"X\n\x19RecordInteractionsRequest\x12;\n\x0cinteractions\x18\x01 \x03(\x0b\x32\x1f.interaction_svc.v1.InteractionB\x04\xe2\x41\x01\x01\"\xb6\x01\n\x1aRecordInteractionsResponse\x12\x0f\n\x07\x63reated\x18\x01 \x01(\x03\x12\x0f\n\x07updated\x18\x02 \x01(\x03\x12\x11\n\tunchanged\x18\x03 \x01(\x03\x12\r\n\x05stale\x18\x04 \x01(\x03\x12\x0f\n\x07\x64\x65leted\x18\x05 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x06 \x01(\x03\x12\x33\n\x08\x66\x61ilures\x18\x07 \x03(\x0b\x32!.interaction_svc.v1.RecordFailure\"o\n\rRecordFailure\x12\r\n\x05index\x18\x01 \x01(\x03\x12/\n\x06reason\x18\x02 \x01(\x0e\x32\x1f.interaction_svc.v1.ErrorReason\x12\r\n\x05\x66ield\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t*\xbb\x01\n\rRecordOutcome\x12\x1e\n\x1aRECORD_OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n\x16RECORD_OUTCOME_CREATED\x10\x01\x12\x1a\n\x16RECORD_OUTCOME_UPDATED\x10\x02\x12\x1c\n\x18RECORD_OUTCOME_UNCHANGED\x10\x03\x12\x18\n\x14RECORD_OUTCOME_STALE\x10\x04\x12\x1a\n\x16RECORD_OUTCOME_DELETED\x10\x05\x32\x82\x02\n\rIngestService\x12u\n\x11RecordInteraction\x12,.interaction_svc.v1.RecordInteractionRequest\x1a-.interaction_svc.v1.RecordInteractionResponse\"\x03\x90\x02\x02\x12z\n\x12RecordInteractions\x12-.interaction_svc.v1.RecordInteractionsRequest\x1a..interaction_svc.v1.RecordInteractionsResponse\"\x03\x90\x02\x02(\x01\x42\xdd\x01\n\x11interactionsvc.v1B\x12IngestServiceProtoP\x01ZUgithub.com/interaction-svc/interaction-svc/gen/go/interaction_svc/v1;interactionsvcv1\xaa\x02\x11InteractionSvc.V1\xca\x02\x11InteractionSvc\\V1\xe2\x02\x1dInteractionSvc\\V1\\GPBMetadata\xea\x02\x12InteractionSvc::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,22 +35,26 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'interaction_svc.v1.ingest_s
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\021interactionsvc.v1B\022IngestServiceProtoP\001ZUgithub.com/interaction-svc/interaction-svc/gen/go/interaction_svc/v1;interactionsvcv1\252\002\021InteractionSvc.V1\312\002\021InteractionSvc\\V1\342\002\035InteractionSvc\\V1\\GPBMetadata\352\002\022InteractionSvc::V1'
+  _globals['_RECORDINTERACTIONREQUEST'].fields_by_name['interaction']._loaded_options = None
+  _globals['_RECORDINTERACTIONREQUEST'].fields_by_name['interaction']._serialized_options = b'\342A\001\002'
+  _globals['_RECORDINTERACTIONSREQUEST'].fields_by_name['interactions']._loaded_options = None
+  _globals['_RECORDINTERACTIONSREQUEST'].fields_by_name['interactions']._serialized_options = b'\342A\001\001'
   _globals['_INGESTSERVICE'].methods_by_name['RecordInteraction']._loaded_options = None
   _globals['_INGESTSERVICE'].methods_by_name['RecordInteraction']._serialized_options = b'\220\002\002'
   _globals['_INGESTSERVICE'].methods_by_name['RecordInteractions']._loaded_options = None
   _globals['_INGESTSERVICE'].methods_by_name['RecordInteractions']._serialized_options = b'\220\002\002'
-  _globals['_RECORDOUTCOME']._serialized_start=741
-  _globals['_RECORDOUTCOME']._serialized_end=928
-  _globals['_RECORDINTERACTIONREQUEST']._serialized_start=140
-  _globals['_RECORDINTERACTIONREQUEST']._serialized_end=220
-  _globals['_RECORDINTERACTIONRESPONSE']._serialized_start=223
-  _globals['_RECORDINTERACTIONRESPONSE']._serialized_end=356
-  _globals['_RECORDINTERACTIONSREQUEST']._serialized_start=358
-  _globals['_RECORDINTERACTIONSREQUEST']._serialized_end=440
-  _globals['_RECORDINTERACTIONSRESPONSE']._serialized_start=443
-  _globals['_RECORDINTERACTIONSRESPONSE']._serialized_end=625
-  _globals['_RECORDFAILURE']._serialized_start=627
-  _globals['_RECORDFAILURE']._serialized_end=738
-  _globals['_INGESTSERVICE']._serialized_start=931
-  _globals['_INGESTSERVICE']._serialized_end=1189
+  _globals['_RECORDOUTCOME']._serialized_start=786
+  _globals['_RECORDOUTCOME']._serialized_end=973
+  _globals['_RECORDINTERACTIONREQUEST']._serialized_start=173
+  _globals['_RECORDINTERACTIONREQUEST']._serialized_end=259
+  _globals['_RECORDINTERACTIONRESPONSE']._serialized_start=262
+  _globals['_RECORDINTERACTIONRESPONSE']._serialized_end=395
+  _globals['_RECORDINTERACTIONSREQUEST']._serialized_start=397
+  _globals['_RECORDINTERACTIONSREQUEST']._serialized_end=485
+  _globals['_RECORDINTERACTIONSRESPONSE']._serialized_start=488
+  _globals['_RECORDINTERACTIONSRESPONSE']._serialized_end=670
+  _globals['_RECORDFAILURE']._serialized_start=672
+  _globals['_RECORDFAILURE']._serialized_end=783
+  _globals['_INGESTSERVICE']._serialized_start=976
+  _globals['_INGESTSERVICE']._serialized_end=1234
 # @@protoc_insertion_point(module_scope)

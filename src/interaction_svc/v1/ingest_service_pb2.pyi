@@ -30,31 +30,31 @@ class _RecordOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RecordO
     RECORD_OUTCOME_UNSPECIFIED: _RecordOutcome.ValueType  # 0
     """Never returned."""
     RECORD_OUTCOME_CREATED: _RecordOutcome.ValueType  # 1
-    """It was new, and is stored."""
+    """The Interaction was new, and is stored."""
     RECORD_OUTCOME_UPDATED: _RecordOutcome.ValueType  # 2
-    """It was there, and the record changed its state: see Interaction for how records are merged."""
+    """The record changed the stored Interaction. Interaction describes how records are merged."""
     RECORD_OUTCOME_UNCHANGED: _RecordOutcome.ValueType  # 3
-    """It was there, and its state holds all that the record says."""
+    """The stored Interaction already had every value of the record."""
     RECORD_OUTCOME_STALE: _RecordOutcome.ValueType  # 4
-    """It was there in a later state, which the record didn't change."""
+    """The stored Interaction has a later state, which the record did not change."""
     RECORD_OUTCOME_DELETED: _RecordOutcome.ValueType  # 5
-    """It has been deleted here, and was not brought back."""
+    """The Interaction was deleted here, and is not restored."""
 
 class RecordOutcome(_RecordOutcome, metaclass=_RecordOutcomeEnumTypeWrapper):
-    """What became of a record."""
+    """The effect of a record."""
 
 RECORD_OUTCOME_UNSPECIFIED: RecordOutcome.ValueType  # 0
 """Never returned."""
 RECORD_OUTCOME_CREATED: RecordOutcome.ValueType  # 1
-"""It was new, and is stored."""
+"""The Interaction was new, and is stored."""
 RECORD_OUTCOME_UPDATED: RecordOutcome.ValueType  # 2
-"""It was there, and the record changed its state: see Interaction for how records are merged."""
+"""The record changed the stored Interaction. Interaction describes how records are merged."""
 RECORD_OUTCOME_UNCHANGED: RecordOutcome.ValueType  # 3
-"""It was there, and its state holds all that the record says."""
+"""The stored Interaction already had every value of the record."""
 RECORD_OUTCOME_STALE: RecordOutcome.ValueType  # 4
-"""It was there in a later state, which the record didn't change."""
+"""The stored Interaction has a later state, which the record did not change."""
 RECORD_OUTCOME_DELETED: RecordOutcome.ValueType  # 5
-"""It has been deleted here, and was not brought back."""
+"""The Interaction was deleted here, and is not restored."""
 Global___RecordOutcome: _TypeAlias = RecordOutcome  # noqa: Y015
 
 @_typing.final
@@ -66,8 +66,8 @@ class RecordInteractionRequest(_message.Message):
     INTERACTION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def interaction(self) -> _interaction_pb2.Interaction:
-        """The Interaction. Required. Without a sid it gets a new one, and without a create_time the
-        current time; with a sid, create_time is required.
+        """The Interaction. Required. Without a sid it gets a new one, and without a create_time the current
+        time. With a sid, create_time is required.
         """
 
     def __init__(
@@ -92,11 +92,11 @@ class RecordInteractionResponse(_message.Message):
     INTERACTION_FIELD_NUMBER: _builtins.int
     OUTCOME_FIELD_NUMBER: _builtins.int
     outcome: Global___RecordOutcome.ValueType
-    """What became of the record. Always set."""
+    """The effect of the record. Always set."""
     @_builtins.property
     def interaction(self) -> _interaction_pb2.Interaction:
-        """The Interaction as it is now stored. Unset if the outcome is DELETED, and, for a caller whose
-        key gives no right to read, if it is STALE.
+        """The Interaction as it is now stored. Unset if the outcome is DELETED, and, for a key without the
+        permission to read, if it is STALE.
         """
 
     def __init__(
@@ -122,8 +122,8 @@ class RecordInteractionsRequest(_message.Message):
     INTERACTIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def interactions(self) -> _containers.RepeatedCompositeFieldContainer[_interaction_pb2.Interaction]:
-        """Up to 1,000 Interactions, more are INVALID_ARGUMENT, and up to 4 MiB in all, which is what gRPC
-        takes. Each needs its sid and its create_time.
+        """At most 1,000 Interactions (more are INVALID_ARGUMENT) and 4 MiB, which is gRPC's limit of a
+        message. Each needs its sid and its create_time.
         """
 
     def __init__(
@@ -141,8 +141,8 @@ Global___RecordInteractionsRequest: _TypeAlias = RecordInteractionsRequest  # no
 
 @_typing.final
 class RecordInteractionsResponse(_message.Message):
-    """The response of RecordInteractions. The first six fields add up to the number of Interactions
-    that were sent.
+    """The response of RecordInteractions. The first six fields add up to the number of Interactions in the
+    stream.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -155,20 +155,20 @@ class RecordInteractionsResponse(_message.Message):
     FAILED_FIELD_NUMBER: _builtins.int
     FAILURES_FIELD_NUMBER: _builtins.int
     created: _builtins.int
-    """How many were new."""
+    """The number of new Interactions."""
     updated: _builtins.int
-    """How many changed the state of an Interaction that was there."""
+    """The number of records that changed a stored Interaction."""
     unchanged: _builtins.int
-    """How many were there in a state that holds all they say."""
+    """The number of records whose every value was already stored."""
     stale: _builtins.int
-    """How many were older than what is stored, and changed nothing."""
+    """The number of records older than the stored state, which changed nothing."""
     deleted: _builtins.int
-    """How many have been deleted here, and were not brought back."""
+    """The number of records of deleted Interactions, which were not restored."""
     failed: _builtins.int
-    """How many were refused."""
+    """The number of refused records."""
     @_builtins.property
     def failures(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecordFailure]:
-        """The first 100 of those that were refused, in the order in which they were sent."""
+        """The first 100 refused records, in the order of the stream."""
 
     def __init__(
         self,
@@ -200,15 +200,15 @@ class RecordFailure(_message.Message):
     FIELD_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     index: _builtins.int
-    """Its place in the stream, counted from 0 over all requests."""
+    """Its position in the stream, counted from 0 over all requests."""
     reason: _error_reason_pb2.ErrorReason.ValueType
     """The reason, as in a google.rpc.ErrorInfo."""
     field: _builtins.str
-    """The field that is missing or bad, such as `inbound.participant_sid`. Empty if it isn't one
-    field's fault.
+    """The field that is missing or invalid, such as `inbound.participant_sid`. Empty if the reason is not
+    a single field.
     """
     message: _builtins.str
-    """What is wrong, and what would be right, in English."""
+    """What is wrong and what would be valid, in English."""
     def __init__(
         self,
         *,

@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$interaction_svc/v1/interaction.proto\x12\x12interaction_svc.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdf\x02\n\x0bInteraction\x12\x0b\n\x03sid\x18\x01 \x01(\t\x12\x13\n\x0b\x61\x63\x63ount_sid\x18\x02 \x01(\t\x12\x13\n\x0bservice_sid\x18\x03 \x01(\t\x12\x13\n\x0bsession_sid\x18\x04 \x01(\t\x12\x31\n\x04type\x18\x05 \x01(\x0e\x32#.interaction_svc.v1.InteractionType\x12\x11\n\x04\x64\x61ta\x18\x06 \x01(\tH\x00\x88\x01\x01\x12(\n\x07inbound\x18\x07 \x01(\x0b\x32\x17.interaction_svc.v1.Leg\x12)\n\x08outbound\x18\x08 \x01(\x0b\x32\x17.interaction_svc.v1.Leg\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x07\n\x05_data\"\x9e\x01\n\x03Leg\x12\x17\n\x0fparticipant_sid\x18\x01 \x01(\t\x12\x14\n\x0cresource_sid\x18\x02 \x01(\t\x12;\n\x0fresource_status\x18\x03 \x01(\x0e\x32\".interaction_svc.v1.ResourceStatus\x12\x15\n\rresource_type\x18\x04 \x01(\t\x12\x14\n\x0cresource_url\x18\x05 \x01(\t*\x8b\x01\n\x0fInteractionType\x12 \n\x1cINTERACTION_TYPE_UNSPECIFIED\x10\x00\x12\x1c\n\x18INTERACTION_TYPE_MESSAGE\x10\x01\x12\x1a\n\x16INTERACTION_TYPE_VOICE\x10\x02\x12\x1c\n\x18INTERACTION_TYPE_UNKNOWN\x10\x03*\xee\x05\n\x0eResourceStatus\x12\x1f\n\x1bRESOURCE_STATUS_UNSPECIFIED\x10\x00\x12\x1c\n\x18RESOURCE_STATUS_ACCEPTED\x10\x01\x12\x1c\n\x18RESOURCE_STATUS_ANSWERED\x10\x02\x12\x18\n\x14RESOURCE_STATUS_BUSY\x10\x03\x12\x1c\n\x18RESOURCE_STATUS_CANCELED\x10\x04\x12\x1d\n\x19RESOURCE_STATUS_COMPLETED\x10\x05\x12\x1b\n\x17RESOURCE_STATUS_DELETED\x10\x06\x12\x1d\n\x19RESOURCE_STATUS_DELIVERED\x10\x07\x12$\n RESOURCE_STATUS_DELIVERY_UNKNOWN\x10\x08\x12\x1a\n\x16RESOURCE_STATUS_FAILED\x10\t\x12\x1f\n\x1bRESOURCE_STATUS_IN_PROGRESS\x10\n\x12\x1d\n\x19RESOURCE_STATUS_INITIATED\x10\x0b\x12\x1d\n\x19RESOURCE_STATUS_NO_ANSWER\x10\x0c\x12\x1a\n\x16RESOURCE_STATUS_QUEUED\x10\r\x12\x1c\n\x18RESOURCE_STATUS_RECEIVED\x10\x0e\x12\x1d\n\x19RESOURCE_STATUS_RECEIVING\x10\x0f\x12\x1b\n\x17RESOURCE_STATUS_RINGING\x10\x10\x12\x1d\n\x19RESOURCE_STATUS_SCHEDULED\x10\x11\x12\x1b\n\x17RESOURCE_STATUS_SENDING\x10\x12\x12\x18\n\x14RESOURCE_STATUS_SENT\x10\x13\x12\x1f\n\x1bRESOURCE_STATUS_UNDELIVERED\x10\x14\x12\x1b\n\x17RESOURCE_STATUS_UNKNOWN\x10\x15\x12\'\n#RESOURCE_STATUS_PARTIALLY_DELIVERED\x10\x16\x12\x18\n\x14RESOURCE_STATUS_READ\x10\x17\x42\xdb\x01\n\x11interactionsvc.v1B\x10InteractionProtoP\x01ZUgithub.com/interaction-svc/interaction-svc/gen/go/interaction_svc/v1;interactionsvcv1\xaa\x02\x11InteractionSvc.V1\xca\x02\x11InteractionSvc\\V1\xe2\x02\x1dInteractionSvc\\V1\\GPBMetadata\xea\x02\x12InteractionSvc::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$interaction_svc/v1/interaction.proto\x12\x12interaction_svc.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9f\x03\n\x0bInteraction\x12\x12\n\x03sid\x18\x01 \x01(\tB\x05\xe2\x41\x02\x01\x05\x12\x1a\n\x0b\x61\x63\x63ount_sid\x18\x02 \x01(\tB\x05\xe2\x41\x02\x02\x05\x12\x1a\n\x0bservice_sid\x18\x03 \x01(\tB\x05\xe2\x41\x02\x02\x05\x12\x1a\n\x0bsession_sid\x18\x04 \x01(\tB\x05\xe2\x41\x02\x02\x05\x12\x37\n\x04type\x18\x05 \x01(\x0e\x32#.interaction_svc.v1.InteractionTypeB\x04\xe2\x41\x01\x02\x12\x17\n\x04\x64\x61ta\x18\x06 \x01(\tB\x04\xe2\x41\x01\x01H\x00\x88\x01\x01\x12.\n\x07inbound\x18\x07 \x01(\x0b\x32\x17.interaction_svc.v1.LegB\x04\xe2\x41\x01\x01\x12/\n\x08outbound\x18\x08 \x01(\x0b\x32\x17.interaction_svc.v1.LegB\x04\xe2\x41\x01\x01\x12\x35\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12\x35\n\x0bupdate_time\x18\n \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x42\x07\n\x05_data\"\xbc\x01\n\x03Leg\x12\x1d\n\x0fparticipant_sid\x18\x01 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1a\n\x0cresource_sid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x01\x12\x41\n\x0fresource_status\x18\x03 \x01(\x0e\x32\".interaction_svc.v1.ResourceStatusB\x04\xe2\x41\x01\x01\x12\x1b\n\rresource_type\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1a\n\x0cresource_url\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01*\x8b\x01\n\x0fInteractionType\x12 \n\x1cINTERACTION_TYPE_UNSPECIFIED\x10\x00\x12\x1c\n\x18INTERACTION_TYPE_MESSAGE\x10\x01\x12\x1a\n\x16INTERACTION_TYPE_VOICE\x10\x02\x12\x1c\n\x18INTERACTION_TYPE_UNKNOWN\x10\x03*\xee\x05\n\x0eResourceStatus\x12\x1f\n\x1bRESOURCE_STATUS_UNSPECIFIED\x10\x00\x12\x1c\n\x18RESOURCE_STATUS_ACCEPTED\x10\x01\x12\x1c\n\x18RESOURCE_STATUS_ANSWERED\x10\x02\x12\x18\n\x14RESOURCE_STATUS_BUSY\x10\x03\x12\x1c\n\x18RESOURCE_STATUS_CANCELED\x10\x04\x12\x1d\n\x19RESOURCE_STATUS_COMPLETED\x10\x05\x12\x1b\n\x17RESOURCE_STATUS_DELETED\x10\x06\x12\x1d\n\x19RESOURCE_STATUS_DELIVERED\x10\x07\x12$\n RESOURCE_STATUS_DELIVERY_UNKNOWN\x10\x08\x12\x1a\n\x16RESOURCE_STATUS_FAILED\x10\t\x12\x1f\n\x1bRESOURCE_STATUS_IN_PROGRESS\x10\n\x12\x1d\n\x19RESOURCE_STATUS_INITIATED\x10\x0b\x12\x1d\n\x19RESOURCE_STATUS_NO_ANSWER\x10\x0c\x12\x1a\n\x16RESOURCE_STATUS_QUEUED\x10\r\x12\x1c\n\x18RESOURCE_STATUS_RECEIVED\x10\x0e\x12\x1d\n\x19RESOURCE_STATUS_RECEIVING\x10\x0f\x12\x1b\n\x17RESOURCE_STATUS_RINGING\x10\x10\x12\x1d\n\x19RESOURCE_STATUS_SCHEDULED\x10\x11\x12\x1b\n\x17RESOURCE_STATUS_SENDING\x10\x12\x12\x18\n\x14RESOURCE_STATUS_SENT\x10\x13\x12\x1f\n\x1bRESOURCE_STATUS_UNDELIVERED\x10\x14\x12\x1b\n\x17RESOURCE_STATUS_UNKNOWN\x10\x15\x12\'\n#RESOURCE_STATUS_PARTIALLY_DELIVERED\x10\x16\x12\x18\n\x14RESOURCE_STATUS_READ\x10\x17\x42\xdb\x01\n\x11interactionsvc.v1B\x10InteractionProtoP\x01ZUgithub.com/interaction-svc/interaction-svc/gen/go/interaction_svc/v1;interactionsvcv1\xaa\x02\x11InteractionSvc.V1\xca\x02\x11InteractionSvc\\V1\xe2\x02\x1dInteractionSvc\\V1\\GPBMetadata\xea\x02\x12InteractionSvc::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,12 +34,42 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'interaction_svc.v1.interact
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\021interactionsvc.v1B\020InteractionProtoP\001ZUgithub.com/interaction-svc/interaction-svc/gen/go/interaction_svc/v1;interactionsvcv1\252\002\021InteractionSvc.V1\312\002\021InteractionSvc\\V1\342\002\035InteractionSvc\\V1\\GPBMetadata\352\002\022InteractionSvc::V1'
-  _globals['_INTERACTIONTYPE']._serialized_start=609
-  _globals['_INTERACTIONTYPE']._serialized_end=748
-  _globals['_RESOURCESTATUS']._serialized_start=751
-  _globals['_RESOURCESTATUS']._serialized_end=1501
-  _globals['_INTERACTION']._serialized_start=94
-  _globals['_INTERACTION']._serialized_end=445
-  _globals['_LEG']._serialized_start=448
-  _globals['_LEG']._serialized_end=606
+  _globals['_INTERACTION'].fields_by_name['sid']._loaded_options = None
+  _globals['_INTERACTION'].fields_by_name['sid']._serialized_options = b'\342A\002\001\005'
+  _globals['_INTERACTION'].fields_by_name['account_sid']._loaded_options = None
+  _globals['_INTERACTION'].fields_by_name['account_sid']._serialized_options = b'\342A\002\002\005'
+  _globals['_INTERACTION'].fields_by_name['service_sid']._loaded_options = None
+  _globals['_INTERACTION'].fields_by_name['service_sid']._serialized_options = b'\342A\002\002\005'
+  _globals['_INTERACTION'].fields_by_name['session_sid']._loaded_options = None
+  _globals['_INTERACTION'].fields_by_name['session_sid']._serialized_options = b'\342A\002\002\005'
+  _globals['_INTERACTION'].fields_by_name['type']._loaded_options = None
+  _globals['_INTERACTION'].fields_by_name['type']._serialized_options = b'\342A\001\002'
+  _globals['_INTERACTION'].fields_by_name['data']._loaded_options = None
+  _globals['_INTERACTION'].fields_by_name['data']._serialized_options = b'\342A\001\001'
+  _globals['_INTERACTION'].fields_by_name['inbound']._loaded_options = None
+  _globals['_INTERACTION'].fields_by_name['inbound']._serialized_options = b'\342A\001\001'
+  _globals['_INTERACTION'].fields_by_name['outbound']._loaded_options = None
+  _globals['_INTERACTION'].fields_by_name['outbound']._serialized_options = b'\342A\001\001'
+  _globals['_INTERACTION'].fields_by_name['create_time']._loaded_options = None
+  _globals['_INTERACTION'].fields_by_name['create_time']._serialized_options = b'\342A\001\001'
+  _globals['_INTERACTION'].fields_by_name['update_time']._loaded_options = None
+  _globals['_INTERACTION'].fields_by_name['update_time']._serialized_options = b'\342A\001\001'
+  _globals['_LEG'].fields_by_name['participant_sid']._loaded_options = None
+  _globals['_LEG'].fields_by_name['participant_sid']._serialized_options = b'\342A\001\001'
+  _globals['_LEG'].fields_by_name['resource_sid']._loaded_options = None
+  _globals['_LEG'].fields_by_name['resource_sid']._serialized_options = b'\342A\001\001'
+  _globals['_LEG'].fields_by_name['resource_status']._loaded_options = None
+  _globals['_LEG'].fields_by_name['resource_status']._serialized_options = b'\342A\001\001'
+  _globals['_LEG'].fields_by_name['resource_type']._loaded_options = None
+  _globals['_LEG'].fields_by_name['resource_type']._serialized_options = b'\342A\001\001'
+  _globals['_LEG'].fields_by_name['resource_url']._loaded_options = None
+  _globals['_LEG'].fields_by_name['resource_url']._serialized_options = b'\342A\001\001'
+  _globals['_INTERACTIONTYPE']._serialized_start=736
+  _globals['_INTERACTIONTYPE']._serialized_end=875
+  _globals['_RESOURCESTATUS']._serialized_start=878
+  _globals['_RESOURCESTATUS']._serialized_end=1628
+  _globals['_INTERACTION']._serialized_start=127
+  _globals['_INTERACTION']._serialized_end=542
+  _globals['_LEG']._serialized_start=545
+  _globals['_LEG']._serialized_end=733
 # @@protoc_insertion_point(module_scope)

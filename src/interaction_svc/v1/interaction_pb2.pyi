@@ -25,25 +25,25 @@ class _InteractionType:
 class _InteractionTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_InteractionType.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     INTERACTION_TYPE_UNSPECIFIED: _InteractionType.ValueType  # 0
-    """No kind given. In a filter: any. Not allowed in a record."""
+    """No type. In a filter: any type. Not allowed in a record."""
     INTERACTION_TYPE_MESSAGE: _InteractionType.ValueType  # 1
     """A text message; `message` in JSON."""
     INTERACTION_TYPE_VOICE: _InteractionType.ValueType  # 2
     """A call; `voice` in JSON."""
     INTERACTION_TYPE_UNKNOWN: _InteractionType.ValueType  # 3
-    """The platform's own word for what it could not tell; `unknown` in JSON."""
+    """The platform itself reports the type as unknown; `unknown` in JSON."""
 
 class InteractionType(_InteractionType, metaclass=_InteractionTypeEnumTypeWrapper):
-    """The kinds of Interaction."""
+    """The types of Interaction."""
 
 INTERACTION_TYPE_UNSPECIFIED: InteractionType.ValueType  # 0
-"""No kind given. In a filter: any. Not allowed in a record."""
+"""No type. In a filter: any type. Not allowed in a record."""
 INTERACTION_TYPE_MESSAGE: InteractionType.ValueType  # 1
 """A text message; `message` in JSON."""
 INTERACTION_TYPE_VOICE: InteractionType.ValueType  # 2
 """A call; `voice` in JSON."""
 INTERACTION_TYPE_UNKNOWN: InteractionType.ValueType  # 3
-"""The platform's own word for what it could not tell; `unknown` in JSON."""
+"""The platform itself reports the type as unknown; `unknown` in JSON."""
 Global___InteractionType: _TypeAlias = InteractionType  # noqa: Y015
 
 class _ResourceStatus:
@@ -53,33 +53,33 @@ class _ResourceStatus:
 class _ResourceStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ResourceStatus.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     RESOURCE_STATUS_UNSPECIFIED: _ResourceStatus.ValueType  # 0
-    """No status given. In a filter: any."""
+    """No status. In a filter: any status."""
     RESOURCE_STATUS_ACCEPTED: _ResourceStatus.ValueType  # 1
-    """Message: taken on, a sender is being chosen."""
+    """Message: accepted; the platform is choosing a sender."""
     RESOURCE_STATUS_ANSWERED: _ResourceStatus.ValueType  # 2
     """Call: answered."""
     RESOURCE_STATUS_BUSY: _ResourceStatus.ValueType  # 3
     """Call: the other side was busy."""
     RESOURCE_STATUS_CANCELED: _ResourceStatus.ValueType  # 4
-    """Message or call: canceled before it was made."""
+    """Message or call: canceled before it was sent or connected."""
     RESOURCE_STATUS_COMPLETED: _ResourceStatus.ValueType  # 5
-    """Call: ended as it should."""
+    """Call: ended normally."""
     RESOURCE_STATUS_DELETED: _ResourceStatus.ValueType  # 6
     """The resource was deleted."""
     RESOURCE_STATUS_DELIVERED: _ResourceStatus.ValueType  # 7
-    """Message: delivery was confirmed."""
+    """Message: the carrier confirmed the delivery."""
     RESOURCE_STATUS_DELIVERY_UNKNOWN: _ResourceStatus.ValueType  # 8
-    """Message: the carrier didn't say whether it arrived."""
+    """Message: the carrier did not report whether it arrived."""
     RESOURCE_STATUS_FAILED: _ResourceStatus.ValueType  # 9
-    """Message or call: it failed."""
+    """Message or call: failed."""
     RESOURCE_STATUS_IN_PROGRESS: _ResourceStatus.ValueType  # 10
     """Call: the two sides are talking."""
     RESOURCE_STATUS_INITIATED: _ResourceStatus.ValueType  # 11
-    """Call: begun, not ringing yet."""
+    """Call: started, not ringing yet."""
     RESOURCE_STATUS_NO_ANSWER: _ResourceStatus.ValueType  # 12
     """Call: nobody answered."""
     RESOURCE_STATUS_QUEUED: _ResourceStatus.ValueType  # 13
-    """Message or call: waiting for its turn."""
+    """Message or call: in a queue."""
     RESOURCE_STATUS_RECEIVED: _ResourceStatus.ValueType  # 14
     """Message: received from a participant."""
     RESOURCE_STATUS_RECEIVING: _ResourceStatus.ValueType  # 15
@@ -87,53 +87,53 @@ class _ResourceStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Resour
     RESOURCE_STATUS_RINGING: _ResourceStatus.ValueType  # 16
     """Call: ringing."""
     RESOURCE_STATUS_SCHEDULED: _ResourceStatus.ValueType  # 17
-    """Message: to be sent at a later time."""
+    """Message: scheduled for a later time."""
     RESOURCE_STATUS_SENDING: _ResourceStatus.ValueType  # 18
     """Message: on its way to the carrier."""
     RESOURCE_STATUS_SENT: _ResourceStatus.ValueType  # 19
-    """Message: the carrier took it."""
+    """Message: the carrier accepted it."""
     RESOURCE_STATUS_UNDELIVERED: _ResourceStatus.ValueType  # 20
-    """Message: the carrier couldn't deliver it."""
+    """Message: the carrier could not deliver it."""
     RESOURCE_STATUS_UNKNOWN: _ResourceStatus.ValueType  # 21
-    """The platform's own word for a status that it could not tell."""
+    """The platform itself reports the status as unknown."""
     RESOURCE_STATUS_PARTIALLY_DELIVERED: _ResourceStatus.ValueType  # 22
     """Message: delivered to some of its recipients."""
     RESOURCE_STATUS_READ: _ResourceStatus.ValueType  # 23
     """Message: read by its recipient."""
 
 class ResourceStatus(_ResourceStatus, metaclass=_ResourceStatusEnumTypeWrapper):
-    """How far a leg's Message or Call got, in the platform's words. In JSON they are written in lower
-    case with hyphens: `in-progress`.
+    """The status of a leg's Message or Call, named as the platform names it. In JSON it is lower case with
+    hyphens: `in-progress`.
     """
 
 RESOURCE_STATUS_UNSPECIFIED: ResourceStatus.ValueType  # 0
-"""No status given. In a filter: any."""
+"""No status. In a filter: any status."""
 RESOURCE_STATUS_ACCEPTED: ResourceStatus.ValueType  # 1
-"""Message: taken on, a sender is being chosen."""
+"""Message: accepted; the platform is choosing a sender."""
 RESOURCE_STATUS_ANSWERED: ResourceStatus.ValueType  # 2
 """Call: answered."""
 RESOURCE_STATUS_BUSY: ResourceStatus.ValueType  # 3
 """Call: the other side was busy."""
 RESOURCE_STATUS_CANCELED: ResourceStatus.ValueType  # 4
-"""Message or call: canceled before it was made."""
+"""Message or call: canceled before it was sent or connected."""
 RESOURCE_STATUS_COMPLETED: ResourceStatus.ValueType  # 5
-"""Call: ended as it should."""
+"""Call: ended normally."""
 RESOURCE_STATUS_DELETED: ResourceStatus.ValueType  # 6
 """The resource was deleted."""
 RESOURCE_STATUS_DELIVERED: ResourceStatus.ValueType  # 7
-"""Message: delivery was confirmed."""
+"""Message: the carrier confirmed the delivery."""
 RESOURCE_STATUS_DELIVERY_UNKNOWN: ResourceStatus.ValueType  # 8
-"""Message: the carrier didn't say whether it arrived."""
+"""Message: the carrier did not report whether it arrived."""
 RESOURCE_STATUS_FAILED: ResourceStatus.ValueType  # 9
-"""Message or call: it failed."""
+"""Message or call: failed."""
 RESOURCE_STATUS_IN_PROGRESS: ResourceStatus.ValueType  # 10
 """Call: the two sides are talking."""
 RESOURCE_STATUS_INITIATED: ResourceStatus.ValueType  # 11
-"""Call: begun, not ringing yet."""
+"""Call: started, not ringing yet."""
 RESOURCE_STATUS_NO_ANSWER: ResourceStatus.ValueType  # 12
 """Call: nobody answered."""
 RESOURCE_STATUS_QUEUED: ResourceStatus.ValueType  # 13
-"""Message or call: waiting for its turn."""
+"""Message or call: in a queue."""
 RESOURCE_STATUS_RECEIVED: ResourceStatus.ValueType  # 14
 """Message: received from a participant."""
 RESOURCE_STATUS_RECEIVING: ResourceStatus.ValueType  # 15
@@ -141,15 +141,15 @@ RESOURCE_STATUS_RECEIVING: ResourceStatus.ValueType  # 15
 RESOURCE_STATUS_RINGING: ResourceStatus.ValueType  # 16
 """Call: ringing."""
 RESOURCE_STATUS_SCHEDULED: ResourceStatus.ValueType  # 17
-"""Message: to be sent at a later time."""
+"""Message: scheduled for a later time."""
 RESOURCE_STATUS_SENDING: ResourceStatus.ValueType  # 18
 """Message: on its way to the carrier."""
 RESOURCE_STATUS_SENT: ResourceStatus.ValueType  # 19
-"""Message: the carrier took it."""
+"""Message: the carrier accepted it."""
 RESOURCE_STATUS_UNDELIVERED: ResourceStatus.ValueType  # 20
-"""Message: the carrier couldn't deliver it."""
+"""Message: the carrier could not deliver it."""
 RESOURCE_STATUS_UNKNOWN: ResourceStatus.ValueType  # 21
-"""The platform's own word for a status that it could not tell."""
+"""The platform itself reports the status as unknown."""
 RESOURCE_STATUS_PARTIALLY_DELIVERED: ResourceStatus.ValueType  # 22
 """Message: delivered to some of its recipients."""
 RESOURCE_STATUS_READ: ResourceStatus.ValueType  # 23
@@ -159,17 +159,17 @@ Global___ResourceStatus: _TypeAlias = ResourceStatus  # noqa: Y015
 @_typing.final
 class Interaction(_message.Message):
     """One communication in a Session: a message or a call that one participant sent to their proxy
-    number, and that was passed on to another participant.
+    number, and that was forwarded to another participant.
 
-    An Interaction belongs to one Session of one Service of one account for good. It is a record of
-    what happened: it is written by the platform (see IngestService), read, and deleted.
+    An Interaction always belongs to the same Session, Service and account. It records an event: the
+    platform writes it (IngestService), clients read and delete it.
 
-    The hexadecimal digits of SIDs are kept and answered in lower case, however they are written.
+    SIDs are accepted in upper and lower case. They are stored and returned with lower-case
+    hexadecimal digits.
 
-    Records of one Interaction are merged. A value that a record leaves out stays as it is stored.
-    Records that differ only in statuses and times end in the same state in every order. In another
-    value that differs, a record counts unless its update_time is before the stored one, by whole
-    seconds.
+    Records of one Interaction are merged. A value that a record omits keeps its stored state. Records
+    that differ only in statuses and times give the same state in every order. For any other value, a
+    record wins unless its update_time is before the stored one, compared in whole seconds.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -185,43 +185,47 @@ class Interaction(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     sid: _builtins.str
-    """The Interaction's SID: `KI` and 32 hexadecimal digits."""
+    """The SID of the Interaction: `KI` and 32 hexadecimal digits. Optional in RecordInteraction, which
+    then creates one; required in RecordInteractions.
+    """
     account_sid: _builtins.str
     """The account: `AC` and 32 hexadecimal digits. Required; never changes once stored."""
     service_sid: _builtins.str
     """The Service: `KS` and 32 hexadecimal digits. Required; never changes once stored."""
     session_sid: _builtins.str
-    """The Session: `KC` and 32 hexadecimal digits. Required. An Interaction's SID is unique in the
-    Session of an account.
+    """The Session: `KC` and 32 hexadecimal digits. Required. The SID of an Interaction is unique within
+    the Session of an account.
     """
     type: Global___InteractionType.ValueType
-    """What kind of communication it was. Required."""
+    """The type of communication. Required."""
     data: _builtins.str
-    """What was said, as JSON text: `{"body":"hello"}` for a message, `{"duration":"5"}` (seconds)
-    for a call. At most 262,144 bytes of UTF-8. Kept as it came: it is not checked to be JSON.
-    Unset: unknown. This is personal data.
+    """The content, as JSON text: `{"body":"hello"}` for a message, `{"duration":"5"}` (seconds) for a
+    call. At most 262,144 bytes of UTF-8. Stored unchanged and not checked to be JSON. Unset:
+    unknown. This is personal data.
     """
     @_builtins.property
     def inbound(self) -> Global___Leg:
-        """The way in: from a participant to their proxy number. Unset: there was none, as for a message
-        that was sent through the API.
+        """The inbound leg: from a participant to their proxy number. Unset: there was none, as for a
+        message that was sent through the API.
         """
 
     @_builtins.property
     def outbound(self) -> Global___Leg:
-        """The way out: from the proxy number to the other participant. Unset: there was none."""
+        """The outbound leg: from the proxy number to the other participant. Unset: there was none."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When the Interaction was created, kept to the microsecond (finer digits are cut off): from the
-        year 2008 to one day ahead. Lists are ordered by it. Of several records the earliest second
-        counts, and within that second the time with more digits.
+        """When the Interaction was created, in microseconds (finer digits are cut off): from the year 2008
+        to one day from now. Lists are ordered by it. Of several records the earliest second wins, and
+        within that second the time with more digits. Required, unless RecordInteraction creates the sid:
+        then the default is the current time.
         """
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
-        """When the Interaction last changed, kept to the microsecond: from the second of create_time to
-        one day ahead. Of several records the latest counts. Unset in a record: its create_time.
+        """When the Interaction last changed, in microseconds (finer digits are cut off): from the second of
+        create_time to one day from now. Of several records the latest wins. Unset in a record: its
+        create_time.
         """
 
     def __init__(
@@ -252,7 +256,7 @@ Global___Interaction: _TypeAlias = Interaction  # noqa: Y015
 class Leg(_message.Message):
     """One leg of an Interaction: a message or a call between a participant and a proxy number.
 
-    A Leg of which nothing is known is the same as no Leg, and comes back unset.
+    A Leg without any value is the same as no Leg, and is returned unset.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -265,21 +269,21 @@ class Leg(_message.Message):
     participant_sid: _builtins.str
     """The participant: `KP` and 32 hexadecimal digits. Empty: unknown."""
     resource_sid: _builtins.str
-    """The Message or Call: two letters and 32 hexadecimal digits (`SM`, `MM`, `CA`). Empty: unknown."""
+    """The Message or Call: two letters (`SM`, `MM`, `CA`) and 32 hexadecimal digits. Empty: unknown."""
     resource_status: Global___ResourceStatus.ValueType
-    """How far the Message or Call got. Unspecified: unknown to this service; the platform's own word
-    "unknown" is RESOURCE_STATUS_UNKNOWN. Of several records the latest second counts; within a
-    second the further status: first accepted and scheduled, then queued and initiated, then sending,
-    receiving and ringing, then sent, answered and in-progress, then every final one, then read, and
-    deleted last.
+    """The status of the Message or Call. Unspecified: this service does not know it; the platform's
+    own "unknown" is RESOURCE_STATUS_UNKNOWN. Of several records the status of the latest second
+    wins; within a second the later one in this order: accepted and scheduled; queued and initiated;
+    sending, receiving and ringing; sent, answered and in-progress; every final status; read;
+    deleted.
     """
     resource_type: _builtins.str
-    """`Message` or `Call`; these two are kept in this spelling, however they are written. The
-    platform doesn't promise that there are no others. At most 64 characters. Empty: unknown.
+    """`Message` or `Call`. These two are accepted in any case, and stored in this spelling. The platform
+    does not promise that there are no other types. At most 64 characters. Empty: unknown.
     """
     resource_url: _builtins.str
-    """The http or https address of the Message or Call at the platform. At most 2,048 characters.
-    Empty: unknown.
+    """The http or https URL of the Message or Call at the platform. At most 2,048 characters. Empty:
+    unknown.
     """
     def __init__(
         self,

@@ -22,11 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from interaction_svc.v1 import interaction_pb2 as interaction__svc_dot_v1_dot_interaction__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,interaction_svc/v1/interaction_service.proto\x12\x12interaction_svc.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$interaction_svc/v1/interaction.proto\"c\n\x15GetInteractionRequest\x12\x13\n\x0bservice_sid\x18\x01 \x01(\t\x12\x13\n\x0bsession_sid\x18\x02 \x01(\t\x12\x0b\n\x03sid\x18\x03 \x01(\t\x12\x13\n\x0b\x61\x63\x63ount_sid\x18\x04 \x01(\t\"N\n\x16GetInteractionResponse\x12\x34\n\x0binteraction\x18\x01 \x01(\x0b\x32\x1f.interaction_svc.v1.Interaction\"\xeb\x04\n\x17ListInteractionsRequest\x12\x13\n\x0bservice_sid\x18\x01 \x01(\t\x12\x13\n\x0bsession_sid\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\x12@\n\x05order\x18\x05 \x01(\x0e\x32\x31.interaction_svc.v1.ListInteractionsRequest.Order\x12\x42\n\x06\x66ilter\x18\x06 \x01(\x0b\x32\x32.interaction_svc.v1.ListInteractionsRequest.Filter\x12\x13\n\x0b\x61\x63\x63ount_sid\x18\x07 \x01(\t\x1a\x94\x02\n\x06\x46ilter\x12\x31\n\x04type\x18\x01 \x01(\x0e\x32#.interaction_svc.v1.InteractionType\x12\x37\n\x13\x63reated_at_or_after\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0e\x63reated_before\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fparticipant_sid\x18\x04 \x01(\t\x12\x14\n\x0cresource_sid\x18\x05 \x01(\t\x12;\n\x0fresource_status\x18\x06 \x01(\x0e\x32\".interaction_svc.v1.ResourceStatus\"M\n\x05Order\x12\x15\n\x11ORDER_UNSPECIFIED\x10\x00\x12\x15\n\x11ORDER_CREATED_ASC\x10\x01\x12\x16\n\x12ORDER_CREATED_DESC\x10\x02\"\x87\x01\n\x18ListInteractionsResponse\x12\x35\n\x0cinteractions\x18\x01 \x03(\x0b\x32\x1f.interaction_svc.v1.Interaction\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x1b\n\x13previous_page_token\x18\x03 \x01(\t\"}\n\x18\x44\x65leteInteractionRequest\x12\x13\n\x0bservice_sid\x18\x01 \x01(\t\x12\x13\n\x0bsession_sid\x18\x02 \x01(\t\x12\x0b\n\x03sid\x18\x03 \x01(\t\x12\x15\n\rallow_missing\x18\x04 \x01(\x08\x12\x13\n\x0b\x61\x63\x63ount_sid\x18\x05 \x01(\t\"\x1b\n\x19\x44\x65leteInteractionResponse2\xed\x02\n\x12InteractionService\x12l\n\x0eGetInteraction\x12).interaction_svc.v1.GetInteractionRequest\x1a*.interaction_svc.v1.GetInteractionResponse\"\x03\x90\x02\x01\x12r\n\x10ListInteractions\x12+.interaction_svc.v1.ListInteractionsRequest\x1a,.interaction_svc.v1.ListInteractionsResponse\"\x03\x90\x02\x01\x12u\n\x11\x44\x65leteInteraction\x12,.interaction_svc.v1.DeleteInteractionRequest\x1a-.interaction_svc.v1.DeleteInteractionResponse\"\x03\x90\x02\x02\x42\xe2\x01\n\x11interactionsvc.v1B\x17InteractionServiceProtoP\x01ZUgithub.com/interaction-svc/interaction-svc/gen/go/interaction_svc/v1;interactionsvcv1\xaa\x02\x11InteractionSvc.V1\xca\x02\x11InteractionSvc\\V1\xe2\x02\x1dInteractionSvc\\V1\\GPBMetadata\xea\x02\x12InteractionSvc::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,interaction_svc/v1/interaction_service.proto\x12\x12interaction_svc.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$interaction_svc/v1/interaction.proto\"{\n\x15GetInteractionRequest\x12\x19\n\x0bservice_sid\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x19\n\x0bsession_sid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\x03sid\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12\x19\n\x0b\x61\x63\x63ount_sid\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\"N\n\x16GetInteractionResponse\x12\x34\n\x0binteraction\x18\x01 \x01(\x0b\x32\x1f.interaction_svc.v1.Interaction\"\xb9\x05\n\x17ListInteractionsRequest\x12\x19\n\x0bservice_sid\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x19\n\x0bsession_sid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x17\n\tpage_size\x18\x03 \x01(\x05\x42\x04\xe2\x41\x01\x01\x12\x18\n\npage_token\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12\x46\n\x05order\x18\x05 \x01(\x0e\x32\x31.interaction_svc.v1.ListInteractionsRequest.OrderB\x04\xe2\x41\x01\x01\x12H\n\x06\x66ilter\x18\x06 \x01(\x0b\x32\x32.interaction_svc.v1.ListInteractionsRequest.FilterB\x04\xe2\x41\x01\x01\x12\x19\n\x0b\x61\x63\x63ount_sid\x18\x07 \x01(\tB\x04\xe2\x41\x01\x01\x1a\xb8\x02\n\x06\x46ilter\x12\x37\n\x04type\x18\x01 \x01(\x0e\x32#.interaction_svc.v1.InteractionTypeB\x04\xe2\x41\x01\x01\x12=\n\x13\x63reated_at_or_after\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12\x38\n\x0e\x63reated_before\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x04\xe2\x41\x01\x01\x12\x1d\n\x0fparticipant_sid\x18\x04 \x01(\tB\x04\xe2\x41\x01\x01\x12\x1a\n\x0cresource_sid\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\x12\x41\n\x0fresource_status\x18\x06 \x01(\x0e\x32\".interaction_svc.v1.ResourceStatusB\x04\xe2\x41\x01\x01\"M\n\x05Order\x12\x15\n\x11ORDER_UNSPECIFIED\x10\x00\x12\x15\n\x11ORDER_CREATED_ASC\x10\x01\x12\x16\n\x12ORDER_CREATED_DESC\x10\x02\"\x87\x01\n\x18ListInteractionsResponse\x12\x35\n\x0cinteractions\x18\x01 \x03(\x0b\x32\x1f.interaction_svc.v1.Interaction\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x1b\n\x13previous_page_token\x18\x03 \x01(\t\"\x9b\x01\n\x18\x44\x65leteInteractionRequest\x12\x19\n\x0bservice_sid\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x19\n\x0bsession_sid\x18\x02 \x01(\tB\x04\xe2\x41\x01\x02\x12\x11\n\x03sid\x18\x03 \x01(\tB\x04\xe2\x41\x01\x02\x12\x1b\n\rallow_missing\x18\x04 \x01(\x08\x42\x04\xe2\x41\x01\x01\x12\x19\n\x0b\x61\x63\x63ount_sid\x18\x05 \x01(\tB\x04\xe2\x41\x01\x01\"\x1b\n\x19\x44\x65leteInteractionResponse2\xed\x02\n\x12InteractionService\x12l\n\x0eGetInteraction\x12).interaction_svc.v1.GetInteractionRequest\x1a*.interaction_svc.v1.GetInteractionResponse\"\x03\x90\x02\x01\x12r\n\x10ListInteractions\x12+.interaction_svc.v1.ListInteractionsRequest\x1a,.interaction_svc.v1.ListInteractionsResponse\"\x03\x90\x02\x01\x12u\n\x11\x44\x65leteInteraction\x12,.interaction_svc.v1.DeleteInteractionRequest\x1a-.interaction_svc.v1.DeleteInteractionResponse\"\x03\x90\x02\x02\x42\xe2\x01\n\x11interactionsvc.v1B\x17InteractionServiceProtoP\x01ZUgithub.com/interaction-svc/interaction-svc/gen/go/interaction_svc/v1;interactionsvcv1\xaa\x02\x11InteractionSvc.V1\xca\x02\x11InteractionSvc\\V1\xe2\x02\x1dInteractionSvc\\V1\\GPBMetadata\xea\x02\x12InteractionSvc::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,28 +35,72 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'interaction_svc.v1.interact
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\021interactionsvc.v1B\027InteractionServiceProtoP\001ZUgithub.com/interaction-svc/interaction-svc/gen/go/interaction_svc/v1;interactionsvcv1\252\002\021InteractionSvc.V1\312\002\021InteractionSvc\\V1\342\002\035InteractionSvc\\V1\\GPBMetadata\352\002\022InteractionSvc::V1'
+  _globals['_GETINTERACTIONREQUEST'].fields_by_name['service_sid']._loaded_options = None
+  _globals['_GETINTERACTIONREQUEST'].fields_by_name['service_sid']._serialized_options = b'\342A\001\002'
+  _globals['_GETINTERACTIONREQUEST'].fields_by_name['session_sid']._loaded_options = None
+  _globals['_GETINTERACTIONREQUEST'].fields_by_name['session_sid']._serialized_options = b'\342A\001\002'
+  _globals['_GETINTERACTIONREQUEST'].fields_by_name['sid']._loaded_options = None
+  _globals['_GETINTERACTIONREQUEST'].fields_by_name['sid']._serialized_options = b'\342A\001\002'
+  _globals['_GETINTERACTIONREQUEST'].fields_by_name['account_sid']._loaded_options = None
+  _globals['_GETINTERACTIONREQUEST'].fields_by_name['account_sid']._serialized_options = b'\342A\001\001'
+  _globals['_LISTINTERACTIONSREQUEST_FILTER'].fields_by_name['type']._loaded_options = None
+  _globals['_LISTINTERACTIONSREQUEST_FILTER'].fields_by_name['type']._serialized_options = b'\342A\001\001'
+  _globals['_LISTINTERACTIONSREQUEST_FILTER'].fields_by_name['created_at_or_after']._loaded_options = None
+  _globals['_LISTINTERACTIONSREQUEST_FILTER'].fields_by_name['created_at_or_after']._serialized_options = b'\342A\001\001'
+  _globals['_LISTINTERACTIONSREQUEST_FILTER'].fields_by_name['created_before']._loaded_options = None
+  _globals['_LISTINTERACTIONSREQUEST_FILTER'].fields_by_name['created_before']._serialized_options = b'\342A\001\001'
+  _globals['_LISTINTERACTIONSREQUEST_FILTER'].fields_by_name['participant_sid']._loaded_options = None
+  _globals['_LISTINTERACTIONSREQUEST_FILTER'].fields_by_name['participant_sid']._serialized_options = b'\342A\001\001'
+  _globals['_LISTINTERACTIONSREQUEST_FILTER'].fields_by_name['resource_sid']._loaded_options = None
+  _globals['_LISTINTERACTIONSREQUEST_FILTER'].fields_by_name['resource_sid']._serialized_options = b'\342A\001\001'
+  _globals['_LISTINTERACTIONSREQUEST_FILTER'].fields_by_name['resource_status']._loaded_options = None
+  _globals['_LISTINTERACTIONSREQUEST_FILTER'].fields_by_name['resource_status']._serialized_options = b'\342A\001\001'
+  _globals['_LISTINTERACTIONSREQUEST'].fields_by_name['service_sid']._loaded_options = None
+  _globals['_LISTINTERACTIONSREQUEST'].fields_by_name['service_sid']._serialized_options = b'\342A\001\002'
+  _globals['_LISTINTERACTIONSREQUEST'].fields_by_name['session_sid']._loaded_options = None
+  _globals['_LISTINTERACTIONSREQUEST'].fields_by_name['session_sid']._serialized_options = b'\342A\001\002'
+  _globals['_LISTINTERACTIONSREQUEST'].fields_by_name['page_size']._loaded_options = None
+  _globals['_LISTINTERACTIONSREQUEST'].fields_by_name['page_size']._serialized_options = b'\342A\001\001'
+  _globals['_LISTINTERACTIONSREQUEST'].fields_by_name['page_token']._loaded_options = None
+  _globals['_LISTINTERACTIONSREQUEST'].fields_by_name['page_token']._serialized_options = b'\342A\001\001'
+  _globals['_LISTINTERACTIONSREQUEST'].fields_by_name['order']._loaded_options = None
+  _globals['_LISTINTERACTIONSREQUEST'].fields_by_name['order']._serialized_options = b'\342A\001\001'
+  _globals['_LISTINTERACTIONSREQUEST'].fields_by_name['filter']._loaded_options = None
+  _globals['_LISTINTERACTIONSREQUEST'].fields_by_name['filter']._serialized_options = b'\342A\001\001'
+  _globals['_LISTINTERACTIONSREQUEST'].fields_by_name['account_sid']._loaded_options = None
+  _globals['_LISTINTERACTIONSREQUEST'].fields_by_name['account_sid']._serialized_options = b'\342A\001\001'
+  _globals['_DELETEINTERACTIONREQUEST'].fields_by_name['service_sid']._loaded_options = None
+  _globals['_DELETEINTERACTIONREQUEST'].fields_by_name['service_sid']._serialized_options = b'\342A\001\002'
+  _globals['_DELETEINTERACTIONREQUEST'].fields_by_name['session_sid']._loaded_options = None
+  _globals['_DELETEINTERACTIONREQUEST'].fields_by_name['session_sid']._serialized_options = b'\342A\001\002'
+  _globals['_DELETEINTERACTIONREQUEST'].fields_by_name['sid']._loaded_options = None
+  _globals['_DELETEINTERACTIONREQUEST'].fields_by_name['sid']._serialized_options = b'\342A\001\002'
+  _globals['_DELETEINTERACTIONREQUEST'].fields_by_name['allow_missing']._loaded_options = None
+  _globals['_DELETEINTERACTIONREQUEST'].fields_by_name['allow_missing']._serialized_options = b'\342A\001\001'
+  _globals['_DELETEINTERACTIONREQUEST'].fields_by_name['account_sid']._loaded_options = None
+  _globals['_DELETEINTERACTIONREQUEST'].fields_by_name['account_sid']._serialized_options = b'\342A\001\001'
   _globals['_INTERACTIONSERVICE'].methods_by_name['GetInteraction']._loaded_options = None
   _globals['_INTERACTIONSERVICE'].methods_by_name['GetInteraction']._serialized_options = b'\220\002\001'
   _globals['_INTERACTIONSERVICE'].methods_by_name['ListInteractions']._loaded_options = None
   _globals['_INTERACTIONSERVICE'].methods_by_name['ListInteractions']._serialized_options = b'\220\002\001'
   _globals['_INTERACTIONSERVICE'].methods_by_name['DeleteInteraction']._loaded_options = None
   _globals['_INTERACTIONSERVICE'].methods_by_name['DeleteInteraction']._serialized_options = b'\220\002\002'
-  _globals['_GETINTERACTIONREQUEST']._serialized_start=139
-  _globals['_GETINTERACTIONREQUEST']._serialized_end=238
-  _globals['_GETINTERACTIONRESPONSE']._serialized_start=240
-  _globals['_GETINTERACTIONRESPONSE']._serialized_end=318
-  _globals['_LISTINTERACTIONSREQUEST']._serialized_start=321
-  _globals['_LISTINTERACTIONSREQUEST']._serialized_end=940
-  _globals['_LISTINTERACTIONSREQUEST_FILTER']._serialized_start=585
-  _globals['_LISTINTERACTIONSREQUEST_FILTER']._serialized_end=861
-  _globals['_LISTINTERACTIONSREQUEST_ORDER']._serialized_start=863
-  _globals['_LISTINTERACTIONSREQUEST_ORDER']._serialized_end=940
-  _globals['_LISTINTERACTIONSRESPONSE']._serialized_start=943
-  _globals['_LISTINTERACTIONSRESPONSE']._serialized_end=1078
-  _globals['_DELETEINTERACTIONREQUEST']._serialized_start=1080
-  _globals['_DELETEINTERACTIONREQUEST']._serialized_end=1205
-  _globals['_DELETEINTERACTIONRESPONSE']._serialized_start=1207
-  _globals['_DELETEINTERACTIONRESPONSE']._serialized_end=1234
-  _globals['_INTERACTIONSERVICE']._serialized_start=1237
-  _globals['_INTERACTIONSERVICE']._serialized_end=1602
+  _globals['_GETINTERACTIONREQUEST']._serialized_start=172
+  _globals['_GETINTERACTIONREQUEST']._serialized_end=295
+  _globals['_GETINTERACTIONRESPONSE']._serialized_start=297
+  _globals['_GETINTERACTIONRESPONSE']._serialized_end=375
+  _globals['_LISTINTERACTIONSREQUEST']._serialized_start=378
+  _globals['_LISTINTERACTIONSREQUEST']._serialized_end=1075
+  _globals['_LISTINTERACTIONSREQUEST_FILTER']._serialized_start=684
+  _globals['_LISTINTERACTIONSREQUEST_FILTER']._serialized_end=996
+  _globals['_LISTINTERACTIONSREQUEST_ORDER']._serialized_start=998
+  _globals['_LISTINTERACTIONSREQUEST_ORDER']._serialized_end=1075
+  _globals['_LISTINTERACTIONSRESPONSE']._serialized_start=1078
+  _globals['_LISTINTERACTIONSRESPONSE']._serialized_end=1213
+  _globals['_DELETEINTERACTIONREQUEST']._serialized_start=1216
+  _globals['_DELETEINTERACTIONREQUEST']._serialized_end=1371
+  _globals['_DELETEINTERACTIONRESPONSE']._serialized_start=1373
+  _globals['_DELETEINTERACTIONRESPONSE']._serialized_end=1400
+  _globals['_INTERACTIONSERVICE']._serialized_start=1403
+  _globals['_INTERACTIONSERVICE']._serialized_end=1768
 # @@protoc_insertion_point(module_scope)

@@ -38,8 +38,8 @@ class GetInteractionRequest(_message.Message):
     sid: _builtins.str
     """The Interaction: `KI` and 32 hexadecimal digits. Required."""
     account_sid: _builtins.str
-    """The account: `AC` and 32 hexadecimal digits. Empty: the one of the caller's key, or with a key of
-    the role admin every account. A key of another account may not name it: PERMISSION_DENIED.
+    """The account: `AC` and 32 hexadecimal digits. Empty: the account of the caller's key; with a key of
+    the role admin, every account. Another account than that of the key is PERMISSION_DENIED.
     """
     def __init__(
         self,
@@ -96,23 +96,23 @@ class ListInteractionsRequest(_message.Message):
         ORDER_UNSPECIFIED: ListInteractionsRequest._Order.ValueType  # 0
         """The default: ORDER_CREATED_ASC."""
         ORDER_CREATED_ASC: ListInteractionsRequest._Order.ValueType  # 1
-        """Oldest first, by (create_time, sid)."""
+        """Oldest first, by (create_time, sid, account_sid)."""
         ORDER_CREATED_DESC: ListInteractionsRequest._Order.ValueType  # 2
         """Newest first: the exact reverse of ORDER_CREATED_ASC."""
 
     class Order(_Order, metaclass=_OrderEnumTypeWrapper):
-        """In which order Interactions are listed."""
+        """The order of a list."""
 
     ORDER_UNSPECIFIED: ListInteractionsRequest.Order.ValueType  # 0
     """The default: ORDER_CREATED_ASC."""
     ORDER_CREATED_ASC: ListInteractionsRequest.Order.ValueType  # 1
-    """Oldest first, by (create_time, sid)."""
+    """Oldest first, by (create_time, sid, account_sid)."""
     ORDER_CREATED_DESC: ListInteractionsRequest.Order.ValueType  # 2
     """Newest first: the exact reverse of ORDER_CREATED_ASC."""
 
     @_typing.final
     class Filter(_message.Message):
-        """Which Interactions are listed: those that meet every condition that is set."""
+        """Conditions on Interactions. The list has the Interactions that meet all conditions that are set."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -123,24 +123,22 @@ class ListInteractionsRequest(_message.Message):
         RESOURCE_SID_FIELD_NUMBER: _builtins.int
         RESOURCE_STATUS_FIELD_NUMBER: _builtins.int
         type: _interaction_pb2.InteractionType.ValueType
-        """Of this type. Unspecified: of any."""
+        """The type. Unspecified: any."""
         participant_sid: _builtins.str
-        """In which this participant took part, on either leg: `KP` and 32 hexadecimal digits. Empty:
-        any.
-        """
+        """A participant of either leg: `KP` and 32 hexadecimal digits. Empty: any."""
         resource_sid: _builtins.str
-        """With this Message or Call, on either leg: two letters and 32 hexadecimal digits. Empty: any."""
+        """The Message or Call of either leg: two letters and 32 hexadecimal digits. Empty: any."""
         resource_status: _interaction_pb2.ResourceStatus.ValueType
-        """With this status, on either leg (not necessarily the leg that meets another condition).
-        Unspecified: any.
+        """The status of either leg (not necessarily the leg that meets another condition). Unspecified:
+        any.
         """
         @_builtins.property
         def created_at_or_after(self) -> _timestamp_pb2.Timestamp:
-            """Created at this time or later. Unset: no bound."""
+            """The earliest create_time, inclusive. Unset: no bound."""
 
         @_builtins.property
         def created_before(self) -> _timestamp_pb2.Timestamp:
-            """Created before this time, and not at it. Unset: no bound."""
+            """The end of the create_time, exclusive. Unset: no bound."""
 
         def __init__(
             self,
@@ -170,24 +168,24 @@ class ListInteractionsRequest(_message.Message):
     session_sid: _builtins.str
     """The Session: `KC` and 32 hexadecimal digits. Required."""
     page_size: _builtins.int
-    """How many Interactions to return at the most. 0: 50. Above 1,000: 1,000. Negative:
-    INVALID_ARGUMENT. A page can be shorter, and still not be the last: it also ends before it
-    reaches 4 MiB. It may change from page to page.
+    """The maximum number of Interactions on the page. 0: 50. Above 1,000: 1,000. Negative:
+    INVALID_ARGUMENT. A page also ends before it reaches 4 MiB, so a shorter page is not necessarily
+    the last. The size may change from page to page.
     """
     page_token: _builtins.str
-    """A next_page_token or previous_page_token of an earlier response, to go on from there; all
-    other arguments but page_size must be as they were. Empty: the first page. At most 512
-    characters of `[A-Za-z0-9_-]`; what they mean is nobody's business but the server's.
+    """A next_page_token or previous_page_token of an earlier response. All arguments except page_size must
+    be those of that request. Empty: the first page. At most 512 characters of `[A-Za-z0-9_-]`, opaque
+    to clients.
     """
     order: Global___ListInteractionsRequest.Order.ValueType
     """The order. Unspecified: oldest first."""
     account_sid: _builtins.str
-    """The account: `AC` and 32 hexadecimal digits. Empty: the one of the caller's key, or with a key of
-    the role admin every account. A key of another account may not name it: PERMISSION_DENIED.
+    """The account: `AC` and 32 hexadecimal digits. Empty: the account of the caller's key; with a key of
+    the role admin, every account. Another account than that of the key is PERMISSION_DENIED.
     """
     @_builtins.property
     def filter(self) -> Global___ListInteractionsRequest.Filter:
-        """Which Interactions. Unset: all of the Session's."""
+        """The filter. Unset: all Interactions of the Session."""
 
     def __init__(
         self,
@@ -218,17 +216,15 @@ class ListInteractionsResponse(_message.Message):
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     PREVIOUS_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """What gets the page after this one. Empty: this is the last one. There is no other sign of the
-    end.
-    """
+    """The page_token of the next page. Empty: this is the last page. Nothing else marks the end."""
     previous_page_token: _builtins.str
-    """What gets the page before this one. Empty: this is the first one. The page before can turn out
-    empty, if all of it has been deleted; an empty page leads back, if that is where it came from,
-    and never on.
+    """The page_token of the previous page. Empty: there is none. The previous page is empty if all of
+    its Interactions were deleted meanwhile. An empty page that was reached with a next_page_token has
+    a previous_page_token, which leads back; no empty page has a next_page_token.
     """
     @_builtins.property
     def interactions(self) -> _containers.RepeatedCompositeFieldContainer[_interaction_pb2.Interaction]:
-        """The page, in the order asked for, whichever way it was reached."""
+        """The page, in the requested order, whether it was reached forwards or backwards."""
 
     def __init__(
         self,
@@ -263,10 +259,10 @@ class DeleteInteractionRequest(_message.Message):
     sid: _builtins.str
     """The Interaction: `KI` and 32 hexadecimal digits. Required."""
     allow_missing: _builtins.bool
-    """Whether to succeed, and do nothing, if there is no such Interaction."""
+    """Whether the call succeeds, and does nothing, if there is no such Interaction."""
     account_sid: _builtins.str
-    """The account: `AC` and 32 hexadecimal digits. Empty: the one of the caller's key, or with a key of
-    the role admin every account. A key of another account may not name it: PERMISSION_DENIED.
+    """The account: `AC` and 32 hexadecimal digits. Empty: the account of the caller's key; with a key of
+    the role admin, every account. Another account than that of the key is PERMISSION_DENIED.
     """
     def __init__(
         self,

@@ -24,6 +24,7 @@ SYMBOLS = {
     "grpc.health.v1.Health.Check": HEALTH,
     "grpc.health.v1.HealthCheckResponse.SERVING": HEALTH,
     "grpc.health.v1.HealthCheckResponse.ServingStatus.SERVING": HEALTH,
+    "google.api.field_behavior": "google/api/field_behavior.proto",
     "google.rpc.ErrorInfo.reason": "google/rpc/error_details.proto",
     **{
         f"grpc.reflection.{version}.{name}": file

@@ -7,6 +7,7 @@
 package interactionsvcv1
 
 import (
+	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
@@ -21,21 +22,21 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// What became of a record.
+// The effect of a record.
 type RecordOutcome int32
 
 const (
 	// Never returned.
 	RecordOutcome_RECORD_OUTCOME_UNSPECIFIED RecordOutcome = 0
-	// It was new, and is stored.
+	// The Interaction was new, and is stored.
 	RecordOutcome_RECORD_OUTCOME_CREATED RecordOutcome = 1
-	// It was there, and the record changed its state: see Interaction for how records are merged.
+	// The record changed the stored Interaction. Interaction describes how records are merged.
 	RecordOutcome_RECORD_OUTCOME_UPDATED RecordOutcome = 2
-	// It was there, and its state holds all that the record says.
+	// The stored Interaction already had every value of the record.
 	RecordOutcome_RECORD_OUTCOME_UNCHANGED RecordOutcome = 3
-	// It was there in a later state, which the record didn't change.
+	// The stored Interaction has a later state, which the record did not change.
 	RecordOutcome_RECORD_OUTCOME_STALE RecordOutcome = 4
-	// It has been deleted here, and was not brought back.
+	// The Interaction was deleted here, and is not restored.
 	RecordOutcome_RECORD_OUTCOME_DELETED RecordOutcome = 5
 )
 
@@ -89,8 +90,8 @@ func (RecordOutcome) EnumDescriptor() ([]byte, []int) {
 // The request of RecordInteraction.
 type RecordInteractionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The Interaction. Required. Without a sid it gets a new one, and without a create_time the
-	// current time; with a sid, create_time is required.
+	// The Interaction. Required. Without a sid it gets a new one, and without a create_time the current
+	// time. With a sid, create_time is required.
 	Interaction   *Interaction `protobuf:"bytes,1,opt,name=interaction,proto3" json:"interaction,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -136,10 +137,10 @@ func (x *RecordInteractionRequest) GetInteraction() *Interaction {
 // The response of RecordInteraction.
 type RecordInteractionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The Interaction as it is now stored. Unset if the outcome is DELETED, and, for a caller whose
-	// key gives no right to read, if it is STALE.
+	// The Interaction as it is now stored. Unset if the outcome is DELETED, and, for a key without the
+	// permission to read, if it is STALE.
 	Interaction *Interaction `protobuf:"bytes,1,opt,name=interaction,proto3" json:"interaction,omitempty"`
-	// What became of the record. Always set.
+	// The effect of the record. Always set.
 	Outcome       RecordOutcome `protobuf:"varint,2,opt,name=outcome,proto3,enum=interaction_svc.v1.RecordOutcome" json:"outcome,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -192,8 +193,8 @@ func (x *RecordInteractionResponse) GetOutcome() RecordOutcome {
 // One request of the stream of RecordInteractions.
 type RecordInteractionsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Up to 1,000 Interactions, more are INVALID_ARGUMENT, and up to 4 MiB in all, which is what gRPC
-	// takes. Each needs its sid and its create_time.
+	// At most 1,000 Interactions (more are INVALID_ARGUMENT) and 4 MiB, which is gRPC's limit of a
+	// message. Each needs its sid and its create_time.
 	Interactions  []*Interaction `protobuf:"bytes,1,rep,name=interactions,proto3" json:"interactions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -236,23 +237,23 @@ func (x *RecordInteractionsRequest) GetInteractions() []*Interaction {
 	return nil
 }
 
-// The response of RecordInteractions. The first six fields add up to the number of Interactions
-// that were sent.
+// The response of RecordInteractions. The first six fields add up to the number of Interactions in the
+// stream.
 type RecordInteractionsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How many were new.
+	// The number of new Interactions.
 	Created int64 `protobuf:"varint,1,opt,name=created,proto3" json:"created,omitempty"`
-	// How many changed the state of an Interaction that was there.
+	// The number of records that changed a stored Interaction.
 	Updated int64 `protobuf:"varint,2,opt,name=updated,proto3" json:"updated,omitempty"`
-	// How many were there in a state that holds all they say.
+	// The number of records whose every value was already stored.
 	Unchanged int64 `protobuf:"varint,3,opt,name=unchanged,proto3" json:"unchanged,omitempty"`
-	// How many were older than what is stored, and changed nothing.
+	// The number of records older than the stored state, which changed nothing.
 	Stale int64 `protobuf:"varint,4,opt,name=stale,proto3" json:"stale,omitempty"`
-	// How many have been deleted here, and were not brought back.
+	// The number of records of deleted Interactions, which were not restored.
 	Deleted int64 `protobuf:"varint,5,opt,name=deleted,proto3" json:"deleted,omitempty"`
-	// How many were refused.
+	// The number of refused records.
 	Failed int64 `protobuf:"varint,6,opt,name=failed,proto3" json:"failed,omitempty"`
-	// The first 100 of those that were refused, in the order in which they were sent.
+	// The first 100 refused records, in the order of the stream.
 	Failures      []*RecordFailure `protobuf:"bytes,7,rep,name=failures,proto3" json:"failures,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -340,14 +341,14 @@ func (x *RecordInteractionsResponse) GetFailures() []*RecordFailure {
 // Why one Interaction of a stream was refused.
 type RecordFailure struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Its place in the stream, counted from 0 over all requests.
+	// Its position in the stream, counted from 0 over all requests.
 	Index int64 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
 	// The reason, as in a google.rpc.ErrorInfo.
 	Reason ErrorReason `protobuf:"varint,2,opt,name=reason,proto3,enum=interaction_svc.v1.ErrorReason" json:"reason,omitempty"`
-	// The field that is missing or bad, such as `inbound.participant_sid`. Empty if it isn't one
-	// field's fault.
+	// The field that is missing or invalid, such as `inbound.participant_sid`. Empty if the reason is not
+	// a single field.
 	Field string `protobuf:"bytes,3,opt,name=field,proto3" json:"field,omitempty"`
-	// What is wrong, and what would be right, in English.
+	// What is wrong and what would be valid, in English.
 	Message       string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -415,14 +416,14 @@ var File_interaction_svc_v1_ingest_service_proto protoreflect.FileDescriptor
 
 const file_interaction_svc_v1_ingest_service_proto_rawDesc = "" +
 	"\n" +
-	"'interaction_svc/v1/ingest_service.proto\x12\x12interaction_svc.v1\x1a%interaction_svc/v1/error_reason.proto\x1a$interaction_svc/v1/interaction.proto\"]\n" +
-	"\x18RecordInteractionRequest\x12A\n" +
-	"\vinteraction\x18\x01 \x01(\v2\x1f.interaction_svc.v1.InteractionR\vinteraction\"\x9b\x01\n" +
+	"'interaction_svc/v1/ingest_service.proto\x12\x12interaction_svc.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a%interaction_svc/v1/error_reason.proto\x1a$interaction_svc/v1/interaction.proto\"c\n" +
+	"\x18RecordInteractionRequest\x12G\n" +
+	"\vinteraction\x18\x01 \x01(\v2\x1f.interaction_svc.v1.InteractionB\x04\xe2A\x01\x02R\vinteraction\"\x9b\x01\n" +
 	"\x19RecordInteractionResponse\x12A\n" +
 	"\vinteraction\x18\x01 \x01(\v2\x1f.interaction_svc.v1.InteractionR\vinteraction\x12;\n" +
-	"\aoutcome\x18\x02 \x01(\x0e2!.interaction_svc.v1.RecordOutcomeR\aoutcome\"`\n" +
-	"\x19RecordInteractionsRequest\x12C\n" +
-	"\finteractions\x18\x01 \x03(\v2\x1f.interaction_svc.v1.InteractionR\finteractions\"\xf5\x01\n" +
+	"\aoutcome\x18\x02 \x01(\x0e2!.interaction_svc.v1.RecordOutcomeR\aoutcome\"f\n" +
+	"\x19RecordInteractionsRequest\x12I\n" +
+	"\finteractions\x18\x01 \x03(\v2\x1f.interaction_svc.v1.InteractionB\x04\xe2A\x01\x01R\finteractions\"\xf5\x01\n" +
 	"\x1aRecordInteractionsResponse\x12\x18\n" +
 	"\acreated\x18\x01 \x01(\x03R\acreated\x12\x18\n" +
 	"\aupdated\x18\x02 \x01(\x03R\aupdated\x12\x1c\n" +

@@ -27,38 +27,36 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Writes Interactions into the log. For the services that see them happen, not for its readers.
+// Writes Interactions into the log. For the services that observe them, not for readers.
 //
-// It takes a key with the role ingest or admin; what InteractionService says of keys, limits and
-// request ids holds here as well, but for the deadline of a stream, which has limits of its own.
+// Every call needs a key with the role ingest or admin. What InteractionService says about keys, limits,
+// errors and request IDs holds here too, except for the deadline of a stream, which has its own limits.
 //
-// A record is an upsert by (session_sid, sid): sending it again changes nothing, so every record
-// that brings its own SID is safe to retry. An answer means that what it says is on disk; with its
-// consistency token, if the trailing metadata has one, a read sees it (InteractionService).
+// A record is an upsert by (account_sid, session_sid, sid). Sending it again changes nothing, so every
+// record with its own SID is safe to retry. When a call is answered, its records are on disk. A read
+// with its consistency token, if the trailing metadata has one, sees them (InteractionService).
 type IngestServiceClient interface {
-	// Records one Interaction: a new one, or the newer state of one that is there. It is idempotent
-	// if the Interaction brings its sid; without one, every call records another.
+	// Records one Interaction: a new one, or the newer state of a stored one. The call is idempotent if
+	// the Interaction has a sid; without one, every call records another Interaction.
 	//
-	// INVALID_ARGUMENT: a field of the Interaction is missing or bad. FAILED_PRECONDITION: it is
-	// stored under another Service. PERMISSION_DENIED: the caller may not write for its
-	// account.
+	// INVALID_ARGUMENT: a field of the Interaction is missing or invalid. FAILED_PRECONDITION: it is
+	// stored under another Service. PERMISSION_DENIED: the caller may not write for its account.
 	RecordInteraction(ctx context.Context, in *RecordInteractionRequest, opts ...grpc.CallOption) (*RecordInteractionResponse, error)
-	// Records many Interactions, and answers at the end of the stream with the counts by outcome. A
-	// bad Interaction is reported in the answer, and doesn't keep the others from being recorded.
-	//
-	// The Interactions of one request are recorded together; what precedes a failure of the stream
-	// may have been recorded, so send the whole stream again. The consistency token, which only an
-	// answer has, is that of the last of them. The details of an error that ends a stream have a
-	// RecordInteractionsResponse without failures, with the counts of what is known to be handled.
-	//
-	// Unless they are set otherwise, these limits hold. Without a request for 60 seconds, a stream ends
-	// with DEADLINE_EXCEEDED and ERROR_REASON_STREAM_IDLE, and after an hour with DEADLINE_EXCEEDED,
-	// whatever deadline its client has set. A key may have 32 streams at once, and the keys of an account
-	// half of the calls that the service takes on; more are RESOURCE_EXHAUSTED. A stream whose key is
-	// revoked ends within 3 seconds, UNAUTHENTICATED.
-	//
-	// An Interaction that can't be parsed is a bad one. A request that can't be told apart into
+	// Records many Interactions, and answers at the end of the stream with the counts by outcome. An
+	// invalid Interaction is reported in the response, and does not prevent the others from being
+	// recorded. An Interaction that can't be parsed is an invalid one. A request that can't be split into
 	// Interactions ends the stream with INVALID_ARGUMENT.
+	//
+	// The Interactions of one request are recorded together. If a stream fails, earlier requests
+	// may have been recorded: send the whole stream again. Only a response has a consistency token, that
+	// of the last write. The details of an error that ends a stream have a RecordInteractionsResponse
+	// without failures, with the counts of what is known to be handled.
+	//
+	// Default limits: without a request for 60 seconds a stream ends with DEADLINE_EXCEEDED and
+	// ERROR_REASON_STREAM_IDLE. After one hour every stream ends with DEADLINE_EXCEEDED, whatever deadline
+	// its client has set. A key may have 32 streams at once, and the keys of an account together half of
+	// the service's concurrent calls; more are RESOURCE_EXHAUSTED. A stream whose key is revoked ends with
+	// UNAUTHENTICATED within 3 seconds.
 	RecordInteractions(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[RecordInteractionsRequest, RecordInteractionsResponse], error)
 }
 
@@ -97,38 +95,36 @@ type IngestService_RecordInteractionsClient = grpc.ClientStreamingClient[RecordI
 // All implementations must embed UnimplementedIngestServiceServer
 // for forward compatibility.
 //
-// Writes Interactions into the log. For the services that see them happen, not for its readers.
+// Writes Interactions into the log. For the services that observe them, not for readers.
 //
-// It takes a key with the role ingest or admin; what InteractionService says of keys, limits and
-// request ids holds here as well, but for the deadline of a stream, which has limits of its own.
+// Every call needs a key with the role ingest or admin. What InteractionService says about keys, limits,
+// errors and request IDs holds here too, except for the deadline of a stream, which has its own limits.
 //
-// A record is an upsert by (session_sid, sid): sending it again changes nothing, so every record
-// that brings its own SID is safe to retry. An answer means that what it says is on disk; with its
-// consistency token, if the trailing metadata has one, a read sees it (InteractionService).
+// A record is an upsert by (account_sid, session_sid, sid). Sending it again changes nothing, so every
+// record with its own SID is safe to retry. When a call is answered, its records are on disk. A read
+// with its consistency token, if the trailing metadata has one, sees them (InteractionService).
 type IngestServiceServer interface {
-	// Records one Interaction: a new one, or the newer state of one that is there. It is idempotent
-	// if the Interaction brings its sid; without one, every call records another.
+	// Records one Interaction: a new one, or the newer state of a stored one. The call is idempotent if
+	// the Interaction has a sid; without one, every call records another Interaction.
 	//
-	// INVALID_ARGUMENT: a field of the Interaction is missing or bad. FAILED_PRECONDITION: it is
-	// stored under another Service. PERMISSION_DENIED: the caller may not write for its
-	// account.
+	// INVALID_ARGUMENT: a field of the Interaction is missing or invalid. FAILED_PRECONDITION: it is
+	// stored under another Service. PERMISSION_DENIED: the caller may not write for its account.
 	RecordInteraction(context.Context, *RecordInteractionRequest) (*RecordInteractionResponse, error)
-	// Records many Interactions, and answers at the end of the stream with the counts by outcome. A
-	// bad Interaction is reported in the answer, and doesn't keep the others from being recorded.
-	//
-	// The Interactions of one request are recorded together; what precedes a failure of the stream
-	// may have been recorded, so send the whole stream again. The consistency token, which only an
-	// answer has, is that of the last of them. The details of an error that ends a stream have a
-	// RecordInteractionsResponse without failures, with the counts of what is known to be handled.
-	//
-	// Unless they are set otherwise, these limits hold. Without a request for 60 seconds, a stream ends
-	// with DEADLINE_EXCEEDED and ERROR_REASON_STREAM_IDLE, and after an hour with DEADLINE_EXCEEDED,
-	// whatever deadline its client has set. A key may have 32 streams at once, and the keys of an account
-	// half of the calls that the service takes on; more are RESOURCE_EXHAUSTED. A stream whose key is
-	// revoked ends within 3 seconds, UNAUTHENTICATED.
-	//
-	// An Interaction that can't be parsed is a bad one. A request that can't be told apart into
+	// Records many Interactions, and answers at the end of the stream with the counts by outcome. An
+	// invalid Interaction is reported in the response, and does not prevent the others from being
+	// recorded. An Interaction that can't be parsed is an invalid one. A request that can't be split into
 	// Interactions ends the stream with INVALID_ARGUMENT.
+	//
+	// The Interactions of one request are recorded together. If a stream fails, earlier requests
+	// may have been recorded: send the whole stream again. Only a response has a consistency token, that
+	// of the last write. The details of an error that ends a stream have a RecordInteractionsResponse
+	// without failures, with the counts of what is known to be handled.
+	//
+	// Default limits: without a request for 60 seconds a stream ends with DEADLINE_EXCEEDED and
+	// ERROR_REASON_STREAM_IDLE. After one hour every stream ends with DEADLINE_EXCEEDED, whatever deadline
+	// its client has set. A key may have 32 streams at once, and the keys of an account together half of
+	// the service's concurrent calls; more are RESOURCE_EXHAUSTED. A stream whose key is revoked ends with
+	// UNAUTHENTICATED within 3 seconds.
 	RecordInteractions(grpc.ClientStreamingServer[RecordInteractionsRequest, RecordInteractionsResponse]) error
 	mustEmbedUnimplementedIngestServiceServer()
 }

@@ -9,6 +9,7 @@
 package interactionsvcv1
 
 import (
+	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
@@ -24,17 +25,17 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// The kinds of Interaction.
+// The types of Interaction.
 type InteractionType int32
 
 const (
-	// No kind given. In a filter: any. Not allowed in a record.
+	// No type. In a filter: any type. Not allowed in a record.
 	InteractionType_INTERACTION_TYPE_UNSPECIFIED InteractionType = 0
 	// A text message; `message` in JSON.
 	InteractionType_INTERACTION_TYPE_MESSAGE InteractionType = 1
 	// A call; `voice` in JSON.
 	InteractionType_INTERACTION_TYPE_VOICE InteractionType = 2
-	// The platform's own word for what it could not tell; `unknown` in JSON.
+	// The platform itself reports the type as unknown; `unknown` in JSON.
 	InteractionType_INTERACTION_TYPE_UNKNOWN InteractionType = 3
 )
 
@@ -81,38 +82,38 @@ func (InteractionType) EnumDescriptor() ([]byte, []int) {
 	return file_interaction_svc_v1_interaction_proto_rawDescGZIP(), []int{0}
 }
 
-// How far a leg's Message or Call got, in the platform's words. In JSON they are written in lower
-// case with hyphens: `in-progress`.
+// The status of a leg's Message or Call, named as the platform names it. In JSON it is lower case with
+// hyphens: `in-progress`.
 type ResourceStatus int32
 
 const (
-	// No status given. In a filter: any.
+	// No status. In a filter: any status.
 	ResourceStatus_RESOURCE_STATUS_UNSPECIFIED ResourceStatus = 0
-	// Message: taken on, a sender is being chosen.
+	// Message: accepted; the platform is choosing a sender.
 	ResourceStatus_RESOURCE_STATUS_ACCEPTED ResourceStatus = 1
 	// Call: answered.
 	ResourceStatus_RESOURCE_STATUS_ANSWERED ResourceStatus = 2
 	// Call: the other side was busy.
 	ResourceStatus_RESOURCE_STATUS_BUSY ResourceStatus = 3
-	// Message or call: canceled before it was made.
+	// Message or call: canceled before it was sent or connected.
 	ResourceStatus_RESOURCE_STATUS_CANCELED ResourceStatus = 4
-	// Call: ended as it should.
+	// Call: ended normally.
 	ResourceStatus_RESOURCE_STATUS_COMPLETED ResourceStatus = 5
 	// The resource was deleted.
 	ResourceStatus_RESOURCE_STATUS_DELETED ResourceStatus = 6
-	// Message: delivery was confirmed.
+	// Message: the carrier confirmed the delivery.
 	ResourceStatus_RESOURCE_STATUS_DELIVERED ResourceStatus = 7
-	// Message: the carrier didn't say whether it arrived.
+	// Message: the carrier did not report whether it arrived.
 	ResourceStatus_RESOURCE_STATUS_DELIVERY_UNKNOWN ResourceStatus = 8
-	// Message or call: it failed.
+	// Message or call: failed.
 	ResourceStatus_RESOURCE_STATUS_FAILED ResourceStatus = 9
 	// Call: the two sides are talking.
 	ResourceStatus_RESOURCE_STATUS_IN_PROGRESS ResourceStatus = 10
-	// Call: begun, not ringing yet.
+	// Call: started, not ringing yet.
 	ResourceStatus_RESOURCE_STATUS_INITIATED ResourceStatus = 11
 	// Call: nobody answered.
 	ResourceStatus_RESOURCE_STATUS_NO_ANSWER ResourceStatus = 12
-	// Message or call: waiting for its turn.
+	// Message or call: in a queue.
 	ResourceStatus_RESOURCE_STATUS_QUEUED ResourceStatus = 13
 	// Message: received from a participant.
 	ResourceStatus_RESOURCE_STATUS_RECEIVED ResourceStatus = 14
@@ -120,15 +121,15 @@ const (
 	ResourceStatus_RESOURCE_STATUS_RECEIVING ResourceStatus = 15
 	// Call: ringing.
 	ResourceStatus_RESOURCE_STATUS_RINGING ResourceStatus = 16
-	// Message: to be sent at a later time.
+	// Message: scheduled for a later time.
 	ResourceStatus_RESOURCE_STATUS_SCHEDULED ResourceStatus = 17
 	// Message: on its way to the carrier.
 	ResourceStatus_RESOURCE_STATUS_SENDING ResourceStatus = 18
-	// Message: the carrier took it.
+	// Message: the carrier accepted it.
 	ResourceStatus_RESOURCE_STATUS_SENT ResourceStatus = 19
-	// Message: the carrier couldn't deliver it.
+	// Message: the carrier could not deliver it.
 	ResourceStatus_RESOURCE_STATUS_UNDELIVERED ResourceStatus = 20
-	// The platform's own word for a status that it could not tell.
+	// The platform itself reports the status as unknown.
 	ResourceStatus_RESOURCE_STATUS_UNKNOWN ResourceStatus = 21
 	// Message: delivered to some of its recipients.
 	ResourceStatus_RESOURCE_STATUS_PARTIALLY_DELIVERED ResourceStatus = 22
@@ -220,45 +221,48 @@ func (ResourceStatus) EnumDescriptor() ([]byte, []int) {
 }
 
 // One communication in a Session: a message or a call that one participant sent to their proxy
-// number, and that was passed on to another participant.
+// number, and that was forwarded to another participant.
 //
-// An Interaction belongs to one Session of one Service of one account for good. It is a record of
-// what happened: it is written by the platform (see IngestService), read, and deleted.
+// An Interaction always belongs to the same Session, Service and account. It records an event: the
+// platform writes it (IngestService), clients read and delete it.
 //
-// The hexadecimal digits of SIDs are kept and answered in lower case, however they are written.
+// SIDs are accepted in upper and lower case. They are stored and returned with lower-case
+// hexadecimal digits.
 //
-// Records of one Interaction are merged. A value that a record leaves out stays as it is stored.
-// Records that differ only in statuses and times end in the same state in every order. In another
-// value that differs, a record counts unless its update_time is before the stored one, by whole
-// seconds.
+// Records of one Interaction are merged. A value that a record omits keeps its stored state. Records
+// that differ only in statuses and times give the same state in every order. For any other value, a
+// record wins unless its update_time is before the stored one, compared in whole seconds.
 type Interaction struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The Interaction's SID: `KI` and 32 hexadecimal digits.
+	// The SID of the Interaction: `KI` and 32 hexadecimal digits. Optional in RecordInteraction, which
+	// then creates one; required in RecordInteractions.
 	Sid string `protobuf:"bytes,1,opt,name=sid,proto3" json:"sid,omitempty"`
 	// The account: `AC` and 32 hexadecimal digits. Required; never changes once stored.
 	AccountSid string `protobuf:"bytes,2,opt,name=account_sid,json=accountSid,proto3" json:"account_sid,omitempty"`
 	// The Service: `KS` and 32 hexadecimal digits. Required; never changes once stored.
 	ServiceSid string `protobuf:"bytes,3,opt,name=service_sid,json=serviceSid,proto3" json:"service_sid,omitempty"`
-	// The Session: `KC` and 32 hexadecimal digits. Required. An Interaction's SID is unique in the
-	// Session of an account.
+	// The Session: `KC` and 32 hexadecimal digits. Required. The SID of an Interaction is unique within
+	// the Session of an account.
 	SessionSid string `protobuf:"bytes,4,opt,name=session_sid,json=sessionSid,proto3" json:"session_sid,omitempty"`
-	// What kind of communication it was. Required.
+	// The type of communication. Required.
 	Type InteractionType `protobuf:"varint,5,opt,name=type,proto3,enum=interaction_svc.v1.InteractionType" json:"type,omitempty"`
-	// What was said, as JSON text: `{"body":"hello"}` for a message, `{"duration":"5"}` (seconds)
-	// for a call. At most 262,144 bytes of UTF-8. Kept as it came: it is not checked to be JSON.
-	// Unset: unknown. This is personal data.
+	// The content, as JSON text: `{"body":"hello"}` for a message, `{"duration":"5"}` (seconds) for a
+	// call. At most 262,144 bytes of UTF-8. Stored unchanged and not checked to be JSON. Unset:
+	// unknown. This is personal data.
 	Data *string `protobuf:"bytes,6,opt,name=data,proto3,oneof" json:"data,omitempty"`
-	// The way in: from a participant to their proxy number. Unset: there was none, as for a message
-	// that was sent through the API.
+	// The inbound leg: from a participant to their proxy number. Unset: there was none, as for a
+	// message that was sent through the API.
 	Inbound *Leg `protobuf:"bytes,7,opt,name=inbound,proto3" json:"inbound,omitempty"`
-	// The way out: from the proxy number to the other participant. Unset: there was none.
+	// The outbound leg: from the proxy number to the other participant. Unset: there was none.
 	Outbound *Leg `protobuf:"bytes,8,opt,name=outbound,proto3" json:"outbound,omitempty"`
-	// When the Interaction was created, kept to the microsecond (finer digits are cut off): from the
-	// year 2008 to one day ahead. Lists are ordered by it. Of several records the earliest second
-	// counts, and within that second the time with more digits.
+	// When the Interaction was created, in microseconds (finer digits are cut off): from the year 2008
+	// to one day from now. Lists are ordered by it. Of several records the earliest second wins, and
+	// within that second the time with more digits. Required, unless RecordInteraction creates the sid:
+	// then the default is the current time.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
-	// When the Interaction last changed, kept to the microsecond: from the second of create_time to
-	// one day ahead. Of several records the latest counts. Unset in a record: its create_time.
+	// When the Interaction last changed, in microseconds (finer digits are cut off): from the second of
+	// create_time to one day from now. Of several records the latest wins. Unset in a record: its
+	// create_time.
 	UpdateTime    *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -366,24 +370,24 @@ func (x *Interaction) GetUpdateTime() *timestamppb.Timestamp {
 
 // One leg of an Interaction: a message or a call between a participant and a proxy number.
 //
-// A Leg of which nothing is known is the same as no Leg, and comes back unset.
+// A Leg without any value is the same as no Leg, and is returned unset.
 type Leg struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The participant: `KP` and 32 hexadecimal digits. Empty: unknown.
 	ParticipantSid string `protobuf:"bytes,1,opt,name=participant_sid,json=participantSid,proto3" json:"participant_sid,omitempty"`
-	// The Message or Call: two letters and 32 hexadecimal digits (`SM`, `MM`, `CA`). Empty: unknown.
+	// The Message or Call: two letters (`SM`, `MM`, `CA`) and 32 hexadecimal digits. Empty: unknown.
 	ResourceSid string `protobuf:"bytes,2,opt,name=resource_sid,json=resourceSid,proto3" json:"resource_sid,omitempty"`
-	// How far the Message or Call got. Unspecified: unknown to this service; the platform's own word
-	// "unknown" is RESOURCE_STATUS_UNKNOWN. Of several records the latest second counts; within a
-	// second the further status: first accepted and scheduled, then queued and initiated, then sending,
-	// receiving and ringing, then sent, answered and in-progress, then every final one, then read, and
-	// deleted last.
+	// The status of the Message or Call. Unspecified: this service does not know it; the platform's
+	// own "unknown" is RESOURCE_STATUS_UNKNOWN. Of several records the status of the latest second
+	// wins; within a second the later one in this order: accepted and scheduled; queued and initiated;
+	// sending, receiving and ringing; sent, answered and in-progress; every final status; read;
+	// deleted.
 	ResourceStatus ResourceStatus `protobuf:"varint,3,opt,name=resource_status,json=resourceStatus,proto3,enum=interaction_svc.v1.ResourceStatus" json:"resource_status,omitempty"`
-	// `Message` or `Call`; these two are kept in this spelling, however they are written. The
-	// platform doesn't promise that there are no others. At most 64 characters. Empty: unknown.
+	// `Message` or `Call`. These two are accepted in any case, and stored in this spelling. The platform
+	// does not promise that there are no other types. At most 64 characters. Empty: unknown.
 	ResourceType string `protobuf:"bytes,4,opt,name=resource_type,json=resourceType,proto3" json:"resource_type,omitempty"`
-	// The http or https address of the Message or Call at the platform. At most 2,048 characters.
-	// Empty: unknown.
+	// The http or https URL of the Message or Call at the platform. At most 2,048 characters. Empty:
+	// unknown.
 	ResourceUrl   string `protobuf:"bytes,5,opt,name=resource_url,json=resourceUrl,proto3" json:"resource_url,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -458,31 +462,31 @@ var File_interaction_svc_v1_interaction_proto protoreflect.FileDescriptor
 
 const file_interaction_svc_v1_interaction_proto_rawDesc = "" +
 	"\n" +
-	"$interaction_svc/v1/interaction.proto\x12\x12interaction_svc.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbf\x03\n" +
-	"\vInteraction\x12\x10\n" +
-	"\x03sid\x18\x01 \x01(\tR\x03sid\x12\x1f\n" +
-	"\vaccount_sid\x18\x02 \x01(\tR\n" +
-	"accountSid\x12\x1f\n" +
-	"\vservice_sid\x18\x03 \x01(\tR\n" +
-	"serviceSid\x12\x1f\n" +
-	"\vsession_sid\x18\x04 \x01(\tR\n" +
-	"sessionSid\x127\n" +
-	"\x04type\x18\x05 \x01(\x0e2#.interaction_svc.v1.InteractionTypeR\x04type\x12\x17\n" +
-	"\x04data\x18\x06 \x01(\tH\x00R\x04data\x88\x01\x01\x121\n" +
-	"\ainbound\x18\a \x01(\v2\x17.interaction_svc.v1.LegR\ainbound\x123\n" +
-	"\boutbound\x18\b \x01(\v2\x17.interaction_svc.v1.LegR\boutbound\x12;\n" +
-	"\vcreate_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTime\x12;\n" +
+	"$interaction_svc/v1/interaction.proto\x12\x12interaction_svc.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xff\x03\n" +
+	"\vInteraction\x12\x17\n" +
+	"\x03sid\x18\x01 \x01(\tB\x05\xe2A\x02\x01\x05R\x03sid\x12&\n" +
+	"\vaccount_sid\x18\x02 \x01(\tB\x05\xe2A\x02\x02\x05R\n" +
+	"accountSid\x12&\n" +
+	"\vservice_sid\x18\x03 \x01(\tB\x05\xe2A\x02\x02\x05R\n" +
+	"serviceSid\x12&\n" +
+	"\vsession_sid\x18\x04 \x01(\tB\x05\xe2A\x02\x02\x05R\n" +
+	"sessionSid\x12=\n" +
+	"\x04type\x18\x05 \x01(\x0e2#.interaction_svc.v1.InteractionTypeB\x04\xe2A\x01\x02R\x04type\x12\x1d\n" +
+	"\x04data\x18\x06 \x01(\tB\x04\xe2A\x01\x01H\x00R\x04data\x88\x01\x01\x127\n" +
+	"\ainbound\x18\a \x01(\v2\x17.interaction_svc.v1.LegB\x04\xe2A\x01\x01R\ainbound\x129\n" +
+	"\boutbound\x18\b \x01(\v2\x17.interaction_svc.v1.LegB\x04\xe2A\x01\x01R\boutbound\x12A\n" +
+	"\vcreate_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampB\x04\xe2A\x01\x01R\n" +
+	"createTime\x12A\n" +
 	"\vupdate_time\x18\n" +
-	" \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampB\x04\xe2A\x01\x01R\n" +
 	"updateTimeB\a\n" +
-	"\x05_data\"\xe6\x01\n" +
-	"\x03Leg\x12'\n" +
-	"\x0fparticipant_sid\x18\x01 \x01(\tR\x0eparticipantSid\x12!\n" +
-	"\fresource_sid\x18\x02 \x01(\tR\vresourceSid\x12K\n" +
-	"\x0fresource_status\x18\x03 \x01(\x0e2\".interaction_svc.v1.ResourceStatusR\x0eresourceStatus\x12#\n" +
-	"\rresource_type\x18\x04 \x01(\tR\fresourceType\x12!\n" +
-	"\fresource_url\x18\x05 \x01(\tR\vresourceUrl*\x8b\x01\n" +
+	"\x05_data\"\x84\x02\n" +
+	"\x03Leg\x12-\n" +
+	"\x0fparticipant_sid\x18\x01 \x01(\tB\x04\xe2A\x01\x01R\x0eparticipantSid\x12'\n" +
+	"\fresource_sid\x18\x02 \x01(\tB\x04\xe2A\x01\x01R\vresourceSid\x12Q\n" +
+	"\x0fresource_status\x18\x03 \x01(\x0e2\".interaction_svc.v1.ResourceStatusB\x04\xe2A\x01\x01R\x0eresourceStatus\x12)\n" +
+	"\rresource_type\x18\x04 \x01(\tB\x04\xe2A\x01\x01R\fresourceType\x12'\n" +
+	"\fresource_url\x18\x05 \x01(\tB\x04\xe2A\x01\x01R\vresourceUrl*\x8b\x01\n" +
 	"\x0fInteractionType\x12 \n" +
 	"\x1cINTERACTION_TYPE_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18INTERACTION_TYPE_MESSAGE\x10\x01\x12\x1a\n" +

@@ -7,6 +7,7 @@
 package interactionsvcv1
 
 import (
+	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
@@ -22,13 +23,13 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// In which order Interactions are listed.
+// The order of a list.
 type ListInteractionsRequest_Order int32
 
 const (
 	// The default: ORDER_CREATED_ASC.
 	ListInteractionsRequest_ORDER_UNSPECIFIED ListInteractionsRequest_Order = 0
-	// Oldest first, by (create_time, sid).
+	// Oldest first, by (create_time, sid, account_sid).
 	ListInteractionsRequest_ORDER_CREATED_ASC ListInteractionsRequest_Order = 1
 	// Newest first: the exact reverse of ORDER_CREATED_ASC.
 	ListInteractionsRequest_ORDER_CREATED_DESC ListInteractionsRequest_Order = 2
@@ -84,8 +85,8 @@ type GetInteractionRequest struct {
 	SessionSid string `protobuf:"bytes,2,opt,name=session_sid,json=sessionSid,proto3" json:"session_sid,omitempty"`
 	// The Interaction: `KI` and 32 hexadecimal digits. Required.
 	Sid string `protobuf:"bytes,3,opt,name=sid,proto3" json:"sid,omitempty"`
-	// The account: `AC` and 32 hexadecimal digits. Empty: the one of the caller's key, or with a key of
-	// the role admin every account. A key of another account may not name it: PERMISSION_DENIED.
+	// The account: `AC` and 32 hexadecimal digits. Empty: the account of the caller's key; with a key of
+	// the role admin, every account. Another account than that of the key is PERMISSION_DENIED.
 	AccountSid    string `protobuf:"bytes,4,opt,name=account_sid,json=accountSid,proto3" json:"account_sid,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -202,20 +203,20 @@ type ListInteractionsRequest struct {
 	ServiceSid string `protobuf:"bytes,1,opt,name=service_sid,json=serviceSid,proto3" json:"service_sid,omitempty"`
 	// The Session: `KC` and 32 hexadecimal digits. Required.
 	SessionSid string `protobuf:"bytes,2,opt,name=session_sid,json=sessionSid,proto3" json:"session_sid,omitempty"`
-	// How many Interactions to return at the most. 0: 50. Above 1,000: 1,000. Negative:
-	// INVALID_ARGUMENT. A page can be shorter, and still not be the last: it also ends before it
-	// reaches 4 MiB. It may change from page to page.
+	// The maximum number of Interactions on the page. 0: 50. Above 1,000: 1,000. Negative:
+	// INVALID_ARGUMENT. A page also ends before it reaches 4 MiB, so a shorter page is not necessarily
+	// the last. The size may change from page to page.
 	PageSize int32 `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// A next_page_token or previous_page_token of an earlier response, to go on from there; all
-	// other arguments but page_size must be as they were. Empty: the first page. At most 512
-	// characters of `[A-Za-z0-9_-]`; what they mean is nobody's business but the server's.
+	// A next_page_token or previous_page_token of an earlier response. All arguments except page_size must
+	// be those of that request. Empty: the first page. At most 512 characters of `[A-Za-z0-9_-]`, opaque
+	// to clients.
 	PageToken string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	// The order. Unspecified: oldest first.
 	Order ListInteractionsRequest_Order `protobuf:"varint,5,opt,name=order,proto3,enum=interaction_svc.v1.ListInteractionsRequest_Order" json:"order,omitempty"`
-	// Which Interactions. Unset: all of the Session's.
+	// The filter. Unset: all Interactions of the Session.
 	Filter *ListInteractionsRequest_Filter `protobuf:"bytes,6,opt,name=filter,proto3" json:"filter,omitempty"`
-	// The account: `AC` and 32 hexadecimal digits. Empty: the one of the caller's key, or with a key of
-	// the role admin every account. A key of another account may not name it: PERMISSION_DENIED.
+	// The account: `AC` and 32 hexadecimal digits. Empty: the account of the caller's key; with a key of
+	// the role admin, every account. Another account than that of the key is PERMISSION_DENIED.
 	AccountSid    string `protobuf:"bytes,7,opt,name=account_sid,json=accountSid,proto3" json:"account_sid,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -303,14 +304,13 @@ func (x *ListInteractionsRequest) GetAccountSid() string {
 // The response of ListInteractions.
 type ListInteractionsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The page, in the order asked for, whichever way it was reached.
+	// The page, in the requested order, whether it was reached forwards or backwards.
 	Interactions []*Interaction `protobuf:"bytes,1,rep,name=interactions,proto3" json:"interactions,omitempty"`
-	// What gets the page after this one. Empty: this is the last one. There is no other sign of the
-	// end.
+	// The page_token of the next page. Empty: this is the last page. Nothing else marks the end.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
-	// What gets the page before this one. Empty: this is the first one. The page before can turn out
-	// empty, if all of it has been deleted; an empty page leads back, if that is where it came from,
-	// and never on.
+	// The page_token of the previous page. Empty: there is none. The previous page is empty if all of
+	// its Interactions were deleted meanwhile. An empty page that was reached with a next_page_token has
+	// a previous_page_token, which leads back; no empty page has a next_page_token.
 	PreviousPageToken string `protobuf:"bytes,3,opt,name=previous_page_token,json=previousPageToken,proto3" json:"previous_page_token,omitempty"`
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
@@ -376,10 +376,10 @@ type DeleteInteractionRequest struct {
 	SessionSid string `protobuf:"bytes,2,opt,name=session_sid,json=sessionSid,proto3" json:"session_sid,omitempty"`
 	// The Interaction: `KI` and 32 hexadecimal digits. Required.
 	Sid string `protobuf:"bytes,3,opt,name=sid,proto3" json:"sid,omitempty"`
-	// Whether to succeed, and do nothing, if there is no such Interaction.
+	// Whether the call succeeds, and does nothing, if there is no such Interaction.
 	AllowMissing bool `protobuf:"varint,4,opt,name=allow_missing,json=allowMissing,proto3" json:"allow_missing,omitempty"`
-	// The account: `AC` and 32 hexadecimal digits. Empty: the one of the caller's key, or with a key of
-	// the role admin every account. A key of another account may not name it: PERMISSION_DENIED.
+	// The account: `AC` and 32 hexadecimal digits. Empty: the account of the caller's key; with a key of
+	// the role admin, every account. Another account than that of the key is PERMISSION_DENIED.
 	AccountSid    string `protobuf:"bytes,5,opt,name=account_sid,json=accountSid,proto3" json:"account_sid,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -487,22 +487,21 @@ func (*DeleteInteractionResponse) Descriptor() ([]byte, []int) {
 	return file_interaction_svc_v1_interaction_service_proto_rawDescGZIP(), []int{5}
 }
 
-// Which Interactions are listed: those that meet every condition that is set.
+// Conditions on Interactions. The list has the Interactions that meet all conditions that are set.
 type ListInteractionsRequest_Filter struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Of this type. Unspecified: of any.
+	// The type. Unspecified: any.
 	Type InteractionType `protobuf:"varint,1,opt,name=type,proto3,enum=interaction_svc.v1.InteractionType" json:"type,omitempty"`
-	// Created at this time or later. Unset: no bound.
+	// The earliest create_time, inclusive. Unset: no bound.
 	CreatedAtOrAfter *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=created_at_or_after,json=createdAtOrAfter,proto3" json:"created_at_or_after,omitempty"`
-	// Created before this time, and not at it. Unset: no bound.
+	// The end of the create_time, exclusive. Unset: no bound.
 	CreatedBefore *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=created_before,json=createdBefore,proto3" json:"created_before,omitempty"`
-	// In which this participant took part, on either leg: `KP` and 32 hexadecimal digits. Empty:
-	// any.
+	// A participant of either leg: `KP` and 32 hexadecimal digits. Empty: any.
 	ParticipantSid string `protobuf:"bytes,4,opt,name=participant_sid,json=participantSid,proto3" json:"participant_sid,omitempty"`
-	// With this Message or Call, on either leg: two letters and 32 hexadecimal digits. Empty: any.
+	// The Message or Call of either leg: two letters and 32 hexadecimal digits. Empty: any.
 	ResourceSid string `protobuf:"bytes,5,opt,name=resource_sid,json=resourceSid,proto3" json:"resource_sid,omitempty"`
-	// With this status, on either leg (not necessarily the leg that meets another condition).
-	// Unspecified: any.
+	// The status of either leg (not necessarily the leg that meets another condition). Unspecified:
+	// any.
 	ResourceStatus ResourceStatus `protobuf:"varint,6,opt,name=resource_status,json=resourceStatus,proto3,enum=interaction_svc.v1.ResourceStatus" json:"resource_status,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
@@ -584,36 +583,36 @@ var File_interaction_svc_v1_interaction_service_proto protoreflect.FileDescripto
 
 const file_interaction_svc_v1_interaction_service_proto_rawDesc = "" +
 	"\n" +
-	",interaction_svc/v1/interaction_service.proto\x12\x12interaction_svc.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$interaction_svc/v1/interaction.proto\"\x8c\x01\n" +
-	"\x15GetInteractionRequest\x12\x1f\n" +
-	"\vservice_sid\x18\x01 \x01(\tR\n" +
-	"serviceSid\x12\x1f\n" +
-	"\vsession_sid\x18\x02 \x01(\tR\n" +
-	"sessionSid\x12\x10\n" +
-	"\x03sid\x18\x03 \x01(\tR\x03sid\x12\x1f\n" +
-	"\vaccount_sid\x18\x04 \x01(\tR\n" +
+	",interaction_svc/v1/interaction_service.proto\x12\x12interaction_svc.v1\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$interaction_svc/v1/interaction.proto\"\xa4\x01\n" +
+	"\x15GetInteractionRequest\x12%\n" +
+	"\vservice_sid\x18\x01 \x01(\tB\x04\xe2A\x01\x02R\n" +
+	"serviceSid\x12%\n" +
+	"\vsession_sid\x18\x02 \x01(\tB\x04\xe2A\x01\x02R\n" +
+	"sessionSid\x12\x16\n" +
+	"\x03sid\x18\x03 \x01(\tB\x04\xe2A\x01\x02R\x03sid\x12%\n" +
+	"\vaccount_sid\x18\x04 \x01(\tB\x04\xe2A\x01\x01R\n" +
 	"accountSid\"[\n" +
 	"\x16GetInteractionResponse\x12A\n" +
-	"\vinteraction\x18\x01 \x01(\v2\x1f.interaction_svc.v1.InteractionR\vinteraction\"\x87\x06\n" +
-	"\x17ListInteractionsRequest\x12\x1f\n" +
-	"\vservice_sid\x18\x01 \x01(\tR\n" +
-	"serviceSid\x12\x1f\n" +
-	"\vsession_sid\x18\x02 \x01(\tR\n" +
-	"sessionSid\x12\x1b\n" +
-	"\tpage_size\x18\x03 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\vinteraction\x18\x01 \x01(\v2\x1f.interaction_svc.v1.InteractionR\vinteraction\"\xd5\x06\n" +
+	"\x17ListInteractionsRequest\x12%\n" +
+	"\vservice_sid\x18\x01 \x01(\tB\x04\xe2A\x01\x02R\n" +
+	"serviceSid\x12%\n" +
+	"\vsession_sid\x18\x02 \x01(\tB\x04\xe2A\x01\x02R\n" +
+	"sessionSid\x12!\n" +
+	"\tpage_size\x18\x03 \x01(\x05B\x04\xe2A\x01\x01R\bpageSize\x12#\n" +
 	"\n" +
-	"page_token\x18\x04 \x01(\tR\tpageToken\x12G\n" +
-	"\x05order\x18\x05 \x01(\x0e21.interaction_svc.v1.ListInteractionsRequest.OrderR\x05order\x12J\n" +
-	"\x06filter\x18\x06 \x01(\v22.interaction_svc.v1.ListInteractionsRequest.FilterR\x06filter\x12\x1f\n" +
-	"\vaccount_sid\x18\a \x01(\tR\n" +
-	"accountSid\x1a\xe8\x02\n" +
-	"\x06Filter\x127\n" +
-	"\x04type\x18\x01 \x01(\x0e2#.interaction_svc.v1.InteractionTypeR\x04type\x12I\n" +
-	"\x13created_at_or_after\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x10createdAtOrAfter\x12A\n" +
-	"\x0ecreated_before\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\rcreatedBefore\x12'\n" +
-	"\x0fparticipant_sid\x18\x04 \x01(\tR\x0eparticipantSid\x12!\n" +
-	"\fresource_sid\x18\x05 \x01(\tR\vresourceSid\x12K\n" +
-	"\x0fresource_status\x18\x06 \x01(\x0e2\".interaction_svc.v1.ResourceStatusR\x0eresourceStatus\"M\n" +
+	"page_token\x18\x04 \x01(\tB\x04\xe2A\x01\x01R\tpageToken\x12M\n" +
+	"\x05order\x18\x05 \x01(\x0e21.interaction_svc.v1.ListInteractionsRequest.OrderB\x04\xe2A\x01\x01R\x05order\x12P\n" +
+	"\x06filter\x18\x06 \x01(\v22.interaction_svc.v1.ListInteractionsRequest.FilterB\x04\xe2A\x01\x01R\x06filter\x12%\n" +
+	"\vaccount_sid\x18\a \x01(\tB\x04\xe2A\x01\x01R\n" +
+	"accountSid\x1a\x8c\x03\n" +
+	"\x06Filter\x12=\n" +
+	"\x04type\x18\x01 \x01(\x0e2#.interaction_svc.v1.InteractionTypeB\x04\xe2A\x01\x01R\x04type\x12O\n" +
+	"\x13created_at_or_after\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampB\x04\xe2A\x01\x01R\x10createdAtOrAfter\x12G\n" +
+	"\x0ecreated_before\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampB\x04\xe2A\x01\x01R\rcreatedBefore\x12-\n" +
+	"\x0fparticipant_sid\x18\x04 \x01(\tB\x04\xe2A\x01\x01R\x0eparticipantSid\x12'\n" +
+	"\fresource_sid\x18\x05 \x01(\tB\x04\xe2A\x01\x01R\vresourceSid\x12Q\n" +
+	"\x0fresource_status\x18\x06 \x01(\x0e2\".interaction_svc.v1.ResourceStatusB\x04\xe2A\x01\x01R\x0eresourceStatus\"M\n" +
 	"\x05Order\x12\x15\n" +
 	"\x11ORDER_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11ORDER_CREATED_ASC\x10\x01\x12\x16\n" +
@@ -621,15 +620,15 @@ const file_interaction_svc_v1_interaction_service_proto_rawDesc = "" +
 	"\x18ListInteractionsResponse\x12C\n" +
 	"\finteractions\x18\x01 \x03(\v2\x1f.interaction_svc.v1.InteractionR\finteractions\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12.\n" +
-	"\x13previous_page_token\x18\x03 \x01(\tR\x11previousPageToken\"\xb4\x01\n" +
-	"\x18DeleteInteractionRequest\x12\x1f\n" +
-	"\vservice_sid\x18\x01 \x01(\tR\n" +
-	"serviceSid\x12\x1f\n" +
-	"\vsession_sid\x18\x02 \x01(\tR\n" +
-	"sessionSid\x12\x10\n" +
-	"\x03sid\x18\x03 \x01(\tR\x03sid\x12#\n" +
-	"\rallow_missing\x18\x04 \x01(\bR\fallowMissing\x12\x1f\n" +
-	"\vaccount_sid\x18\x05 \x01(\tR\n" +
+	"\x13previous_page_token\x18\x03 \x01(\tR\x11previousPageToken\"\xd2\x01\n" +
+	"\x18DeleteInteractionRequest\x12%\n" +
+	"\vservice_sid\x18\x01 \x01(\tB\x04\xe2A\x01\x02R\n" +
+	"serviceSid\x12%\n" +
+	"\vsession_sid\x18\x02 \x01(\tB\x04\xe2A\x01\x02R\n" +
+	"sessionSid\x12\x16\n" +
+	"\x03sid\x18\x03 \x01(\tB\x04\xe2A\x01\x02R\x03sid\x12)\n" +
+	"\rallow_missing\x18\x04 \x01(\bB\x04\xe2A\x01\x01R\fallowMissing\x12%\n" +
+	"\vaccount_sid\x18\x05 \x01(\tB\x04\xe2A\x01\x01R\n" +
 	"accountSid\"\x1b\n" +
 	"\x19DeleteInteractionResponse2\xed\x02\n" +
 	"\x12InteractionService\x12l\n" +

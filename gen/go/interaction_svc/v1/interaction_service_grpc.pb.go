@@ -30,62 +30,62 @@ const (
 //
 // Reads and deletes Interactions.
 //
-// Every call names the Service and the Session that the Interaction is in. An Interaction that is
-// there under other parents, or belongs to another account than the caller's, is not found.
+// Every request names a Service and a Session. An Interaction under other parents, or of another
+// account than the caller's, is not found.
 //
-// Each account has a namespace of its own: the same SIDs in two accounts are two Interactions. A key
-// of the role admin reaches every account, or the one that a request names in account_sid.
+// Each account has its own namespace: the same SIDs in two accounts are two Interactions. A key of the
+// role admin reaches every account, or the one that a request names in account_sid.
 //
-// Callers show a key in the metadata `authorization`: `Basic` with its SID, or its account's, and its
-// secret, or `Bearer <key SID>.<secret>`. To get and list takes a key with the role read, operate or
-// admin, to delete operate or admin. Keys are checked before the request is looked at:
-// UNAUTHENTICATED, or PERMISSION_DENIED for one without the right. More than one `authorization` is
-// UNAUTHENTICATED as well. Where the service has never had a key, and serves this machine only, none is
-// needed.
+// Callers send a key in the metadata `authorization`: `Basic` with the SID of the key or of its
+// account, and the secret, or `Bearer <key SID>.<secret>`. Get and List need a key with the role read,
+// operate or admin; Delete needs operate or admin. The key is checked before the request is parsed:
+// UNAUTHENTICATED, or PERMISSION_DENIED for a key without the permission. More than one
+// `authorization` is UNAUTHENTICATED. A service that has never had a key, and that only its own machine
+// can reach, needs none.
 //
-// Any call may also end with RESOURCE_EXHAUSTED (too much is under way, too many calls a second, or
-// too many wrong credentials), UNAVAILABLE or DEADLINE_EXCEEDED. A call has the service's deadline, 30
-// seconds unless it is set otherwise, or its client's if that is shorter. A request id sent in
-// `x-request-id`, up to 128 letters, digits and ._:/+=@-, comes back in the trailing metadata; else a
-// new one does.
+// Any call may also end with RESOURCE_EXHAUSTED (too many calls at once, too many calls a second, or
+// too many wrong credentials), UNAVAILABLE or DEADLINE_EXCEEDED. The deadline of a call is the
+// service's (30 seconds by default) or the client's, whichever is shorter. A request ID sent in
+// `x-request-id`, of at most 128 letters, digits and ._:/+=@-, is returned in the trailing metadata;
+// without a valid one, a new ID is.
 //
-// Where the service reads from a replica of its database, GetInteraction and ListInteractions may show
-// a state some time ago. There every write, a delete or a record, has a consistency token in its
-// trailing metadata, `interaction-svc-consistency`: at most 64 characters of `[A-Za-z0-9_-]`, which
-// mean nothing to anybody but the server. A read that sends it back as metadata of the same name sees
-// that write, and all that had been answered before it. A read that sends none, or one of another
-// database, is answered as well; one that sends what is no token is INVALID_ARGUMENT. Writes don't
-// look at it. Where no write has it, every read sees all writes that have been answered.
+// A service that reads from a replica of its database may answer GetInteraction and ListInteractions
+// with an earlier state. It then returns a consistency token for each write (delete or record) in the
+// trailing metadata `interaction-svc-consistency`: at most 64 characters of `[A-Za-z0-9_-]`, opaque to
+// clients. A read that sends the token back, in metadata of the same name, sees that write and all
+// writes answered before it. A read without a token, or with a token of another database, is answered
+// too; a malformed token is INVALID_ARGUMENT. Writes ignore it. Where writes return no token, every
+// read sees all answered writes.
 //
-// Every error of the service itself (not those of gRPC, such as a deadline that has passed, or a
-// message above 4 MiB) carries a google.rpc.ErrorInfo with the domain `interaction-svc` and a reason of
-// ErrorReason; bad arguments also carry a google.rpc.BadRequest that names the field, errors about
-// a resource a google.rpc.ResourceInfo, and what is worth trying again a google.rpc.RetryInfo.
+// Every error of the service itself carries a google.rpc.ErrorInfo with the domain `interaction-svc`
+// and a reason of ErrorReason. (Errors of gRPC, such as a client's deadline or a message above 4 MiB,
+// do not.) Invalid arguments also carry a google.rpc.BadRequest that names the field, errors about a
+// resource a google.rpc.ResourceInfo, and errors after which a retry makes sense a
+// google.rpc.RetryInfo.
 type InteractionServiceClient interface {
 	// Returns one Interaction.
 	//
-	// INVALID_ARGUMENT: a SID or the consistency token is malformed. NOT_FOUND: there is no such
-	// Interaction in this Session. FAILED_PRECONDITION: several accounts have it, and account_sid is
-	// empty. DATA_LOSS: what is stored of it is damaged.
+	// INVALID_ARGUMENT: a SID or the consistency token is malformed. NOT_FOUND: the Session has no such
+	// Interaction. FAILED_PRECONDITION: several accounts have it, and account_sid is empty. DATA_LOSS:
+	// the stored Interaction is damaged.
 	GetInteraction(ctx context.Context, in *GetInteractionRequest, opts ...grpc.CallOption) (*GetInteractionResponse, error)
-	// Returns the Interactions of a Session, page by page, ordered by create_time, then by SID, then by
-	// account.
+	// Returns the Interactions of a Session page by page, ordered by create_time, then SID, then account.
 	//
-	// Every Interaction that is there all along, and whose create_time stays, is returned exactly once,
-	// whatever is recorded or deleted while the pages are read; where a replica is read, if each page is asked for with the same
-	// consistency token, of a write after it. A Session that doesn't exist is an empty one.
+	// An Interaction that exists throughout, and whose create_time does not change, is returned exactly
+	// once, whatever is recorded or deleted while the pages are read. With a replica this holds if each
+	// page is requested with the same consistency token, of a write after that Interaction's. A Session
+	// that does not exist is an empty one.
 	//
-	// INVALID_ARGUMENT: a SID is malformed, page_size is negative, the filter or the order has a
-	// value that doesn't exist, the page_token is damaged or belongs to other arguments, or the
-	// consistency token is malformed.
+	// INVALID_ARGUMENT: a SID is malformed, page_size is negative, the filter or the order has an unknown
+	// value, the page_token is damaged or belongs to other arguments, or the consistency token is
+	// malformed.
 	ListInteractions(ctx context.Context, in *ListInteractionsRequest, opts ...grpc.CallOption) (*ListInteractionsResponse, error)
-	// Deletes one Interaction for good. The Message or Call that it speaks of is not touched. A
-	// later record of the same Interaction doesn't bring it back. The trailing metadata may have a
-	// consistency token.
+	// Deletes one Interaction permanently. Its Message or Call is not touched. A later record of the same
+	// Interaction does not restore it. The trailing metadata may have a consistency token.
 	//
-	// INVALID_ARGUMENT: a SID is malformed. NOT_FOUND: there is no such Interaction in this Session,
-	// unless allow_missing is set. FAILED_PRECONDITION: several accounts have it, and account_sid is
-	// empty; nothing is deleted.
+	// INVALID_ARGUMENT: a SID is malformed. NOT_FOUND: the Session has no such Interaction, and
+	// allow_missing is not set. FAILED_PRECONDITION: several accounts have it, and account_sid is empty;
+	// nothing is deleted.
 	DeleteInteraction(ctx context.Context, in *DeleteInteractionRequest, opts ...grpc.CallOption) (*DeleteInteractionResponse, error)
 }
 
@@ -133,62 +133,62 @@ func (c *interactionServiceClient) DeleteInteraction(ctx context.Context, in *De
 //
 // Reads and deletes Interactions.
 //
-// Every call names the Service and the Session that the Interaction is in. An Interaction that is
-// there under other parents, or belongs to another account than the caller's, is not found.
+// Every request names a Service and a Session. An Interaction under other parents, or of another
+// account than the caller's, is not found.
 //
-// Each account has a namespace of its own: the same SIDs in two accounts are two Interactions. A key
-// of the role admin reaches every account, or the one that a request names in account_sid.
+// Each account has its own namespace: the same SIDs in two accounts are two Interactions. A key of the
+// role admin reaches every account, or the one that a request names in account_sid.
 //
-// Callers show a key in the metadata `authorization`: `Basic` with its SID, or its account's, and its
-// secret, or `Bearer <key SID>.<secret>`. To get and list takes a key with the role read, operate or
-// admin, to delete operate or admin. Keys are checked before the request is looked at:
-// UNAUTHENTICATED, or PERMISSION_DENIED for one without the right. More than one `authorization` is
-// UNAUTHENTICATED as well. Where the service has never had a key, and serves this machine only, none is
-// needed.
+// Callers send a key in the metadata `authorization`: `Basic` with the SID of the key or of its
+// account, and the secret, or `Bearer <key SID>.<secret>`. Get and List need a key with the role read,
+// operate or admin; Delete needs operate or admin. The key is checked before the request is parsed:
+// UNAUTHENTICATED, or PERMISSION_DENIED for a key without the permission. More than one
+// `authorization` is UNAUTHENTICATED. A service that has never had a key, and that only its own machine
+// can reach, needs none.
 //
-// Any call may also end with RESOURCE_EXHAUSTED (too much is under way, too many calls a second, or
-// too many wrong credentials), UNAVAILABLE or DEADLINE_EXCEEDED. A call has the service's deadline, 30
-// seconds unless it is set otherwise, or its client's if that is shorter. A request id sent in
-// `x-request-id`, up to 128 letters, digits and ._:/+=@-, comes back in the trailing metadata; else a
-// new one does.
+// Any call may also end with RESOURCE_EXHAUSTED (too many calls at once, too many calls a second, or
+// too many wrong credentials), UNAVAILABLE or DEADLINE_EXCEEDED. The deadline of a call is the
+// service's (30 seconds by default) or the client's, whichever is shorter. A request ID sent in
+// `x-request-id`, of at most 128 letters, digits and ._:/+=@-, is returned in the trailing metadata;
+// without a valid one, a new ID is.
 //
-// Where the service reads from a replica of its database, GetInteraction and ListInteractions may show
-// a state some time ago. There every write, a delete or a record, has a consistency token in its
-// trailing metadata, `interaction-svc-consistency`: at most 64 characters of `[A-Za-z0-9_-]`, which
-// mean nothing to anybody but the server. A read that sends it back as metadata of the same name sees
-// that write, and all that had been answered before it. A read that sends none, or one of another
-// database, is answered as well; one that sends what is no token is INVALID_ARGUMENT. Writes don't
-// look at it. Where no write has it, every read sees all writes that have been answered.
+// A service that reads from a replica of its database may answer GetInteraction and ListInteractions
+// with an earlier state. It then returns a consistency token for each write (delete or record) in the
+// trailing metadata `interaction-svc-consistency`: at most 64 characters of `[A-Za-z0-9_-]`, opaque to
+// clients. A read that sends the token back, in metadata of the same name, sees that write and all
+// writes answered before it. A read without a token, or with a token of another database, is answered
+// too; a malformed token is INVALID_ARGUMENT. Writes ignore it. Where writes return no token, every
+// read sees all answered writes.
 //
-// Every error of the service itself (not those of gRPC, such as a deadline that has passed, or a
-// message above 4 MiB) carries a google.rpc.ErrorInfo with the domain `interaction-svc` and a reason of
-// ErrorReason; bad arguments also carry a google.rpc.BadRequest that names the field, errors about
-// a resource a google.rpc.ResourceInfo, and what is worth trying again a google.rpc.RetryInfo.
+// Every error of the service itself carries a google.rpc.ErrorInfo with the domain `interaction-svc`
+// and a reason of ErrorReason. (Errors of gRPC, such as a client's deadline or a message above 4 MiB,
+// do not.) Invalid arguments also carry a google.rpc.BadRequest that names the field, errors about a
+// resource a google.rpc.ResourceInfo, and errors after which a retry makes sense a
+// google.rpc.RetryInfo.
 type InteractionServiceServer interface {
 	// Returns one Interaction.
 	//
-	// INVALID_ARGUMENT: a SID or the consistency token is malformed. NOT_FOUND: there is no such
-	// Interaction in this Session. FAILED_PRECONDITION: several accounts have it, and account_sid is
-	// empty. DATA_LOSS: what is stored of it is damaged.
+	// INVALID_ARGUMENT: a SID or the consistency token is malformed. NOT_FOUND: the Session has no such
+	// Interaction. FAILED_PRECONDITION: several accounts have it, and account_sid is empty. DATA_LOSS:
+	// the stored Interaction is damaged.
 	GetInteraction(context.Context, *GetInteractionRequest) (*GetInteractionResponse, error)
-	// Returns the Interactions of a Session, page by page, ordered by create_time, then by SID, then by
-	// account.
+	// Returns the Interactions of a Session page by page, ordered by create_time, then SID, then account.
 	//
-	// Every Interaction that is there all along, and whose create_time stays, is returned exactly once,
-	// whatever is recorded or deleted while the pages are read; where a replica is read, if each page is asked for with the same
-	// consistency token, of a write after it. A Session that doesn't exist is an empty one.
+	// An Interaction that exists throughout, and whose create_time does not change, is returned exactly
+	// once, whatever is recorded or deleted while the pages are read. With a replica this holds if each
+	// page is requested with the same consistency token, of a write after that Interaction's. A Session
+	// that does not exist is an empty one.
 	//
-	// INVALID_ARGUMENT: a SID is malformed, page_size is negative, the filter or the order has a
-	// value that doesn't exist, the page_token is damaged or belongs to other arguments, or the
-	// consistency token is malformed.
+	// INVALID_ARGUMENT: a SID is malformed, page_size is negative, the filter or the order has an unknown
+	// value, the page_token is damaged or belongs to other arguments, or the consistency token is
+	// malformed.
 	ListInteractions(context.Context, *ListInteractionsRequest) (*ListInteractionsResponse, error)
-	// Deletes one Interaction for good. The Message or Call that it speaks of is not touched. A
-	// later record of the same Interaction doesn't bring it back. The trailing metadata may have a
-	// consistency token.
+	// Deletes one Interaction permanently. Its Message or Call is not touched. A later record of the same
+	// Interaction does not restore it. The trailing metadata may have a consistency token.
 	//
-	// INVALID_ARGUMENT: a SID is malformed. NOT_FOUND: there is no such Interaction in this Session,
-	// unless allow_missing is set. FAILED_PRECONDITION: several accounts have it, and account_sid is
-	// empty; nothing is deleted.
+	// INVALID_ARGUMENT: a SID is malformed. NOT_FOUND: the Session has no such Interaction, and
+	// allow_missing is not set. FAILED_PRECONDITION: several accounts have it, and account_sid is empty;
+	// nothing is deleted.
 	DeleteInteraction(context.Context, *DeleteInteractionRequest) (*DeleteInteractionResponse, error)
 	mustEmbedUnimplementedInteractionServiceServer()
 }
