@@ -112,7 +112,7 @@ format: $(VENV)/.dev ## put the code into shape
 	$(BIN)/buf format -w
 
 clean: ## remove what was built; not the database
-	rm -rf .venv .build .mypy_cache .pytest_cache .ruff_cache .hypothesis tests/node/node_modules clients/node/node_modules clients/node/gen clients/java/gen clients/java/target
+	rm -rf .venv .build .mypy_cache .pytest_cache .ruff_cache .hypothesis tests/node/node_modules clients/node/node_modules clients/node/gen
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
