@@ -15,8 +15,8 @@ from google.protobuf.message import DecodeError
 from interaction_svc.domain import timestamps
 from interaction_svc.domain.merge import State, merge
 from interaction_svc.internal.v1.unparsed_pb2 import UnparsedInteractions
+from interaction_svc.store.checksum import check_frame, checksum_of
 from interaction_svc.store.errors import DamagedRowError
-from interaction_svc.store.integrity import check_frame, checksum_of
 from interaction_svc.store.recorded import Outcome, Recorded
 from interaction_svc.v1.interaction_pb2 import Interaction
 from interaction_svc.v1.interaction_service_pb2 import GetInteractionResponse
@@ -48,7 +48,7 @@ class Row(NamedTuple):
     """When the leg's status was reported; None: at updated_us. See interaction_svc.domain.merge."""
     outbound_status_us: int | None
     checksum: int
-    """Of the frame: see interaction_svc.store.integrity."""
+    """Of the frame: see interaction_svc.store.checksum."""
     frame: bytes
 
 

@@ -4,7 +4,7 @@ import pytest
 from testing.build import NOON_US, Parents, new_interaction, new_parents, new_sid
 
 from interaction_svc.store import Outcome, Row, Store, decode, row_of
-from interaction_svc.store.integrity import checksum_of
+from interaction_svc.store.checksum import checksum_of
 from interaction_svc.store.tables import (
     INTERACTIONS,
     KEYS,

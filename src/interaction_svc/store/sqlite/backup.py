@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+from interaction_svc.store.checksum import checksum_of
 from interaction_svc.store.errors import (
     NotAStoreError,
     StoreDamagedError,
@@ -15,7 +16,6 @@ from interaction_svc.store.errors import (
     StoreFullError,
     StoreUnavailableError,
 )
-from interaction_svc.store.integrity import checksum_of
 from interaction_svc.store.sqlite import schema
 from interaction_svc.store.sqlite.connection import connect, translated
 from interaction_svc.store.sqlite.erasure.page_wiper import wipe_file

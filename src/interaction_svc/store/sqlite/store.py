@@ -19,6 +19,7 @@ from interaction_svc.store.bulk_delete import (
     InvolvesParticipant,
 )
 from interaction_svc.store.errors import StoreError
+from interaction_svc.store.integrity import check_rows
 from interaction_svc.store.interface import (
     InteractionKey,
     MigrationProgress,
@@ -61,8 +62,6 @@ log = structlog.get_logger()
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-_NAMED_BAD_ROWS = 20
 
 
 class SqliteStore(Store):
@@ -217,14 +216,11 @@ class SqliteStore(Store):
     async def check(self) -> StoreReport:
         """See Store."""
         version = await self._reading(migrations.schema_version)
-        rows = bad_rows = 0
-        some_bad: list[tuple[str, str, str]] = []
-        after: reads.CheckPosition | None = reads.CHECK_FIRST
-        while after is not None:
-            seen, bad, after = await self._reading(reads.check_rows, after)
-            rows, bad_rows = rows + seen, bad_rows + len(bad)
-            some_bad += bad[: _NAMED_BAD_ROWS - len(some_bad)]
-        return StoreReport(version, migrations.LATEST, rows, bad_rows, tuple(some_bad))
+        return await check_rows(
+            lambda after: self._reading(reads.check_batch, after),
+            schema_version=version,
+            known_version=migrations.LATEST,
+        )
 
     async def count(self, table: Table) -> int:
         """See Store."""

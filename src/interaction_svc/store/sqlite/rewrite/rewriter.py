@@ -24,13 +24,13 @@ from typing import NamedTuple
 
 import structlog
 
+from interaction_svc.store.checksum import checksum_of
 from interaction_svc.store.errors import (
     StoreClosedError,
     StoreError,
     StoreFullError,
     StoreUnavailableError,
 )
-from interaction_svc.store.integrity import checksum_of
 from interaction_svc.store.interface import MigrationProgress
 from interaction_svc.store.recorded import Outcome
 from interaction_svc.store.rows import Row
