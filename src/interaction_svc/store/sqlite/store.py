@@ -101,10 +101,13 @@ class SqliteStore(Store):
         has_log = migrate and _size(_log_of(path)) > 0
         if migrate:
             await _rewritten(path, on_migration)
+        else:
+            await asyncio.to_thread(migrations.check_is_current, path)
         async with AsyncExitStack() as opened:
             write = await Connection.open(path, create=migrate)
             opened.push_async_callback(lambda: asyncio.shield(write.close()))
-            await write.run(migrations.migrate if migrate else migrations.check_is_current)
+            if migrate:
+                await write.run(migrations.migrate)
             joins = await write.run(supports_blob_concat)
             await write.run(disable_busy_timeout)
             await write.run(checkpoint_no_more)
