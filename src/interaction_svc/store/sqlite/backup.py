@@ -17,8 +17,8 @@ from interaction_svc.store.errors import (
     StoreUnavailableError,
 )
 from interaction_svc.store.sqlite import schema
-from interaction_svc.store.sqlite.connection import translated
 from interaction_svc.store.sqlite.erasure.page_wiper import wipe_file
+from interaction_svc.store.sqlite.errors import translated
 from interaction_svc.store.sqlite.migrations import LATEST, schema_version, snapshot
 from interaction_svc.store.sqlite.write_errors import os_failure
 

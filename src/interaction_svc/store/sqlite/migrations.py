@@ -18,13 +18,10 @@ from interaction_svc.store.errors import (
 )
 from interaction_svc.store.interface import StoreReport
 from interaction_svc.store.sqlite import schema
-from interaction_svc.store.sqlite.connection import (
-    BUSY_TIMEOUT_SECONDS,
-    connect,
-    transaction,
-    translated,
-)
+from interaction_svc.store.sqlite.connection import connect
+from interaction_svc.store.sqlite.errors import is_busy, translated
 from interaction_svc.store.sqlite.file_location import identity
+from interaction_svc.store.sqlite.transactions import BUSY_TIMEOUT_SECONDS, transaction
 
 LATEST = schema.VERSION
 _RETRY_SECONDS = 0.01
@@ -33,8 +30,8 @@ _RETRY_SECONDS = 0.01
 def migrate(db: sqlite3.Connection) -> None:
     """Bring the schema up to date.
 
-    Raises NotAStoreError, SchemaTooNewError, StoreUnavailableError, sqlite3.Error; the file is then
-    as it was.
+    Raises NotAStoreError, SchemaTooNewError, StoreUnavailableError, sqlite3.Error, and then leaves
+    the file unchanged.
     """
     check_is_store(db)
     if schema_version(db) == 0:
@@ -43,11 +40,11 @@ def migrate(db: sqlite3.Connection) -> None:
         raise NotAStoreError("the file's disk doesn't support SQLite's write-ahead log")
     version = schema_version(db)
     if version == LATEST:
-        return  # without the write lock, which another process may hold for long
-    if version:  # only a rewrite, before the file is opened, brings it further
+        return  # without the write lock, which another process may hold
+    if version:  # an earlier one: only a rewrite, before the file is opened, migrates it
         raise StoreUnavailableError(_outdated(version))
     with transaction(db):
-        # Looked up under the lock: another process may be making the same file.
+        # Read under the lock: another process may be making the same file.
         if schema_version(db) == 0:
             schema.create(db)
 
@@ -57,18 +54,17 @@ def _outdated(version: int) -> str:
 
 
 def _journal_mode_after_wal(db: sqlite3.Connection) -> str:
-    """Ask for the write-ahead log; give the mode that came of it.
+    """Switch to the write-ahead log; return the resulting journal mode.
 
-    SQLite doesn't apply its busy timeout to this change, which needs the file for itself for a
-    moment, so that the waiting is done here.
+    The switch needs an exclusive lock, and SQLite doesn't apply its busy timeout to it, so this
+    function retries for up to 5 seconds.
     """
     deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
     while True:
         try:
             return str(db.execute("PRAGMA journal_mode = WAL").fetchone()[0])
         except sqlite3.OperationalError as error:
-            busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
-            if not busy or time.monotonic() > deadline:
+            if not is_busy(error) or time.monotonic() > deadline:
                 raise
             time.sleep(_RETRY_SECONDS)
 

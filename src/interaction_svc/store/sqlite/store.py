@@ -41,19 +41,18 @@ from interaction_svc.store.sqlite import (
     table_io,
     writes,
 )
-from interaction_svc.store.sqlite.connection import (
-    Connection,
-    check_writable,
-    checkpoint_no_more,
-    disable_busy_timeout,
-    touch_write_lock,
-    translated,
-)
+from interaction_svc.store.sqlite.connection import Connection, disable_checkpoints
 from interaction_svc.store.sqlite.erasure.wal_truncation import WalTruncator
+from interaction_svc.store.sqlite.errors import translated
 from interaction_svc.store.sqlite.inline_reads import InlineReader, NotInlineError
 from interaction_svc.store.sqlite.page_concat import supports_blob_concat
 from interaction_svc.store.sqlite.probe import Probe, read_something
 from interaction_svc.store.sqlite.rewrite.rewriter import rewrite
+from interaction_svc.store.sqlite.transactions import (
+    check_writable,
+    disable_busy_timeout,
+    touch_write_lock,
+)
 from interaction_svc.store.sqlite.writer import Work, Writer
 from interaction_svc.store.tables import Table, TableKey, TableRow
 from interaction_svc.telemetry import metrics
@@ -110,7 +109,7 @@ class SqliteStore(Store):
                 await write.run(migrations.migrate)
             joins = await write.run(supports_blob_concat)
             await write.run(disable_busy_timeout)
-            await write.run(checkpoint_no_more)
+            await write.run(disable_checkpoints)
             if migrate:
                 await write.run(check_writable)
             read = await Connection.open(path, read_only=True)
