@@ -19,10 +19,11 @@ from bench import load
 from bench.processes import cpu_seconds
 from bench.writing import Ratio
 from interaction_svc.domain.paging import Cursor, PageTokens, Position
-from interaction_svc.store.integrity import checksum_of
+from interaction_svc.store.checksum import checksum_of
 from interaction_svc.store.rows import Row, row_of
 from interaction_svc.store.sqlite import writes
-from interaction_svc.store.sqlite.connection import connect, transaction
+from interaction_svc.store.sqlite.connection import connect
+from interaction_svc.store.sqlite.transactions import transaction
 from interaction_svc.v1 import interaction_service_pb2 as pb
 
 ROWS_A_SESSION = 100

@@ -38,7 +38,7 @@ from bench.records import (
 )
 from bench.rivals.answers import DEFAULT, write_answers
 from interaction_svc.store.rows import row_of
-from interaction_svc.store.sqlite import connection, migrations
+from interaction_svc.store.sqlite import connection, migrations, transactions
 from interaction_svc.store.sqlite.row_format import COLUMNS, Columns, pack_row
 from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 from interaction_svc.v1 import interaction_service_pb2 as pb
@@ -157,7 +157,7 @@ def streamed_records(rounds: int, rows: int) -> list[Ratio]:
                 ).interactions
             ]
             begun = perf_counter()
-            with connection.transaction(db):
+            with transactions.transaction(db):
                 db.executemany(insert, made)
             executed = perf_counter() - begun
             begun = perf_counter()

@@ -13,7 +13,7 @@ from interaction_svc.app import retention
 from interaction_svc.app.retention import DAY_US, Retention, retention_criteria, sweep
 from interaction_svc.store import Expired, InvolvesParticipant, Store, StoreClosedError, row_of
 from interaction_svc.store.factory import open_store
-from interaction_svc.store.sqlite import connection as connection_module
+from interaction_svc.store.sqlite import transactions
 from tests.store.contract.stores import EVERYONE, query
 from tests.store.sqlite.files import another_process, url
 
@@ -129,7 +129,7 @@ async def test_without_days_nothing_runs(store: Store) -> None:
 async def test_a_pass_that_fails_is_logged_and_made_up_for(
     tmp_path: Path, parents: Parents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_module, "BUSY_TIMEOUT_SECONDS", 0.01)
+    monkeypatch.setattr(transactions, "BUSY_TIMEOUT_SECONDS", 0.01)
     monkeypatch.setattr(retention, "PASS_SECONDS", 0.01)
     store = await open_store(url(tmp_path))
     await store.record([row_of(new_interaction(parents))])

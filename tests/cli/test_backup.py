@@ -338,19 +338,37 @@ async def test_a_disk_without_room_for_it_gets_no_half_copy(
         assert os.listdir(small) == []
 
 
+async def test_an_interrupt_in_the_middle_of_the_copy_leaves_no_file(
+    tmp_path: Path, parents: Parents
+) -> None:
+    await fill(tmp_path, parents, 2_000)
+
+    def interrupt(done: int, total: int) -> None:
+        assert done < total
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        backup_store(url(tmp_path), tmp_path / "copy.db", interrupt)
+    assert os.listdir(tmp_path) == ["interactions.db"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_a_backup_that_is_interrupted_leaves_nothing(
+async def test_a_signal_ends_the_command_and_leaves_no_file(
     tmp_path: Path, parents: Parents, number: signal.Signals
 ) -> None:
-    await fill(tmp_path, parents, 20_000)
-    target = tmp_path / "copy.db"
-    process = subprocess.Popen(  # noqa: ASYNC220
-        [*COMMAND, "backup", str(target), "--store", url(tmp_path)], stderr=subprocess.DEVNULL
-    )
-    async with asyncio.timeout(60):
-        while not (tmp_path / "copy.db.part").exists():
-            assert process.poll() is None
-            await asyncio.sleep(0)
-    process.send_signal(number)
+    await fill(tmp_path, parents, 1)
+    # The lock keeps the backup from ending before it gets the signal.
+    with another_process(tmp_path) as db:
+        db.execute("PRAGMA journal_mode = DELETE")
+        db.execute("BEGIN EXCLUSIVE")
+        process = subprocess.Popen(  # noqa: ASYNC220
+            [*COMMAND, "backup", str(tmp_path / "copy.db"), "--store", url(tmp_path)],
+            stderr=subprocess.DEVNULL,
+        )
+        async with asyncio.timeout(60):
+            while not (tmp_path / "copy.db.part").exists():
+                assert process.poll() is None
+                await asyncio.sleep(0)
+        process.send_signal(number)
     assert process.wait(60) != 0
     assert os.listdir(tmp_path) == ["interactions.db"]

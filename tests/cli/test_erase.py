@@ -125,13 +125,13 @@ async def test_erase_says_that_another_process_keeps_what_was_deleted(
     with another_process(tmp_path) as db:
         db.execute("BEGIN")
         db.execute("SELECT count(*) FROM interactions").fetchone()
-        impatient = command({"cli.erasing.ERASE_TRACES_SECONDS": 0.5})
+        impatient = command({"cli.purge.ERASE_TRACES_SECONDS": 0.5})
         erase = ["erase", "--store", url(tmp_path), "--participant", leg.participant_sid]
         done = await asyncio.to_thread(
             subprocess.run, [*impatient, *erase], capture_output=True, check=False
         )
-    assert (done.returncode, done.stdout.splitlines()[-1]) == (1, b"1 Interactions deleted")
     assert b"another process is reading the store" in done.stderr
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (1, b"1 Interactions deleted")
     assert await left(tmp_path, parents) == []
 
 

@@ -70,7 +70,7 @@ async def clients(folder: Path, *flags: str, **times: float) -> AsyncIterator[Cl
 
 
 async def test_a_lock_held_by_another_process(tmp_path: Path, parents: Parents) -> None:
-    patience = {"store.sqlite.connection.BUSY_TIMEOUT_SECONDS": 0.5}
+    patience = {"store.sqlite.transactions.BUSY_TIMEOUT_SECONDS": 0.5}
     async with clients(tmp_path, **patience) as using:
         assert await using.is_ready()
         watch = health_pb2_grpc.HealthStub(using.channel).Watch(health_pb2.HealthCheckRequest())

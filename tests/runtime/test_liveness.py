@@ -85,6 +85,7 @@ async def test_workers_whose_listener_has_died_are_replaced(
         before = workers(group)
         await listener_faults.send_undecodable_path(group.grpc_address)
         await asyncio.to_thread(wait_until, lambda: len(logged(group, ENDED)) == 1)
+        await asyncio.to_thread(until_replaced, group, set(before.items()))
         for address in (group.grpc_address, group.base_url):
             await asyncio.to_thread(until_both_serve, group)
             listener_faults.choose(tmp_path, address)

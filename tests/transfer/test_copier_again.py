@@ -7,7 +7,7 @@ import pytest
 from testing.build import Parents, new_interaction, new_parents, new_sid
 
 from interaction_svc.store import Row, Store, row_of
-from interaction_svc.store.integrity import checksum_of
+from interaction_svc.store.checksum import checksum_of
 from interaction_svc.store.tables import (
     INTERACTIONS,
     TABLES,

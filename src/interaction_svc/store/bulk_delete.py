@@ -1,43 +1,67 @@
-"""Sweeps: deleting all Interactions that something holds of, a stretch of the store at a time."""
+"""Bulk deletion: deletes all Interactions that meet a condition, in batches."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
+
+MAX_DELETED = 200
+"""Most rows that one batch deletes, so that its transaction is short and other writers go on."""
+MAX_EXAMINED = 2_000
+"""Most rows and Sessions that one batch reads."""
+
+StoredSid = TypeVar("StoredSid")
 
 
 @dataclass(frozen=True, slots=True)
 class Expired:
-    """Interactions that were created before a time, which their Service decides.
+    """Selects Interactions created before a time, which may differ by Service.
 
-    Times are in microseconds since 1970, and None is "keep them for ever". What was created
-    exactly at the time stays.
+    Times are in microseconds since 1970. None keeps all. An Interaction created exactly at the time
+    is kept.
     """
 
     default_before_us: int | None
     before_us_by_service: Mapping[str, int | None] = field(default_factory=dict)
 
     def before_us(self, service_sid: str) -> int | None:
-        """Give the time for a Service's Interactions."""
+        """Return the time for a Service's Interactions."""
         return self.before_us_by_service.get(service_sid, self.default_before_us)
 
 
 @dataclass(frozen=True, slots=True)
 class InvolvesParticipant:
-    """Interactions in which a participant took part, on either leg."""
+    """Selects Interactions with this participant on either leg."""
 
     participant_sid: str
     account_sid: str | None = None
-    """Of this account only; None: of every account."""
+    """Only Interactions of this account; None: of every account."""
 
 
 BulkDeleteCursor = tuple[Any, ...]
-"""How far a sweep has come. Only the store that gave it can read it."""
+"""The end of a batch. Only the backend that returned it can read it."""
 
 
 class DeletedBatch(NamedTuple):
-    """What one stretch of a sweep did."""
+    """The result of one batch."""
 
     by_service: dict[str, int]
-    """How many rows of each Service it deleted."""
+    """Number of deleted rows of each Service."""
     next: BulkDeleteCursor | None
-    """Where to go on; None: it was the last one."""
+    """Where the next batch begins; None after the last one."""
+
+
+class FoundRow(NamedTuple, Generic[StoredSid]):
+    """A row to delete. Its SIDs are in the backend's stored form."""
+
+    session_sid: StoredSid
+    account_sid: StoredSid
+    sid: StoredSid
+    service_sid: StoredSid
+
+
+def count_by_service(
+    service_sids: Iterable[StoredSid], to_sid: Callable[[StoredSid], str]
+) -> dict[str, int]:
+    """Return how often each Service occurs. `to_sid` converts its stored form."""
+    return {to_sid(stored): count for stored, count in Counter(service_sids).items()}

@@ -11,8 +11,8 @@ from interaction_svc.codec import encoded
 from interaction_svc.domain import timestamps
 from interaction_svc.domain.interactions import Outcome
 from interaction_svc.domain.merge import State, merge
+from interaction_svc.store.checksum import check_frame, checksum_of
 from interaction_svc.store.errors import DamagedRowError
-from interaction_svc.store.integrity import check_frame, checksum_of
 from interaction_svc.store.recorded import Recorded
 from interaction_svc.v1.interaction_pb2 import Interaction
 
@@ -41,7 +41,7 @@ class Row(NamedTuple):
     """When the leg's status was reported; None: at updated_us. See interaction_svc.domain.merge."""
     outbound_status_us: int | None
     checksum: int
-    """Of the frame: see interaction_svc.store.integrity."""
+    """Of the frame: see interaction_svc.store.checksum."""
     frame: bytes
 
 

@@ -5,7 +5,7 @@ from testing.build import NOON_US, Parents, new_interaction, new_parents, new_si
 
 from interaction_svc.domain.interactions import Outcome
 from interaction_svc.store import Row, Store, decode, row_of
-from interaction_svc.store.integrity import checksum_of
+from interaction_svc.store.checksum import checksum_of
 from interaction_svc.store.tables import (
     INTERACTIONS,
     KEYS,

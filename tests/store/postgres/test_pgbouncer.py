@@ -20,6 +20,11 @@ from tests.store.postgres.databases import database, opened_store
 __all__ = ["database"]
 
 
+needs_pgbouncer = pytest.mark.skipif(
+    found_pgbouncer() is None, reason="PgBouncer isn't on this machine"
+)
+
+
 @pytest.fixture(scope="module")
 def pooler(cluster: Cluster) -> Iterator[int]:
     """The port of a PgBouncer with fewer connections to the database than a store has to it."""
@@ -86,6 +91,7 @@ async def test_who_the_pooler_does_not_let_in_is_said(
     assert "no such database" in await problem_of(nowhere)
 
 
+@needs_pgbouncer
 async def test_statements_that_the_pooler_mixes_up_are_said(
     cluster: Cluster, database: str, parents: Parents
 ) -> None:
@@ -103,6 +109,7 @@ async def test_statements_that_the_pooler_mixes_up_are_said(
         assert all("write statement_cache_size=0" in str(error) for error in failed)
 
 
+@needs_pgbouncer
 async def test_a_database_that_the_pooler_lost_is_said_and_found_again_after_its_pause(
     parents: Parents,
 ) -> None:

@@ -245,9 +245,9 @@ def _killed_after(steps: int, url: str) -> list[int]:
     """Migrate, and kill it after so many steps; return how many rows were done after each."""
     program = (
         "import asyncio, sys\n"
-        "from interaction_svc.store import open_store\n"
-        "from interaction_svc.store.postgres import rewrite\n"
-        "rewrite._FEWEST = rewrite._MOST = 1\n"
+        "from interaction_svc.store.factory import open_store\n"
+        "from interaction_svc.store.postgres.rewrite import rewriter\n"
+        "rewriter._FEWEST = rewriter._MOST = 1\n"
         "asyncio.run(open_store(sys.argv[1], on_migration=lambda *p: print(p[1], flush=True)))\n"
     )
     with subprocess.Popen([sys.executable, "-c", program, url], stdout=subprocess.PIPE) as process:

@@ -7,8 +7,8 @@ from testing.build import NOON_US, Parents, new_interaction, new_leg
 from interaction_svc.store import Expired, InvolvesParticipant, row_of
 from interaction_svc.store.factory import open_store
 from interaction_svc.store.sqlite import bulk_delete
-from interaction_svc.store.sqlite.connection import transaction
 from interaction_svc.store.sqlite.store import SqliteStore
+from interaction_svc.store.sqlite.transactions import transaction
 from tests.store.contract.stores import EVERYONE, NOW_US, query, sids
 from tests.store.sqlite.files import another_process, url
 

@@ -25,9 +25,8 @@ from interaction_svc.store import (
     row_of,
 )
 from interaction_svc.store.factory import check_store, open_store
-from interaction_svc.store.sqlite import connection as connection_module
-from interaction_svc.store.sqlite import probe, schema
-from interaction_svc.store.sqlite.connection import translated
+from interaction_svc.store.sqlite import probe, schema, transactions
+from interaction_svc.store.sqlite.errors import translated
 from interaction_svc.store.sqlite.write_errors import os_failure
 from tests.store.contract.stores import EVERYONE, MIB, NOW_US, query
 from tests.store.sqlite.files import another_process, url
@@ -37,7 +36,7 @@ PAGE = schema.PAGE_BYTES
 
 @pytest.fixture
 async def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Store]:
-    monkeypatch.setattr(connection_module, "BUSY_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr(transactions, "BUSY_TIMEOUT_SECONDS", 0.05)
     opened = await open_store(url(tmp_path))
     yield opened
     await opened.close()
@@ -219,7 +218,7 @@ async def test_a_file_that_is_cut_off_is_damaged(tmp_path: Path, parents: Parent
 async def test_a_file_locked_for_good_is_said_at_the_start(
     tmp_path: Path, parents: Parents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_module, "BUSY_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr(transactions, "BUSY_TIMEOUT_SECONDS", 0.05)
     await fill(tmp_path, parents)
     with another_process(tmp_path) as db:
         db.execute("PRAGMA locking_mode = EXCLUSIVE")

@@ -71,7 +71,7 @@ async def test_a_deadline_ends_a_long_list(store: SqliteStore, parents: Parents)
     def count() -> bool:
         nonlocal steps
         steps += 1
-        return store._read._is_given_up()
+        return store._read._interrupts()
 
     await store._read.run(lambda db: db.set_progress_handler(count, 1000))
     await store.page(EVERYONE, rare)

@@ -24,8 +24,7 @@ from interaction_svc.store import (
     row_of,
 )
 from interaction_svc.store.factory import check_store, check_url, open_store
-from interaction_svc.store.sqlite import connection as connection_module
-from interaction_svc.store.sqlite import page_reads, schema
+from interaction_svc.store.sqlite import page_reads, schema, transactions
 from interaction_svc.store.sqlite.connection import connect
 from interaction_svc.store.sqlite.migrations import LATEST
 from tests.store.contract.stores import EVERYONE, NOW_US, query
@@ -213,7 +212,7 @@ async def test_a_lock_held_by_another_process_is_asked_for_often(
 async def test_a_lock_held_by_another_process_is_unavailable_and_passes(
     tmp_path: Path, parents: Parents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_module, "BUSY_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr(transactions, "BUSY_TIMEOUT_SECONDS", 0.05)
     store = await open_store(url(tmp_path))
     row = row_of(new_interaction(parents))
     with another_process(tmp_path) as db:

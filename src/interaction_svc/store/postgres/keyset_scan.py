@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from interaction_svc.store.checksum import checksum_of
 from interaction_svc.store.errors import DamagedRowError
-from interaction_svc.store.integrity import checksum_of
 from interaction_svc.store.postgres import row_format
 from interaction_svc.store.postgres.connection import Connection
 from interaction_svc.store.postgres.row_format import digits, row_from

@@ -5,8 +5,8 @@ from typing import Any
 
 from interaction_svc.domain.interactions import InteractionKey, Scope
 from interaction_svc.domain.paging import Position
+from interaction_svc.store.checksum import check_frame
 from interaction_svc.store.errors import AmbiguousAccountError, DamagedRowError
-from interaction_svc.store.integrity import check_frame
 from interaction_svc.store.interface import PageQuery, StoredPage
 from interaction_svc.store.page_bounds import bounds
 from interaction_svc.store.postgres import row_format

@@ -5,7 +5,7 @@ from functools import cache
 
 import asyncpg
 
-from interaction_svc.store.integrity import check_frame
+from interaction_svc.store.checksum import check_frame
 from interaction_svc.store.postgres.connection import Connection
 from interaction_svc.store.postgres.keyset_scan import keyset_statement
 from interaction_svc.store.postgres.row_format import (

@@ -1,7 +1,7 @@
 """The statement that goes through the whole store in the order of lists."""
 
 from interaction_svc.domain.paging import Position
-from interaction_svc.store.integrity import check_frame
+from interaction_svc.store.checksum import check_frame
 from interaction_svc.store.interface import ScanPosition
 from interaction_svc.store.postgres import row_format
 from interaction_svc.store.postgres.connection import Connection

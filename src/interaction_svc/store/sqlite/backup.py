@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+from interaction_svc.store.checksum import checksum_of
 from interaction_svc.store.errors import (
     NotAStoreError,
     StoreDamagedError,
@@ -15,11 +16,10 @@ from interaction_svc.store.errors import (
     StoreFullError,
     StoreUnavailableError,
 )
-from interaction_svc.store.integrity import checksum_of
 from interaction_svc.store.sqlite import schema
-from interaction_svc.store.sqlite.connection import connect, translated
 from interaction_svc.store.sqlite.erasure.page_wiper import wipe_file
-from interaction_svc.store.sqlite.migrations import LATEST, check_is_store, schema_version
+from interaction_svc.store.sqlite.errors import translated
+from interaction_svc.store.sqlite.migrations import LATEST, schema_version, snapshot
 from interaction_svc.store.sqlite.write_errors import os_failure
 
 _PAGES_A_STEP = 256
@@ -119,19 +119,15 @@ def _remove(part: Path) -> None:
 
 
 def _copy(source: Path, part: Path, on_progress: Callable[[int, int], None]) -> None:
-    with closing(connect(source, read_only=True)) as db, closing(_connect_new(part)) as copied:
-        check_is_store(db)
-        # One read transaction for all steps: otherwise what is written meanwhile makes SQLite
-        # begin the copy anew, again and again.
-        db.execute("BEGIN")
-        if schema_version(db) == 0:
+    # One read transaction for all steps: a write between two steps makes SQLite restart the copy.
+    with snapshot(source) as (db, version), closing(_connect_new(part)) as copied:
+        if version == 0:
             raise NotAStoreError("it is empty")
         db.backup(
             copied,
             pages=_PAGES_A_STEP,
             progress=lambda _, left, total: on_progress(total - left, total),
         )
-        db.execute("COMMIT")
 
 
 def _connect_new(part: Path) -> sqlite3.Connection:

@@ -1,22 +1,23 @@
-"""The statements of sweeps.
+"""Statements of bulk deletion.
 
-Those that find a stretch's rows run on the connection that reads, so that nobody waits for the
-search; those that delete them inside a transaction of the writer's.
+Those that find the rows of a batch run on the reading connection, so the search holds up no writer.
+Those that delete the rows run in a transaction of the writer.
 """
 
 import sqlite3
-from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
 
-from interaction_svc.store.bulk_delete import BulkDeleteCursor, Expired, InvolvesParticipant
+from interaction_svc.store.bulk_delete import (
+    MAX_DELETED,
+    MAX_EXAMINED,
+    BulkDeleteCursor,
+    Expired,
+    FoundRow,
+    InvolvesParticipant,
+    count_by_service,
+)
 from interaction_svc.store.sqlite.row_format import pack, unpack
 from interaction_svc.store.sqlite.writes import add_tombstone
-
-MAX_DELETED = 200
-"""Rows that a stretch deletes: one short transaction, so that others don't wait for it."""
-MAX_EXAMINED = 2_000
-"""Rows and Sessions that it looks at."""
 
 _FIRST_US = -(2**63)
 _FIRST: BulkDeleteCursor = (b"", b"", _FIRST_US, b"")
@@ -30,7 +31,7 @@ _OLDEST = (
     " WHERE session_sid = ? AND account_sid = ? AND (created_us, sid) > (?, ?) AND created_us < ?"
     " ORDER BY created_us, sid LIMIT ?"
 )
-_WALK = (
+_SCAN = (
     f"SELECT {_KEY}, service_sid, inbound_participant_sid, outbound_participant_sid"
     f" FROM interactions WHERE ({_KEY}) > (?, ?, ?, ?) ORDER BY {_KEY} LIMIT ?"
 )
@@ -38,39 +39,31 @@ _DELETE = (
     "DELETE FROM interactions INDEXED BY interactions_by_sid"
     " WHERE session_sid = ?1 AND account_sid = ?2 AND sid = ?3"
 )
-# An update may have come since the row was found: another participant, or another time of creation.
-_DELETE_IF_TOOK_PART = f"{_DELETE} AND ?4 IN (inbound_participant_sid, outbound_participant_sid)"
+# An update since the row was found may have changed its participants or its time of creation.
+_DELETE_IF_INVOLVED = f"{_DELETE} AND ?4 IN (inbound_participant_sid, outbound_participant_sid)"
 _DELETE_IF_OLDER = f"{_DELETE} AND created_us < ?4"
 
 
-class FoundRow(NamedTuple):
-    """A row to be deleted, as it is stored."""
-
-    session_sid: bytes
-    account_sid: bytes
-    sid: bytes
-    service_sid: bytes
-
-
-Found = tuple[list[FoundRow], BulkDeleteCursor | None]
+Found = tuple[list[FoundRow[bytes]], BulkDeleteCursor | None]
+"""The rows of a batch, and where the next batch begins."""
 
 
 def find(
     db: sqlite3.Connection, what: Expired | InvolvesParticipant, after: BulkDeleteCursor | None
 ) -> Found:
-    """Find the rows of the next stretch, and where the one after it begins; None: nowhere."""
+    """Return the rows of the next batch, and where the one after it begins (None: at the end)."""
     if isinstance(what, InvolvesParticipant):
-        return _find_took_part(db, what, after or _FIRST)
+        return _find_involved(db, what, after or _FIRST)
     return _find_expired(db, what, after or _FIRST)
 
 
 def _find_expired(db: sqlite3.Connection, what: Expired, after: BulkDeleteCursor) -> Found:
-    """Look at the oldest rows only of each account in each Session, which lie together."""
+    """Read only the oldest rows of each account in each Session, which are stored together."""
     bounds = [what.default_before_us, *what.before_us_by_service.values()]
     latest = max((bound for bound in bounds if bound is not None), default=_FIRST_US)
     before_us = {pack(sid): bound for sid, bound in what.before_us_by_service.items()}
     session_sid, account_sid, created_us, sid = after
-    found: list[FoundRow] = []
+    found: list[FoundRow[bytes]] = []
     left = MAX_EXAMINED
     while True:
         values = (session_sid, account_sid, created_us, sid, latest, left)
@@ -90,14 +83,14 @@ def _find_expired(db: sqlite3.Connection, what: Expired, after: BulkDeleteCursor
         left -= 1
 
 
-def _find_took_part(
+def _find_involved(
     db: sqlite3.Connection, what: InvolvesParticipant, after: BulkDeleteCursor
 ) -> Found:
     participant_sid = pack(what.participant_sid)
     wanted_account = None if what.account_sid is None else pack(what.account_sid)
-    found: list[FoundRow] = []
+    found: list[FoundRow[bytes]] = []
     examined = 0
-    for *key, service_sid, inbound_sid, outbound_sid in db.execute(_WALK, (*after, MAX_EXAMINED)):
+    for *key, service_sid, inbound_sid, outbound_sid in db.execute(_SCAN, (*after, MAX_EXAMINED)):
         examined += 1
         session_sid, account_sid, _, sid = after = tuple(key)
         if participant_sid in (inbound_sid, outbound_sid) and wanted_account in (None, account_sid):
@@ -111,27 +104,29 @@ def _find_took_part(
 def delete(
     db: sqlite3.Connection,
     what: Expired | InvolvesParticipant,
-    rows: Sequence[FoundRow],
+    rows: Sequence[FoundRow[bytes]],
     now_us: int,
 ) -> dict[str, int]:
-    """Delete rows that were found, and return how many of each Service were still there."""
-    deleted: list[FoundRow] = []
+    """Delete the found rows that still match; return their number by Service."""
+    deleted: list[FoundRow[bytes]] = []
     for row in rows:
         key = (row.session_sid, row.account_sid, row.sid)
         if isinstance(what, InvolvesParticipant):
-            gone = db.execute(_DELETE_IF_TOOK_PART, (*key, pack(what.participant_sid)))
+            gone = db.execute(_DELETE_IF_INVOLVED, (*key, pack(what.participant_sid)))
         else:
-            gone = db.execute(_DELETE_IF_OLDER, (*key, what.before_us(_service_sid(row))))
+            gone = db.execute(
+                _DELETE_IF_OLDER, (*key, what.before_us(_service_sid(row.service_sid)))
+            )
         if gone.rowcount:
             add_tombstone(db, key, now_us)
             deleted.append(row)
     return counted(deleted)
 
 
-def counted(rows: Sequence[FoundRow]) -> dict[str, int]:
-    """Return how many rows of each Service there are."""
-    return dict(Counter(map(_service_sid, rows)))
+def counted(rows: Sequence[FoundRow[bytes]]) -> dict[str, int]:
+    """Return the number of rows of each Service."""
+    return count_by_service((row.service_sid for row in rows), _service_sid)
 
 
-def _service_sid(row: FoundRow) -> str:
-    return unpack("service_sid", row.service_sid)
+def _service_sid(stored: bytes) -> str:
+    return unpack("service_sid", stored)

@@ -71,6 +71,15 @@ def check_location(path: Path) -> None:
         )
 
 
+def identity(path: str | Path) -> tuple[int, int]:
+    """Return the device and the inode of the file that a path names; (0, 0) if it isn't there."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return 0, 0
+    return found.st_dev, found.st_ino
+
+
 def location_warnings(path: Path) -> list[str]:
     """Return what an operator should change about a store's place, one sentence each."""
     found = []

@@ -8,12 +8,9 @@ from pathlib import Path
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from interaction_svc.store.errors import StoreClosedError, StoreError
-from interaction_svc.store.sqlite.connection import (
-    connect,
-    disable_busy_timeout,
-    drop_page_cache,
-    translated,
-)
+from interaction_svc.store.sqlite.connection import connect, drop_page_cache
+from interaction_svc.store.sqlite.errors import is_busy, translated
+from interaction_svc.store.sqlite.transactions import disable_busy_timeout
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -103,7 +100,7 @@ class InlineReader:
         try:
             return work(self._db)
         except sqlite3.Error as error:
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+            if is_busy(error):
                 raise NotInlineError from error
             translation = translated(error)
             self.on_error(translation)

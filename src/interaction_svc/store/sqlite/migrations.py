@@ -1,22 +1,27 @@
-"""Which version of the schema a file has, and how it comes to the present one.
+"""The version of a file's schema, and its migration to the current one.
 
-An empty file gets the present schema at once, with its record in schema_migrations.
-A file of an earlier version is rewritten before it is opened: see rewrite.py.
+An empty file gets the current schema, with one row in schema_migrations. A file of an earlier
+version is rewritten before it is opened: see rewrite/.
 """
 
 import sqlite3
 import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
-from interaction_svc.store.errors import NotAStoreError, SchemaTooNewError, StoreUnavailableError
+from interaction_svc.store.errors import (
+    NotAStoreError,
+    SchemaTooNewError,
+    StoreError,
+    StoreUnavailableError,
+)
 from interaction_svc.store.interface import StoreReport
 from interaction_svc.store.sqlite import schema
-from interaction_svc.store.sqlite.connection import (
-    BUSY_TIMEOUT_SECONDS,
-    connect,
-    transaction,
-    translated,
-)
+from interaction_svc.store.sqlite.connection import connect
+from interaction_svc.store.sqlite.errors import is_busy, translated
+from interaction_svc.store.sqlite.file_location import identity
+from interaction_svc.store.sqlite.transactions import BUSY_TIMEOUT_SECONDS, transaction
 
 LATEST = schema.VERSION
 _RETRY_SECONDS = 0.01
@@ -25,8 +30,8 @@ _RETRY_SECONDS = 0.01
 def migrate(db: sqlite3.Connection) -> None:
     """Bring the schema up to date.
 
-    Raises NotAStoreError, SchemaTooNewError, StoreUnavailableError, sqlite3.Error; the file is then
-    as it was.
+    Raises NotAStoreError, SchemaTooNewError, StoreUnavailableError, sqlite3.Error, and then leaves
+    the file unchanged.
     """
     check_is_store(db)
     if schema_version(db) == 0:
@@ -35,11 +40,11 @@ def migrate(db: sqlite3.Connection) -> None:
         raise NotAStoreError("the file's disk doesn't support SQLite's write-ahead log")
     version = schema_version(db)
     if version == LATEST:
-        return  # without the write lock, which another process may hold for long
-    if version:  # only a rewrite, before the file is opened, brings it further
+        return  # without the write lock, which another process may hold
+    if version:  # an earlier one: only a rewrite, before the file is opened, migrates it
         raise StoreUnavailableError(_outdated(version))
     with transaction(db):
-        # Looked up under the lock: another process may be making the same file.
+        # Read under the lock: another process may be making the same file.
         if schema_version(db) == 0:
             schema.create(db)
 
@@ -49,34 +54,38 @@ def _outdated(version: int) -> str:
 
 
 def _journal_mode_after_wal(db: sqlite3.Connection) -> str:
-    """Ask for the write-ahead log; give the mode that came of it.
+    """Switch to the write-ahead log; return the resulting journal mode.
 
-    SQLite doesn't apply its busy timeout to this change, which needs the file for itself for a
-    moment, so that the waiting is done here.
+    The switch needs an exclusive lock, and SQLite doesn't apply its busy timeout to it, so this
+    function retries for up to 5 seconds.
     """
     deadline = time.monotonic() + BUSY_TIMEOUT_SECONDS
     while True:
         try:
             return str(db.execute("PRAGMA journal_mode = WAL").fetchone()[0])
         except sqlite3.OperationalError as error:
-            busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
-            if not busy or time.monotonic() > deadline:
+            if not is_busy(error) or time.monotonic() > deadline:
                 raise
             time.sleep(_RETRY_SECONDS)
 
 
 def check_is_store(db: sqlite3.Connection) -> None:
-    """Refuse a file that isn't ours, or that a later version of this program has changed.
+    """Check that the file is a store that this program knows. An empty file may become one.
 
-    An empty file is ours to be. Raises NotAStoreError, SchemaTooNewError.
+    Raises NotAStoreError, SchemaTooNewError.
     """
-    db.execute("BEGIN")  # all at one moment: another process may be making the file
+    db.execute("BEGIN")  # one snapshot: another process may be making the file
     try:
-        application_id = db.execute("PRAGMA application_id").fetchone()[0]
-        empty = db.execute("SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)").fetchone()[0]
-        version = schema_version(db)
+        _checked_version(db)
     finally:
         db.execute("COMMIT")
+
+
+def _checked_version(db: sqlite3.Connection) -> int:
+    """Return the schema's version. Raises NotAStoreError, SchemaTooNewError."""
+    application_id = db.execute("PRAGMA application_id").fetchone()[0]
+    empty = db.execute("SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)").fetchone()[0]
+    version = schema_version(db)
     if application_id != schema.APPLICATION_ID and not (application_id == 0 and empty):
         raise NotAStoreError("the file is an SQLite database, but not one of interaction-svc")
     if version > LATEST:
@@ -84,21 +93,11 @@ def check_is_store(db: sqlite3.Connection) -> None:
             f"its schema is version {version}, and this program knows only up to {LATEST}; "
             "use the version of interaction-svc that wrote it, or a later one"
         )
-
-
-def check_is_current(db: sqlite3.Connection) -> None:
-    """Refuse a store whose schema is not the one that this program works with.
-
-    Raises NotAStoreError, SchemaTooNewError, StoreUnavailableError.
-    """
-    check_is_store(db)
-    version = schema_version(db)
-    if version < LATEST:
-        raise StoreUnavailableError(_outdated(version))
+    return version
 
 
 def schema_version(db: sqlite3.Connection) -> int:
-    """Give the number of the last step that ran; 0 for an empty file."""
+    """Return the version of the schema; 0 for an empty file."""
     there = db.execute(
         "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'schema_migrations'"
     ).fetchone()
@@ -107,19 +106,60 @@ def schema_version(db: sqlite3.Connection) -> int:
     return int(db.execute("SELECT coalesce(max(version), 0) FROM schema_migrations").fetchone()[0])
 
 
-def inspect(path: Path) -> StoreReport:
-    """Report the schema's version without changing the file; a file that isn't there has 0.
+@contextmanager
+def snapshot(path: Path) -> Iterator[tuple[sqlite3.Connection, int]]:
+    """Yield a read transaction on the store at `path`, and the version of its schema.
+
+    A rewrite by another process renames a new file over the old one. The rename can fall between
+    opening the file and reading it. Then the file is opened again. In the block no rewrite can
+    replace the file. Raises NotAStoreError, SchemaTooNewError, StoreError, sqlite3.Error.
+    """
+    while True:
+        opened = identity(path)
+        try:
+            db, version = _begin_snapshot(path)
+        except (StoreError, sqlite3.Error):
+            if identity(path) == opened:
+                raise
+            continue
+        with closing(db):
+            if identity(path) == opened:
+                yield db, version
+                return
+
+
+def _begin_snapshot(path: Path) -> tuple[sqlite3.Connection, int]:
+    db = connect(path, read_only=True)
+    try:
+        db.execute("BEGIN")
+        return db, _checked_version(db)
+    except BaseException:
+        db.close()
+        raise
+
+
+def check_is_current(path: Path) -> None:
+    """Check that the file is a store whose schema this program works with.
 
     Raises NotAStoreError, SchemaTooNewError, StoreUnavailableError.
     """
-    if not path.exists():
-        return StoreReport(schema_version=0, known_version=LATEST)
+    version = _version_of(path)
+    if version < LATEST:
+        raise StoreUnavailableError(_outdated(version))
+
+
+def inspect(path: Path) -> StoreReport:
+    """Return the schema's version without changing the file; 0 if the file isn't there.
+
+    Raises NotAStoreError, SchemaTooNewError, StoreUnavailableError.
+    """
+    version = _version_of(path) if path.exists() else 0
+    return StoreReport(schema_version=version, known_version=LATEST)
+
+
+def _version_of(path: Path) -> int:
     try:
-        db = connect(path, read_only=True)
-        try:
-            check_is_store(db)
-            return StoreReport(schema_version=schema_version(db), known_version=LATEST)
-        finally:
-            db.close()
+        with snapshot(path) as (_, version):
+            return version
     except sqlite3.Error as error:
         raise translated(error, path) from error

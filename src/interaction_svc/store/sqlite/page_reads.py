@@ -11,7 +11,8 @@ from heapq import merge
 
 from interaction_svc.domain.interactions import Scope
 from interaction_svc.domain.paging import Position
-from interaction_svc.store.integrity import check_frame, checksum_of
+from interaction_svc.store.checksum import check_frame, checksum_of
+from interaction_svc.store.integrity import row_name
 from interaction_svc.store.interface import PageQuery, StoredPage
 from interaction_svc.store.sqlite import page_concat
 from interaction_svc.store.sqlite.reads import bounded
@@ -72,8 +73,7 @@ def _page_by_row(db: sqlite3.Connection, scope: Scope, query: PageQuery) -> Stor
         rows.reverse()
     for frame, checksum, _, sid, _ in rows:
         if checksum_of(frame) != checksum:
-            name = f"session {query.session_sid}, interaction {unpack('sid', sid)}"
-            check_frame(frame, checksum, name)
+            check_frame(frame, checksum, row_name(query.session_sid, unpack("sid", sid)))
     return StoredPage(
         frames=b"".join([row[0] for row in rows]),
         rows=len(rows),

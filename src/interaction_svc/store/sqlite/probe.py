@@ -13,12 +13,8 @@ from interaction_svc.store.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from interaction_svc.store.sqlite.connection import (
-    Connection,
-    connect,
-    drop_page_cache,
-    translated,
-)
+from interaction_svc.store.sqlite.connection import Connection, connect, drop_page_cache
+from interaction_svc.store.sqlite.errors import translated
 from interaction_svc.store.sqlite.inline_reads import InlineReader
 from interaction_svc.store.sqlite.open_files import Loss, OpenFiles
 

@@ -1,6 +1,6 @@
 """The statements that read single rows and whole stores, each run as one unit on a thread.
 
-Pages are in pages.py.
+Pages are in page_reads.py.
 """
 
 import sqlite3
@@ -9,10 +9,10 @@ from contextlib import closing
 from typing import Any
 
 from interaction_svc.domain.interactions import InteractionKey, Scope
-from interaction_svc.store.errors import AmbiguousAccountError, DamagedRowError
-from interaction_svc.store.integrity import check_frame, checksum_of
+from interaction_svc.store.checksum import check_frame, checksum_of
+from interaction_svc.store.errors import AmbiguousAccountError
+from interaction_svc.store.integrity import CheckedRows, RowKey, matches_frame, row_name
 from interaction_svc.store.interface import ScanPosition
-from interaction_svc.store.rows import Row, decode, row_of
 from interaction_svc.store.sqlite.row_format import COLUMNS, Columns, pack, unpack, unpack_row
 
 _KEY = "session_sid, account_sid, created_us, sid"
@@ -43,7 +43,7 @@ def get(db: sqlite3.Connection, scope: Scope, key: InteractionKey) -> bytes | No
     if len(rows) > 1:
         raise AmbiguousAccountError("several accounts have this Interaction")
     ((frame, checksum),) = rows
-    check_frame(frame, checksum, f"session {key.session_sid}, interaction {key.sid}")
+    check_frame(frame, checksum, row_name(key.session_sid, key.sid))
     return bytes(frame)
 
 
@@ -96,46 +96,32 @@ def _position(session_sid: bytes, account_sid: bytes, created_us: int, sid: byte
 
 def _name_of(session_sid: bytes, account_sid: bytes, created_us: int, sid: bytes) -> str:
     place = _position(session_sid, account_sid, created_us, sid)
-    return f"session {place.session_sid}, account {place.account_sid}, interaction {place.sid}"
+    return row_name(place.session_sid, place.sid, place.account_sid)
 
 
 CheckPosition = tuple[bytes, bytes, int, bytes]
-"""Up to which row a check has come: its session_sid, account_sid, created_us and sid."""
-CHECK_FIRST: CheckPosition = (b"", b"", -(2**63), b"")
-_CHECK_STEP = 1000
+"""The last row of a checked batch: its session_sid, account_sid, created_us and sid."""
+_BEFORE_ALL: CheckPosition = (b"", b"", -(2**63), b"")
+_CHECK_BATCH_ROWS = 1000
 _CHECK = (
     f"SELECT (session_sid, service_sid, account_sid) IN session_owners, {COLUMNS}"
-    f" FROM interactions WHERE ({_KEY}) > (?, ?, ?, ?) ORDER BY {_KEY} LIMIT {_CHECK_STEP}"
+    f" FROM interactions WHERE ({_KEY}) > (?, ?, ?, ?) ORDER BY {_KEY} LIMIT {_CHECK_BATCH_ROWS}"
 )
 
 
-def check_rows(
-    db: sqlite3.Connection, after: CheckPosition
-) -> tuple[int, list[tuple[str, str, str]], CheckPosition | None]:
-    """Compare the columns and the checksums of the next rows with their frames.
-
-    Returns how many there were, the keys of the bad ones, and where to go on (None: done).
-    """
-    rows = db.execute(_CHECK, after).fetchall()
-    bad = []
+def check_batch(db: sqlite3.Connection, after: CheckPosition | None) -> CheckedRows[CheckPosition]:
+    """Compare the columns, checksums and owners of the next 1,000 rows with their frames."""
+    rows = db.execute(_CHECK, after or _BEFORE_ALL).fetchall()
+    bad: list[RowKey] = []
     for is_owned, *columns in rows:
         row = unpack_row(tuple(columns))
-        if not (is_owned and _agrees(row)):
+        if not (is_owned and matches_frame(row)):
             bad.append((row.session_sid, row.account_sid, row.sid))
-    if len(rows) < _CHECK_STEP:
-        return len(rows), bad, None
+    if len(rows) < _CHECK_BATCH_ROWS:
+        return CheckedRows(len(rows), bad, None)
     last = Columns._make(rows[-1][1:])
-    return len(rows), bad, (last.session_sid, last.account_sid, last.created_us, last.sid)
-
-
-def _agrees(row: Row) -> bool:
-    try:
-        check_frame(row.frame, row.checksum)
-        made = row_of(decode(row.frame), row.inbound_status_us, row.outbound_status_us)
-    except (DamagedRowError, ValueError):
-        return False
-    # The frame's bytes may be those of another version of protobuf, and so its checksum.
-    return made._replace(frame=row.frame, checksum=row.checksum) == row
+    following = (last.session_sid, last.account_sid, last.created_us, last.sid)
+    return CheckedRows(len(rows), bad, following)
 
 
 def bounded(cursor: Iterable[Any], limit: int, max_bytes: int) -> tuple[list[Any], bool]:

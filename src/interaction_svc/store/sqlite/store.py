@@ -20,6 +20,7 @@ from interaction_svc.store.bulk_delete import (
     InvolvesParticipant,
 )
 from interaction_svc.store.errors import StoreError
+from interaction_svc.store.integrity import check_rows
 from interaction_svc.store.interface import (
     MigrationProgress,
     PageQuery,
@@ -39,19 +40,18 @@ from interaction_svc.store.sqlite import (
     table_io,
     writes,
 )
-from interaction_svc.store.sqlite.connection import (
-    Connection,
-    check_writable,
-    checkpoint_no_more,
-    disable_busy_timeout,
-    touch_write_lock,
-    translated,
-)
+from interaction_svc.store.sqlite.connection import Connection, disable_checkpoints
 from interaction_svc.store.sqlite.erasure.wal_truncation import WalTruncator
+from interaction_svc.store.sqlite.errors import translated
 from interaction_svc.store.sqlite.inline_reads import InlineReader, NotInlineError
 from interaction_svc.store.sqlite.page_concat import supports_blob_concat
 from interaction_svc.store.sqlite.probe import Probe, read_something
 from interaction_svc.store.sqlite.rewrite.rewriter import rewrite
+from interaction_svc.store.sqlite.transactions import (
+    check_writable,
+    disable_busy_timeout,
+    touch_write_lock,
+)
 from interaction_svc.store.sqlite.writer import Work, Writer
 from interaction_svc.store.tables import Table, TableKey, TableRow
 from interaction_svc.telemetry import metrics
@@ -60,8 +60,6 @@ log = structlog.get_logger()
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-_NAMED_BAD_ROWS = 20
 
 
 class SqliteStore(Store):
@@ -101,13 +99,16 @@ class SqliteStore(Store):
         has_log = migrate and _size(_log_of(path)) > 0
         if migrate:
             await _rewritten(path, on_migration)
+        else:
+            await asyncio.to_thread(migrations.check_is_current, path)
         async with AsyncExitStack() as opened:
             write = await Connection.open(path, create=migrate)
             opened.push_async_callback(lambda: asyncio.shield(write.close()))
-            await write.run(migrations.migrate if migrate else migrations.check_is_current)
+            if migrate:
+                await write.run(migrations.migrate)
             joins = await write.run(supports_blob_concat)
             await write.run(disable_busy_timeout)
-            await write.run(checkpoint_no_more)
+            await write.run(disable_checkpoints)
             if migrate:
                 await write.run(check_writable)
             read = await Connection.open(path, read_only=True)
@@ -216,14 +217,11 @@ class SqliteStore(Store):
     async def check(self) -> StoreReport:
         """See Store."""
         version = await self._reading(migrations.schema_version)
-        rows = bad_rows = 0
-        some_bad: list[tuple[str, str, str]] = []
-        after: reads.CheckPosition | None = reads.CHECK_FIRST
-        while after is not None:
-            seen, bad, after = await self._reading(reads.check_rows, after)
-            rows, bad_rows = rows + seen, bad_rows + len(bad)
-            some_bad += bad[: _NAMED_BAD_ROWS - len(some_bad)]
-        return StoreReport(version, migrations.LATEST, rows, bad_rows, tuple(some_bad))
+        return await check_rows(
+            lambda after: self._reading(reads.check_batch, after),
+            schema_version=version,
+            known_version=migrations.LATEST,
+        )
 
     async def count(self, table: Table) -> int:
         """See Store."""

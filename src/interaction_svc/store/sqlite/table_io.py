@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from functools import cache
 from typing import cast
 
-from interaction_svc.store.integrity import check_frame
+from interaction_svc.store.checksum import check_frame
+from interaction_svc.store.integrity import row_name
 from interaction_svc.store.rows import Row
 from interaction_svc.store.sqlite.row_format import columns_of, pack_key, pack_record, unpack_record
 from interaction_svc.store.sqlite.writes import replace
@@ -35,14 +36,10 @@ def read(
         if records and size > max_bytes:
             break
         if isinstance(record, Row):
-            check_frame(record.frame, record.checksum, name_of(record))
+            name = row_name(record.session_sid, record.sid, record.account_sid)
+            check_frame(record.frame, record.checksum, name)
         records.append(record)
     return records
-
-
-def name_of(row: Row) -> str:
-    """Return what to call a row in errors."""
-    return f"session {row.session_sid}, account {row.account_sid}, interaction {row.sid}"
 
 
 @cache

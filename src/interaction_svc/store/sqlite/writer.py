@@ -12,7 +12,9 @@ from itertools import groupby
 from typing import Any, NamedTuple, TypeVar
 
 from interaction_svc.store.errors import StoreClosedError, StoreError
-from interaction_svc.store.sqlite.connection import Connection, transaction, translated
+from interaction_svc.store.sqlite.connection import Connection
+from interaction_svc.store.sqlite.errors import is_busy, translated
+from interaction_svc.store.sqlite.transactions import transaction
 from interaction_svc.store.sqlite.writes import UpsertBatch, record_together
 from interaction_svc.store.write_queue import MAX_WAITING_BYTES, MAX_WAITING_ROWS, WriteQueue
 from interaction_svc.telemetry import metrics
@@ -152,7 +154,8 @@ class Writer:
         try:
             return self._run_in_transaction(db, operations)
         except Exception as error:
-            if len(operations) == 1 or not _is_fault_of_one(error):
+            # One by one would not help while another process holds the lock.
+            if len(operations) == 1 or is_busy(error):
                 return [self._as_store_error(error)] * len(operations)
         results: list[object] = []
         for operation in operations:
@@ -212,8 +215,3 @@ def _some_erased(operations: list[_Operation], results: list[object]) -> bool:
         for operation, result in zip(operations, results, strict=True)
         if not isinstance(result, Exception)
     )
-
-
-def _is_fault_of_one(error: Exception) -> bool:
-    """Whether trying the operations one by one may save some: not if nobody gets the lock."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY

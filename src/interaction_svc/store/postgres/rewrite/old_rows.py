@@ -7,8 +7,8 @@ import structlog
 
 from interaction_svc.domain.interactions import Outcome
 from interaction_svc.domain.sids import Sid, canonical_sid
+from interaction_svc.store.checksum import checksum_of
 from interaction_svc.store.errors import DamagedRowError, NotAStoreError
-from interaction_svc.store.integrity import checksum_of
 from interaction_svc.store.rows import Row, decode, merge_row, row_of
 from interaction_svc.v1.interaction_pb2 import Interaction
 

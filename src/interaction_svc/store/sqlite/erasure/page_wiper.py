@@ -24,7 +24,8 @@ from typing import ClassVar, NamedTuple
 
 import structlog
 
-from interaction_svc.store.sqlite.connection import drop_page_cache, transaction
+from interaction_svc.store.sqlite.connection import drop_page_cache
+from interaction_svc.store.sqlite.transactions import transaction
 
 MANY_PAGES = 256
 """When so many pages wait to be wiped, the log is emptied for them."""

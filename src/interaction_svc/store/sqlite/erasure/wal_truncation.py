@@ -13,14 +13,10 @@ from pathlib import Path
 import structlog
 
 from interaction_svc.store.errors import StoreError
-from interaction_svc.store.sqlite.connection import (
-    MIB,
-    Connection,
-    busy_timeout,
-    connect,
-)
+from interaction_svc.store.sqlite.connection import MIB, Connection, connect
 from interaction_svc.store.sqlite.erasure.page_wiper import MANY_PAGES, PageWiper
 from interaction_svc.store.sqlite.probe import read_something
+from interaction_svc.store.sqlite.transactions import busy_timeout
 
 ERASED_WITHIN_SECONDS = 10.0
 """After which time nothing is left of what was deleted, unless another process is reading."""

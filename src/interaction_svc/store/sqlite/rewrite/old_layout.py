@@ -4,8 +4,8 @@ import sqlite3
 from typing import Any
 
 from interaction_svc.domain.sids import Sid, canonical_sid
+from interaction_svc.store.checksum import checksum_of
 from interaction_svc.store.errors import DamagedRowError, StoreDamagedError
-from interaction_svc.store.integrity import checksum_of
 from interaction_svc.store.rows import Row, decode, row_of
 from interaction_svc.v1 import interaction_pb2 as pb
 

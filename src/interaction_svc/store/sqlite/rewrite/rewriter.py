@@ -25,18 +25,19 @@ from typing import NamedTuple
 import structlog
 
 from interaction_svc.domain.interactions import Outcome
+from interaction_svc.store.checksum import checksum_of
 from interaction_svc.store.errors import (
     StoreClosedError,
     StoreError,
     StoreFullError,
     StoreUnavailableError,
 )
-from interaction_svc.store.integrity import checksum_of
 from interaction_svc.store.interface import MigrationProgress
 from interaction_svc.store.rows import Row
 from interaction_svc.store.sqlite import migrations, row_format, writes
-from interaction_svc.store.sqlite.connection import connect, transaction, translated
+from interaction_svc.store.sqlite.connection import connect
 from interaction_svc.store.sqlite.erasure.page_wiper import wipe_file
+from interaction_svc.store.sqlite.errors import primary_code, translated
 from interaction_svc.store.sqlite.rewrite import old_layout
 from interaction_svc.store.sqlite.rewrite.files import (
     FILE_ENDINGS,
@@ -54,6 +55,7 @@ from interaction_svc.store.sqlite.rewrite.tables import (
     copy_owners,
     copy_tombstones,
 )
+from interaction_svc.store.sqlite.transactions import transaction
 
 ENDING = ".rewrite"
 """What the name of the file ends with that a rewrite makes beside the store."""
@@ -260,10 +262,7 @@ class _Rewrite:
                         break
                     old.execute("ROLLBACK")  # another process was quicker to open it
                 except sqlite3.OperationalError as error:
-                    if error.sqlite_errorcode & 0xFF not in (
-                        sqlite3.SQLITE_BUSY,
-                        sqlite3.SQLITE_LOCKED,
-                    ):
+                    if primary_code(error) not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                         raise
                 if time.monotonic() > deadline:
                     raise StoreUnavailableError(

@@ -7,7 +7,7 @@ import structlog
 from interaction_svc.domain.sids import canonical_sid
 from interaction_svc.store.api_keys import ApiKey
 from interaction_svc.store.sqlite import row_format, writes
-from interaction_svc.store.sqlite.connection import transaction
+from interaction_svc.store.sqlite.transactions import transaction
 
 DELETE = "DELETE FROM interactions WHERE session_sid = ? AND account_sid = ? AND sid = ?"
 """Deletes a row of the new file by its key."""

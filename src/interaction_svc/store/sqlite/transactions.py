@@ -1,0 +1,85 @@
+"""Write transactions, and how long they wait for the write lock."""
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from interaction_svc.store.sqlite.errors import is_busy
+
+BUSY_TIMEOUT_SECONDS = 5.0
+_RETRY_SECONDS = 0.0005  # 1 ms misses many of the moments in which the lock is free
+
+
+@contextmanager
+def transaction(db: sqlite3.Connection, timeout_seconds: float | None = None) -> Iterator[None]:
+    """Commit what the block writes; roll it back if the block raises.
+
+    Waits up to `timeout_seconds` for the write lock (None: BUSY_TIMEOUT_SECONDS). Raises
+    sqlite3.OperationalError if another connection still holds it.
+    """
+    # IMMEDIATE: a transaction that begins as a reader fails at its first write, without waiting,
+    # when another process has written in between.
+    _begin_immediate(db, BUSY_TIMEOUT_SECONDS if timeout_seconds is None else timeout_seconds)
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:  # SQLite itself rolls back after some failures
+            db.execute("ROLLBACK")
+        raise
+
+
+def _begin_immediate(db: sqlite3.Connection, timeout_seconds: float) -> None:
+    """Take the write lock, trying every 0.5 ms.
+
+    SQLite's busy handler tries ever more rarely, in the end every 100 ms. Beside a process that
+    writes all the time the lock is free for moments only, which that mostly misses.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        try:
+            db.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if not is_busy(error) or time.monotonic() >= deadline:
+                raise
+        else:
+            return
+        time.sleep(_RETRY_SECONDS)
+
+
+def touch_write_lock(db: sqlite3.Connection) -> None:
+    """Execute a statement that needs the write lock and changes nothing.
+
+    Inside a transaction it shows whether the file can be written to, also on a full disk. BEGIN
+    IMMEDIATE alone succeeds on a read-only file.
+    """
+    db.execute("DELETE FROM schema_migrations WHERE 0")
+
+
+def check_writable(db: sqlite3.Connection) -> None:
+    """Raise sqlite3.OperationalError if the file can't be written to.
+
+    A file that another process has locked counts as writable.
+    """
+    try:
+        with transaction(db, 0):
+            touch_write_lock(db)
+    except sqlite3.OperationalError as error:
+        if not is_busy(error):
+            raise
+
+
+def disable_busy_timeout(db: sqlite3.Connection) -> None:
+    """Make SQLite fail at once when a lock is held. `transaction` does the waiting."""
+    db.execute("PRAGMA busy_timeout = 0")
+
+
+@contextmanager
+def busy_timeout(db: sqlite3.Connection, milliseconds: int) -> Iterator[None]:
+    """Make SQLite wait up to this long for locks in the block; afterwards not at all."""
+    db.execute(f"PRAGMA busy_timeout = {milliseconds}")
+    try:
+        yield
+    finally:
+        disable_busy_timeout(db)
