@@ -76,7 +76,7 @@ class RestProtocol(HttpToolsProtocol):
         self._unparsed = bytearray()
         self._header_bytes = 0  # of headers that are not complete
         self._most_header_bytes = 0  # that those of the request being parsed can have
-        self._time_limit = ConnectionTimer(self.loop)
+        self._timer = ConnectionTimer(self.loop)
         self._awaits_headers = False  # whether that is for them
         self._read_closed = False  # nothing more is read of the connection
         self._refusal: MalformedRequest | None = None  # to be sent after the answers before it
@@ -90,7 +90,7 @@ class RestProtocol(HttpToolsProtocol):
         """Let go of the connection."""
         super().connection_lost(exc)
         self._unparsed.clear()
-        self._time_limit.end()
+        self._timer.close()
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, or leave it until the request before is answered."""
@@ -160,7 +160,7 @@ class RestProtocol(HttpToolsProtocol):
         elif self._refusal is not None:
             self._send_refusal(self._refusal)
         else:
-            self._time_limit.set(self._limits.connection_idle_seconds, self.transport.close)
+            self._timer.start(self._limits.connection_idle_seconds, self.transport.close)
             self._parse()
 
     def linger(self) -> None:
@@ -170,7 +170,7 @@ class RestProtocol(HttpToolsProtocol):
         if self.transport.can_write_eof():  # not with TLS
             self.transport.write_eof()
         self.flow.resume_reading()
-        self._time_limit.set(_LINGER_SECONDS, self.transport.close)
+        self._timer.start(_LINGER_SECONDS, self.transport.close)
 
     def _answer(self, exchange: RequestCycle) -> None:
         exchange.task = self.loop.create_task(exchange.run(self.app))
@@ -226,11 +226,11 @@ class RestProtocol(HttpToolsProtocol):
     def _await_headers(self) -> None:
         if not self._awaits_headers:
             self._awaits_headers = True
-            self._time_limit.set(self._limits.slow_sender_seconds, self._end_slow_sender)
+            self._timer.start(self._limits.slow_sender_seconds, self._end_slow_sender)
 
     def _lift_time_limit(self) -> None:
         self._awaits_headers = False
-        self._time_limit.lift()
+        self._timer.stop()
 
     def _end_slow_sender(self) -> None:
         if self._read_closed or self.transport.is_closing():
