@@ -37,6 +37,7 @@ test: lint types protos check-generated pytest ## everything: lint, types, proto
 lint: $(VENV)/.dev ## style and likely faults
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
 
 types: $(VENV)/.dev ## strict type checking of src and tests
 	$(BIN)/mypy

@@ -17,7 +17,7 @@ from testing.wait import wait_until
 MARK = "Zm9yYmlkZGVu"
 """Stands in what is sent, and must not stand in the log."""
 
-LIMITS = ("--max-header-bytes", "2048", "--slow-sender-seconds", "1", "--log-level", "debug")
+LIMITS = ("--max-header-bytes", "2048", "--header-timeout-seconds", "1", "--log-level", "debug")
 PARENTS = new_parents()
 AUTHORIZATION = f"Authorization: {basic(PARENTS.account_sid)}\r\n"
 GOOD = f"GET {PARENTS.path} HTTP/1.1\r\nHost: x\r\n{AUTHORIZATION}\r\n".encode()

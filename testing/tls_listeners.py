@@ -14,13 +14,18 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from interaction_svc.transports.address import Address
+from interaction_svc.transports.grpcio.credentials import server_credentials, subject_names
 from interaction_svc.transports.http1.protocol import HttpLimits
 from interaction_svc.transports.http1.server import HttpServer
-from interaction_svc.transports.tls import Certificates, subject_names
+from interaction_svc.transports.rest.responses import error_response
+from interaction_svc.transports.tls import Certificates
 from testing.certificates import Authority, Files
 
 LIMITS = HttpLimits(
-    max_header_bytes=16384, max_connections=100, slow_sender_seconds=10, connection_idle_seconds=60
+    max_header_bytes=16384,
+    max_connections=100,
+    header_timeout_seconds=10,
+    connection_idle_seconds=60,
 )
 SOMEWHERE = Address("127.0.0.1", 0)
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -42,6 +47,7 @@ async def listening(files: Files, client_ca: Path | None = None) -> AsyncIterato
         SOMEWHERE,
         base_url=None,
         limits=LIMITS,
+        render_error=error_response,
         ssl_context=certificates.ssl_context,
     )
     server = grpc.aio.server()
@@ -49,7 +55,7 @@ async def listening(files: Files, client_ca: Path | None = None) -> AsyncIterato
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler("Test", {"Who": method(who)}),)
     )
-    port = server.add_secure_port(str(SOMEWHERE), certificates.grpc_credentials)
+    port = server.add_secure_port(str(SOMEWHERE), server_credentials(certificates))
     await certificates.start()
     await server.start()
     try:

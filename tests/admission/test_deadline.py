@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from interaction_svc.admission.deadline import SharedDeadline
+from interaction_svc.domain.errors import DeadlineExceeded
 
 SECONDS = 0.02
 
@@ -19,9 +20,9 @@ async def test_each_task_that_takes_too_long_is_ended() -> None:
     first = asyncio.create_task(wait_within(deadline))
     await asyncio.sleep(SECONDS / 2)  # the timer is that of the first, and goes on to the second
     second = asyncio.create_task(wait_within(deadline))
-    assert isinstance((await asyncio.gather(first, return_exceptions=True))[0], TimeoutError)
-    assert isinstance((await asyncio.gather(second, return_exceptions=True))[0], TimeoutError)
-    with pytest.raises(TimeoutError):
+    assert isinstance((await asyncio.gather(first, return_exceptions=True))[0], DeadlineExceeded)
+    assert isinstance((await asyncio.gather(second, return_exceptions=True))[0], DeadlineExceeded)
+    with pytest.raises(DeadlineExceeded):
         await wait_within(deadline)  # nor does it end with the last
 
 

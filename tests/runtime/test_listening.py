@@ -114,7 +114,7 @@ def test_of_localhost_the_family_whose_port_is_in_use_is_named(
 
 async def test_connections_of_both_families_count_together(tmp_path: Path) -> None:
     # A connection that is held stays open, silent or not, for much longer than the test takes.
-    limits = ("--max-connections", "2", "--slow-sender-seconds", "600")
+    limits = ("--max-connections", "2", "--header-timeout-seconds", "600")
     with served(tmp_path, "--http-address", "localhost:0", *limits) as server:
         port = int(server.base_url.rpartition(":")[2])
         hosts = [address.host for address in addresses_of(Address("localhost", port))]

@@ -15,21 +15,18 @@ from structlog.testing import capture_logs
 from testing import listener_faults
 from testing.build import Parents
 from testing.log_lines import logged
+from testing.pipelines import GRPC_LIMITS, open_pipeline
 from testing.process import Served, served
 from testing.requests import failure, list_request
 from testing.wait import wait_until
 
-from interaction_svc.admission.concurrency import ConcurrencyLimit
-from interaction_svc.admission.control import AdmissionControl
-from interaction_svc.admission.rate_limits import RequestRateLimit
 from interaction_svc.app import retention
-from interaction_svc.app.authentication import Authenticator
 from interaction_svc.app.interactions import Interactions
-from interaction_svc.runtime.liveness import Liveness, failure_of
-from interaction_svc.runtime.settings import load_settings
+from interaction_svc.runtime import metrics_server
+from interaction_svc.runtime.liveness import Liveness
 from interaction_svc.runtime.workers.control_messages import StartupReport
 from interaction_svc.store.factory import open_store
-from interaction_svc.telemetry import metrics
+from interaction_svc.telemetry.task_failure import failure_of
 from interaction_svc.transports.address import Address
 from interaction_svc.transports.grpcio import self_probe
 from interaction_svc.transports.grpcio.server import GrpcServer
@@ -134,11 +131,8 @@ async def test_a_grpc_server_that_answers_no_calls_is_noticed(
     monkeypatch.setattr(self_probe, "_answer", hang)
     monkeypatch.setattr("interaction_svc.transports.grpcio.server.CHECK_SECONDS", 0.05)
     store = await open_store(files.url(tmp_path))
-    admission = AdmissionControl(
-        Authenticator(store, allows_anonymous=True), ConcurrencyLimit(9), RequestRateLimit(0), 30
-    )
-    settings = load_settings(grpc_address="127.0.0.1:0")
-    server = GrpcServer(Interactions(store), settings, admission, None)
+    pipeline = open_pipeline(store)
+    server = GrpcServer(Interactions(store), pipeline, Address("127.0.0.1", 0), GRPC_LIMITS)
     await server.start()
     try:
         async with asyncio.timeout(20):
@@ -167,8 +161,8 @@ def probe_address(server: Served) -> str:
 
 
 async def test_a_metrics_thread_that_has_ended_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "CHECK_SECONDS", 0.05)
-    server = metrics.MetricsServer(Address("127.0.0.1", 0))
+    monkeypatch.setattr(metrics_server, "CHECK_SECONDS", 0.05)
+    server = metrics_server.MetricsServer(Address("127.0.0.1", 0))
     server.start()
     for listening, _ in server._servers:
         await asyncio.to_thread(listening.shutdown)

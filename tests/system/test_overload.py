@@ -31,7 +31,7 @@ GROWTH_MIB = 120
 """What the server may grow by: two thousand calls and their answers waiting, at some 30 KiB each,
 and what the allocator keeps of them."""
 GET = "/interaction_svc.v1.InteractionService/GetInteraction"
-OVERLOADED = 'interaction_svc_refused_total{reason="ERROR_REASON_OVERLOADED",transport="%s"} %d.0'
+OVERLOADED = 'interaction_svc_errors_total{reason="ERROR_REASON_OVERLOADED",transport="%s"} %d.0'
 
 
 @asynccontextmanager

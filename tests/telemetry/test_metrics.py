@@ -47,6 +47,8 @@ async def test_metrics_count_what_was_done(tmp_path: Path, parents: Parents) -> 
             path = f"{parents.path}/{interactions[0].sid}"
             assert (await http.delete(path)).status_code == 204
             assert (await http.get(path)).status_code == 404
+            assert (await http.get("/v1/nowhere")).status_code == 404
+            assert (await http.post(parents.path)).status_code == 405
             text = (await http.get(server.metrics_url)).text
     found = samples(text)
 
@@ -61,7 +63,10 @@ async def test_metrics_count_what_was_done(tmp_path: Path, parents: Parents) -> 
     assert value("calls_total", transport="http", method="fetch", code="404") == 1
     assert value("calls_in_flight", transport="grpc") == 0
     not_found = "ERROR_REASON_INTERACTION_NOT_FOUND"
-    assert value("refused_total", transport="grpc", reason=not_found) == 1
+    assert value("errors_total", transport="grpc", reason=not_found) == 1
+    assert value("errors_total", transport="http", reason=not_found) == 2
+    not_allowed = "ERROR_REASON_METHOD_NOT_ALLOWED"
+    assert value("errors_total", transport="http", reason=not_allowed) == 1
     assert value("page_interactions_sum") == 5
     assert value("page_interactions_count") == 2
     assert value("store_duration_seconds_count", operation="page") == 2

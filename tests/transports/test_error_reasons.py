@@ -19,7 +19,7 @@ from interaction_svc.domain import errors
 from interaction_svc.domain.errors import ServiceError
 from interaction_svc.domain.principals import ANONYMOUS, Principal
 from interaction_svc.telemetry.request_context import RequestContext
-from interaction_svc.transports.grpcio.interceptors.errors import status_of
+from interaction_svc.transports.rpc.error_details import status_of
 from interaction_svc.transports.status import codes_of
 from interaction_svc.v1.error_reason_pb2 import ErrorReason
 

@@ -12,8 +12,9 @@ import structlog
 from testing.certificates import LONG_AGO, Authority, encrypted
 from testing.tls_listeners import REQUEST, call, channel, connection, listening, serial
 
+from interaction_svc.runtime.certificates import certificates_of
 from interaction_svc.runtime.settings import SettingsError, load_settings
-from interaction_svc.transports.tls import Certificates, TlsError, certificates_of
+from interaction_svc.transports.tls import Certificates, TlsError
 
 
 async def test_both_listeners_serve_with_tls(authority: Authority) -> None:

@@ -133,7 +133,7 @@ async def test_a_renewed_certificate_is_served_without_a_restart(
 
 
 def test_a_handshake_that_is_slow_is_ended(authority: Authority, tmp_path: Path) -> None:
-    flags = (*authority.issue().flags(), "--slow-sender-seconds", "1")
+    flags = (*authority.issue().flags(), "--header-timeout-seconds", "1")
     with served(tmp_path, *flags) as server:
         for address in addresses(server):
             for sent in (b"", bytes.fromhex("16030100c8010000c40303")):
@@ -147,7 +147,7 @@ def test_connections_count_before_their_handshake_is_over(
 ) -> None:
     flags = (
         *authority.issue().flags(),
-        *("--max-connections", "3", "--slow-sender-seconds", "600", "--no-grpc"),
+        *("--max-connections", "3", "--header-timeout-seconds", "600", "--no-grpc"),
     )
     with served(tmp_path, *flags) as server:
         (address,) = addresses(server)

@@ -1,21 +1,19 @@
-"""What both transports check calls by; one of each for the whole service."""
+"""The limits that both transports share; one object for the whole service."""
 
 from dataclasses import dataclass, field
 
 from interaction_svc.admission.concurrency import ConcurrencyLimit
 from interaction_svc.admission.rate_limits import RequestRateLimit
 from interaction_svc.admission.response_backlog import ResponseBacklog
-from interaction_svc.app.authentication import Authenticator
 
 
 @dataclass(frozen=True, slots=True)
 class AdmissionControl:
-    """Who gets in, and how much at once."""
+    """How many requests the service takes on, how fast, and for how long each."""
 
-    authenticator: Authenticator
     concurrency: ConcurrencyLimit
-    call_rate: RequestRateLimit
+    request_rate: RequestRateLimit
     deadline_seconds: float
-    """The longest that a call may take, but for streams."""
-    unsent: ResponseBacklog = field(default_factory=ResponseBacklog)
-    """The answers that clients have not taken yet."""
+    """The longest time of a request without streams."""
+    response_backlog: ResponseBacklog = field(default_factory=ResponseBacklog)
+    """The responses that clients have not read yet."""

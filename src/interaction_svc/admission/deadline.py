@@ -3,11 +3,13 @@
 import asyncio
 from typing import Self
 
+from interaction_svc.domain.errors import DeadlineExceeded
+
 _OVER = 0.0
 
 
 class SharedDeadline:
-    """Ends what takes longer than `seconds` within the block, which then raises TimeoutError.
+    """Ends what takes longer than `seconds` within the block, which then raises DeadlineExceeded.
 
     What asyncio.timeout does, for one block at a time in each task, and with one timer for all
     tasks: for the one whose time ends first. A timer for each, started and cancelled, costs 12
@@ -35,7 +37,7 @@ class SharedDeadline:
         is_over = self._ends.pop(task) == _OVER
         # As asyncio.timeout: whoever else has cancelled the task means it to end.
         if is_over and task.uncancel() == 0 and kind is asyncio.CancelledError:
-            raise TimeoutError
+            raise DeadlineExceeded
 
     def _task(self) -> asyncio.Task[object]:
         # Of a loop that is known it takes a fifth as long.

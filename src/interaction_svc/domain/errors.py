@@ -32,6 +32,7 @@ OperatorError is the base of errors whose texts are written for operators.
 """
 
 import secrets
+from collections.abc import Sequence
 from typing import ClassVar
 
 from google.protobuf.message import Message
@@ -203,6 +204,11 @@ class MethodNotAllowed(ServiceError):
     """The resource has no such operation."""
 
     reason = reasons.ERROR_REASON_METHOD_NOT_ALLOWED
+
+    def __init__(self, message: str, allowed: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.allowed = allowed
+        """The HTTP methods of the resource."""
 
 
 class Overloaded(ServiceError):

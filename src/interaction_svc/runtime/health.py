@@ -5,9 +5,9 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from interaction_svc.runtime.liveness import failure_of
 from interaction_svc.store import Store, StoreBusyError, StoreError
 from interaction_svc.telemetry import metrics
+from interaction_svc.telemetry.task_failure import failure_of
 
 log = structlog.get_logger()
 

@@ -10,9 +10,6 @@ from typing import Any
 
 import structlog
 
-CHECK_SECONDS = 1.0
-"""How often parts that can't tell by themselves are looked at."""
-
 log = structlog.get_logger()
 
 
@@ -48,12 +45,3 @@ class Liveness:
         log.error("a part of the server has ended by itself", part=part, cause=cause)
         if not self.ended.done():
             self.ended.set_result(f"{part} has ended by itself: {cause}")
-
-
-async def failure_of(task: asyncio.Task[Any]) -> str:
-    """Return how a task has ended that should never end."""
-    await asyncio.wait([task])
-    if task.cancelled():
-        return "it was cancelled"
-    error = task.exception()
-    return "it has returned" if error is None else type(error).__name__

@@ -18,20 +18,23 @@ from interaction_svc.admission.rate_limits import RequestRateLimit
 from interaction_svc.app.authentication import Authenticator
 from interaction_svc.app.interactions import Interactions
 from interaction_svc.app.retention import Retention
+from interaction_svc.runtime.certificates import certificates_of
 from interaction_svc.runtime.health import Health
 from interaction_svc.runtime.listen_policy import check_listen_policy
 from interaction_svc.runtime.liveness import Liveness
+from interaction_svc.runtime.metrics_server import MetricsServer
 from interaction_svc.runtime.process_tuning import keep_freed_heap
 from interaction_svc.runtime.settings import ENV_PREFIX, Settings
 from interaction_svc.store import Store
 from interaction_svc.store.factory import open_store
-from interaction_svc.telemetry.metrics import MetricsServer
 from interaction_svc.transports.address import Address
-from interaction_svc.transports.grpcio.server import GrpcServer
+from interaction_svc.transports.grpcio.server import GrpcLimits, GrpcServer
 from interaction_svc.transports.http1.protocol import HttpLimits
 from interaction_svc.transports.http1.server import HttpServer
+from interaction_svc.transports.pipeline import Pipeline
 from interaction_svc.transports.rest.app import create_app
-from interaction_svc.transports.tls import Certificates, certificates_of
+from interaction_svc.transports.rest.responses import error_response
+from interaction_svc.transports.tls import Certificates
 
 log = structlog.get_logger()
 
@@ -43,7 +46,7 @@ class Server:
 
     Use it as an async context manager: entering starts it, leaving drains it. Entering raises
     StoreError if the store can't be opened, OSError if an address can't be listened on,
-    SettingsError and TlsError if the settings don't fit together, or with what there is.
+    SettingsError if the settings don't fit together, or a file that they name can't be used.
 
     As a worker, which has a number from 1 on, it shares its ports with others on the same store:
     what is done once for all, the group does (workers/group.py), or worker 1.
@@ -89,7 +92,6 @@ class Server:
             )
             authenticator = Authenticator(self.store, allows_anonymous=allows_anonymous)
             admission = AdmissionControl(
-                authenticator,
                 ConcurrencyLimit(
                     settings.max_concurrent_calls,
                     call_share=settings.account_call_share,
@@ -99,6 +101,7 @@ class Server:
                 RequestRateLimit(settings.calls_per_second),
                 settings.deadline_seconds,
             )
+            pipeline = Pipeline(authenticator, admission)
             retention = Retention(self.store, settings.retain_days, settings.retain_days_by_service)
             cleanups.push_async_callback(retention.stop)
             if settings.metrics and not self._is_worker:
@@ -112,9 +115,9 @@ class Server:
                 await health.start()  # others serve meanwhile: no calls before it is ready
             interactions = Interactions(self.store)
             if settings.grpc:
-                await self._start_grpc(interactions, admission, health, certificates)
+                await self._start_grpc(interactions, pipeline, health, certificates)
             if settings.http:
-                await self._start_http(interactions, admission, health, certificates)
+                await self._start_http(interactions, pipeline, health, certificates)
             await health.start()
             self._liveness.watch("the probing of the store", health.failure())
             if self._worker in (None, 1):
@@ -144,12 +147,30 @@ class Server:
     async def _start_grpc(
         self,
         interactions: Interactions,
-        admission: AdmissionControl,
+        pipeline: Pipeline,
         health: Health,
         certificates: Certificates | None,
     ) -> None:
+        settings = self._settings
         grpc = GrpcServer(
-            interactions, self._settings, admission, certificates, reuse_port=self._is_worker
+            interactions,
+            pipeline,
+            Address.parse(settings.grpc_address),
+            GrpcLimits(
+                max_message_bytes=settings.max_message_bytes,
+                max_header_bytes=settings.max_header_bytes,
+                max_streams_per_connection=settings.max_streams_per_connection,
+                max_connections=settings.max_connections,
+                header_timeout_seconds=settings.header_timeout_seconds,
+                connection_idle_seconds=settings.connection_idle_seconds,
+                connection_age_seconds=settings.connection_age_seconds,
+                keepalive_seconds=settings.keepalive_seconds,
+                stream_idle_seconds=settings.stream_idle_seconds,
+                stream_seconds=settings.stream_seconds,
+            ),
+            certificates=certificates,
+            allowed_names=settings.tls_client_names,
+            reuse_port=self._is_worker,
         )
         self.grpc_address = await grpc.start()
         self._listening.append(grpc)
@@ -159,7 +180,7 @@ class Server:
     async def _start_http(
         self,
         interactions: Interactions,
-        admission: AdmissionControl,
+        pipeline: Pipeline,
         health: Health,
         certificates: Certificates | None,
     ) -> None:
@@ -168,7 +189,7 @@ class Server:
             lambda base_url: create_app(
                 interactions,
                 base_url,
-                admission,
+                pipeline,
                 cors_origins=settings.http_cors_origins,
                 is_ready=lambda: health.is_serving,
             ),
@@ -177,9 +198,10 @@ class Server:
             limits=HttpLimits(
                 max_header_bytes=settings.max_header_bytes,
                 max_connections=settings.max_connections,
-                slow_sender_seconds=settings.slow_sender_seconds,
+                header_timeout_seconds=settings.header_timeout_seconds,
                 connection_idle_seconds=settings.connection_idle_seconds,
             ),
+            render_error=error_response,
             ssl_context=None if certificates is None else certificates.ssl_context,
             reuse_port=self._is_worker,
         )

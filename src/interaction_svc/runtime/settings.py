@@ -195,7 +195,7 @@ class Settings(BaseSettings):
         le=86_400,
         description="The longest that a stream of requests may take, whatever its deadline.",
     )
-    slow_sender_seconds: float = Field(
+    header_timeout_seconds: float = Field(
         10,
         gt=0,
         le=3600,

@@ -28,7 +28,7 @@ from interaction_svc.store.interface import (
     StoredPage,
     StoreReport,
 )
-from interaction_svc.store.postgres.options import PostgresLimits, ReplicaStore
+from interaction_svc.store.options import PostgresLimits, ReplicaStore
 from interaction_svc.store.recorded import Recorded
 from interaction_svc.store.revision import UNKNOWN_REVISION, Revision
 from interaction_svc.store.rows import Row, decode, merge_row, row_of

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from interaction_svc.store.errors import StoreError, StoreUnavailableError, StoreURLError
 from interaction_svc.store.interface import MigrationProgress, Store, StoreReport
+from interaction_svc.store.options import PostgresLimits, ReplicaStore
 from interaction_svc.store.postgres.dsn import FORM as _POSTGRES_FORM
 from interaction_svc.store.postgres.dsn import SCHEMES as _POSTGRES_SCHEMES
 from interaction_svc.store.postgres.dsn import Dsn
-from interaction_svc.store.postgres.options import PostgresLimits, ReplicaStore
 from interaction_svc.store.progress import LoggedProgress
 from interaction_svc.store.sqlite import backup
 from interaction_svc.store.sqlite.file_location import (

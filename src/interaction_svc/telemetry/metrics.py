@@ -6,29 +6,19 @@ labels, so that their number is bounded and they may be read by whoever watches 
 docs/operations.md lists them.
 """
 
-import asyncio
 import platform
-import socket
 import sqlite3
-from contextlib import suppress
-from threading import Thread
-from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import (
     REGISTRY,
-    CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
     Info,
-    start_http_server,
 )
 
 from interaction_svc import __version__
-from interaction_svc.runtime.liveness import CHECK_SECONDS
 from interaction_svc.telemetry.metric_buffer import FlushOnCollect
-from interaction_svc.transports.address import Address
-from interaction_svc.transports.sockets import addresses_of, bind, cannot_listen, listens
 
 _SECONDS = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
@@ -54,8 +44,8 @@ calls_in_flight = Gauge(
     ["transport"],
     multiprocess_mode="livesum",
 )
-refused = Counter(
-    "interaction_svc_refused",
+errors = Counter(
+    "interaction_svc_errors",
     "Calls that ended in an error, by its reason: a value of ErrorReason.",
     ["transport", "reason"],
 )
@@ -112,46 +102,3 @@ build.info(
         "sqlite": sqlite3.sqlite_version,
     }
 )
-
-
-class MetricsServer:
-    """Serves the metrics of a registry under /metrics, from a thread for each address."""
-
-    def __init__(self, address: Address, registry: CollectorRegistry = REGISTRY) -> None:
-        self._address = address
-        self._registry = registry
-        self._servers: list[tuple[WSGIServer, Thread]] = []
-
-    def start(self) -> Address:
-        """Listen, and return the address with its real port. Raises OSError if that can't be."""
-        try:
-            bound = bind(self._address)
-            port = bound[0].getsockname()[1]
-            for one in bound:
-                one.close()
-            for host, _ in addresses_of(self._address):
-                self._servers.append(start_http_server(port, host, self._registry))
-        except OSError as error:
-            raise cannot_listen("metrics", self._address, error) from error
-        return self._address._replace(port=port)
-
-    async def failure(self) -> str:
-        """Return why the listener has ended, once it has by itself."""
-        while True:
-            await asyncio.sleep(CHECK_SECONDS)
-            for server, thread in self._servers:
-                if not thread.is_alive():
-                    return "its thread has ended"
-                if not listens(server.socket):
-                    return "its socket is closed"
-
-    async def stop(self) -> None:
-        """Listen no more."""
-        for server, thread in self._servers:
-            # Its thread looks twice a second whether to end, and whenever its socket has something.
-            with suppress(OSError):  # not on every system can one that listens be shut down
-                server.socket.shutdown(socket.SHUT_RDWR)
-            if thread.is_alive():  # or there is nobody to heed it
-                await asyncio.to_thread(server.shutdown)
-            server.server_close()
-            await asyncio.to_thread(thread.join)

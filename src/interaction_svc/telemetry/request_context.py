@@ -34,6 +34,8 @@ class RequestContext:
     """Why what came as the authorization can't be one, in words for the caller."""
     consistency: str | None = None
     """The token that a read sends to see a write (consistency.py)."""
+    written: str | None = None
+    """The consistency token of what the request wrote; the transport answers it."""
     principal: Principal = ANONYMOUS
     error: ServiceError | None = None
     """What it was refused with, or failed with."""

@@ -38,7 +38,7 @@ class request_scope:  # noqa: N801 it stands where a function would
             count_soon(_seconds(call.transport, call.method), seconds)
             count_soon(_count(call.transport, call.method, call.code), 1)
             if call.error is not None:
-                metrics.refused.labels(call.transport, call.error.reason_name()).inc()
+                metrics.errors.labels(call.transport, call.error.reason_name()).inc()
                 if isinstance(call.error, _AUDITED):
                     audit("refused", reason=call.error.reason_name())
             log_call(call, seconds)

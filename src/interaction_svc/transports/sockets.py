@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from interaction_svc.transports.address import Address
 
+CHECK_SECONDS = 1.0
+"""The time between two checks that a listener is still open."""
 LOCALHOST = ("127.0.0.1", "::1")
 _TRIES = 20
 """How often any free port is asked for until one is free at all addresses of a name."""

@@ -2,63 +2,44 @@
 
 import asyncio
 import ssl
-from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-import grpc
 import structlog
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from interaction_svc.runtime.settings import Settings, SettingsError
+from interaction_svc.domain.errors import OperatorError
 
 log = structlog.get_logger()
 
 _POLL_SECONDS = 1.0
-_SUBJECT_PROPERTIES = ("x509_common_name", "x509_subject_alternative_name")
 
 
-class TlsError(SettingsError):
+class TlsError(OperatorError):
     """A file of tls_certificate, tls_key or tls_client_ca can't be used. The text says why."""
 
 
+class PemFiles(NamedTuple):
+    """The contents of the PEM files."""
+
+    certificate: bytes
+    key: bytes
+    client_ca: bytes | None
+
+
 class _Loaded(NamedTuple):
-    """What one reading of the files gave; they fit together."""
+    """The result of one reading of the files, which fit together."""
 
     http: ssl.SSLContext
-    grpc: grpc.ServerCertificateConfiguration
+    pem: PemFiles
     leaf: x509.Certificate
 
 
 _Stamp = tuple[tuple[int, int, int] | None, ...]
-
-
-def certificates_of(settings: Settings) -> "Certificates | None":
-    """Load what the settings name; None: they don't ask for TLS.
-
-    Raises SettingsError if the settings don't fit together, TlsError if a file can't be used.
-    """
-    certificate, key = settings.tls_certificate, settings.tls_key
-    if settings.tls_client_names and settings.tls_client_ca is None:
-        raise SettingsError(
-            "tls_client_names: without tls_client_ca no client shows a certificate; set it too"
-        )
-    if certificate is not None and key is not None:
-        return Certificates(certificate, key, settings.tls_client_ca)
-    if certificate is not None:
-        raise SettingsError("tls_certificate: its private key is missing; set tls_key too")
-    if key is not None:
-        raise SettingsError("tls_key: its certificate is missing; set tls_certificate too")
-    if settings.tls_client_ca is not None:
-        raise SettingsError(
-            "tls_client_ca: without a certificate there is no TLS;"
-            " set tls_certificate and tls_key too"
-        )
-    return None
 
 
 class Certificates:
@@ -86,16 +67,9 @@ class Certificates:
         _warn_of_its_dates(self._loaded.leaf)
 
     @property
-    def grpc_credentials(self) -> grpc.ServerCredentials:
-        """The gRPC listener's side; with a client CA, clients must have a certificate of it.
-
-        gRPC's own least version is TLS 1.2. One listener at a time may use them.
-        """
-        return grpc.dynamic_ssl_server_credentials(
-            self._loaded.grpc,
-            self._changes(),  # type: ignore[arg-type] # it may give None, which its stub forgets
-            require_client_authentication="tls_client_ca" in self._paths,
-        )
+    def pem(self) -> PemFiles:
+        """Return the files that are in force; another object after each change."""
+        return self._loaded.pem
 
     async def start(self) -> None:
         """Begin to watch the files."""
@@ -152,41 +126,12 @@ class Certificates:
         client_ca = files.get("tls_client_ca")
         if client_ca is not None:
             _check_authorities(client_ca)
-        configuration = grpc.ssl_server_certificate_configuration(
-            [(files["tls_key"], files["tls_certificate"])], client_ca
-        )
+        pem = PemFiles(files["tls_certificate"], files["tls_key"], client_ca)
         context = _context_with(self._paths["tls_certificate"], self._paths["tls_key"])
-        return _Loaded(context, configuration, chain[0])
+        return _Loaded(context, pem, chain[0])
 
     def _take_current(self, connection: ssl.SSLObject, *_: object) -> None:
         connection.context = self._loaded.http
-
-    def _changes(self) -> "Callable[[], grpc.ServerCertificateConfiguration | None]":
-        """Make what gRPC asks, in a thread of its own, at each new connection."""
-        given = self._loaded
-
-        def change() -> grpc.ServerCertificateConfiguration | None:
-            nonlocal given
-            if given is self._loaded:
-                return None
-            given = self._loaded
-            return given.grpc
-
-        return change
-
-
-def subject_names(auth_context: Mapping[str, Iterable[bytes]]) -> set[str]:
-    """Give the names in a client's certificate, from `context.auth_context()` of a gRPC call.
-
-    They are the subject's common name and the alternative names: DNS names, URIs, e-mail and IP
-    addresses. There are none without a client certificate.
-    """
-    return {
-        name.decode(errors="replace")
-        for property_ in _SUBJECT_PROPERTIES
-        for name in auth_context.get(property_, ())
-        if name  # without a common name, there is an empty one
-    }
 
 
 def _stamp_of(path: Path) -> tuple[int, int, int] | None:

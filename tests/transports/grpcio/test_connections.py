@@ -86,7 +86,7 @@ async def test_calls_of_a_connection_are_limited(tmp_path: Path) -> None:
 
 
 async def test_a_connection_that_says_nothing_is_closed(tmp_path: Path) -> None:
-    with served(tmp_path, "--slow-sender-seconds", "1") as server:
+    with served(tmp_path, "--header-timeout-seconds", "1") as server:
         async with connection(server) as opened:
             await opened.until_closed()
         async with connection(server) as opened:

@@ -10,16 +10,13 @@ from typing import Any
 import grpc
 import pytest
 from testing.build import Parents, new_interaction, new_parents
+from testing.pipelines import GRPC_LIMITS, open_pipeline
 from testing.requests import Code, failure, get_request, list_request
 
-from interaction_svc.admission.concurrency import ConcurrencyLimit
-from interaction_svc.admission.control import AdmissionControl
-from interaction_svc.admission.rate_limits import RequestRateLimit
-from interaction_svc.app.authentication import Authenticator
 from interaction_svc.app.interactions import Interactions
-from interaction_svc.runtime.settings import load_settings
 from interaction_svc.store import Store
 from interaction_svc.store.factory import open_store
+from interaction_svc.transports.address import Address
 from interaction_svc.transports.grpcio.server import GrpcServer
 from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
@@ -41,10 +38,8 @@ class Failing(Interactions):
 
 
 def server_on(interactions: Interactions, store: Store) -> GrpcServer:
-    admission = AdmissionControl(
-        Authenticator(store, allows_anonymous=True), ConcurrencyLimit(9), RequestRateLimit(0), 30
-    )
-    return GrpcServer(interactions, load_settings(grpc_address="127.0.0.1:0"), admission, None)
+    pipeline = open_pipeline(store)
+    return GrpcServer(interactions, pipeline, Address("127.0.0.1", 0), GRPC_LIMITS)
 
 
 @pytest.fixture

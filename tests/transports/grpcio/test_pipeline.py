@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 import pytest
@@ -16,6 +16,7 @@ from testing.build import new_sid
 from testing.requests import Code, failure
 
 from interaction_svc.admission.concurrency import ConcurrencyLimit
+from interaction_svc.admission.control import AdmissionControl
 from interaction_svc.admission.rate_limits import RequestRateLimit
 from interaction_svc.admission.response_backlog import ResponseBacklog
 from interaction_svc.app import authentication
@@ -26,15 +27,17 @@ from interaction_svc.store import Store
 from interaction_svc.store.factory import open_store
 from interaction_svc.telemetry.request_context import current_request
 from interaction_svc.transports.grpcio.interceptors import (
-    Admit,
-    Authenticate,
+    Admission,
+    Authentication,
     Chain,
     Errors,
     InFlight,
-    Observe,
-    Times,
+    StreamTimes,
+    Telemetry,
     key_watch,
 )
+from interaction_svc.transports.operations import Operation
+from interaction_svc.transports.pipeline import Pipeline
 from tests.store.sqlite import files
 
 KINDS = ("unary_unary", "stream_unary", "unary_stream", "stream_stream")
@@ -42,6 +45,16 @@ STREAMS = KINDS[1:]
 STREAMS_OF_A_KEY = 2
 PLACES = 8
 LARGE = 1024 * 1024
+
+
+class Times(NamedTuple):
+    """Time limits in seconds: of a unary call, and of a stream of requests."""
+
+    call: float
+    idle: float
+    stream: float
+
+
 LONG = Times(30, 30, 30)
 Metadata = list[tuple[str, str]]
 
@@ -88,30 +101,30 @@ class Echo:
         return f"{current_request().principal.key_sid}:".encode() + request
 
 
-class Pipeline:
-    """The served chain, its parts, and a key of it."""
+class EchoServer:
+    """The served chain, and its parts."""
 
     def __init__(self, store: Store, times: Times, *, cached_forever: bool) -> None:
         self.store = store
         self.echo = Echo()
-        rights = dict.fromkeys(map(path_of, KINDS), Permission.READ)
+        operations = {
+            path_of(kind): Operation(path_of(kind), None, Permission.READ) for kind in KINDS
+        }
         self.concurrency = ConcurrencyLimit(PLACES, streams_per_key=STREAMS_OF_A_KEY)
-        self.admit = Admit(
-            self.concurrency, times, ResponseBacklog(), reads=frozenset(rights), exempt=frozenset()
-        )
+        self.admission = AdmissionControl(self.concurrency, RequestRateLimit(0), times.call)
         clock = (lambda: 0.0) if cached_forever else asyncio.get_running_loop().time
-        self.in_flight = InFlight(frozenset(rights))
-        authenticate = Authenticate(
-            Authenticator(store, allows_anonymous=False, clock=clock),
-            self.concurrency,
-            RequestRateLimit(0),
-            rights,
-            unguarded=frozenset(),
-            is_peer_allowed=lambda _: True,
-        )
+        self.in_flight = InFlight()
+        stages = Pipeline(Authenticator(store, allows_anonymous=False, clock=clock), self.admission)
         chain = Chain(
-            [self.in_flight, Observe(), Errors(), self.admit, authenticate],
-            refuses=self.admit.refuses,
+            [
+                self.in_flight,
+                Telemetry(),
+                Errors(),
+                Admission(stages, StreamTimes(times.idle, times.stream)),
+                Authentication(stages, open_to_all=(), is_peer_allowed=lambda _: True),
+            ],
+            refuses=stages.refuses,
+            operations=operations,
         )
         handlers = {
             kind: getattr(grpc, f"{kind}_rpc_method_handler")(getattr(self.echo, kind))
@@ -131,7 +144,7 @@ class Pipeline:
     @property
     def unsent(self) -> int:
         """How many bytes of answers wait."""
-        return self.admit._unsent._all
+        return self.admission.response_backlog._all
 
     async def key(self, role: Role = Role.READ) -> NewKey:
         return await authentication.create_key(self.store, new_sid("AC"), role)
@@ -148,11 +161,11 @@ def shown(key: NewKey) -> Metadata:
 @asynccontextmanager
 async def opened(
     folder: Path, times: Times = LONG, *, cached_forever: bool = True
-) -> AsyncIterator[tuple[Pipeline, grpc.aio.Channel]]:
+) -> AsyncIterator[tuple[EchoServer, grpc.aio.Channel]]:
     async with AsyncExitStack() as stack:
         store = await open_store(files.url(folder))
         stack.push_async_callback(store.close)
-        pipeline = Pipeline(store, times, cached_forever=cached_forever)
+        pipeline = EchoServer(store, times, cached_forever=cached_forever)
         await pipeline.server.start()
         stack.push_async_callback(pipeline.server.stop, None)
         address = f"127.0.0.1:{pipeline.port}"

@@ -115,5 +115,5 @@ def test_credentials_of_other_bytes_than_ascii_are_refused(limited: Served, valu
 def refused(server: Served, reason: str = "ERROR_REASON_MALFORMED_REQUEST") -> float:
     """Return how many requests were refused for this reason."""
     text = httpx.get(server.metrics_url, trust_env=False).text
-    sample = f'interaction_svc_refused_total{{reason="{reason}",transport="http"}} '
+    sample = f'interaction_svc_errors_total{{reason="{reason}",transport="http"}} '
     return float(next((line[len(sample) :] for line in text.splitlines() if sample in line), 0))

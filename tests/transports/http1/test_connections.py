@@ -31,6 +31,7 @@ from testing.wait import wait_until
 from interaction_svc.transports.address import Address
 from interaction_svc.transports.http1.protocol import HttpLimits, RestProtocol
 from interaction_svc.transports.http1.server import HttpServer
+from interaction_svc.transports.rest.responses import error_response
 
 limited = pytest.fixture(scope="module")(limited_server)
 
@@ -94,9 +95,15 @@ async def test_no_time_runs_while_a_request_is_being_answered() -> None:
             await finish.wait()
         return Response()
 
-    limits = HttpLimits(2048, 100, slow_sender_seconds=0.1, connection_idle_seconds=0.1)
+    limits = HttpLimits(2048, 100, header_timeout_seconds=0.1, connection_idle_seconds=0.1)
     app = Starlette(routes=[Route("/{path:path}", answer)])
-    server = HttpServer(lambda _: app, Address("127.0.0.1", 0), base_url=None, limits=limits)
+    server = HttpServer(
+        lambda _: app,
+        Address("127.0.0.1", 0),
+        base_url=None,
+        limits=limits,
+        render_error=error_response,
+    )
     address = await server.start()
     first = headers_of(2048, b"")  # as much as is parsed at once, so that the next comes after it
     reader, writer = await asyncio.open_connection(*address)
@@ -125,9 +132,13 @@ async def test_answers_are_sent_without_delay(monkeypatch: pytest.MonkeyPatch) -
         connection_made(protocol, transport)
 
     monkeypatch.setattr(RestProtocol, "connection_made", noted)
-    limits = HttpLimits(2048, 100, slow_sender_seconds=10, connection_idle_seconds=10)
+    limits = HttpLimits(2048, 100, header_timeout_seconds=10, connection_idle_seconds=10)
     server = HttpServer(
-        lambda _: Starlette(), Address("127.0.0.1", 0), base_url=None, limits=limits
+        lambda _: Starlette(),
+        Address("127.0.0.1", 0),
+        base_url=None,
+        limits=limits,
+        render_error=error_response,
     )
     reader, writer = await asyncio.open_connection(*await server.start())
     writer.write(b"\0\r\n\r\n")
@@ -140,7 +151,7 @@ async def test_answers_are_sent_without_delay(monkeypatch: pytest.MonkeyPatch) -
 
 def test_connections_beyond_the_limit_are_closed_and_those_within_it_served(tmp_path: Path) -> None:
     # A connection that is held stays open, silent or not, for much longer than the test takes.
-    with served(tmp_path, "--max-connections", "3", "--slow-sender-seconds", "600") as server:
+    with served(tmp_path, "--max-connections", "3", "--header-timeout-seconds", "600") as server:
         with connected(server) as first, connected(server), connected(server):
             first.sendall(GOOD)
             assert read_one(first).status == 200

@@ -14,12 +14,10 @@ import schemathesis
 from starlette.applications import Starlette
 from starlette.routing import Route
 from testing.build import Parents, new_parents, new_session
+from testing.pipelines import open_pipeline
 from testing.process import Served, served
 from testing.requests import record
 
-from interaction_svc.admission.concurrency import ConcurrencyLimit
-from interaction_svc.admission.control import AdmissionControl
-from interaction_svc.admission.rate_limits import RequestRateLimit
 from interaction_svc.codec.twilio_json import PROPERTIES
 from interaction_svc.codec.twilio_query import CARRIED, PAGING
 from interaction_svc.transports.rest.app import create_app
@@ -131,8 +129,7 @@ def test_head_is_described_as_get_without_content() -> None:
 def test_it_has_every_route_and_no_others() -> None:
     named = {"service_sid": "ServiceSid", "session_sid": "SessionSid", "sid": "Sid"}
     missing: Any = None  # it is not called
-    admission = AdmissionControl(missing, ConcurrencyLimit(1), RequestRateLimit(0), 1)
-    app: Any = create_app(missing, BASE_URL, admission)
+    app: Any = create_app(missing, BASE_URL, open_pipeline(missing))
     while not isinstance(app, Starlette):
         app = app.app
     routes = [route for route in app.routes if isinstance(route, Route)]

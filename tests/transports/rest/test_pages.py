@@ -14,16 +14,13 @@ import pytest
 from testing.build import NOON_US, SECOND_US, Parents, new_interaction, new_session
 from testing.http1 import answers, connected, read_all
 from testing.log_lines import logged
+from testing.pipelines import open_pipeline
 from testing.process import Served, served
 from testing.requests import basic, record
 from testing.stubs import Ingest
 from testing.wait import wait_until
 
-from interaction_svc.admission.concurrency import ConcurrencyLimit
-from interaction_svc.admission.control import AdmissionControl
-from interaction_svc.admission.rate_limits import RequestRateLimit
 from interaction_svc.admission.response_backlog import ResponseBacklog
-from interaction_svc.app.authentication import Authenticator
 from interaction_svc.app.interactions import Interactions, Page
 from interaction_svc.domain.errors import Unavailable
 from interaction_svc.domain.principals import ANONYMOUS, Principal
@@ -33,7 +30,7 @@ from interaction_svc.transports.address import Address
 from interaction_svc.transports.http1.protocol import HttpLimits
 from interaction_svc.transports.http1.server import HttpServer
 from interaction_svc.transports.rest.app import create_app
-from interaction_svc.transports.rest.responses import STREAM_BYTES
+from interaction_svc.transports.rest.responses import STREAM_BYTES, error_response
 from interaction_svc.v1 import interaction_pb2 as pb
 from tests.store.sqlite import files
 
@@ -168,15 +165,14 @@ async def meddled(
     store = await open_store(files.url(folder))
     await store.record([row_of(row) for row in rows])
     interactions = Meddling(store, lambda read: meanwhile(store, read))
-    admission = AdmissionControl(
-        Authenticator(store, allows_anonymous=True), ConcurrencyLimit(9), RequestRateLimit(0), 30
-    )
-    limits = HttpLimits(16_384, 100, slow_sender_seconds=10, connection_idle_seconds=10)
+    pipeline = open_pipeline(store)
+    limits = HttpLimits(16_384, 100, header_timeout_seconds=10, connection_idle_seconds=10)
     server = HttpServer(
-        lambda base_url: create_app(interactions, base_url, admission),
+        lambda base_url: create_app(interactions, base_url, pipeline),
         Address("127.0.0.1", 0),
         base_url=None,
         limits=limits,
+        render_error=error_response,
     )
     address = await server.start()
     try:

@@ -16,15 +16,12 @@ from testing.build import (
     new_session,
     new_sid,
 )
+from testing.pipelines import open_pipeline
 from testing.process import Served, served
 from testing.requests import basic, record
 from testing.rest_errors import assert_error
 from testing.stubs import Ingest
 
-from interaction_svc.admission.concurrency import ConcurrencyLimit
-from interaction_svc.admission.control import AdmissionControl
-from interaction_svc.admission.rate_limits import RequestRateLimit
-from interaction_svc.app.authentication import Authenticator
 from interaction_svc.app.interactions import Interactions
 from interaction_svc.codec.twilio_json import to_json
 from interaction_svc.domain.errors import Overloaded, PermissionDenied, Unavailable
@@ -280,12 +277,10 @@ class Failing(Interactions):
 async def failing(tmp_path: Path) -> AsyncIterator[Any]:
     clients: list[httpx.AsyncClient] = []
     store = await open_store(files.url(tmp_path))
-    admission = AdmissionControl(
-        Authenticator(store, allows_anonymous=True), ConcurrencyLimit(9), RequestRateLimit(0), 30
-    )
+    pipeline = open_pipeline(store)
 
     async def get(error: Exception) -> httpx.Response:
-        app = create_app(Failing(error), "http://x", admission)
+        app = create_app(Failing(error), "http://x", pipeline)
         client = httpx.AsyncClient(
             transport=httpx.ASGITransport(app), base_url="http://x", auth=(new_sid("AC"), "x")
         )

@@ -12,13 +12,14 @@ from typing import Self, cast
 import structlog
 
 from interaction_svc.runtime.listen_policy import check_listen_policy
-from interaction_svc.runtime.liveness import Liveness, failure_of
+from interaction_svc.runtime.liveness import Liveness
+from interaction_svc.runtime.metrics_server import MetricsServer
 from interaction_svc.runtime.settings import Settings
 from interaction_svc.runtime.workers.control_messages import StartupReport, settings_line
 from interaction_svc.runtime.workers.shared_port import ReservedPort
 from interaction_svc.runtime.workers.worker_metrics import FOLDER_VARIABLE, AggregatedMetrics
 from interaction_svc.store.factory import open_store
-from interaction_svc.telemetry.metrics import MetricsServer
+from interaction_svc.telemetry.task_failure import failure_of
 from interaction_svc.transports.address import Address
 from interaction_svc.transports.sockets import cannot_listen
 

@@ -22,6 +22,7 @@ from interaction_svc.store.interface import (
     StoredPage,
     StoreReport,
 )
+from interaction_svc.store.options import PostgresLimits
 from interaction_svc.store.postgres import (
     api_keys,
     bulk_delete,
@@ -36,7 +37,6 @@ from interaction_svc.store.postgres.batching import GetBatcher, RecordBatcher
 from interaction_svc.store.postgres.citus import distribution
 from interaction_svc.store.postgres.connection import Connection
 from interaction_svc.store.postgres.dsn import Dsn
-from interaction_svc.store.postgres.options import PostgresLimits
 from interaction_svc.store.postgres.pool import Pool
 from interaction_svc.store.postgres.rewrite import rewriter
 from interaction_svc.store.postgres.schema import LATEST, REWRITTEN

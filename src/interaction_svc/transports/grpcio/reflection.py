@@ -18,7 +18,6 @@ from interaction_svc.transports.grpcio.interceptors import Chain
 from interaction_svc.v1 import error_reason_pb2, ingest_service_pb2, interaction_service_pb2
 
 V1 = "grpc.reflection.v1.ServerReflection"
-METHODS = frozenset(f"/{service}/ServerReflectionInfo" for service in (V1, reflection.SERVICE_NAME))
 _FILES = (
     interaction_service_pb2.DESCRIPTOR,
     ingest_service_pb2.DESCRIPTOR,

@@ -3,53 +3,48 @@
 import asyncio
 import errno
 import os
+from collections.abc import Collection
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from interaction_svc.admission.control import AdmissionControl
 from interaction_svc.app.interactions import Interactions
-from interaction_svc.domain.principals import Permission
-from interaction_svc.runtime.liveness import CHECK_SECONDS
-from interaction_svc.runtime.settings import Settings
 from interaction_svc.transports.address import Address
 from interaction_svc.transports.grpcio import reflection
+from interaction_svc.transports.grpcio.credentials import server_credentials, subject_names
+from interaction_svc.transports.grpcio.health import HealthServicer
 from interaction_svc.transports.grpcio.interceptors import (
-    Admit,
-    Authenticate,
+    Admission,
+    Authentication,
     Chain,
     Errors,
     InFlight,
-    Observe,
-    Times,
+    StreamTimes,
+    Telemetry,
 )
 from interaction_svc.transports.grpcio.interceptors.chain import Context
 from interaction_svc.transports.grpcio.self_probe import SelfProbe, comes_by_probe_socket
+from interaction_svc.transports.operations import REFLECTION
+from interaction_svc.transports.pipeline import Pipeline
 from interaction_svc.transports.rpc.interaction_service import IngestServicer, InteractionServicer
 from interaction_svc.transports.sockets import (
+    CHECK_SECONDS,
     Listener,
     addresses_of,
     bind,
     cannot_listen,
     listeners_on,
 )
-from interaction_svc.transports.tls import Certificates, subject_names
+from interaction_svc.transports.tls import Certificates
 from interaction_svc.v1 import ingest_service_pb2, interaction_service_pb2
 
 INTERACTION_SERVICE = interaction_service_pb2.DESCRIPTOR.services_by_name["InteractionService"]
 INGEST_SERVICE = ingest_service_pb2.DESCRIPTOR.services_by_name["IngestService"]
 _SERVICES = (INTERACTION_SERVICE.full_name, INGEST_SERVICE.full_name)
 _HEALTH_OF = ("", *_SERVICES)
-RIGHTS = {
-    f"/{INTERACTION_SERVICE.full_name}/GetInteraction": Permission.READ,
-    f"/{INTERACTION_SERVICE.full_name}/ListInteractions": Permission.READ,
-    f"/{INTERACTION_SERVICE.full_name}/DeleteInteraction": Permission.DELETE,
-    f"/{INGEST_SERVICE.full_name}/RecordInteraction": Permission.INGEST,
-    f"/{INGEST_SERVICE.full_name}/RecordInteractions": Permission.INGEST,
-}
-
 _WITHOUT_END_SECONDS = 7 * 24 * 3600.0
 """How long grpc may leave calls alone once it stops: the time of a drain is measured here.
 
@@ -70,41 +65,22 @@ would wait for seconds in it (docs/overload.md). Health has a queue of its own.
 """
 
 
-class _Health(health.aio.HealthServicer):  # type: ignore[misc] # it has no types
-    """The library's servicer, with the List that it lacks, and a Watch that holds nobody up.
+@dataclass(frozen=True, slots=True)
+class GrpcLimits:
+    """The limits of the gRPC listener. Sizes are in bytes."""
 
-    The library's writes under the lock that a change of status needs: a watcher that takes nothing
-    would keep the status from ever changing again, for everyone.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._changed = asyncio.Event()
-
-    async def set(self, service: str, status: Any) -> None:
-        """Set a status, and wake the watchers."""
-        await super().set(service, status)
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
-
-    async def Watch(self, request: Any, context: Context) -> None:  # noqa: N802 the method's name
-        """Write the status of a service, and whenever it changes."""
-        unknown = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
-        last = None
-        while True:
-            changed = self._changed
-            status = self._server_status.get(request.service, unknown)
-            if status != last:
-                await context.write(health_pb2.HealthCheckResponse(status=status))
-                last = status
-            await changed.wait()
-
-    async def List(self, request: Any, context: Context) -> Any:  # noqa: N802 the method's name
-        """Give the status of every service."""
-        asked = health_pb2.HealthCheckRequest
-        return health_pb2.HealthListResponse(
-            statuses={name: await self.Check(asked(service=name), context) for name in _HEALTH_OF}
-        )
+    max_message_bytes: int
+    max_header_bytes: int
+    max_streams_per_connection: int
+    max_connections: int
+    header_timeout_seconds: float
+    """The longest time of a TLS handshake."""
+    connection_idle_seconds: float
+    connection_age_seconds: float
+    """0: a connection may have any age."""
+    keepalive_seconds: float
+    stream_idle_seconds: float
+    stream_seconds: float
 
 
 class GrpcServer:
@@ -113,46 +89,50 @@ class GrpcServer:
     def __init__(
         self,
         interactions: Interactions,
-        settings: Settings,
-        admission: AdmissionControl,
-        certificates: Certificates | None,
+        pipeline: Pipeline,
+        address: Address,
+        limits: GrpcLimits,
         *,
+        certificates: Certificates | None = None,
+        allowed_names: Collection[str] = (),
         reuse_port: bool = False,
     ) -> None:
-        """Listen, once started, beside others of this user on the port if it is shared."""
-        self._address = Address.parse(settings.grpc_address)
+        """Build a server that listens once it is started.
+
+        With `certificates` it serves TLS. With `allowed_names` it serves only clients whose
+        certificate has one of these names. With `reuse_port` other processes of this user may
+        listen on the same port.
+        """
+        self._address = address
         self._certificates = certificates
-        self._shares_port = reuse_port
+        self._reuses_port = reuse_port
         self._listeners: list[Listener] = []
-        self._allowed_names = frozenset(settings.tls_client_names)
-        self._in_flight = InFlight(frozenset(RIGHTS))
-        self._health = _Health()
-        admit = Admit(
-            admission.concurrency,
-            Times(
-                admission.deadline_seconds, settings.stream_idle_seconds, settings.stream_seconds
-            ),
-            admission.unsent,
-            reads=frozenset(method for method, right in RIGHTS.items() if right is Permission.READ),
-            exempt=reflection.METHODS,
-        )
-        authenticate = Authenticate(
-            admission.authenticator,
-            admission.concurrency,
-            admission.call_rate,
-            RIGHTS,
-            unguarded=reflection.METHODS if self._address.is_loopback else frozenset(),
+        self._allowed_names = frozenset(allowed_names)
+        self._in_flight = InFlight()
+        self._health = HealthServicer(_HEALTH_OF)
+        times = StreamTimes(limits.stream_idle_seconds, limits.stream_seconds)
+        authentication = Authentication(
+            pipeline,
+            # Without a key, reflection is open on loopback alone.
+            open_to_all=REFLECTION if address.is_loopback else (),
             is_peer_allowed=self._is_peer_allowed,
         )
         chain = Chain(
-            [self._in_flight, Observe(), Errors(), admit, authenticate], refuses=admit.refuses
+            [
+                self._in_flight,
+                Telemetry(),
+                Errors(),
+                Admission(pipeline, times),
+                authentication,
+            ],
+            refuses=pipeline.refuses,
         )
         chain.add_generic_rpc_handlers(_handlers(interactions))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, chain)
         reflection.add_reflection(chain, _SERVICES)
         self._probe = SelfProbe()
         self._server = grpc.aio.server(
-            handlers=[self._probe, chain], options=_options(settings, reuse_port=reuse_port)
+            handlers=[self._probe, chain], options=_options(limits, reuse_port=reuse_port)
         )
         for service, handlers in chain.registered.items():  # health among them: see _WAITING_CALLS
             self._server.add_registered_method_handlers(service, handlers)
@@ -162,7 +142,7 @@ class GrpcServer:
         # The servicer is born SERVING.
         await self.set_serving(False)
         try:
-            address = self._address if self._shares_port else _with_free_port(self._address)
+            address = self._address if self._reuses_port else _with_free_port(self._address)
             for one in addresses_of(address):
                 self._add_port(one)
         except OSError as error:
@@ -178,7 +158,7 @@ class GrpcServer:
             if self._certificates is None:
                 self._server.add_insecure_port(str(address))
             else:
-                credentials = self._certificates.grpc_credentials
+                credentials = server_credentials(self._certificates)
                 self._server.add_secure_port(str(address), credentials)
         except RuntimeError as error:  # it was free a moment ago; gRPC doesn't say why it isn't
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE)) from error
@@ -237,7 +217,7 @@ def _with_free_port(address: Address) -> Address:
     return address._replace(port=port)
 
 
-def _options(settings: Settings, *, reuse_port: bool) -> list[tuple[str, int]]:
+def _options(limits: GrpcLimits, *, reuse_port: bool) -> list[tuple[str, int]]:
     def ms(seconds: float) -> int:
         return round(seconds * 1000)
 
@@ -245,25 +225,25 @@ def _options(settings: Settings, *, reuse_port: bool) -> list[tuple[str, int]]:
         # On by default: a second server would bind the same port without a word, and share its
         # calls. Only the workers of a group do.
         ("grpc.so_reuseport", int(reuse_port)),
-        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_receive_message_length", limits.max_message_bytes),
         # The first is from where on requests are refused at random, the second is the limit.
-        ("grpc.max_metadata_size", settings.max_header_bytes),
-        ("grpc.absolute_max_metadata_size", settings.max_header_bytes),
-        ("grpc.max_concurrent_streams", settings.max_streams_per_connection),
-        ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        ("grpc.max_metadata_size", limits.max_header_bytes),
+        ("grpc.absolute_max_metadata_size", limits.max_header_bytes),
+        ("grpc.max_concurrent_streams", limits.max_streams_per_connection),
+        ("grpc.max_allowed_incoming_connections", limits.max_connections),
         ("grpc.server.max_pending_requests", _WAITING_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", _MOST_WAITING_CALLS),
-        ("grpc.server_handshake_timeout_ms", ms(settings.slow_sender_seconds)),
-        ("grpc.max_connection_idle_ms", ms(settings.connection_idle_seconds)),
-        ("grpc.keepalive_time_ms", ms(settings.keepalive_seconds)),
+        ("grpc.server_handshake_timeout_ms", ms(limits.header_timeout_seconds)),
+        ("grpc.max_connection_idle_ms", ms(limits.connection_idle_seconds)),
+        ("grpc.keepalive_time_ms", ms(limits.keepalive_seconds)),
         ("grpc.keepalive_timeout_ms", ms(_KEEPALIVE_TIMEOUT_SECONDS)),
         # How often clients may ask in turn, whether they have calls or not.
         ("grpc.http2.min_ping_interval_without_data_ms", ms(_CLIENT_PING_SECONDS)),
         ("grpc.keepalive_permit_without_calls", 1),
     ]
-    if settings.connection_age_seconds:
+    if limits.connection_age_seconds:
         options += [
-            ("grpc.max_connection_age_ms", ms(settings.connection_age_seconds)),
+            ("grpc.max_connection_age_ms", ms(limits.connection_age_seconds)),
             ("grpc.max_connection_age_grace_ms", ms(_AGE_GRACE_SECONDS)),
         ]
     return options

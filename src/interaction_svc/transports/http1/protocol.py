@@ -10,22 +10,29 @@ nothing can be fed to it for ever, or be smuggled past a proxy as a second reque
 import asyncio
 import re
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
 import httptools
 import structlog
+from starlette.responses import Response
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from interaction_svc.domain.errors import HeadersTooLarge, HeadersTooSlow, MalformedRequest
+from interaction_svc.domain.errors import (
+    HeadersTooLarge,
+    HeadersTooSlow,
+    MalformedRequest,
+    ServiceError,
+)
 from interaction_svc.telemetry import metrics
 from interaction_svc.telemetry.request_context import new_request_id
+from interaction_svc.transports.asgi.telemetry import NO_STORE
 from interaction_svc.transports.http1.connection_timer import ConnectionTimer
 from interaction_svc.transports.http1.request_cycle import RequestCycle
 from interaction_svc.transports.http1.request_headers import announces_body, check_headers
-from interaction_svc.transports.rest.responses import NO_STORE, error_response
 from interaction_svc.transports.status import codes_of
 
 log = structlog.get_logger()
@@ -48,10 +55,14 @@ class HttpLimits:
     """The largest headers of a request, its first line and the empty one included."""
     max_connections: int
     """How many connections are held at once; what comes beyond is closed."""
-    slow_sender_seconds: float
+    header_timeout_seconds: float
     """How long a TLS handshake may take, and how long the headers of a request."""
     connection_idle_seconds: float
     """After which time a connection is closed on which nothing is asked, or nothing read."""
+
+
+RenderError = Callable[[ServiceError, str], Response]
+"""Returns the response to an error, given the path of the request or an empty text."""
 
 
 class StopParsing(Exception):
@@ -70,9 +81,10 @@ class RestProtocol(HttpToolsProtocol):
     cycle: RequestCycle | None  # type: ignore[assignment]
     pipeline: deque[RequestCycle]  # type: ignore[assignment]
 
-    def __init__(self, limits: HttpLimits, **given: Any) -> None:
+    def __init__(self, limits: HttpLimits, render_error: RenderError, **given: Any) -> None:
         super().__init__(**given)
         self._limits = limits
+        self.render_error = render_error
         self._unparsed = bytearray()
         self._header_bytes = 0  # of headers that are not complete
         self._most_header_bytes = 0  # that those of the request being parsed can have
@@ -226,7 +238,7 @@ class RestProtocol(HttpToolsProtocol):
     def _await_headers(self) -> None:
         if not self._awaits_headers:
             self._awaits_headers = True
-            self._timer.start(self._limits.slow_sender_seconds, self._end_slow_sender)
+            self._timer.start(self._limits.header_timeout_seconds, self._end_slow_sender)
 
     def _lift_time_limit(self) -> None:
         self._awaits_headers = False
@@ -244,7 +256,7 @@ class RestProtocol(HttpToolsProtocol):
         self._read_closed = True
         self._unparsed.clear()
         self._lift_time_limit()
-        metrics.refused.labels("http", _REASON).inc()
+        metrics.errors.labels("http", _REASON).inc()
         log.debug(
             "request refused", status=codes_of(type(error)).http
         )  # and nothing of what was sent
@@ -254,7 +266,7 @@ class RestProtocol(HttpToolsProtocol):
             self._send_refusal(error)
 
     def _send_refusal(self, error: MalformedRequest) -> None:
-        response = error_response(error, path="")
+        response = self.render_error(error, "")
         request_id = new_request_id().encode()
         headers = [
             *self.server_state.default_headers,

@@ -14,7 +14,7 @@ from starlette.types import Message, Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from interaction_svc.domain.errors import Internal, ServiceError
-from interaction_svc.transports.rest.responses import error_response
+from interaction_svc.transports.asgi.client_gone import ClientGoneError
 
 if TYPE_CHECKING:
     from interaction_svc.transports.http1.protocol import RestProtocol
@@ -23,10 +23,6 @@ log = structlog.get_logger()
 
 _JOINED_BYTES = 64 * 1024
 """Up to which size a body is copied behind its headers; to copy more costs more than to send."""
-
-
-class ClientGoneError(Exception):
-    """Part of an answer is sent, and the client has ended the connection."""
 
 
 class RequestCycle:
@@ -72,7 +68,8 @@ class RequestCycle:
             error = Internal()
             log.error("no answer was made", reference=error.reference, exc_info=cause)
             if not self.response_started:
-                await error_response(error, "")(self._scope, self.receive, self.send)
+                response = self._protocol.render_error(error, "")
+                await response(self._scope, self.receive, self.send)
         finally:
             if not self.response_complete and not self.disconnected:
                 # The answer could not be finished, or the client hasn't taken it in the time that a

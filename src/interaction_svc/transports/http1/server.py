@@ -13,11 +13,11 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from interaction_svc.domain.errors import Overloaded
-from interaction_svc.runtime.liveness import CHECK_SECONDS, failure_of
 from interaction_svc.telemetry import metrics
+from interaction_svc.telemetry.task_failure import failure_of
 from interaction_svc.transports.address import Address
-from interaction_svc.transports.http1.protocol import HttpLimits, RestProtocol
-from interaction_svc.transports.sockets import bind, cannot_listen, listens
+from interaction_svc.transports.http1.protocol import HttpLimits, RenderError, RestProtocol
+from interaction_svc.transports.sockets import CHECK_SECONDS, bind, cannot_listen, listens
 
 _BACKLOG = 2048
 _REASON = Overloaded.reason_name()
@@ -37,6 +37,7 @@ class HttpServer:
         *,
         base_url: str | None,
         limits: HttpLimits,
+        render_error: RenderError,
         ssl_context: ssl.SSLContext | None = None,
         reuse_port: bool = False,
     ) -> None:
@@ -44,8 +45,9 @@ class HttpServer:
         self._address = address
         self._base_url = base_url
         self._limits = limits
+        self._render_error = render_error
         self._ssl_context = ssl_context
-        self._shares_port = reuse_port
+        self._reuses_port = reuse_port
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
         self._listeners: list[_Listener] = []
@@ -54,7 +56,7 @@ class HttpServer:
         """Listen, and give the address with its real port. Raises OSError if that can't be."""
         connections = _Connections(self._limits)
         try:
-            bound = bind(self._address, reuse_port=self._shares_port)
+            bound = bind(self._address, reuse_port=self._reuses_port)
             self._listeners = [_Listener(one, connections) for one in bound]
             for listener in self._listeners:
                 listener.listen(_BACKLOG)
@@ -65,7 +67,7 @@ class HttpServer:
         app = self._make_app(self._base_url or address.url(scheme))
         config = uvicorn.Config(
             app,
-            http=partial(RestProtocol, self._limits),  # type: ignore[arg-type]
+            http=partial(RestProtocol, self._limits, self._render_error),  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
             loop="asyncio",
@@ -126,7 +128,7 @@ class _Server(uvicorn.Server):
             return {}
         return {
             "ssl": self._ssl_context,
-            "ssl_handshake_timeout": self._limits.slow_sender_seconds,
+            "ssl_handshake_timeout": self._limits.header_timeout_seconds,
             # Its time has to do for what the client has not read yet.
             "ssl_shutdown_timeout": self._limits.connection_idle_seconds,
         }
@@ -169,7 +171,7 @@ class _Listener(socket.socket):
             if self._connections.held < limits.max_connections:
                 break
             accepted.close()
-            metrics.refused.labels("http", _REASON).inc()
+            metrics.errors.labels("http", _REASON).inc()
         # asyncio does so only where it opened the socket itself. Without, an answer's body waits
         # for the client to acknowledge its headers, which takes Linux 40 ms.
         accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

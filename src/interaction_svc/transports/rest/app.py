@@ -1,7 +1,6 @@
-"""The HTTP application: the vendor's three operations on Interactions, and what watches need."""
+"""The HTTP application: the operations on Interactions, health, and the API description."""
 
 from collections.abc import Callable, Collection
-from urllib.parse import parse_qsl
 
 import orjson
 from starlette.applications import Starlette
@@ -11,131 +10,20 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from interaction_svc.admission.control import AdmissionControl
-from interaction_svc.app import consistency
-from interaction_svc.app.interactions import Interactions, Page
-from interaction_svc.codec import twilio_json
-from interaction_svc.codec.twilio_query import parameter_of, read_account, read_parameters
-from interaction_svc.domain.errors import InteractionNotFound, InvalidConsistencyToken, InvalidField
-from interaction_svc.domain.interactions import InteractionKey
-from interaction_svc.domain.principals import Permission, Principal
-from interaction_svc.domain.sids import Sid
+from interaction_svc.app.interactions import Interactions
 from interaction_svc.telemetry.request_context import current_request
-from interaction_svc.transports.asgi.cors import Cors
-from interaction_svc.transports.asgi.middleware import Admit, Authenticate, Errors, Observe
-from interaction_svc.transports.rest import pages
+from interaction_svc.transports import operations
+from interaction_svc.transports.asgi.admission import Admission
+from interaction_svc.transports.asgi.authentication import Authentication
+from interaction_svc.transports.asgi.telemetry import Telemetry
+from interaction_svc.transports.operations import HEALTHZ, OPENAPI, READYZ
+from interaction_svc.transports.pipeline import Pipeline
+from interaction_svc.transports.rest.cors import Cors
+from interaction_svc.transports.rest.errors import Errors
 from interaction_svc.transports.rest.json_cache import JsonCache
 from interaction_svc.transports.rest.openapi import openapi_document
+from interaction_svc.transports.rest.resources import InteractionList, InteractionResource, enter
 from interaction_svc.transports.rest.responses import JsonAnswers, json_response
-
-_LIST_PATH = "/v1/Services/{service_sid}/Sessions/{session_sid}/Interactions"
-
-
-class InteractionList:
-    """The Interactions of a Session.
-
-    It and InteractionResource are ASGI applications rather than functions of a Request, around
-    which Starlette would put 12 microseconds.
-    """
-
-    def __init__(
-        self,
-        interactions: Interactions,
-        renderings: JsonCache,
-        answers: JsonAnswers,
-        base_url: str,
-    ) -> None:
-        self._interactions = interactions
-        self._renderings = renderings
-        self._answers = answers
-        self._base_url = base_url
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """GET a page of them."""
-        principal = _caller_for("list", Permission.READ)
-        service_sid, session_sid = scope["path_params"].values()
-        if not (Sid.SERVICE.matches(service_sid) and Sid.SESSION.matches(session_sid)):
-            raise InteractionNotFound(scope["path"])
-        query = _query(scope)
-        request, number, carried = read_parameters(service_sid, session_sid, query)
-        token, size = request.page_token, request.page_size
-        seen = current_request().consistency
-
-        async def read(token: str, size: int) -> Page:
-            request.page_token, request.page_size = token, size
-            return await self._interactions.page(
-                principal, request, consistency=seen, max_bytes=pages.READ_BYTES
-            )
-
-        def end(first: Page, last: Page) -> bytes:
-            meta = twilio_json.page_meta(
-                twilio_json.list_url(self._base_url, service_sid, session_sid),
-                page=number,
-                page_size=size,
-                page_token=token,
-                next_page_token=last.next_page_token,
-                previous_page_token=first.previous_page_token,
-                carried=carried,
-            )
-            return b'],"meta":%b}' % orjson.dumps(meta)
-
-        try:
-            begun = await pages.begin(read, token, size)
-        except InvalidField as error:
-            raise InvalidField(parameter_of(error.field), error.problem) from error
-        page = begun.first
-        if not begun.following:
-            rows = b",".join(self._renderings.of(page.frames))
-            body = b"".join([pages.LIST_BEGIN, rows, end(page, page)])
-            await self._answers.send(scope, send, body)
-            return
-        stream = self._answers.stream(scope, send)
-        await stream.start()
-        if scope["method"] == "HEAD":
-            await stream.send(b"", is_last=True)
-        else:
-            await pages.send(stream, self._renderings, read, begun, end)
-
-
-def _query(scope: Scope) -> list[tuple[str, str]]:
-    return parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-
-
-class InteractionResource:
-    """One Interaction."""
-
-    def __init__(
-        self, interactions: Interactions, renderings: JsonCache, answers: JsonAnswers
-    ) -> None:
-        self._interactions = interactions
-        self._renderings = renderings
-        self._answers = answers
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """GET or DELETE it."""
-        key = InteractionKey(**scope["path_params"])
-        deletes = scope["method"] == "DELETE"
-        principal = (
-            _caller_for("delete", Permission.DELETE)
-            if deletes
-            else _caller_for("fetch", Permission.READ)
-        )
-        account_sid = read_account(_query(scope)) if scope["query_string"] else ""
-        try:
-            if deletes:
-                await self._interactions.delete(principal, key, account_sid=account_sid)
-                token = await self._interactions.consistency()
-                headers = None if token is None else {consistency.KEY: token}
-                await Response(status_code=204, headers=headers)(scope, receive, send)
-                return
-            frame = await self._interactions.get(
-                principal, key, account_sid=account_sid, consistency=current_request().consistency
-            )
-        except InvalidConsistencyToken:
-            raise
-        except InvalidField as error:  # a malformed SID is a resource that doesn't exist
-            raise InteractionNotFound(scope["path"]) from error
-        await self._answers.send(scope, send, self._renderings.of_one(frame))
 
 
 class Description:
@@ -147,7 +35,7 @@ class Description:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """GET it."""
-        current_request().method = "openapi"
+        enter(OPENAPI, current_request())
         await self._answers.send(scope, send, self._document)
 
 
@@ -167,7 +55,7 @@ class _Application(Starlette):
 def create_app(
     interactions: Interactions,
     base_url: str,
-    admission: AdmissionControl,
+    pipeline: Pipeline,
     *,
     cors_origins: Collection[str] = (),
     is_ready: Callable[[], bool] = lambda: True,
@@ -178,56 +66,46 @@ def create_app(
     `cors_origins` may read the answers.
     """
     renderings = JsonCache(base_url)
-    answers = JsonAnswers(admission.unsent)
-    of_session = InteractionList(interactions, renderings, answers, base_url)
-    of_interaction = InteractionResource(interactions, renderings, answers)
+    answers = JsonAnswers(pipeline.response_backlog)
+    interaction_list = InteractionList(interactions, pipeline, renderings, answers, base_url)
+    interaction = InteractionResource(interactions, pipeline, renderings, answers)
 
     async def healthz(_: Request) -> Response:
         """Say that the process is alive."""
-        _name_quietly("healthz")
+        enter(HEALTHZ, current_request())
         return json_response({"status": "ok"})
 
     async def readyz(_: Request) -> Response:
         """Say whether it can do its work."""
-        _name_quietly("readyz")
+        enter(READYZ, current_request())
         if is_ready():
             return json_response({"status": "ok"})
         return json_response({"status": "unavailable"}, 503)
 
     app = _Application(
         routes=[
-            # What is asked for most comes first: every one before it is tried.
-            Route(f"{_LIST_PATH}/{{sid}}", of_interaction, methods=["GET", "DELETE"]),
-            Route(_LIST_PATH, of_session, methods=["GET"]),
-            Route("/openapi.json", Description(base_url, answers), methods=["GET"]),
-            Route("/healthz", healthz, methods=["GET"]),
-            Route("/readyz", readyz, methods=["GET"]),
+            # The router tries the routes in this order: the most frequent come first.
+            Route(operations.ITEM_PATH, interaction, methods=["GET", "DELETE"]),
+            Route(operations.LIST_PATH, interaction_list, methods=["GET"]),
+            *(
+                Route(operation.route.path, endpoint, methods=[operation.route.method])
+                for operation, endpoint in (
+                    (OPENAPI, Description(base_url, answers)),
+                    (HEALTHZ, healthz),
+                    (READYZ, readyz),
+                )
+                if operation.route is not None
+            ),
         ],
         middleware=[
-            # The outermost first: what is refused is observed too, and errors are rendered for all.
-            Middleware(Observe),
+            # The outermost first: see transports.pipeline.
+            Middleware(Telemetry),
             *([Middleware(Cors, origins=cors_origins)] if cors_origins else []),
             Middleware(Errors),
-            Middleware(Admit, admission=admission),
-            Middleware(Authenticate, admission=admission),
+            Middleware(Admission, pipeline=pipeline),
+            Middleware(Authentication, pipeline=pipeline),
         ],
     )
     router: Router = app.router
     router.redirect_slashes = False  # the SDKs take a redirect for success
     return app
-
-
-def _caller_for(method: str, right: Permission) -> Principal:
-    """Name the method of this call, and give the caller. Raises PermissionDenied.
-
-    Asked before anything of the request is looked at.
-    """
-    call = current_request()
-    call.method = method
-    call.principal.require(right)
-    return call.principal
-
-
-def _name_quietly(method: str) -> None:
-    call = current_request()
-    call.method, call.is_quiet = method, True

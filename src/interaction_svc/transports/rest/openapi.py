@@ -3,6 +3,7 @@
 Version 3.0, as the vendor's own: many generators of clients don't read 3.1.
 """
 
+import re
 from http import HTTPStatus
 from typing import Any
 
@@ -25,6 +26,8 @@ from interaction_svc.domain.errors import (
 )
 from interaction_svc.domain.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, MAX_TOKEN_LENGTH
 from interaction_svc.domain.sids import Sid
+from interaction_svc.transports import operations
+from interaction_svc.transports.operations import HEALTHZ, OPENAPI, READYZ, Operation
 from interaction_svc.transports.rest.openapi_schemas import (
     Schema,
     envelope,
@@ -35,7 +38,6 @@ from interaction_svc.transports.rest.openapi_schemas import (
 )
 from interaction_svc.transports.status import codes_of
 
-_LIST = "/v1/Services/{ServiceSid}/Sessions/{SessionSid}/Interactions"
 _CONSISTENCY = consistency.KEY.title()
 _TOKEN: Schema = {
     "type": "string",
@@ -47,6 +49,16 @@ _ACCOUNT: tuple[Schema, str] = (
     {"type": "string", "pattern": Sid.ACCOUNT.pattern},
     "Whose Interactions a key of the role admin means; without it, those of every account.",
 )
+
+
+def _documented(path: str) -> str:
+    """Return a path with the vendor's parameter names: `{service_sid}` becomes `{ServiceSid}`."""
+    return re.sub(r"{(\w+)}", lambda name: f"{{{name[1].title().replace('_', '')}}}", path)
+
+
+def _path_of(operation: Operation) -> str:
+    assert operation.route is not None  # noqa: S101 it is served over HTTP
+    return operation.route.path
 
 
 def openapi_document(base_url: str) -> dict[str, Any]:
@@ -70,18 +82,20 @@ def openapi_document(base_url: str) -> dict[str, Any]:
             {"name": "Service", "description": "The service itself. It asks for no credentials."},
         ],
         "paths": {
-            _LIST: {
+            _documented(operations.LIST_PATH): {
                 "parameters": _path("ServiceSid", "SessionSid"),
                 **_readable(_list_operation(api)),
             },
-            f"{_LIST}/{{Sid}}": {
+            _documented(operations.ITEM_PATH): {
                 "parameters": _path("ServiceSid", "SessionSid", "Sid"),
                 **_readable(_fetch_operation(api)),
                 "delete": _delete_operation(api),
             },
-            "/healthz": _watched("GetHealth", "Whether the process is alive"),
-            "/readyz": _watched("GetReadiness", "Whether it can do its work", is_refusable=True),
-            "/openapi.json": _watched("GetDescription", "This document", {"type": "object"}),
+            _path_of(HEALTHZ): _watched("GetHealth", "Whether the process is alive"),
+            _path_of(READYZ): _watched(
+                "GetReadiness", "Whether it can do its work", is_refusable=True
+            ),
+            _path_of(OPENAPI): _watched("GetDescription", "This document", {"type": "object"}),
         },
         "components": {
             "securitySchemes": {

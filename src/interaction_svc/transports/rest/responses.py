@@ -10,6 +10,7 @@ from starlette.types import Scope, Send
 from interaction_svc.admission.response_backlog import ResponseBacklog
 from interaction_svc.domain.errors import (
     InteractionNotFound,
+    MethodNotAllowed,
     ServiceError,
     Unauthenticated,
     UnknownPath,
@@ -22,9 +23,6 @@ UNCOUNTED_BYTES = 64 * 1024
 """Answers up to this size are not counted: as many as there may be at once are a few MiB."""
 STREAM_BYTES = 4 * 1024 * 1024
 """What an answer in parts is counted as: its part, and what was read of the store for it."""
-
-NO_STORE = (b"cache-control", b"no-store")
-"""A header of every answer: nearly all have personal data, and errors pass."""
 
 _MORE_INFO = "https://www.twilio.com/docs/errors/"
 _VERSION = "/v1"
@@ -96,7 +94,7 @@ def json_response(content: Any, status: int = 200) -> Response:
     return Response(orjson.dumps(content), status, media_type="application/json")
 
 
-def error_response(error: ServiceError, path: str, allow: str | None = None) -> Response:
+def error_response(error: ServiceError, path: str) -> Response:
     """Return an error in the vendor's shape: code, message, more_info and status.
 
     Never also `type` and `title`: the Python SDK then raises another class.
@@ -119,6 +117,6 @@ def error_response(error: ServiceError, path: str, allow: str | None = None) -> 
         response.headers["WWW-Authenticate"] = 'Basic realm="Twilio API"'
     if error.retry_after_seconds is not None:
         response.headers["Retry-After"] = str(error.retry_after_seconds)
-    if allow is not None:
-        response.headers["Allow"] = allow
+    if isinstance(error, MethodNotAllowed):
+        response.headers["Allow"] = ", ".join(error.allowed)
     return response

@@ -9,12 +9,10 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 
-from interaction_svc.app import consistency
 from interaction_svc.app.interactions import Interactions, Result
 from interaction_svc.domain.errors import InvalidField, ServiceError
 from interaction_svc.domain.interactions import InteractionKey, Outcome
-from interaction_svc.telemetry.request_context import REQUEST_ID_HEADER, current_request
-from interaction_svc.transports.grpcio.interceptors.chain import Context
+from interaction_svc.telemetry.request_context import current_request
 from interaction_svc.transports.rpc.requests import interactions_of, parsed, parsed_record
 from interaction_svc.v1.ingest_service_pb2 import (
     RecordFailure,
@@ -39,7 +37,7 @@ class InteractionServicer:
     def __init__(self, interactions: Interactions) -> None:
         self._interactions = interactions
 
-    async def get_interaction(self, request: bytes, _: Context) -> bytes:
+    async def get_interaction(self, request: bytes, _: object) -> bytes:
         """GetInteraction: the stored frame is the response."""
         wanted = parsed(GetInteractionRequest, request)
         key = InteractionKey(wanted.service_sid, wanted.session_sid, wanted.sid)
@@ -48,7 +46,7 @@ class InteractionServicer:
             call.principal, key, account_sid=wanted.account_sid, consistency=call.consistency
         )
 
-    async def list_interactions(self, request: bytes, _: Context) -> bytes:
+    async def list_interactions(self, request: bytes, _: object) -> bytes:
         """ListInteractions: the stored frames, then the tokens."""
         wanted = parsed(ListInteractionsRequest, request)
         call = current_request()
@@ -58,7 +56,7 @@ class InteractionServicer:
         )
         return page.frames + tokens.SerializeToString()
 
-    async def delete_interaction(self, request: bytes, context: Context) -> bytes:
+    async def delete_interaction(self, request: bytes, _: object) -> bytes:
         """DeleteInteraction: the response is empty."""
         wanted = parsed(DeleteInteractionRequest, request)
         key = InteractionKey(wanted.service_sid, wanted.session_sid, wanted.sid)
@@ -68,7 +66,7 @@ class InteractionServicer:
             account_sid=wanted.account_sid,
             allow_missing=wanted.allow_missing,
         )
-        await _answer_token(self._interactions, context)
+        await _note_written(self._interactions)
         return b""
 
 
@@ -78,7 +76,7 @@ class IngestServicer:
     def __init__(self, interactions: Interactions) -> None:
         self._interactions = interactions
 
-    async def record_interaction(self, request: bytes, context: Context) -> bytes:
+    async def record_interaction(self, request: bytes, _: object) -> bytes:
         """RecordInteraction: the frame that is stored now, then the outcome."""
         given = parsed_record(request)
         if not given.HasField("interaction"):
@@ -86,11 +84,11 @@ class IngestServicer:
         outcome, frame = await self._interactions.record(
             current_request().principal, given.interaction
         )
-        await _answer_token(self._interactions, context)
+        await _note_written(self._interactions)
         rest = RecordInteractionResponse(outcome=RecordOutcome.ValueType(outcome))
         return (frame or b"") + rest.SerializeToString()
 
-    async def record_interactions(self, requests: AsyncIterator[bytes], context: Context) -> bytes:
+    async def record_interactions(self, requests: AsyncIterator[bytes], _: object) -> bytes:
         """RecordInteractions: the answer follows the last request's commit.
 
         An error that ends the stream has the counts of what was handled before it in its details.
@@ -101,7 +99,7 @@ class IngestServicer:
         except ServiceError as error:
             error.details = (tally.counts(),)
             raise
-        await _answer_token(self._interactions, context)
+        await _note_written(self._interactions)
         return tally.response().SerializeToString()
 
     async def _record_each(self, requests: AsyncIterator[bytes], tally: "_Tally") -> None:
@@ -129,13 +127,9 @@ class IngestServicer:
                 _give_up(writing)
 
 
-async def _answer_token(interactions: Interactions, context: Context) -> None:
-    """Put the consistency token of what was written into the trailers, if there is one."""
-    token = await interactions.consistency()
-    if token is not None:
-        context.set_trailing_metadata(
-            ((REQUEST_ID_HEADER, current_request().request_id), (consistency.KEY, token))
-        )
+async def _note_written(interactions: Interactions) -> None:
+    """Have the transport answer the consistency token of what was written, if there is one."""
+    current_request().written = await interactions.consistency()
 
 
 def _give_up(writing: asyncio.Task[list[Result]]) -> None:

@@ -16,12 +16,12 @@ import structlog
 from interaction_svc.domain.interactions import Scope
 from interaction_svc.store.errors import NotAStoreError, StoreClosedError, StoreError
 from interaction_svc.store.interface import PageQuery, StoredPage
+from interaction_svc.store.options import PostgresLimits
 from interaction_svc.store.postgres import reads
 from interaction_svc.store.postgres.batching import GetBatcher
 from interaction_svc.store.postgres.connection import Connection
 from interaction_svc.store.postgres.dsn import Dsn
 from interaction_svc.store.postgres.errors import NotAReplicaError
-from interaction_svc.store.postgres.options import PostgresLimits
 from interaction_svc.store.postgres.pool import Pool
 from interaction_svc.store.postgres.replica import wal_position
 from interaction_svc.store.revision import UNKNOWN_REVISION, Revision

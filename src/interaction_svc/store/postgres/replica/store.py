@@ -13,9 +13,9 @@ from prometheus_client import Counter
 from interaction_svc.domain.interactions import InteractionKey, Scope
 from interaction_svc.store.errors import StoreError, StoreUnavailableError, StoreURLError
 from interaction_svc.store.interface import PageQuery, Reads, StoredPage
+from interaction_svc.store.options import PostgresLimits
 from interaction_svc.store.postgres import reads
 from interaction_svc.store.postgres.dsn import Dsn
-from interaction_svc.store.postgres.options import PostgresLimits
 from interaction_svc.store.postgres.replica import wal_position
 from interaction_svc.store.postgres.replica.replica import OtherTimeline, Replica, ReplicaBehind
 from interaction_svc.store.postgres.store import PostgresStore

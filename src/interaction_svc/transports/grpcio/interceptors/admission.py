@@ -1,97 +1,69 @@
-"""Admit: refuses what is more than the service takes on, and ends what takes too long.
+"""Admission: refuses calls beyond the limits, and ends calls that take too long.
 
-A client's own deadline, which grpc keeps by itself, can only be shorter than the service's.
+grpc keeps a client's own deadline by itself. It can only be shorter than the service's.
 """
 
 import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
-from interaction_svc.admission.concurrency import ConcurrencyLimit
-from interaction_svc.admission.deadline import SharedDeadline
 from interaction_svc.admission.response_backlog import ResponseBacklog
 from interaction_svc.domain.errors import DeadlineExceeded, StreamIdle
 from interaction_svc.telemetry.request_context import RequestContext, current_request
 from interaction_svc.transports.grpcio.interceptors.chain import (
-    HEALTH_PREFIX,
     Behavior,
     Context,
     Interceptor,
     Method,
 )
+from interaction_svc.transports.pipeline import Pipeline
 
 
-class Times(NamedTuple):
-    """How long calls may take, in seconds."""
+class StreamTimes(NamedTuple):
+    """Time limits of a stream of requests, in seconds."""
 
-    call: float
-    """A call without streams."""
     idle: float
-    """The wait for the next request of a stream of requests."""
-    stream: float
-    """A stream of requests."""
+    """The wait for the next request."""
+    whole: float
 
 
-class Admit(Interceptor):
-    """Holds a place for each call, within the limit. Health is exempt, and may be watched for ever.
+class Admission(Interceptor):
+    """Holds a place for each call, and ends calls that take too long.
 
-    So are the methods of `exempt`. Those of `reads` change nothing, and may be refused at the end.
-
-    Time limits depend on the kind of the method. Without streams, the whole call has one. A stream
-    of requests with one answer has two, for the wait for each request and for the whole. A stream
-    of answers has none: it lasts until its client, its key or its connection ends it.
+    A unary call has one time limit. A stream of requests has two: for the wait for each request,
+    and for the whole. A stream of responses has none: it lasts until its client, its key or its
+    connection ends it.
     """
 
-    def __init__(
-        self,
-        concurrency: ConcurrencyLimit,
-        times: Times,
-        unsent: ResponseBacklog,
-        *,
-        reads: frozenset[str],
-        exempt: frozenset[str],
-    ) -> None:
-        self._concurrency = concurrency
+    def __init__(self, pipeline: Pipeline, times: StreamTimes) -> None:
+        self._pipeline = pipeline
         self._times = times
-        self._deadline = SharedDeadline(times.call)
-        self._reads = reads
-        self._exempt = exempt
-        self._unsent = unsent
-
-    def refuses(self, method: str) -> bool:
-        """Return whether a call to this method would be refused now."""
-        return self._concurrency.is_full and not self._is_exempt(method)
-
-    def _is_exempt(self, method: str) -> bool:
-        return method.startswith(HEALTH_PREFIX) or method in self._exempt
+        self._backlog = pipeline.response_backlog
 
     def around(self, method: Method, behavior: Behavior) -> Behavior:
         """Admit calls."""
-        if self._is_exempt(method.name):
+        if not method.operation.is_limited:
             return behavior
         if method.response_streaming:
             return self._streaming_answers(behavior)
 
-        is_read = method.name in self._reads
+        changes_nothing = method.operation.changes_nothing
         is_stream = method.request_streaming
 
         async def admitted(request: Any, context: Context) -> Any:
             call = current_request()
-            self._unsent.check(call)
-            with self._concurrency.slot():
+            self._backlog.check(call)
+            with self._pipeline.place():
                 if is_stream:
                     answer = await behavior(self._in_time(request), context)
                 else:
-                    try:
-                        with self._deadline:
-                            answer = await behavior(request, context)
-                    except TimeoutError as error:
-                        raise DeadlineExceeded from error
-            if is_read:  # what is written must not be refused afterwards
-                self._unsent.check(call, len(answer))
+                    with self._pipeline.deadline:
+                        answer = await behavior(request, context)
+            if changes_nothing:  # what is written must not be refused afterwards
+                self._backlog.check(call, len(answer))
             task = asyncio.current_task()
             if task is not None:  # which sends the answer when this has returned
-                self._unsent.hold(call, len(answer), task)
+                self._backlog.hold(call, len(answer), task)
             return answer
 
         return admitted
@@ -99,9 +71,9 @@ class Admit(Interceptor):
     def _streaming_answers(self, behavior: Behavior) -> Behavior:
         async def admitted(request: Any, context: Context) -> None:
             call = current_request()
-            self._unsent.check(call)
-            with self._concurrency.slot():
-                counted: Any = _CountedAnswers(context, call, self._unsent)
+            self._backlog.check(call)
+            with self._pipeline.place():
+                counted: Any = _CountedAnswers(context, call, self._backlog)
                 await behavior(request, counted)
 
         return admitted
@@ -109,7 +81,7 @@ class Admit(Interceptor):
     async def _in_time(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         """Pass on the requests of a stream. Raises StreamIdle, DeadlineExceeded."""
         loop = asyncio.get_running_loop()
-        end = loop.time() + self._times.stream
+        end = loop.time() + self._times.whole
         while True:
             idle_end = loop.time() + self._times.idle
             try:
@@ -121,30 +93,30 @@ class Admit(Interceptor):
                 if idle_end < end:
                     raise StreamIdle(self._times.idle) from error
                 raise DeadlineExceeded(
-                    f"The stream took longer than {self._times.stream:g} seconds,"
+                    f"The stream took longer than {self._times.whole:g} seconds,"
                     " the most that a stream may take"
                 ) from error
             yield request
 
 
 class _CountedAnswers:
-    """The context of a stream of answers, each of which counts as unsent while it is written.
+    """The context of a stream of responses, each of which counts as unsent while it is written.
 
     `write` returns once grpc has passed the answer on, for which the client has to read.
     """
 
-    def __init__(self, context: Any, call: RequestContext, unsent: ResponseBacklog) -> None:
+    def __init__(self, context: Any, call: RequestContext, backlog: ResponseBacklog) -> None:
         self._context = context
         self._call = call
-        self._unsent = unsent
+        self._backlog = backlog
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
 
     async def write(self, answer: bytes) -> None:
         """Write an answer. Raises Overloaded if too many wait already."""
-        self._unsent.check(self._call, len(answer))
-        release = self._unsent.held(self._call, len(answer))
+        self._backlog.check(self._call, len(answer))
+        release = self._backlog.held(self._call, len(answer))
         try:
             await self._context.write(answer)
         except BaseException:  # grpc keeps the answer until the call is over

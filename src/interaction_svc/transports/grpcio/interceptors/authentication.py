@@ -1,62 +1,51 @@
-"""Authenticate: who is calling, and whether they may make this call, before it is read."""
+"""Authentication: identifies the caller and checks its permission before the request is read."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection
 from typing import Any
 
-from interaction_svc.admission.concurrency import ConcurrencyLimit
-from interaction_svc.admission.rate_limits import RequestRateLimit
-from interaction_svc.app.authentication import Authenticator
 from interaction_svc.domain.errors import PermissionDenied, Unauthenticated
-from interaction_svc.domain.principals import Permission
 from interaction_svc.telemetry.request_context import current_request
 from interaction_svc.transports.grpcio.interceptors.chain import (
-    HEALTH_PREFIX,
-    UNKNOWN,
     Behavior,
     Context,
     Interceptor,
     Method,
 )
 from interaction_svc.transports.grpcio.interceptors.key_watch import KeyWatch
+from interaction_svc.transports.operations import Operation
+from interaction_svc.transports.pipeline import Pipeline
 
 
-class Authenticate(Interceptor):
-    """Puts the caller into the Call, counts it against its limits, and checks its right.
+class Authentication(Interceptor):
+    """Identifies callers, counts them against their limits, and checks their permission.
 
-    `rights` has what each method needs; those it doesn't name need no more than a key, or, if
-    they are among `unguarded`, nothing. Health is open, and so are methods that don't exist: their
-    answer is the same for everyone. `is_peer_allowed` checks the names in the peer's TLS
-    certificate.
-
-    A stream ends when its key is revoked, also if nothing is sent on it.
+    A caller of an operation that needs no credentials is not looked at. `open_to_all` adds further
+    such operations. `is_peer_allowed` checks the names in the client's TLS certificate. A stream
+    ends when its key is revoked, even if nothing is sent on it.
     """
 
     def __init__(
         self,
-        authenticator: Authenticator,
-        concurrency: ConcurrencyLimit,
-        call_rate: RequestRateLimit,
-        rights: Mapping[str, Permission],
+        pipeline: Pipeline,
         *,
-        unguarded: frozenset[str],
+        open_to_all: Collection[Operation],
         is_peer_allowed: Callable[[Context], bool],
     ) -> None:
-        self._authenticator = authenticator
-        self._concurrency = concurrency
-        self._call_rate = call_rate
-        self._rights = rights
-        self._unguarded = unguarded
+        self._pipeline = pipeline
+        self._authenticator = pipeline.authenticator
+        self._open_to_all = open_to_all
         self._is_peer_allowed = is_peer_allowed
 
     def around(self, method: Method, behavior: Behavior) -> Behavior:
         """Authenticate callers."""
-        name = method.name
-        if name == UNKNOWN or name.startswith(HEALTH_PREFIX) or name in self._unguarded:
+        operation = method.operation
+        if not operation.needs_credentials or operation in self._open_to_all:
             return behavior
-        right = self._rights.get(name)
+        has_permission = operation.permission is not None
         is_stream = method.is_streaming
-        if is_stream and right is not None:
+        if is_stream and has_permission:
             behavior = self._while_known(method, behavior)
+        pipeline = self._pipeline
 
         async def authenticated(request: Any, context: Context) -> Any:
             call = current_request()
@@ -64,18 +53,11 @@ class Authenticate(Interceptor):
                 raise PermissionDenied("The client certificate's names are not among those allowed")
             if call.bad_authorization:
                 raise Unauthenticated(call.bad_authorization)
-            call.principal = principal = await self._authenticator.authenticate(
-                call.authorization, call.peer
-            )
-            self._call_rate.count(principal)
-            if right is None:
+            await pipeline.authenticate(call, call.authorization)
+            if not has_permission:
                 return await behavior(request, context)
-            principal.require(right)
-            self._concurrency.begin(principal, is_stream=is_stream)
-            try:
+            with pipeline.authorize(operation, call.principal, is_stream=is_stream):
                 return await behavior(request, context)
-            finally:
-                self._concurrency.end(principal, is_stream=is_stream)
 
         return authenticated
 

@@ -1,4 +1,4 @@
-"""What the interceptors share, and the chain that puts them around every method."""
+"""The chain of interceptors around every gRPC method, and the types that interceptors share."""
 
 import inspect
 from abc import ABC, abstractmethod
@@ -10,6 +10,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from interaction_svc.domain.errors import MalformedRequest, Overloaded, UnknownMethod
+from interaction_svc.transports.operations import RPCS, UNKNOWN_RPC, Operation
 
 if TYPE_CHECKING:
     Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -19,21 +20,17 @@ else:  # generic in their stubs only
     Handler = grpc.RpcMethodHandler
 Behavior = Callable[[Any, Context], Awaitable[Any]]
 
-HEALTH_PREFIX = "/grpc.health.v1.Health/"
-UNKNOWN = "unknown"
-"""Stands for every method that there isn't: their names are their callers' invention."""
-
 
 class Method(NamedTuple):
-    """A method as `/package.Service/Name`, and which sides of its calls are streams."""
+    """A gRPC method: its operation, and which sides of its calls are streams."""
 
-    name: str
+    operation: Operation
     request_streaming: bool = False
     response_streaming: bool = False
 
     @property
     def is_streaming(self) -> bool:
-        """Whether either side is a stream."""
+        """Return whether either side is a stream."""
         return self.request_streaming or self.response_streaming
 
 
@@ -62,13 +59,18 @@ class Chain(grpc.GenericRpcHandler):
         self,
         interceptors: Sequence[Interceptor],
         *,
-        refuses: Callable[[str], bool],
+        refuses: Callable[[Operation], bool],
+        operations: Mapping[str, Operation] = RPCS,
     ) -> None:
-        """Make it; `refuses` says whether a method is refused before its request is read."""
+        """Build a chain for the methods of `operations`, by gRPC method.
+
+        `refuses` decides whether a call is refused before its request is read.
+        """
         self._interceptors = interceptors
         self._refuses = refuses
+        self._operations = operations
         self._handlers: list[grpc.GenericRpcHandler] = []
-        self._wrapped: dict[str, Handler] = {}
+        self._wrapped: dict[str, tuple[Handler, Operation]] = {}
         self.registered: dict[str, dict[str, Handler]] = {}
         self._unknown = self._raising(UnknownMethod)
         self._overloaded = self._raising(Overloaded)
@@ -87,16 +89,17 @@ class Chain(grpc.GenericRpcHandler):
         }
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
-        """Give the wrapped handler of a method; it is wrapped once."""
+        """Return the wrapped handler of a method, from the cache after the first call."""
         method = handler_call_details.method
-        handler = self._wrapped.get(method)
-        if handler is None:
+        known = self._wrapped.get(method)
+        if known is None:
             answers = (of.service(handler_call_details) for of in self._handlers)
             found = next((answer for answer in answers if answer is not None), None)
             if found is None:
                 return self._unknown
-            handler = self._wrapped[method] = self._wrap(method, found)
-        return self._overloaded if self._refuses(method) else handler
+            known = self._wrapped[method] = self._wrap(method, found), self._operations[method]
+        handler, operation = known
+        return self._overloaded if self._refuses(operation) else handler
 
     def _wrap(self, name: str, handler: Handler) -> Handler:
         of_handler: Any = handler
@@ -110,7 +113,9 @@ class Chain(grpc.GenericRpcHandler):
             )
             if behavior is not None
         )
-        method = Method(name, handler.request_streaming, handler.response_streaming)
+        method = Method(
+            self._operations[name], handler.request_streaming, handler.response_streaming
+        )
         if handler.request_deserializer is not None:
             behavior = _parsing(method, behavior, handler.request_deserializer)
         kind = f"{_ARITY[method.request_streaming]}_{_ARITY[method.response_streaming]}"
@@ -131,7 +136,7 @@ class Chain(grpc.GenericRpcHandler):
             raise error()
 
         make: Any = grpc.stream_unary_rpc_method_handler
-        handler: Handler = make(self._around(Method(UNKNOWN, request_streaming=True), refuse))
+        handler: Handler = make(self._around(Method(UNKNOWN_RPC, request_streaming=True), refuse))
         return handler
 
 

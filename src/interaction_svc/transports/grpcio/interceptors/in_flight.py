@@ -16,17 +16,16 @@ from interaction_svc.transports.grpcio.interceptors.chain import (
 
 
 class InFlight(Interceptor):
-    """Counts the calls to the methods named by `methods`."""
+    """Counts the calls of operations on Interactions: those with a permission."""
 
-    def __init__(self, methods: frozenset[str]) -> None:
-        self._methods = methods
+    def __init__(self) -> None:
         self._count = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
     def around(self, method: Method, behavior: Behavior) -> Behavior:
         """Count calls."""
-        if method.name not in self._methods:
+        if method.operation.permission is None:
             return behavior
 
         async def counted(request: Any, context: Context) -> Any:

@@ -1,4 +1,4 @@
-"""Observe: names the call, and when it ends logs and counts it."""
+"""Telemetry: builds the request context of a call, and logs and counts how it ended."""
 
 import asyncio
 import urllib.parse
@@ -15,7 +15,6 @@ from interaction_svc.telemetry.request_context import (
 )
 from interaction_svc.telemetry.request_scope import request_scope
 from interaction_svc.transports.grpcio.interceptors.chain import (
-    HEALTH_PREFIX,
     Behavior,
     Context,
     Interceptor,
@@ -27,15 +26,14 @@ TRANSPORT = "grpc"
 _AUTHORIZATION = "authorization"
 
 
-class Observe(Interceptor):
-    """Makes the Call, gives its request id back in the trailers, and observes how it ends."""
+class Telemetry(Interceptor):
+    """Builds the request context, and sends the request id and other trailers."""
 
     def around(self, method: Method, behavior: Behavior) -> Behavior:
-        """Observe calls; those of health at debug."""
-        name = method.name.removeprefix("/")
-        is_quiet = method.name.startswith(HEALTH_PREFIX)
+        """Log and count calls."""
+        name, is_quiet = method.operation.rpc_name, method.operation.is_quiet
 
-        async def observed_call(request: Any, context: Context) -> Any:
+        async def observed(request: Any, context: Context) -> Any:
             given, authorization, bad_authorization, sent = _headers_of(context)
             request_id = request_id_of(given)
             call = RequestContext(
@@ -45,7 +43,12 @@ class Observe(Interceptor):
             context.set_trailing_metadata(((REQUEST_ID_HEADER, request_id),))
             with request_scope(call):
                 try:
-                    return await behavior(request, context)
+                    response = await behavior(request, context)
+                    if call.written is not None:
+                        context.set_trailing_metadata(
+                            ((REQUEST_ID_HEADER, request_id), (consistency.KEY, call.written))
+                        )
+                    return response
                 except asyncio.CancelledError:
                     call.code = "CANCELLED"  # or its deadline has passed: grpc doesn't say
                     raise
@@ -53,7 +56,7 @@ class Observe(Interceptor):
                     call.code = codes_of(type(call.error)).grpc_name if call.error else "CANCELLED"
                     raise
 
-        return observed_call
+        return observed
 
 
 def _headers_of(context: Context) -> tuple[str | None, str | None, str, str | None]:

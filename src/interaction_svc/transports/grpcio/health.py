@@ -1,0 +1,49 @@
+"""The health service of gRPC, which the library leaves incomplete."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from grpc_health.v1 import health, health_pb2
+
+from interaction_svc.transports.grpcio.interceptors.chain import Context
+
+
+class HealthServicer(health.aio.HealthServicer):  # type: ignore[misc] # it has no types
+    """The library's servicer with List, and with a Watch that blocks no other watcher.
+
+    The library's Watch writes while it holds the lock that a change of status needs. A client that
+    reads nothing would keep the status from changing for all.
+    """
+
+    def __init__(self, services: Sequence[str]) -> None:
+        super().__init__()
+        self._services = services
+        self._changed = asyncio.Event()
+
+    async def set(self, service: str, status: Any) -> None:
+        """Set a status, and wake the watchers."""
+        await super().set(service, status)
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def Watch(self, request: Any, context: Context) -> None:  # noqa: N802 the method's name
+        """Write the status of a service, and whenever it changes."""
+        unknown = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+        last = None
+        while True:
+            changed = self._changed
+            status = self._server_status.get(request.service, unknown)
+            if status != last:
+                await context.write(health_pb2.HealthCheckResponse(status=status))
+                last = status
+            await changed.wait()
+
+    async def List(self, request: Any, context: Context) -> Any:  # noqa: N802 the method's name
+        """Return the status of every service."""
+        asked = health_pb2.HealthCheckRequest
+        return health_pb2.HealthListResponse(
+            statuses={
+                name: await self.Check(asked(service=name), context) for name in self._services
+            }
+        )

@@ -1,0 +1,51 @@
+"""Errors: a request that failed is answered with JSON in the vendor's shape."""
+
+import asyncio
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from interaction_svc.domain.errors import MethodNotAllowed, ServiceError, Unavailable, UnknownPath
+from interaction_svc.telemetry.request_context import current_request
+from interaction_svc.transports.asgi.client_gone import ClientGoneError
+from interaction_svc.transports.asgi.telemetry import UNANSWERED
+from interaction_svc.transports.pipeline import ErrorBoundary
+from interaction_svc.transports.rest.responses import error_response
+
+
+class Errors:
+    """Middleware that renders errors. An error after the response began ends the connection."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request. Raises the error of a response that has begun."""
+        request = current_request()
+        try:
+            with ErrorBoundary(request, passes=(ClientGoneError, HTTPException)):
+                await self._app(scope, receive, send)
+                return
+        except ClientGoneError:
+            request.code = UNANSWERED
+            return
+        except HTTPException as refusal:
+            request.error = _error_of(refusal, scope)
+        except asyncio.CancelledError:  # at the end of a drain; deadlines have their own error
+            request.error = Unavailable("The service is shutting down")
+        error = request.error
+        assert error is not None  # noqa: S101 each way to here has set it
+        if request.code != UNANSWERED:
+            request.about["cut_off"] = error.reason_name()
+            raise error
+        await error_response(error, scope["path"])(scope, receive, send)
+
+
+def _error_of(refusal: HTTPException, scope: Scope) -> ServiceError:
+    """Return the error of a request that the router refused: for its path, or its method."""
+    if refusal.status_code == 405:
+        allowed = sorted((refusal.headers or {})["Allow"].split(", "))
+        return MethodNotAllowed(
+            f"Method {scope['method']} is not allowed on this resource", allowed=allowed
+        )
+    return UnknownPath("Not found")
