@@ -28,7 +28,7 @@ from interaction_svc.domain.validation import check_enum, check_sid, check_time,
 from interaction_svc.store import PageQuery, Recorded, Row, Store, StoredPage, row_of
 from interaction_svc.telemetry import metrics
 from interaction_svc.telemetry.logs import audit
-from interaction_svc.telemetry.metric_buffer import count_soon
+from interaction_svc.telemetry.metric_buffer import observe
 from interaction_svc.v1 import interaction_pb2 as pb
 from interaction_svc.v1.interaction_service_pb2 import ListInteractionsRequest
 
@@ -150,7 +150,7 @@ class Interactions:
         )
         with store_call("page"):
             page = await store.page(scope, query)
-        count_soon(metrics.page_interactions, page.rows)
+        observe(metrics.page_interactions, page.rows)
         following, preceding = _adjacent_cursors(page, edge)
         return Page(
             page.frames,

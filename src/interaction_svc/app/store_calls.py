@@ -24,7 +24,7 @@ from interaction_svc.store import (
     StoreUnavailableError,
 )
 from interaction_svc.telemetry import metrics
-from interaction_svc.telemetry.metric_buffer import count_soon
+from interaction_svc.telemetry.metric_buffer import observe
 
 log = structlog.get_logger()
 
@@ -45,7 +45,7 @@ class store_call:  # noqa: N801 it stands where a function would
         self._begun = time.perf_counter()
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        count_soon(_seconds(self._operation), time.perf_counter() - self._begun)
+        observe(_seconds(self._operation), time.perf_counter() - self._begun)
         if isinstance(error, StoreError) and (of_caller := self._as_callers(error)):
             raise of_caller from error
 

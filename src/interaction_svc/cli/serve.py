@@ -1,7 +1,6 @@
 """`serve`."""
 
 import asyncio
-import resource
 from typing import Annotated, Any
 
 import structlog
@@ -9,6 +8,7 @@ import typer
 
 from interaction_svc.cli.examples import print_examples
 from interaction_svc.cli.options import takes_settings
+from interaction_svc.runtime import process_tuning
 from interaction_svc.runtime.server import Server, log_settings, wait_for_signal
 from interaction_svc.runtime.settings import CLIENT_SETTINGS, Settings, SettingsError
 from interaction_svc.runtime.workers.supervisor import Supervisor
@@ -38,7 +38,7 @@ def serve(
     if not (settings.grpc or settings.http):
         raise SettingsError("with neither gRPC nor HTTP there is nothing to serve")
     configure_logs(settings.log_level)
-    _allow_files()
+    process_tuning.allow_open_files()
     log_settings(settings)
     for warning in store_warnings(settings.store):
         log.warning(warning)
@@ -54,6 +54,8 @@ async def _serve(settings: Settings, *, examples: bool) -> None:
         serving = Supervisor(settings)
         told = asyncio.create_task(wait_for_signal(serving.end_at_once))
     async with serving as server:
+        if isinstance(serving, Server):  # each worker tunes its own process
+            process_tuning.apply()
         if server.grpc_address is not None:
             typer.echo(f"gRPC on {server.grpc_address}")
         if server.http_address is not None:
@@ -74,12 +76,6 @@ async def _print_examples(server: Server | Supervisor, settings: Settings) -> No
         await print_examples(store, settings, server.grpc_address, server.http_address)
     finally:
         await store.close()
-
-
-def _allow_files() -> None:
-    """Raise the soft limit of open files, often 1,024: each connection is one."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def add_to(app: typer.Typer) -> None:

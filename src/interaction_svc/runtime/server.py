@@ -1,10 +1,8 @@
 """The composition root: builds the service, starts it, and drains it."""
 
 import asyncio
-import gc
 import os
 import signal
-import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from types import TracebackType
@@ -23,10 +21,11 @@ from interaction_svc.runtime.health import Health
 from interaction_svc.runtime.listen_policy import check_listen_policy
 from interaction_svc.runtime.liveness import Liveness
 from interaction_svc.runtime.metrics_server import MetricsServer
-from interaction_svc.runtime.process_tuning import keep_freed_heap
 from interaction_svc.runtime.settings import ENV_PREFIX, Settings
 from interaction_svc.store import Store
 from interaction_svc.store.factory import open_store
+from interaction_svc.telemetry.logs import buffered_logs
+from interaction_svc.telemetry.metric_buffer import buffered_metrics
 from interaction_svc.transports.address import Address
 from interaction_svc.transports.grpcio.server import GrpcLimits, GrpcServer
 from interaction_svc.transports.http1.protocol import HttpLimits
@@ -37,8 +36,6 @@ from interaction_svc.transports.rest.responses import error_response
 from interaction_svc.transports.tls import Certificates
 
 log = structlog.get_logger()
-
-_SWITCH_SECONDS = 0.0001
 
 
 class Server:
@@ -75,6 +72,8 @@ class Server:
     async def __aenter__(self) -> Self:
         settings = self._settings
         async with AsyncExitStack() as cleanups:
+            cleanups.enter_context(buffered_logs())
+            cleanups.enter_context(buffered_metrics())
             certificates = certificates_of(settings)
             if certificates is not None:
                 await certificates.start()
@@ -123,16 +122,6 @@ class Server:
             if self._worker in (None, 1):
                 retention.start()
             self._has_started = True
-            # Threads that want the interpreter get it sooner than after the usual 5 ms. It has to
-            # be less than what a stream checks in one go (courtesy.py): at its end the loop
-            # lets go for a moment, and who waits begins to wait anew, so that the writer's thread
-            # would get it only by luck.
-            sys.setswitchinterval(_SWITCH_SECONDS)
-            # What is there by now stays: to look through it again and again for garbage is a
-            # twentieth of what a Get costs.
-            gc.collect()
-            gc.freeze()
-            keep_freed_heap()
             self._cleanups = cleanups.pop_all()
         return self
 

@@ -6,7 +6,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from interaction_svc.store.errors import StoreBusyError
 from interaction_svc.telemetry import metrics
-from interaction_svc.telemetry.metric_buffer import count_soon
+from interaction_svc.telemetry.metric_buffer import observe
 
 MIB = 1024 * 1024
 MAX_WAITING_ROWS = 10_000
@@ -124,5 +124,5 @@ class WriteQueue(Generic[W]):
         self._waiting_sizes[account] += size
         if account not in self._queues:
             del self._waiting[account], self._waiting_sizes[account]
-        count_soon(metrics.waiting_rows, rows)
-        count_soon(metrics.waiting_bytes, size)
+        observe(metrics.waiting_rows, rows)
+        observe(metrics.waiting_bytes, size)

@@ -14,7 +14,8 @@ import sys
 import threading
 import time
 import traceback
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -25,8 +26,8 @@ from interaction_svc.domain.errors import OperatorError
 from interaction_svc.domain.timestamps import text_of_seconds
 from interaction_svc.telemetry.request_context import RequestContext, current_request_or_none
 
-SOON_SECONDS = 0.02
-"""How long the lines of calls may wait for each other. Whatever else is logged goes out at once."""
+FLUSH_SECONDS = 0.02
+"""The longest time that the line of a request waits. Other lines are written at once."""
 
 _LOGGABLE_TEXTS = (OperatorError, OSError, sqlite3.Error)
 _CLIENTS_FAULTS = ("ExecuteBatchError raised in core", "Invalid encoding on ")
@@ -42,49 +43,78 @@ class _EndedCall(NamedTuple):
     """When, in seconds since 1970."""
 
 
-class _Output:
-    """Standard error, a line at a time; of what waits, all lines with one write.
+class _LogBuffer:
+    """Ended requests whose lines wait to be written, flushed by a timer of one event loop."""
 
-    A full disk or a closed pipe under the log is no reason to fail calls.
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._waiting: list[_EndedCall] = []
+
+    def add(self, ended: _EndedCall) -> None:
+        """Write the line of a request within FLUSH_SECONDS, with others of that time.
+
+        Formatting each line inside its request costs a Get a fifth more, because grpc has evicted
+        the code from the CPU caches. Formatted together they cost a twentieth. Each write also
+        hands the interpreter to another thread and waits for it.
+        """
+        self._waiting.append(ended)
+        if len(self._waiting) == 1:
+            self._loop.call_later(FLUSH_SECONDS, _output.flush)
+
+    def take(self) -> list[str]:
+        """Return the lines that wait, and forget them."""
+        ended, self._waiting = self._waiting, []
+        return list(map(_line_of, ended))
+
+
+_buffers: dict[asyncio.AbstractEventLoop | None, _LogBuffer] = {}
+"""The buffer of each event loop that runs a server."""
+
+
+class _Output:
+    """Standard error. All lines that wait are written at once, before any other line.
+
+    A full disk or a closed pipe under the log fails no request.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._waiting: list[_EndedCall] = []
 
-    def write(self, line: str) -> None:
-        """Write a line, after those that wait."""
-        self._write(line)
-
-    def write_buffered(self, ended: _EndedCall) -> None:
-        """Make and write the line of a call within SOON_SECONDS, with others of that time.
-
-        Between two calls the processor forgets how lines are made: one by one they cost a Get a
-        fifth more, all at once a twentieth. And to write is to hand the interpreter over to another
-        thread, and to wait for it.
-        """
+    def write(self, *last: str) -> None:
+        """Write the lines that wait, and then these."""
         with self._lock:
-            self._waiting.append(ended)
-            is_first = len(self._waiting) == 1
-        if is_first:
-            asyncio.get_running_loop().call_later(SOON_SECONDS, self._write)
-
-    def flush(self) -> None:
-        """Write what waits."""
-        self._write()
-
-    def _write(self, *last: str) -> None:
-        with self._lock:
-            ended, self._waiting = self._waiting, []
-            lines = [*map(_line_of, ended), *last]
+            lines = [line for buffer in tuple(_buffers.values()) for line in buffer.take()]
+            lines += last
             if lines:
                 with suppress(OSError, ValueError):
                     sys.stderr.write("\n".join([*lines, ""]))
                     sys.stderr.flush()
 
+    def flush(self) -> None:
+        """Write the lines that wait."""
+        self.write()
+
 
 _output = _Output()
 atexit.register(_output.flush)
+
+
+@contextmanager
+def buffered_logs() -> Iterator[None]:
+    """Buffer the lines of requests on the running event loop in the block; write them at its end.
+
+    Without a buffer each line is written at once.
+    """
+    loop = asyncio.get_running_loop()
+    if loop in _buffers:  # of another server on this loop
+        yield
+        return
+    _buffers[loop] = _LogBuffer(loop)
+    try:
+        yield
+    finally:
+        _output.flush()
+        del _buffers[loop]
 
 
 class _Printer:
@@ -162,7 +192,12 @@ def _naming(worker: int, render: structlog.typing.Processor) -> structlog.typing
 def log_call(call: RequestContext, seconds: float) -> None:
     """Log how a call ended, at info or, if it is quiet, at debug."""
     if _Form.level <= (logging.DEBUG if call.is_quiet else logging.INFO):
-        _output.write_buffered(_EndedCall(call, seconds, time.time()))
+        ended = _EndedCall(call, seconds, time.time())
+        buffer = _buffers.get(asyncio._get_running_loop())
+        if buffer is not None:
+            buffer.add(ended)
+        else:
+            _output.write(_line_of(ended))
 
 
 def _line_of(ended: _EndedCall) -> str:

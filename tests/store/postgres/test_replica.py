@@ -22,7 +22,6 @@ from interaction_svc.store import (
 )
 from interaction_svc.store.factory import open_store
 from interaction_svc.store.postgres.replica.store import ReplicatedStore
-from interaction_svc.telemetry.metric_buffer import settle
 from tests.store.contract.api_keys import new_key
 from tests.store.contract.stores import EVERYONE, NOW_US, query
 from tests.store.postgres.databases import database as database_elsewhere
@@ -62,7 +61,6 @@ class Reads:
 
 
 def _reads() -> dict[str, float]:
-    settle()
     return {
         f"{sample.labels['server']}: {sample.labels['reason']}": sample.value
         for family in REGISTRY.collect()

@@ -9,6 +9,7 @@ import sys
 import threading
 from typing import Any
 
+from interaction_svc.runtime import process_tuning
 from interaction_svc.runtime.server import Server
 from interaction_svc.runtime.settings import Settings
 from interaction_svc.runtime.workers.control_messages import FAILURES, StartupReport, read_settings
@@ -35,6 +36,7 @@ def main(number: int) -> None:
 async def _serve(settings: Settings, number: int) -> None:
     told = asyncio.Event()
     async with Server(settings, worker=number) as server:
+        process_tuning.apply()
         # Once more changes nothing: a service manager may tell all processes, as the group does.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
         _report(StartupReport())

@@ -22,7 +22,7 @@ from interaction_svc.store.postgres.store import PostgresStore
 from interaction_svc.store.progress import LoggedProgress
 from interaction_svc.store.revision import UNKNOWN_REVISION, Revision
 from interaction_svc.telemetry import metrics
-from interaction_svc.telemetry.metric_buffer import count_soon
+from interaction_svc.telemetry.metric_buffer import observe
 
 MOMENT_SECONDS = 1.0
 """How long the answer of a write waits to learn at which moment it was done."""
@@ -118,9 +118,9 @@ class ReplicatedStore(PostgresStore):
                 why = "failed"
                 self._replica.check_soon()
             else:
-                count_soon(_reads("replica", reason), 1)
+                observe(_reads("replica", reason), 1)
                 return answer
-        count_soon(_reads("primary", why), 1)
+        observe(_reads("primary", why), 1)
         return await at_primary()
 
     async def current_revision(self) -> Revision:
