@@ -40,26 +40,26 @@ class JsonCache:
         self._asked_for: set[int] = set()  # hashes of rows whose JSON isn't cached yet
         self._timer: asyncio.TimerHandle | None = None
 
-    def of(self, frames: bytes) -> list[bytes]:
+    def render_page(self, encoded: bytes) -> list[bytes]:
         """Return the JSON of each row of joined encoded rows. Raises DataLoss."""
-        records = _split(frames)
+        records = _split(encoded)
         rendered = list(map(self._young.get, records))
         return [
             self._found(record) if json is None else json
             for record, json in zip(records, rendered, strict=True)
         ]
 
-    def each(self, frames: bytes) -> Iterator[bytes]:
+    def render_each(self, encoded: bytes) -> Iterator[bytes]:
         """Yield the JSON of each row of joined encoded rows, for a response sent in parts.
 
         Raises DataLoss.
         """
-        for record in _split(frames):
+        for record in _split(encoded):
             yield self._young.get(record) or self._found(record)
 
-    def of_one(self, frame: bytes) -> bytes:
+    def render_item(self, encoded: bytes) -> bytes:
         """Return the JSON of one encoded row. Raises DataLoss."""
-        (record,) = _split(frame)
+        (record,) = _split(encoded)
         return self._young.get(record) or self._found(record)
 
     def _found(self, record: bytes) -> bytes:
@@ -93,9 +93,9 @@ class JsonCache:
             self._timer = asyncio.get_running_loop().call_later(SECONDS_KEPT, self._age)
 
 
-def _split(frames: bytes) -> list[bytes]:
+def _split(encoded: bytes) -> list[bytes]:
     try:
-        return split_encoded(frames)
+        return split_encoded(encoded)
     except DamagedEncodingError as error:
         raise DataLoss from error
 

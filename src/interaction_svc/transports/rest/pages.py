@@ -62,7 +62,7 @@ def _next_rows(part: Page, wanted: int) -> int:
 
 async def send(
     stream: JsonStream,
-    renderings: JsonCache,
+    cache: JsonCache,
     read: Read,
     begun: Begun,
     end: Callable[[Page, Page], bytes],
@@ -75,7 +75,7 @@ async def send(
     part, following = begun
     unsent, separator = bytearray(LIST_BEGIN), b""
     while True:
-        for row in renderings.each(part.frames):
+        for row in cache.render_each(part.frames):
             unsent += separator
             unsent += row
             separator = b","
