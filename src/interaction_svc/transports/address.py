@@ -7,14 +7,14 @@ _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 recognized, not bound
 
 
 class Address(NamedTuple):
-    """A host and a port; port 0 is any free one."""
+    """A host and a port; port 0 stands for any free one."""
 
     host: str
     port: int
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `host:port` or `[ipv6]:port`. Raises ValueError, which says what would be right."""
+        """Parse `host:port` or `[ipv6]:port`. Raises ValueError, which shows the right form."""
         host, _, port = text.rpartition(":")
         if "/" in text:
             raise ValueError(f"{text!r} is a URL or a path; write host:port, as in 127.0.0.1:8080")
@@ -32,12 +32,12 @@ class Address(NamedTuple):
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine reaches it."""
+        """Return whether only this machine reaches it."""
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return self.host == "localhost"
 
     def url(self, scheme: str = "http") -> str:
-        """Give the HTTP address under which a client on this machine reaches it."""
+        """Return the URL by which a client on this machine reaches it."""
         return f"{scheme}://{self._replace(host='localhost') if self.host in _WILDCARDS else self}"

@@ -1,9 +1,10 @@
 """The table of operations: one row for each RPC and each HTTP route, read by every transport.
 
-A row says what a request needs before it reaches the application: a permission, credentials, a
+A row states what a request needs before it reaches the application: a permission, credentials, a
 place within the concurrency limit. The OpenAPI document is made from the rows with a route.
 """
 
+from enum import StrEnum
 from typing import NamedTuple
 
 from interaction_svc.domain.principals import Permission
@@ -18,35 +19,74 @@ _INGEST = "/interaction_svc.v1.IngestService"
 _HEALTH = "/grpc.health.v1.Health"
 
 
+class Kind(StrEnum):
+    """The kind of an RPC: which sides send a stream. A request over HTTP is UNARY_UNARY."""
+
+    UNARY_UNARY = "unary_unary"
+    UNARY_STREAM = "unary_stream"
+    STREAM_UNARY = "stream_unary"
+    STREAM_STREAM = "stream_stream"
+
+    @property
+    def streams_requests(self) -> bool:
+        """Return whether the client sends a stream."""
+        return self in (Kind.STREAM_UNARY, Kind.STREAM_STREAM)
+
+    @property
+    def streams_responses(self) -> bool:
+        """Return whether the server sends a stream."""
+        return self in (Kind.UNARY_STREAM, Kind.STREAM_STREAM)
+
+
 class Route(NamedTuple):
-    """Where an operation is served over HTTP. A GET route answers HEAD as well."""
+    """The place of an operation in HTTP. A GET route serves HEAD as well."""
 
     method: str
     path: str
+    """A name in braces stands for one segment, and is the name of its value in `path_params`."""
     name: str
     """The name of the operation in log lines and metrics of HTTP."""
 
 
 class Operation(NamedTuple):
-    """What the service does for one kind of request."""
+    """The conditions of one kind of request."""
 
     rpc: str = ""
-    """The gRPC method as `/package.Service/Name`; empty: there is none."""
+    """The gRPC method as `/package.Service/Name`; empty if there is none."""
     route: Route | None = None
     permission: Permission | None = None
-    """What the caller's key must allow; None: any key does."""
+    """The permission that the caller's key must give; None: any key will do."""
     needs_credentials: bool = True
     """Whether a caller without valid credentials is refused, where keys exist."""
     is_limited: bool = True
-    """Whether a request takes a place within the concurrency limit and has a deadline."""
+    """Whether a request takes a place within the concurrency limit."""
     is_quiet: bool = False
     """Whether its log line has level debug."""
-    streams_requests: bool = False
+    kind: Kind = Kind.UNARY_UNARY
+
+    @property
+    def has_deadline(self) -> bool:
+        """Return whether a request must end within `deadline_seconds`.
+
+        A stream of requests with one response has time limits of its own. A stream of responses has
+        none: it lasts until its client, its key or its connection ends it.
+        """
+        return self.is_limited and self.kind is Kind.UNARY_UNARY
+
+    @property
+    def is_streaming(self) -> bool:
+        """Return whether either side sends a stream."""
+        return self.kind is not Kind.UNARY_UNARY
 
     @property
     def changes_nothing(self) -> bool:
-        """Return whether a request may be refused after its work is done."""
+        """Return whether a request can be refused after its work is done."""
         return self.permission is Permission.READ
+
+    @property
+    def http_name(self) -> str:
+        """Return the name of the operation in log lines and metrics of HTTP."""
+        return self.route.name if self.route is not None else "other"
 
     @property
     def rpc_name(self) -> str:
@@ -65,7 +105,7 @@ DELETE = Operation(
 )
 RECORD = Operation(f"{_INGEST}/RecordInteraction", permission=Permission.INGEST)
 RECORD_STREAM = Operation(
-    f"{_INGEST}/RecordInteractions", permission=Permission.INGEST, streams_requests=True
+    f"{_INGEST}/RecordInteractions", permission=Permission.INGEST, kind=Kind.STREAM_UNARY
 )
 OPENAPI = Operation(
     route=Route("GET", "/openapi.json", "openapi"), needs_credentials=False, is_limited=False
@@ -78,31 +118,33 @@ HEALTHZ = Operation(
 )
 READYZ = HEALTHZ._replace(route=Route("GET", "/readyz", "readyz"))
 HEALTH = tuple(
-    Operation(f"{_HEALTH}/{name}", needs_credentials=False, is_limited=False, is_quiet=True)
-    for name in ("Check", "List", "Watch")
+    Operation(
+        f"{_HEALTH}/{name}", needs_credentials=False, is_limited=False, is_quiet=True, kind=kind
+    )
+    for name, kind in (
+        ("Check", Kind.UNARY_UNARY),
+        ("List", Kind.UNARY_UNARY),
+        ("Watch", Kind.UNARY_STREAM),
+    )
 )
 REFLECTION = tuple(
     Operation(
         f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
         is_limited=False,
-        streams_requests=True,
+        kind=Kind.STREAM_STREAM,
     )
     for version in ("v1", "v1alpha")
 )
-UNKNOWN_RPC = Operation("unknown", needs_credentials=False, streams_requests=True)
-"""Every gRPC method that is not served; their names are invented by callers."""
-UNKNOWN_API_PATH = Operation(route=Route("", "", "other"))
-UNKNOWN_PATH = Operation(route=Route("", "", "other"), needs_credentials=False, is_limited=False)
+UNKNOWN_RPC = Operation("unknown", needs_credentials=False, kind=Kind.STREAM_UNARY)
+"""All gRPC methods that are not served. Callers invent their names, so metrics have one for all."""
+UNKNOWN_API_PATH = Operation()
+"""All HTTP requests below API_PREFIX without a route."""
+UNKNOWN_PATH = Operation(needs_credentials=False, is_limited=False)
+"""All other HTTP requests without a route."""
 
 API = (GET, LIST, DELETE, RECORD, RECORD_STREAM)
 """The operations on Interactions."""
+HTTP = (GET, DELETE, LIST, OPENAPI, HEALTHZ, READYZ)
+"""The operations with a route, in the order of the router: the most frequent come first."""
 RPCS = {operation.rpc: operation for operation in (*API, *HEALTH, *REFLECTION)}
 """The operations by their gRPC method."""
-
-
-def operation_of_path(path: str) -> Operation:
-    """Return an operation with the needs of every request to this path, before it is routed.
-
-    Requests below API_PREFIX have the same needs until the route is known.
-    """
-    return UNKNOWN_API_PATH if path.startswith(API_PREFIX) else UNKNOWN_PATH

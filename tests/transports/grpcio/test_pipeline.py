@@ -36,7 +36,7 @@ from interaction_svc.transports.grpcio.interceptors import (
     Telemetry,
     key_watch,
 )
-from interaction_svc.transports.operations import Operation
+from interaction_svc.transports.operations import Kind, Operation
 from interaction_svc.transports.pipeline import Pipeline
 from tests.store.sqlite import files
 
@@ -108,7 +108,8 @@ class EchoServer:
         self.store = store
         self.echo = Echo()
         operations = {
-            path_of(kind): Operation(path_of(kind), None, Permission.READ) for kind in KINDS
+            path_of(kind): Operation(path_of(kind), None, Permission.READ, kind=Kind(kind))
+            for kind in KINDS
         }
         self.concurrency = ConcurrencyLimit(PLACES, streams_per_key=STREAMS_OF_A_KEY)
         self.admission = AdmissionControl(self.concurrency, RequestRateLimit(0), times.call)

@@ -42,21 +42,21 @@ def frames(rows: list[Row]) -> bytes:
 
 
 async def test_each_row_is_rendered_as_itself_however_it_is_asked_for(rendered: list[str]) -> None:
-    rows, renderings = some_rows(5), JsonCache(BASE_URL)
+    rows, cache = some_rows(5), JsonCache(BASE_URL)
     for asked in (rows[:3], rows[2:], rows[::-1], rows, rows):
-        found = [json.loads(each) for each in renderings.of(frames(asked))]
+        found = [json.loads(each) for each in cache.render_page(frames(asked))]
         assert [each["sid"] for each in found] == [row.sid for row in asked]
         assert all(each["url"].startswith(BASE_URL) for each in found)
-        assert [json.loads(renderings.of_one(row.frame)) for row in asked] == found
+        assert [json.loads(cache.render_item(row.frame)) for row in asked] == found
     assert Counter(rendered) == {row.sid: 2 for row in rows}  # from then on it is kept
-    assert renderings.of(b"") == []
+    assert cache.render_page(b"") == []
 
 
 async def test_a_row_that_has_changed_is_rendered_anew() -> None:
-    interaction, renderings = new_interaction(new_parents(), data="before"), JsonCache(BASE_URL)
-    renderings.of(row_of(interaction).frame)
+    interaction, cache = new_interaction(new_parents(), data="before"), JsonCache(BASE_URL)
+    cache.render_page(row_of(interaction).frame)
     interaction.data = "after"
-    (found,) = renderings.of(row_of(interaction).frame)
+    (found,) = cache.render_page(row_of(interaction).frame)
     assert json.loads(found)["data"] == "after"
 
 
@@ -64,13 +64,13 @@ async def test_what_is_kept_is_bounded_in_bytes(
     rendered: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(json_cache, "KEPT_BYTES", 100_000)
-    rows, renderings = some_rows(100, data="x" * 5_000), JsonCache(BASE_URL)
+    rows, cache = some_rows(100, data="x" * 5_000), JsonCache(BASE_URL)
     for row in rows:
-        renderings.of(row.frame + row.frame)
+        cache.render_page(row.frame + row.frame)
     del rendered[:]
-    renderings.of(rows[-1].frame)  # the youngest is there
+    cache.render_page(rows[-1].frame)  # the youngest is there
     assert rendered == []
-    renderings.of(frames(rows[:50]))
+    cache.render_page(frames(rows[:50]))
     assert rendered == [row.sid for row in rows[:50]]  # the old ones are not
 
 
@@ -85,23 +85,23 @@ async def test_what_nobody_asks_for_is_forgotten(
         return asyncio.TimerHandle(0, callback, (), asyncio.get_running_loop())
 
     monkeypatch.setattr(asyncio.get_running_loop(), "call_later", call_later)
-    (asked_again, left), renderings = some_rows(2), JsonCache(BASE_URL)
-    renderings.of(2 * (asked_again.frame + left.frame))
+    (asked_again, left), cache = some_rows(2), JsonCache(BASE_URL)
+    cache.render_page(2 * (asked_again.frame + left.frame))
     del rendered[2:]
     for _ in range(3):
         due.pop()()
-        renderings.of(asked_again.frame)
+        cache.render_page(asked_again.frame)
     assert rendered == [asked_again.sid, left.sid]  # what is asked for stays
-    renderings.of(left.frame)
+    cache.render_page(left.frame)
     assert rendered[2:] == [left.sid]
     due.pop()()
     due.pop()()
     assert due == []  # it waits for nothing once it has nothing
-    renderings.of(asked_again.frame)
+    cache.render_page(asked_again.frame)
     assert rendered[3:] == [asked_again.sid]
 
 
 async def test_what_is_no_row_is_said_to_be_damaged() -> None:
     for damaged in (b"\x0a\x05ab", b"\x0a\x02\x0a\x09"):
         with pytest.raises(DataLoss):
-            JsonCache(BASE_URL).of(damaged)
+            JsonCache(BASE_URL).render_page(damaged)

@@ -1,7 +1,7 @@
-"""Compression of answers with gzip, for clients that ask for it.
+"""Compression of responses with gzip, for clients that accept it.
 
 Starlette's middleware isn't used: it compresses for a client that excludes gzip (`gzip;q=0`), and
-wraps every request, where nearly all answers are too small for it.
+it wraps every request, although nearly all responses are too small for it.
 """
 
 import asyncio
@@ -10,24 +10,24 @@ import zlib
 from starlette.types import Scope
 
 MIN_BYTES = 2048
-"""Smaller answers are sent as they are: they fit into two packets, and little is saved."""
+"""Smaller responses are not compressed: they fit into two packets, and little would be saved."""
 
 _LEVEL = 1
-"""Of 9. A page of 1,000 rows, 1 MB, becomes 143 kB in 6 ms; at level 6 it is 122 kB in 13 ms."""
+"""Of 9. Level 1 compresses a page of 1,000 rows, 1 MB, to 143 kB in 6 ms; 6 to 122 kB in 13 ms."""
 _MAX_BYTES_ON_LOOP = 64 * 1024
-"""More than this, 0.4 ms of work, is compressed on a thread."""
+"""A larger part, more than 0.4 ms of work, is compressed on a thread."""
 _GZIP_FORMAT = 16 + zlib.MAX_WBITS
 _ACCEPT_ENCODING = b"accept-encoding"
 
 
 class Compressor:
-    """Compresses one answer, part by part."""
+    """Compresses one response, part by part."""
 
     def __init__(self) -> None:
         self._compressor = zlib.compressobj(_LEVEL, zlib.DEFLATED, _GZIP_FORMAT)
 
     async def compressed(self, part: bytes, *, is_last: bool) -> bytes:
-        """Return what there is to send after this part, which may be nothing."""
+        """Return the compressed bytes to send after this part; they may be empty."""
         if len(part) <= _MAX_BYTES_ON_LOOP:
             return self._compress(part, is_last)
         return await asyncio.to_thread(self._compress, part, is_last)
@@ -38,7 +38,7 @@ class Compressor:
 
 
 def accepts_gzip(scope: Scope) -> bool:
-    """Return whether a request's Accept-Encoding has gzip, and likes it as much as no coding."""
+    """Return whether a request's Accept-Encoding rates gzip above 0 and no lower than identity."""
     texts = [value for name, value in scope["headers"] if name == _ACCEPT_ENCODING]
     if not texts:
         return False

@@ -1,8 +1,4 @@
-"""Telemetry of an HTTP request: its context, and its ids and duration on the response.
-
-The middleware is plain ASGI and written for speed. Its `send` returns the server's awaitable
-instead of being a coroutine, and it reads the header list once without making a Headers object.
-"""
+"""Telemetry of HTTP requests: their context, and the ids and duration on their responses."""
 
 import time
 from collections.abc import Awaitable
@@ -20,6 +16,7 @@ from interaction_svc.telemetry.request_context import (
 )
 from interaction_svc.telemetry.request_scope import request_scope
 from interaction_svc.transports.address import Address
+from interaction_svc.transports.asgi.router import Router
 
 TRANSPORT = "http"
 
@@ -34,27 +31,28 @@ _MAX_LOGGED_PATH = 256
 
 
 class Telemetry:
-    """Builds the request context, logs and counts the request, and adds headers to the response.
+    """Routes a request, builds its context, logs and counts it, and adds headers to the response.
 
-    `Twilio-Request-Id` is always in the vendor's form; it is the `X-Request-Id` too, unless the
+    `Twilio-Request-Id` always has the vendor's form. It is the `X-Request-Id` too, unless the
     caller has sent one.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, router: Router) -> None:
         self._app = app
+        self._router = router
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
         begun = time.perf_counter()
         sent = authorization = token = None
         for name, value in scope["headers"]:
-            if name == _AUTHORIZATION:  # the protocol lets only one pass
-                # Credentials are ASCII; an empty text is of no right form.
+            if name == _AUTHORIZATION:  # the HTTP engine refuses a second one
+                # Credentials are ASCII. An empty text is malformed.
                 authorization = value.decode() if value.isascii() else ""
             elif name == _REQUEST_ID and sent is None:
                 sent = value.decode("latin-1")
             elif name == _CONSISTENCY:
-                # Two different ones make a list, which is no token.
+                # Two different tokens become a list, which is no valid token.
                 text = value.decode("latin-1")
                 token = text if token in (None, text) else f"{token}, {text}"
         given = new_request_id() if sent is None else request_id_of(sent)
@@ -62,14 +60,15 @@ class Telemetry:
         twilio_request_id = given if is_twilio_form else new_request_id()
         peer = _address(*scope["client"]) if scope["client"] else ""
         about: dict[str, object] = {"path": _logged_path(scope)}
+        operation = self._router.route(scope)
         call = RequestContext(
-            TRANSPORT, "other", peer, given, UNANSWERED, authorization,
-            consistency=token, about=about,
+            TRANSPORT, operation.http_name, peer, given, UNANSWERED, authorization,
+            consistency=token, is_quiet=operation.is_quiet, about=about,
         )  # fmt: skip
         if twilio_request_id != given:
             about["twilio_request_id"] = twilio_request_id
 
-        def send_with_headers(message: Message) -> Awaitable[None]:
+        def send_with_headers(message: Message) -> Awaitable[None]:  # no coroutine of its own
             if message["type"] == "http.response.start":
                 call.code = str(message["status"])
                 message["headers"] += (
@@ -78,6 +77,8 @@ class Telemetry:
                     (b"twilio-request-id", twilio_request_id.encode()),
                     (b"twilio-request-duration", b"%.3f" % (time.perf_counter() - begun)),
                 )
+                if call.written is not None:
+                    message["headers"].append((_CONSISTENCY, call.written.encode()))
             return send(message)
 
         with request_scope(call):
@@ -90,7 +91,7 @@ def _address(host: str, port: int) -> str:
 
 
 def _logged_path(scope: Scope) -> str:
-    # As it was sent, percent-encoded: a terminal that shows the log is not to be commanded.
+    # Percent-encoded, as it was sent: control characters could command a terminal with the log.
     sent: str = scope["raw_path"][:_MAX_LOGGED_PATH].decode("ascii", "backslashreplace")
     if sent.isprintable():
         return sent

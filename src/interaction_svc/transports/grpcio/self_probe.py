@@ -1,8 +1,8 @@
 """A call of the gRPC server to itself, which shows whether it still answers calls.
 
-It goes through the same queue and the same accept loop as calls of the API. It comes in by an
-abstract Unix socket, so that it reaches this process and no other worker on the port, needs no
-client certificate, has its own count of connections, and leaves no file behind.
+The call passes the same queue and the same accept loop as calls of the API. It uses an abstract
+Unix socket: so it reaches this process and no other worker on the port, needs no client
+certificate, counts against no connection limit of clients, and leaves no file.
 """
 
 import secrets
@@ -15,16 +15,16 @@ from interaction_svc.transports.grpcio.interceptors.chain import Context, Handle
 
 PROBE_TIMEOUT_SECONDS = 5.0
 MOST_SILENT_PROBES = 3
-"""How many probes in a row may go unanswered: one may, when the process or its machine slept."""
+"""Unanswered probes in a row that count as a failure. One can happen after the machine slept."""
 
 
 class SelfProbe(grpc.GenericRpcHandler):
-    """The handler of the call, and its caller."""
+    """The handler of the probe and its client."""
 
     def __init__(self) -> None:
         name = secrets.token_hex(16)
         self._address = f"unix-abstract:interaction-svc-{name}"
-        # Nobody else can make the call: the name is not known.
+        # Others can't make the call: they don't know the name.
         self._method = f"/interaction_svc.SelfProbe/{name}"
         make: Any = grpc.unary_unary_rpc_method_handler
         self._handler: Handler = make(_answer)
@@ -36,13 +36,13 @@ class SelfProbe(grpc.GenericRpcHandler):
         return self._handler if handler_call_details.method == self._method else None
 
     def listen(self, server: grpc.aio.Server) -> None:
-        """Have the server listen for probes, where there are abstract sockets."""
+        """Make the server listen for probes, on systems with abstract sockets."""
         if sys.platform == "linux":
             server.add_insecure_port(self._address)
             self._channel = grpc.aio.insecure_channel(self._address)
 
     async def finds_silence(self) -> bool:
-        """Probe; return whether the server has left MOST_SILENT_PROBES in a row unanswered.
+        """Probe, and return whether MOST_SILENT_PROBES in a row were unanswered.
 
         An error is an answer: under overload grpc's core refuses calls by itself.
         """
@@ -64,7 +64,7 @@ class SelfProbe(grpc.GenericRpcHandler):
 
 
 def comes_by_probe_socket(context: Context) -> bool:
-    """Return whether a call came in by the probe's socket, which only probes may."""
+    """Return whether a call came by the probe's socket, which is for probes only."""
     return context.peer().startswith("unix")
 
 

@@ -1,14 +1,14 @@
-"""A time limit of a connection, which is set and lifted with every request."""
+"""A time limit of a connection, which every request starts and stops."""
 
 import asyncio
 from collections.abc import Callable
 
 
 class ConnectionTimer:
-    """Calls something once after a time, unless it is lifted or set anew before.
+    """Calls a function once after a time, unless it is stopped or started again before.
 
-    To set or lift it is to write down a time. One timer stays, and looks at that when it is over:
-    to cancel one and start another for every request costs 5 microseconds.
+    `start` and `stop` only note the time. One timer of the loop stays and compares it with the
+    clock when it fires: to cancel a timer and start another for every request costs 5 microseconds.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -17,35 +17,35 @@ class ConnectionTimer:
         self._then: Callable[[], None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    def set(self, seconds: float, then: Callable[[], None]) -> None:
-        """Call `then` after this time, and not what was to be called before."""
+    def start(self, seconds: float, then: Callable[[], None]) -> None:
+        """Call `then` after `seconds`, in place of the function of an earlier start."""
         self._until, self._then = self._loop.time() + seconds, then
         if self._timer is not None:
             if self._timer.when() <= self._until:
                 return
             self._timer.cancel()
-        self._start()
+        self._schedule()
 
-    def lift(self) -> None:
-        """Call nothing."""
+    def stop(self) -> None:
+        """Call nothing, until the next start."""
         self._then = None
 
-    def end(self) -> None:
-        """Call nothing, and keep no timer."""
+    def close(self) -> None:
+        """Call nothing, and cancel the loop's timer."""
         self._then = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _start(self) -> None:
-        self._timer = self._loop.call_at(self._until, self._look)
+    def _schedule(self) -> None:
+        self._timer = self._loop.call_at(self._until, self._fire)
 
-    def _look(self) -> None:
+    def _fire(self) -> None:
         self._timer = None
         if self._then is None:
             return
         if self._loop.time() < self._until:
-            self._start()
+            self._schedule()
             return
         then, self._then = self._then, None
         then()

@@ -1,10 +1,9 @@
-"""HTTP on one connection: uvicorn's protocol, and the bounds that it lacks.
+"""HTTP on one connection: uvicorn's protocol with the limits that it lacks.
 
-What is not a request of this API is refused here, in the contract's words, before there is a call:
-what isn't HTTP or could be read in two ways (400), headers that are too large (431) or too slow
-(408). A request that announces
-a body is answered like one without, and then the connection ends: the API takes no bodies, so
-nothing can be fed to it for ever, or be smuggled past a proxy as a second request.
+A request that does not reach the application is refused here with the API's error body: status 400
+if it is not HTTP or could be read in two ways, 431 if its headers are too large, 408 if they are
+too slow. A request that announces a body is answered as one without, and then the connection ends:
+the API takes no bodies, so a body can neither be endless nor smuggle a second request past a proxy.
 """
 
 import asyncio
@@ -19,7 +18,6 @@ import httptools
 import structlog
 from starlette.responses import Response
 from starlette.types import Scope
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from interaction_svc.domain.errors import (
     HeadersTooLarge,
@@ -33,32 +31,33 @@ from interaction_svc.transports.asgi.telemetry import NO_STORE
 from interaction_svc.transports.http1.connection_timer import ConnectionTimer
 from interaction_svc.transports.http1.request_cycle import RequestCycle
 from interaction_svc.transports.http1.request_headers import announces_body, check_headers
+from interaction_svc.transports.http1.uvicorn_internals import STATUS_LINE, UvicornProtocol
 from interaction_svc.transports.status import codes_of
 
 log = structlog.get_logger()
 
 _PIECE_BYTES = 1024
-"""How much is parsed at once: it bounds the requests that wait for the one under way."""
+"""The bytes parsed at once. It bounds the requests that wait for the one in progress."""
 _LINGER_SECONDS = 2.0
-"""How long what is not read any more is taken, so that it doesn't reset the connection at once.
+"""How long a connection whose input is ignored stays open after its last response.
 
-A reset would take the answer with it that the client has not read yet.
+To close it at once would reset it, and the client would lose the response that it has not read.
 """
 _REASON = MalformedRequest.reason_name()
 
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
-    """What one client can take up of the HTTP listener."""
+    """The limits of the HTTP listener."""
 
     max_header_bytes: int
-    """The largest headers of a request, its first line and the empty one included."""
+    """The largest headers of a request, with its first line and the empty line."""
     max_connections: int
-    """How many connections are held at once; what comes beyond is closed."""
+    """The number of open connections. Further ones are closed."""
     header_timeout_seconds: float
-    """How long a TLS handshake may take, and how long the headers of a request."""
+    """The longest TLS handshake, and the longest time for the headers of a request."""
     connection_idle_seconds: float
-    """After which time a connection is closed on which nothing is asked, or nothing read."""
+    """A connection is closed after this time without a request, or without reading a response."""
 
 
 RenderError = Callable[[ServiceError, str], Response]
@@ -66,16 +65,16 @@ RenderError = Callable[[ServiceError, str], Response]
 
 
 class StopParsing(Exception):
-    """Raised out of the parser: what follows on the connection is not read."""
+    """Raised by a callback of the parser to ignore the rest of the connection's input."""
 
 
-class RestProtocol(HttpToolsProtocol):
-    """A connection's requests, one after the other, within the limits.
+class RestProtocol(UvicornProtocol):
+    """Serves the requests of one connection, one after the other, within HttpLimits.
 
-    Its time limits: the headers have to be complete some time after the connection was opened, or
-    after their first byte on one that was kept open; no time runs while a request is being
-    answered; then the connection may be idle for a time. That a client doesn't read its answers is
-    noticed by the kernel (see server.py), and their size bounded by uvicorn's flow control.
+    The header timeout starts with the connection, and on a kept connection with the first byte of
+    the next request. No timeout runs while a request is answered. After a response the idle timeout
+    starts. The kernel finds a client that reads no responses (listener.py), and uvicorn's flow
+    control bounds the size of unread responses.
     """
 
     cycle: RequestCycle | None  # type: ignore[assignment]
@@ -86,46 +85,44 @@ class RestProtocol(HttpToolsProtocol):
         self._limits = limits
         self.render_error = render_error
         self._unparsed = bytearray()
-        self._header_bytes = 0  # of headers that are not complete
-        self._most_header_bytes = 0  # that those of the request being parsed can have
-        self._time_limit = ConnectionTimer(self.loop)
-        self._awaits_headers = False  # whether that is for them
-        self._read_closed = False  # nothing more is read of the connection
-        self._refusal: MalformedRequest | None = None  # to be sent after the answers before it
+        self._header_bytes = 0  # of the headers so far, while they are incomplete
+        self._most_header_bytes = 0  # an upper bound for the request being parsed
+        self._timer = ConnectionTimer(self.loop)
+        self._awaits_headers = False  # whether the timer is the header timeout
+        self._read_closed = False  # whether further input is ignored
+        self._refusal: MalformedRequest | None = None  # to send after the responses before it
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for a request."""
+        """Start the header timeout."""
         super().connection_made(transport)
         self._await_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let go of the connection."""
+        """Release the connection."""
         super().connection_lost(exc)
         self._unparsed.clear()
-        self._time_limit.end()
+        self._timer.close()
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came, or leave it until the request before is answered."""
+        """Parse the input, or keep it until the request before is answered."""
         if self._read_closed:
             return
-        if self._unparsed or len(data) > _PIECE_BYTES or self._is_answering():
-            self._unparsed += data
-            self._parse()
-        else:  # as nearly always; the detour costs a microsecond
-            self._feed(data)
-            self._after_parsing()
+        self._unparsed += data
+        self._parse()
 
     def on_message_begin(self) -> None:
-        """Begin a request."""
+        """Start a request."""
         super().on_message_begin()
-        self._header_bytes = self._header_bytes or 1  # more than none
+        self._header_bytes = self._header_bytes or 1  # so that the header timeout answers
 
     def on_headers_complete(self) -> None:
-        """Hand the request to the application, as uvicorn does; what it never needs is left out."""
+        """Pass the request to the application, as uvicorn does, without features the API lacks."""
         parser = self.parser
         scope: Scope = self.scope  # type: ignore[assignment]
         method = parser.get_method()
-        if self._most_header_bytes > self._limits.max_header_bytes:  # or some are of what follows
+        if (
+            self._most_header_bytes > self._limits.max_header_bytes
+        ):  # or the next request is part of it
             self._check_size(method)
         url = httptools.parse_url(self.url)
         path = url.path.decode("ascii")
@@ -137,28 +134,28 @@ class RestProtocol(HttpToolsProtocol):
         scope["raw_path"] = url.path
         scope["query_string"] = url.query or b""
         self._header_bytes = 0
-        self._lift_time_limit()
+        self._stop_timeout()
         is_last = announces_body(self.headers) or parser.should_upgrade()
         keep_alive = not is_last and version != "1.0" and parser.should_keep_alive()
         is_answering = self._is_answering()
-        exchange = self.cycle = RequestCycle(self, scope, keep_alive=keep_alive)
+        cycle = self.cycle = RequestCycle(self, scope, keep_alive=keep_alive)
         if is_answering:
             self.flow.pause_reading()
-            self.pipeline.append(exchange)
+            self.pipeline.append(cycle)
         else:
-            self._answer(exchange)
+            self._run(cycle)
         if is_last:
             self._read_closed = True
             raise StopParsing
 
     def on_body(self, body: bytes) -> None:
-        """Take no bodies: after a request that announces one, nothing is parsed."""
+        """Ignore bodies: nothing is parsed after a request that announces one."""
 
     def on_message_complete(self) -> None:
-        """Do nothing: the request was complete with its headers."""
+        """Do nothing: a request is complete with its headers."""
 
-    def go_on(self, answered: RequestCycle) -> None:
-        """Go on with the next request, or wait for one, when one has been answered."""
+    def response_sent(self, answered: RequestCycle) -> None:
+        """Serve the next request, or wait for one."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
@@ -168,25 +165,25 @@ class RestProtocol(HttpToolsProtocol):
             else:
                 self.transport.close()
         elif self.pipeline:
-            self._answer(self.pipeline.popleft())
+            self._run(self.pipeline.popleft())
         elif self._refusal is not None:
             self._send_refusal(self._refusal)
         else:
-            self._time_limit.set(self._limits.connection_idle_seconds, self.transport.close)
+            self._timer.start(self._limits.connection_idle_seconds, self.transport.close)
             self._parse()
 
     def linger(self) -> None:
-        """Send nothing more, and soon close; until then, what is received is thrown away."""
+        """Send nothing more, ignore further input, and close after _LINGER_SECONDS."""
         if self.transport.is_closing():
             return
         if self.transport.can_write_eof():  # not with TLS
             self.transport.write_eof()
         self.flow.resume_reading()
-        self._time_limit.set(_LINGER_SECONDS, self.transport.close)
+        self._timer.start(_LINGER_SECONDS, self.transport.close)
 
-    def _answer(self, exchange: RequestCycle) -> None:
-        exchange.task = self.loop.create_task(exchange.run(self.app))
-        self.tasks.add(exchange.task)
+    def _run(self, cycle: RequestCycle) -> None:
+        cycle.task = self.loop.create_task(cycle.run(self.app))
+        self.tasks.add(cycle.task)
 
     def _parse(self) -> None:
         while self._unparsed and not self._read_closed and not self._is_answering():
@@ -218,48 +215,46 @@ class RestProtocol(HttpToolsProtocol):
                     else MalformedRequest("This is not an HTTP request")
                 )
             return
-        if self.cycle is cycle:  # no headers became complete in this piece
+        if self.cycle is cycle:  # this piece completed no headers
             self._header_bytes = before + len(piece)
             if self._header_bytes > self._limits.max_header_bytes:
-                self._refuse(HeadersTooLarge(self._largest()))
+                self._refuse(HeadersTooLarge(self._too_large()))
 
     def _check_size(self, method: bytes) -> None:
         line = len(method) + len(self.url) + len("  HTTP/1.1\r\n")
         fields = sum(len(name) + len(value) + len(": \r\n") for name, value in self.headers)
         if line + fields + len("\r\n") > self._limits.max_header_bytes:
-            raise HeadersTooLarge(self._largest())
+            raise HeadersTooLarge(self._too_large())
 
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
-    def _largest(self) -> str:
+    def _too_large(self) -> str:
         return f"The headers are larger than {self._limits.max_header_bytes} bytes"
 
     def _await_headers(self) -> None:
         if not self._awaits_headers:
             self._awaits_headers = True
-            self._time_limit.set(self._limits.header_timeout_seconds, self._end_slow_sender)
+            self._timer.start(self._limits.header_timeout_seconds, self._end_header_timeout)
 
-    def _lift_time_limit(self) -> None:
+    def _stop_timeout(self) -> None:
         self._awaits_headers = False
-        self._time_limit.lift()
+        self._timer.stop()
 
-    def _end_slow_sender(self) -> None:
+    def _end_header_timeout(self) -> None:
         if self._read_closed or self.transport.is_closing():
             return
         if self._header_bytes:
             self._refuse(HeadersTooSlow("The headers of the request took too long"))
-        else:  # an answer to nothing would be taken for that to the next request
+        else:  # a client would take a response now for that of its next request
             self.transport.close()
 
     def _refuse(self, error: MalformedRequest) -> None:
         self._read_closed = True
         self._unparsed.clear()
-        self._lift_time_limit()
+        self._stop_timeout()
         metrics.errors.labels("http", _REASON).inc()
-        log.debug(
-            "request refused", status=codes_of(type(error)).http
-        )  # and nothing of what was sent
+        log.debug("request refused", status=codes_of(type(error)).http)  # without any input
         if self._is_answering():
             self._refusal = error
         else:
@@ -285,5 +280,5 @@ class RestProtocol(HttpToolsProtocol):
 
 
 def _decoded(path: str) -> str:
-    """Return a path without escapes, but for those of slashes, which separate nothing."""
+    """Return a path without escapes except those of slashes, which don't separate segments."""
     return "%2F".join(unquote(part) for part in re.split("%2F", path, flags=re.IGNORECASE))

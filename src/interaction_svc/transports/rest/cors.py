@@ -1,4 +1,4 @@
-"""CORS: which pages of other origins a browser lets read the answers (Fetch standard)."""
+"""CORS: the origins whose pages may read responses in a browser (Fetch standard)."""
 
 from collections.abc import Collection
 
@@ -14,16 +14,16 @@ from interaction_svc.transports.rest.responses import error_response
 
 _METHODS = ("GET", "HEAD", "DELETE")
 _REQUEST_HEADERS = ("Authorization", REQUEST_ID_HEADER, consistency.KEY)
-_ANSWER_HEADERS = (
+_RESPONSE_HEADERS = (
     "Twilio-Request-Id", "Twilio-Request-Duration", "X-Request-Id", "Retry-After", consistency.KEY,
 )  # fmt: skip
 
 
 class Cors(CORSMiddleware):
-    """Serves browsers' pages of named origins; requests of others are served as without it.
+    """Middleware that adds CORS to requests of the allowed origins, and changes no others.
 
-    A preflight of a named origin is answered here, before anyone is asked for credentials, for
-    browsers send none with it. Credentials that a browser keeps (`credentials: "include"`) are not
+    A preflight of an allowed origin is answered here, before authentication, because browsers send
+    no credentials with it. Credentials that a browser keeps (`credentials: "include"`) are not
     allowed: a page has to send its own Authorization header.
     """
 
@@ -33,7 +33,7 @@ class Cors(CORSMiddleware):
             allow_origins=frozenset(origins),
             allow_methods=_METHODS,
             allow_headers=_REQUEST_HEADERS,
-            expose_headers=_ANSWER_HEADERS,
+            expose_headers=_RESPONSE_HEADERS,
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -44,7 +44,7 @@ class Cors(CORSMiddleware):
             await self.app(scope, receive, send)
 
     def preflight_response(self, request_headers: Headers) -> Response:
-        """Return the answer to a preflight; a refusal in the contract's words."""
+        """Return the response to a preflight. A refusal has the API's error body."""
         current_request().method = "preflight"
         response = super().preflight_response(request_headers)
         if response.status_code == 200:

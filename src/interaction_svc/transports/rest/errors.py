@@ -1,11 +1,10 @@
-"""Errors: a request that failed is answered with JSON in the vendor's shape."""
+"""Rendering of errors: a failed request is answered with JSON in the vendor's shape."""
 
 import asyncio
 
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from interaction_svc.domain.errors import MethodNotAllowed, ServiceError, Unavailable, UnknownPath
+from interaction_svc.domain.errors import Unavailable
 from interaction_svc.telemetry.request_context import current_request
 from interaction_svc.transports.asgi.client_gone import ClientGoneError
 from interaction_svc.transports.asgi.telemetry import UNANSWERED
@@ -23,14 +22,12 @@ class Errors:
         """Serve a request. Raises the error of a response that has begun."""
         request = current_request()
         try:
-            with ErrorBoundary(request, passes=(ClientGoneError, HTTPException)):
+            with ErrorBoundary(request, passes=ClientGoneError):
                 await self._app(scope, receive, send)
                 return
         except ClientGoneError:
             request.code = UNANSWERED
             return
-        except HTTPException as refusal:
-            request.error = _error_of(refusal, scope)
         except asyncio.CancelledError:  # at the end of a drain; deadlines have their own error
             request.error = Unavailable("The service is shutting down")
         error = request.error
@@ -39,13 +36,3 @@ class Errors:
             request.about["cut_off"] = error.reason_name()
             raise error
         await error_response(error, scope["path"])(scope, receive, send)
-
-
-def _error_of(refusal: HTTPException, scope: Scope) -> ServiceError:
-    """Return the error of a request that the router refused: for its path, or its method."""
-    if refusal.status_code == 405:
-        allowed = sorted((refusal.headers or {})["Allow"].split(", "))
-        return MethodNotAllowed(
-            f"Method {scope['method']} is not allowed on this resource", allowed=allowed
-        )
-    return UnknownPath("Not found")

@@ -1,4 +1,4 @@
-"""The JSON of rows, kept for a while for those who ask again."""
+"""A cache of the JSON of rows."""
 
 import asyncio
 from collections.abc import Iterator
@@ -11,24 +11,25 @@ from interaction_svc.domain.errors import DataLoss
 from interaction_svc.v1.interaction_pb2 import Interaction
 
 KEPT_BYTES = 16 * 1024 * 1024
-"""How much is kept at most, rows and their JSON together; beyond that by at most a page."""
+"""The largest size of the cache, rows and JSON together. It may be exceeded by one page."""
 SECONDS_KEPT = 60.0
-"""After this time to twice this time what nobody asked for again is forgotten."""
+"""An entry that is not used is dropped after this time, or at most twice this time."""
 
 _OVERHEAD_BYTES = 200
-"""What an entry takes beside its bytes: two objects, and its place in the dict."""
+"""The memory of an entry beside its bytes: two objects and a slot of the dict."""
 
 
 class JsonCache:
-    """Renders rows as the vendor's JSON, and keeps that of rows that are asked for again.
+    """Renders rows as the vendor's JSON, and caches the JSON from the second request for a row on.
 
-    Whoever polls a list, or leafs through a Session, is shown the same rows again and again: to
-    find a row's JSON by its stored bytes takes a fifteenth of rendering it. What is stored is read
-    each time, so nothing that has changed, or is gone, is ever shown. Whoever reads everything once
-    has nothing kept, which would cost a fifth more.
+    A client that polls a list or pages through a Session gets the same rows repeatedly. A look-up
+    by the stored bytes takes 1/15 of the time to render them. The store is read for each request,
+    so the cache never shows a row that has changed or is gone. The first request for a row caches
+    nothing: that would make a single read of all rows a fifth slower.
 
-    Rows that are asked for are moved to the younger of two generations; when it is half of what may
-    be kept, or SECONDS_KEPT old, the older one is dropped and it becomes the older one.
+    There are two generations. A row that is used moves to the younger one. When the younger one has
+    half of KEPT_BYTES or is SECONDS_KEPT old, the older one is dropped and the younger becomes the
+    older.
     """
 
     def __init__(self, base_url: str) -> None:
@@ -36,29 +37,29 @@ class JsonCache:
         self._young: dict[bytes, bytes] = {}
         self._old: dict[bytes, bytes] = {}
         self._young_bytes = 0
-        self._asked_for: set[int] = set()  # hashes of rows whose JSON isn't kept yet
+        self._asked_for: set[int] = set()  # hashes of rows whose JSON isn't cached yet
         self._timer: asyncio.TimerHandle | None = None
 
-    def of(self, frames: bytes) -> list[bytes]:
-        """Give the JSON of each row of joined frames. Raises DataLoss."""
-        records = _split(frames)
+    def render_page(self, encoded: bytes) -> list[bytes]:
+        """Return the JSON of each row of joined encoded rows. Raises DataLoss."""
+        records = _split(encoded)
         rendered = list(map(self._young.get, records))
         return [
             self._found(record) if json is None else json
             for record, json in zip(records, rendered, strict=True)
         ]
 
-    def each(self, frames: bytes) -> Iterator[bytes]:
-        """Yield the JSON of each row of joined frames, one after the other.
+    def render_each(self, encoded: bytes) -> Iterator[bytes]:
+        """Yield the JSON of each row of joined encoded rows, for a response sent in parts.
 
-        For an answer in parts, of which not all may be in memory. Raises DataLoss.
+        Raises DataLoss.
         """
-        for record in _split(frames):
+        for record in _split(encoded):
             yield self._young.get(record) or self._found(record)
 
-    def of_one(self, frame: bytes) -> bytes:
-        """Give the JSON of a frame's row. Raises DataLoss."""
-        (record,) = _split(frame)
+    def render_item(self, encoded: bytes) -> bytes:
+        """Return the JSON of one encoded row. Raises DataLoss."""
+        (record,) = _split(encoded)
         return self._young.get(record) or self._found(record)
 
     def _found(self, record: bytes) -> bytes:
@@ -82,7 +83,7 @@ class JsonCache:
             self._timer = asyncio.get_running_loop().call_later(SECONDS_KEPT, self._age)
 
     def _age(self) -> None:
-        """Drop the older generation; go on until nothing is kept."""
+        """Drop the older generation; schedule the next drop while entries are left."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -92,9 +93,9 @@ class JsonCache:
             self._timer = asyncio.get_running_loop().call_later(SECONDS_KEPT, self._age)
 
 
-def _split(frames: bytes) -> list[bytes]:
+def _split(encoded: bytes) -> list[bytes]:
     try:
-        return split_encoded(frames)
+        return split_encoded(encoded)
     except DamagedEncodingError as error:
         raise DataLoss from error
 

@@ -26,8 +26,7 @@ from interaction_svc.domain.errors import (
 )
 from interaction_svc.domain.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, MAX_TOKEN_LENGTH
 from interaction_svc.domain.sids import Sid
-from interaction_svc.transports import operations
-from interaction_svc.transports.operations import HEALTHZ, OPENAPI, READYZ, Operation
+from interaction_svc.transports.operations import GET, HEALTHZ, LIST, OPENAPI, READYZ, Operation
 from interaction_svc.transports.rest.openapi_schemas import (
     Schema,
     envelope,
@@ -51,14 +50,11 @@ _ACCOUNT: tuple[Schema, str] = (
 )
 
 
-def _documented(path: str) -> str:
-    """Return a path with the vendor's parameter names: `{service_sid}` becomes `{ServiceSid}`."""
-    return re.sub(r"{(\w+)}", lambda name: f"{{{name[1].title().replace('_', '')}}}", path)
-
-
 def _path_of(operation: Operation) -> str:
+    """Return a path with the vendor's parameter names: `{service_sid}` becomes `{ServiceSid}`."""
     assert operation.route is not None  # noqa: S101 it is served over HTTP
-    return operation.route.path
+    path = operation.route.path
+    return re.sub(r"{(\w+)}", lambda name: f"{{{name[1].title().replace('_', '')}}}", path)
 
 
 def openapi_document(base_url: str) -> dict[str, Any]:
@@ -82,11 +78,11 @@ def openapi_document(base_url: str) -> dict[str, Any]:
             {"name": "Service", "description": "The service itself. It asks for no credentials."},
         ],
         "paths": {
-            _documented(operations.LIST_PATH): {
+            _path_of(LIST): {
                 "parameters": _path("ServiceSid", "SessionSid"),
                 **_readable(_list_operation(api)),
             },
-            _documented(operations.ITEM_PATH): {
+            _path_of(GET): {
                 "parameters": _path("ServiceSid", "SessionSid", "Sid"),
                 **_readable(_fetch_operation(api)),
                 "delete": _delete_operation(api),

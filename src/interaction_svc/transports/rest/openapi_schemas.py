@@ -1,7 +1,7 @@
-"""The schemas of what the REST API answers, in the dialect of OpenAPI 3.0.
+"""The schemas of the REST API's responses, in the dialect of OpenAPI 3.0.
 
-There `null` is no type: a schema that allows it says `nullable`, and has it among its values if it
-lists them.
+In OpenAPI 3.0 `null` is no type: a schema that allows it has `nullable`, and its `enum`, if there
+is one, contains null.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ _LEG: Mapping[str, tuple[Schema, str]] = {
 
 
 def interaction() -> Schema:
-    """Describe an Interaction."""
+    """Return the schema of an Interaction."""
     time = text_or_null({"pattern": _TIME}, "In GMT, whole seconds.")
     properties: dict[str, Schema] = {
         "sid": {"type": "string", "pattern": Sid.INTERACTION.pattern},
@@ -42,12 +42,12 @@ def interaction() -> Schema:
         "date_updated": time,
         "url": {"type": "string", "description": "The absolute URL of this Interaction."},
     }
-    assert properties.keys() == PROPERTIES  # noqa: S101 a new one is described too
+    assert properties.keys() == PROPERTIES  # noqa: S101 each property has a description
     return object_of(properties)
 
 
 def envelope() -> Schema:
-    """Describe a page of them."""
+    """Return the schema of a page of Interactions."""
     link: Schema = {"type": "string", "description": "The absolute URL of a page."}
     link_or_null = text_or_null({}, "The absolute URL of a page; null: there is no such page.")
     meta: dict[str, Schema] = {
@@ -64,7 +64,7 @@ def envelope() -> Schema:
 
 
 def error() -> Schema:
-    """Describe an error."""
+    """Return the schema of an error."""
     return object_of(
         {
             "code": {"type": "integer", "description": "One of the vendor's codes."},
@@ -76,12 +76,12 @@ def error() -> Schema:
 
 
 def ref(name: str) -> Schema:
-    """Refer to a schema of the document."""
+    """Return a reference to a schema of the document."""
     return {"$ref": f"#/components/schemas/{name}"}
 
 
 def object_of(properties: Mapping[str, Schema]) -> Schema:
-    """Describe an object that has all of these properties, and no others."""
+    """Return the schema of an object with all of these properties and no others."""
     return {
         "type": "object",
         "properties": dict(properties),
@@ -91,5 +91,5 @@ def object_of(properties: Mapping[str, Schema]) -> Schema:
 
 
 def text_or_null(schema: Schema, description: str) -> Schema:
-    """Describe a text that may be missing."""
+    """Return the schema of a text that may be null."""
     return {"type": "string", "nullable": True, "description": description, **schema}

@@ -1,8 +1,7 @@
-"""A page of a list, read from the store in parts where it is large.
+"""A page of a list, which is read from the store and sent in parts if it is large.
 
-A page over HTTP has as many rows as were asked for, while there are that many: some SDKs take a
-shorter page for the last one. Its rows may be 256 MiB, so that it is read, and sent, in parts.
-Nearly all pages are one part.
+A page over HTTP has the requested number of rows as long as there are that many, because some SDKs
+take a shorter page for the last one. Its rows can have 256 MiB. Nearly all pages have one part.
 """
 
 from collections.abc import Awaitable, Callable
@@ -14,29 +13,29 @@ from interaction_svc.transports.rest.json_cache import JsonCache
 from interaction_svc.transports.rest.responses import JsonStream
 
 READ_BYTES = 1024 * 1024
-"""How much is read of the store at once."""
+"""The size of one read from the store."""
 LIST_BEGIN = b'{"%b":[' % LIST_KEY.encode()
-"""What a page begins with, as JSON; its rows follow."""
+"""The JSON of a page before its first row."""
 _SENT_BYTES = 256 * 1024
-"""As soon as so much is there to be sent, it is sent."""
+"""Rendered rows are sent once they have this size."""
 
 Read = Callable[[str, int], Awaitable[Page]]
-"""Reads so many rows at most, and READ_BYTES, of the page with this token."""
+"""Reads the page with a token: at most the given number of rows, and READ_BYTES."""
 
 
 class Begun(NamedTuple):
-    """A page of which the first part is read."""
+    """A page whose first part has been read."""
 
     first: Page
     following: int
-    """How many rows are still to be read behind those of the first part, if they are there."""
+    """The number of rows to read after the first part, if there are that many."""
 
 
 async def begin(read: Read, token: str, size: int) -> Begun:
-    """Read the first part of a page of so many rows.
+    """Read the first part of a page of `size` rows.
 
-    A page that lies before a row is read from its end. Where one read isn't enough, its beginning
-    is looked for part by part, and the parts are dropped; they are read again when they are sent.
+    A page before a row is read from its end. If one read is not enough, further reads find its
+    beginning; their rows are dropped, and read again when they are sent.
     """
     part = await read(token, size)
     if not part.backward:
@@ -53,28 +52,30 @@ async def begin(read: Read, token: str, size: int) -> Begun:
 
 
 def _next_rows(part: Page, wanted: int) -> int:
-    """Return how many rows to read next: some more than there were, as they may be as large.
+    """Return the number of rows of the next read: at most twice the number of the read before.
 
-    A store looks at all rows that it is asked for, and not only at those that fit into a read.
+    The next rows probably have similar sizes, and a store visits every row of the limit, not only
+    those that fit into the read.
     """
     return min(wanted, 2 * part.rows)
 
 
 async def send(
     stream: JsonStream,
-    renderings: JsonCache,
+    cache: JsonCache,
     read: Read,
     begun: Begun,
     end: Callable[[Page, Page], bytes],
 ) -> None:
-    """Send a page while it is read; `end` makes what follows the rows, of its first and last part.
+    """Send a page while it is read. `end` returns the JSON after the rows.
 
-    An error on the way leaves the answer without its end, which the client notices.
+    `end` gets the first and the last part. An error leaves the response without its end, so that
+    the client notices it.
     """
     part, following = begun
     unsent, separator = bytearray(LIST_BEGIN), b""
     while True:
-        for row in renderings.each(part.frames):
+        for row in cache.render_each(part.frames):
             unsent += separator
             unsent += row
             separator = b","

@@ -1,4 +1,4 @@
-"""JSON responses, errors among them."""
+"""JSON responses, with those of errors."""
 
 import asyncio
 from typing import Any
@@ -20,9 +20,9 @@ from interaction_svc.transports.asgi.compression import MIN_BYTES, Compressor, a
 from interaction_svc.transports.status import codes_of
 
 UNCOUNTED_BYTES = 64 * 1024
-"""Answers up to this size are not counted: as many as there may be at once are a few MiB."""
+"""Responses up to this size are not counted: all that are in progress have a few MiB."""
 STREAM_BYTES = 4 * 1024 * 1024
-"""What an answer in parts is counted as: its part, and what was read of the store for it."""
+"""The size of a response in parts, as it is counted: one part, and one read from the store."""
 
 _MORE_INFO = "https://www.twilio.com/docs/errors/"
 _VERSION = "/v1"
@@ -31,18 +31,18 @@ _VARY = (b"vary", b"accept-encoding")
 _GZIP = (b"content-encoding", b"gzip")
 
 
-class JsonAnswers:
-    """Sends JSON with status 200: compressed if the client asks for it, and bounded in memory.
+class JsonResponses:
+    """Sends JSON with status 200, compressed if the client accepts it, and bounded in memory.
 
-    Large answers are counted until they are sent. Messages are sent without a Response, which
-    costs 3 microseconds more, for it makes its headers of texts.
+    Large responses count as unread until they are sent. A Response of Starlette would encode the
+    header names and values again for each request.
     """
 
-    def __init__(self, unsent: ResponseBacklog) -> None:
-        self._unsent = unsent
+    def __init__(self, backlog: ResponseBacklog) -> None:
+        self._backlog = backlog
 
     async def send(self, scope: Scope, send: Send, body: bytes) -> None:
-        """Send a whole answer. Raises Overloaded if too much waits to be sent."""
+        """Send a whole response. Raises Overloaded if too many bytes wait to be read."""
         headers = [_JSON, _VARY]
         if len(body) >= MIN_BYTES:
             if len(body) > UNCOUNTED_BYTES:
@@ -55,27 +55,27 @@ class JsonAnswers:
         await send({"type": "http.response.body", "body": body})
 
     def stream(self, scope: Scope, send: Send) -> "JsonStream":
-        """Begin an answer in parts. Raises Overloaded if too much waits to be sent."""
+        """Return a response in parts. Raises Overloaded if too many bytes wait to be read."""
         self._hold(STREAM_BYTES)
         return JsonStream(send, Compressor() if accepts_gzip(scope) else None)
 
     def _hold(self, size: int) -> None:
         call = current_request()
-        self._unsent.check(call, size)
+        self._backlog.check(call, size)
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 every request has one
-        self._unsent.hold(call, size, task)
+        self._backlog.hold(call, size, task)
 
 
 class JsonStream:
-    """An answer in parts; each is sent when the client has taken nearly all before it."""
+    """A response in parts. Each is sent once the client has read nearly all before it."""
 
     def __init__(self, send: Send, compressor: Compressor | None) -> None:
         self._send = send
         self._compressor = compressor
 
     async def start(self) -> None:
-        """Send the status and the headers, with the first part."""
+        """Set the status and the headers, which are sent with the first part."""
         headers = [_JSON, _VARY]
         if self._compressor is not None:
             headers.append(_GZIP)
@@ -97,7 +97,7 @@ def json_response(content: Any, status: int = 200) -> Response:
 def error_response(error: ServiceError, path: str) -> Response:
     """Return an error in the vendor's shape: code, message, more_info and status.
 
-    Never also `type` and `title`: the Python SDK then raises another class.
+    It has no `type` and `title`: with them the Python SDK raises another exception.
     """
     message = error.message
     if isinstance(error, InteractionNotFound | UnknownPath):

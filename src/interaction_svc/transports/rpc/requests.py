@@ -1,8 +1,8 @@
-"""Parsing of requests: bad bytes are the caller's fault, and a large request is read in parts.
+"""Parsing of requests: malformed bytes are the caller's error, and a batch is parsed row by row.
 
-grpc's own parsing does neither. Two bytes of a streamed request can be an empty Interaction, which
-takes a hundred and forty in memory: 4 MiB of them would be 300 MiB and a second in which nothing
-else is done. As bytes they are 60 MiB and a twentieth of a second, until they have been counted.
+grpc's own parsing does neither. In a streamed request 2 bytes can be an empty Interaction, which
+takes 140 bytes in memory: a message of 4 MiB would take 300 MiB, and block the loop for a second.
+Unparsed, its Interactions take 60 MiB and 50 ms until they are counted.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ M = TypeVar("M", bound=Message)
 
 
 def parsed(kind: type[M], data: bytes) -> M:
-    """Parse a request. Raises InvalidField if the fault is one field's, else MalformedRequest."""
+    """Parse a request. Raises InvalidField if one field is at fault, else MalformedRequest."""
     try:
         return kind.FromString(data)
     except DecodeError as error:
@@ -32,17 +32,20 @@ def parsed(kind: type[M], data: bytes) -> M:
 
 
 def parsed_record(request: bytes) -> RecordInteractionRequest:
-    """Parse the request of RecordInteraction. Raises as `parsed`, and for what would be dropped."""
+    """Parse the request of RecordInteraction.
+
+    Raises as `parsed` does, and InvalidField for a field that protobuf would drop.
+    """
     given = parsed(RecordInteractionRequest, request)
     _check_whole(given, request)
     return given
 
 
 def interactions_of(request: bytes) -> Iterator[Interaction | ServiceError]:
-    """Yield the Interactions of a RecordInteractionsRequest, each parsed when its turn comes.
+    """Yield the Interactions of a RecordInteractionsRequest; each is parsed when it is yielded.
 
-    In the place of one that can't be parsed comes its error. Raises InvalidField at once if they
-    are too many, MalformedRequest if they can't be told apart.
+    An Interaction that can't be parsed is replaced by its error. Raises at once InvalidField if
+    there are too many, and MalformedRequest if the bytes can't be divided into Interactions.
     """
     try:
         unparsed = UnparsedInteractions.FromString(request).interactions
@@ -64,10 +67,10 @@ def _interaction_of(data: bytes) -> Interaction | ServiceError:
 
 
 def _check_whole(message: Message, data: bytes) -> None:
-    """Raise InvalidField if a field that is known has the wire type of another kind of field.
+    """Raise InvalidField if a known field has the wire type of another kind of field.
 
-    To protobuf such a field is an unknown one, so that a record would be stored without it. Only if
-    the size changes without the unknown fields are there any, and is it worth to look which.
+    protobuf takes such a field for an unknown one, so a record would be stored without it. There
+    are unknown fields only if the message is smaller without them; only then they are searched.
     """
     message.DiscardUnknownFields()
     if message.ByteSize() != len(data) and (fault := fault_of(message.DESCRIPTOR, data)):

@@ -1,7 +1,7 @@
-"""The wire format of protobuf, as far as finding the field that a message can't be parsed for.
+"""A reader of protobuf's wire format, which finds the field that makes a message unparsable.
 
-protobuf itself says only that it can't. Runs after a failure, never on a good message of known
-fields.
+protobuf itself reports only that parsing failed. The reader runs after a failure, never on a valid
+message of known fields.
 """
 
 from typing import Any, NamedTuple
@@ -9,29 +9,29 @@ from typing import Any, NamedTuple
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 MAX_FIELDS = 100
-"""How many fields are looked at: a message of our API has fewer, and looking takes time."""
+"""The largest number of fields to read. A message of the API has fewer; each takes time."""
 
 _VARINT, _I64, _LEN, _I32 = 0, 1, 2, 5
 _MAX_VARINT_BYTES = 10
 
 
 class Fault(NamedTuple):
-    """A field, by its path from the message, and what is wrong with it."""
+    """A field, by its path from the message, and its problem."""
 
     field: str
     problem: str
 
 
 class _Undecodable(Exception):
-    """The bytes go on in no known way."""
+    """The next bytes are no field."""
 
 
 class _TooManyFields(Exception):
-    """There are more fields than are looked at."""
+    """There are more than MAX_FIELDS."""
 
 
 def fault_of(descriptor: Any, data: bytes) -> Fault | None:
-    """Return the first fault of a message that is one field's; None if there is none such."""
+    """Return the first fault of a message that one field has; None if there is none."""
     try:
         return _Search().fault(descriptor, data, "")
     except (_Undecodable, _TooManyFields):
@@ -91,7 +91,7 @@ def _wire_type(field: FieldDescriptor) -> int:
 
 
 def _extent(data: bytes, at: int, wire_type: int) -> tuple[int, int]:
-    """Return where the value of a field begins and ends; the end may lie behind the data's."""
+    """Return the bounds of a field's value; its end may exceed the end of the data."""
     if wire_type == _VARINT:
         return at, _varint(data, at)[1]
     if wire_type == _LEN:
@@ -105,7 +105,7 @@ def _extent(data: bytes, at: int, wire_type: int) -> tuple[int, int]:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """Return the number that begins there, and where it ends."""
+    """Return the number at this position, and the position after it."""
     value = 0
     for place, byte in enumerate(data[at : at + _MAX_VARINT_BYTES]):
         value |= (byte & 0x7F) << 7 * place

@@ -10,12 +10,8 @@ from typing import Any, NamedTuple
 from interaction_svc.admission.response_backlog import ResponseBacklog
 from interaction_svc.domain.errors import DeadlineExceeded, StreamIdle
 from interaction_svc.telemetry.request_context import RequestContext, current_request
-from interaction_svc.transports.grpcio.interceptors.chain import (
-    Behavior,
-    Context,
-    Interceptor,
-    Method,
-)
+from interaction_svc.transports.grpcio.interceptors.chain import Behavior, Context, Interceptor
+from interaction_svc.transports.operations import Operation
 from interaction_svc.transports.pipeline import Pipeline
 
 
@@ -30,9 +26,7 @@ class StreamTimes(NamedTuple):
 class Admission(Interceptor):
     """Holds a place for each call, and ends calls that take too long.
 
-    A unary call has one time limit. A stream of requests has two: for the wait for each request,
-    and for the whole. A stream of responses has none: it lasts until its client, its key or its
-    connection ends it.
+    Every response counts as unread until grpc has sent it, because grpc keeps a copy until then.
     """
 
     def __init__(self, pipeline: Pipeline, times: StreamTimes) -> None:
@@ -40,46 +34,44 @@ class Admission(Interceptor):
         self._times = times
         self._backlog = pipeline.response_backlog
 
-    def around(self, method: Method, behavior: Behavior) -> Behavior:
+    def around(self, operation: Operation, behavior: Behavior) -> Behavior:
         """Admit calls."""
-        if not method.operation.is_limited:
+        if not operation.is_limited:
             return behavior
-        if method.response_streaming:
-            return self._streaming_answers(behavior)
-
-        changes_nothing = method.operation.changes_nothing
-        is_stream = method.request_streaming
+        if operation.kind.streams_responses:
+            return self._around_responses(behavior)
+        changes_nothing, has_deadline = operation.changes_nothing, operation.has_deadline
 
         async def admitted(request: Any, context: Context) -> Any:
             call = current_request()
             self._backlog.check(call)
             with self._pipeline.place():
-                if is_stream:
-                    answer = await behavior(self._in_time(request), context)
-                else:
+                if has_deadline:
                     with self._pipeline.deadline:
-                        answer = await behavior(request, context)
-            if changes_nothing:  # what is written must not be refused afterwards
-                self._backlog.check(call, len(answer))
+                        response = await behavior(request, context)
+                else:
+                    response = await behavior(self._limited(request), context)
+            if changes_nothing:  # the response of a write is sent in any case
+                self._backlog.check(call, len(response))
             task = asyncio.current_task()
-            if task is not None:  # which sends the answer when this has returned
-                self._backlog.hold(call, len(answer), task)
-            return answer
+            if task is not None:  # it sends the response after this has returned
+                self._backlog.hold(call, len(response), task)
+            return response
 
         return admitted
 
-    def _streaming_answers(self, behavior: Behavior) -> Behavior:
+    def _around_responses(self, behavior: Behavior) -> Behavior:
         async def admitted(request: Any, context: Context) -> None:
             call = current_request()
             self._backlog.check(call)
             with self._pipeline.place():
-                counted: Any = _CountedAnswers(context, call, self._backlog)
+                counted: Any = _CountedResponses(context, call, self._backlog)
                 await behavior(request, counted)
 
         return admitted
 
-    async def _in_time(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-        """Pass on the requests of a stream. Raises StreamIdle, DeadlineExceeded."""
+    async def _limited(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        """Yield the requests of a stream. Raises StreamIdle, DeadlineExceeded."""
         loop = asyncio.get_running_loop()
         end = loop.time() + self._times.whole
         while True:
@@ -99,10 +91,10 @@ class Admission(Interceptor):
             yield request
 
 
-class _CountedAnswers:
-    """The context of a stream of responses, each of which counts as unsent while it is written.
+class _CountedResponses:
+    """The context of a stream of responses, each of which counts as unread while it is written.
 
-    `write` returns once grpc has passed the answer on, for which the client has to read.
+    `write` returns once grpc has passed the response on, which needs the client to read.
     """
 
     def __init__(self, context: Any, call: RequestContext, backlog: ResponseBacklog) -> None:
@@ -113,13 +105,13 @@ class _CountedAnswers:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
 
-    async def write(self, answer: bytes) -> None:
-        """Write an answer. Raises Overloaded if too many wait already."""
-        self._backlog.check(self._call, len(answer))
-        release = self._backlog.held(self._call, len(answer))
+    async def write(self, response: bytes) -> None:
+        """Write a response. Raises Overloaded if too many bytes wait already."""
+        self._backlog.check(self._call, len(response))
+        release = self._backlog.held(self._call, len(response))
         try:
-            await self._context.write(answer)
-        except BaseException:  # grpc keeps the answer until the call is over
+            await self._context.write(response)
+        except BaseException:  # grpc keeps the response until the call is over
             self._context.add_done_callback(lambda _: release())
             raise
         release()

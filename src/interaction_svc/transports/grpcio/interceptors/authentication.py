@@ -5,12 +5,7 @@ from typing import Any
 
 from interaction_svc.domain.errors import PermissionDenied, Unauthenticated
 from interaction_svc.telemetry.request_context import current_request
-from interaction_svc.transports.grpcio.interceptors.chain import (
-    Behavior,
-    Context,
-    Interceptor,
-    Method,
-)
+from interaction_svc.transports.grpcio.interceptors.chain import Behavior, Context, Interceptor
 from interaction_svc.transports.grpcio.interceptors.key_watch import KeyWatch
 from interaction_svc.transports.operations import Operation
 from interaction_svc.transports.pipeline import Pipeline
@@ -19,9 +14,9 @@ from interaction_svc.transports.pipeline import Pipeline
 class Authentication(Interceptor):
     """Identifies callers, counts them against their limits, and checks their permission.
 
-    A caller of an operation that needs no credentials is not looked at. `open_to_all` adds further
-    such operations. `is_peer_allowed` checks the names in the client's TLS certificate. A stream
-    ends when its key is revoked, even if nothing is sent on it.
+    Operations that need no credentials pass, and so do those of `open_to_all`. `is_peer_allowed`
+    checks the names in the client's TLS certificate. A stream ends when its key is revoked, even if
+    nothing is sent on it.
     """
 
     def __init__(
@@ -36,15 +31,14 @@ class Authentication(Interceptor):
         self._open_to_all = open_to_all
         self._is_peer_allowed = is_peer_allowed
 
-    def around(self, method: Method, behavior: Behavior) -> Behavior:
+    def around(self, operation: Operation, behavior: Behavior) -> Behavior:
         """Authenticate callers."""
-        operation = method.operation
         if not operation.needs_credentials or operation in self._open_to_all:
             return behavior
         has_permission = operation.permission is not None
-        is_stream = method.is_streaming
+        is_stream = operation.is_streaming
         if is_stream and has_permission:
-            behavior = self._while_known(method, behavior)
+            behavior = self._while_key_is_valid(operation, behavior)
         pipeline = self._pipeline
 
         async def authenticated(request: Any, context: Context) -> Any:
@@ -61,29 +55,19 @@ class Authentication(Interceptor):
 
         return authenticated
 
-    def _while_known(self, method: Method, behavior: Behavior) -> Behavior:
-        """Return a stream's behavior with an end for the case that its key is revoked.
+    def _while_key_is_valid(self, operation: Operation, behavior: Behavior) -> Behavior:
+        """Return a stream's behavior that ends with Unauthenticated when its key is revoked.
 
-        A stream of answers is interrupted wherever it is. A stream of requests with one answer is
-        interrupted between two requests only, so that it is known what became of the first.
+        A stream of responses can be interrupted at any point. A stream of requests with one
+        response is interrupted only between two requests, so that the outcome of each is known.
         """
 
-        async def answering(request: Any, context: Context) -> None:
+        async def respond(request: Any, context: Context) -> None:
             with KeyWatch(self._authenticator, current_request()) as watch, watch.interruptible:
                 await behavior(request, context)
 
-        async def receiving(requests: AsyncIterator[Any], context: Context) -> Any:
+        async def receive(requests: AsyncIterator[Any], context: Context) -> Any:
             with KeyWatch(self._authenticator, current_request()) as watch:
-                return await behavior(_interruptible(requests, watch), context)
+                return await behavior(watch.interrupt_between(requests), context)
 
-        return answering if method.response_streaming else receiving
-
-
-async def _interruptible(requests: AsyncIterator[Any], watch: KeyWatch) -> AsyncIterator[Any]:
-    while True:
-        try:
-            with watch.interruptible:
-                request = await anext(requests)
-        except StopAsyncIteration:
-            return
-        yield request
+        return respond if operation.kind.streams_responses else receive

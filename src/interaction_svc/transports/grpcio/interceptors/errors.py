@@ -5,12 +5,8 @@ from typing import Any
 import grpc
 
 from interaction_svc.telemetry.request_context import REQUEST_ID_HEADER, current_request
-from interaction_svc.transports.grpcio.interceptors.chain import (
-    Behavior,
-    Context,
-    Interceptor,
-    Method,
-)
+from interaction_svc.transports.grpcio.interceptors.chain import Behavior, Context, Interceptor
+from interaction_svc.transports.operations import Operation
 from interaction_svc.transports.pipeline import ErrorBoundary
 from interaction_svc.transports.rpc.error_details import status_of
 from interaction_svc.transports.status import codes_of
@@ -22,7 +18,7 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 class Errors(Interceptor):
     """Answers a call that failed with a status, whose details name the reason."""
 
-    def around(self, _: Method, behavior: Behavior) -> Behavior:
+    def around(self, _: Operation, behavior: Behavior) -> Behavior:
         """Render errors."""
 
         async def rendered(request: Any, context: Context) -> Any:

@@ -1,18 +1,14 @@
-"""InFlight: knows which calls are being worked on, so that a drain can wait for them.
+"""Counts the calls in progress, so that a drain can wait for them.
 
-grpc.aio's own `stop` can return while a handler still runs, and waits for streams that never end,
-such as health's Watch.
+grpc.aio's own `stop` can return while a handler still runs, and it waits for streams that never
+end, such as health's Watch.
 """
 
 import asyncio
 from typing import Any
 
-from interaction_svc.transports.grpcio.interceptors.chain import (
-    Behavior,
-    Context,
-    Interceptor,
-    Method,
-)
+from interaction_svc.transports.grpcio.interceptors.chain import Behavior, Context, Interceptor
+from interaction_svc.transports.operations import Operation
 
 
 class InFlight(Interceptor):
@@ -23,9 +19,9 @@ class InFlight(Interceptor):
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def around(self, method: Method, behavior: Behavior) -> Behavior:
+    def around(self, operation: Operation, behavior: Behavior) -> Behavior:
         """Count calls."""
-        if method.operation.permission is None:
+        if operation.permission is None:
             return behavior
 
         async def counted(request: Any, context: Context) -> Any:
@@ -41,5 +37,5 @@ class InFlight(Interceptor):
         return counted
 
     async def idle(self) -> None:
-        """Return when no call is being worked on."""
+        """Return when no call is in progress."""
         await self._idle.wait()

@@ -1,28 +1,31 @@
-"""KeyWatch: interrupts a stream whose key is revoked, also if nothing is sent on it."""
+"""Interrupts a stream when its key is revoked, even if nothing is sent on the stream."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from interaction_svc.app.authentication import Authenticator
 from interaction_svc.domain.errors import ServiceError, Unauthenticated
 from interaction_svc.telemetry.request_context import RequestContext
 
+T = TypeVar("T")
+
 CHECK_SECONDS = 1.0
-"""How often a stream's key is checked. The Authenticator may know it for 2 seconds more."""
+"""How often a stream's key is checked. The Authenticator may cache it for 2 seconds more."""
 
 
 class KeyWatch:
-    """Checks the key of a call while the block runs.
+    """Checks the key of a stream every CHECK_SECONDS while the block runs.
 
-    Once it is found to be wrong, the task within `interruptible`, or the next to enter it, gets
-    Unauthenticated there. What says nothing of the key, such as a store that can't be read, changes
-    nothing.
+    Once the key is invalid, the task in `interruptible`, or the next task to enter it, gets
+    Unauthenticated there. A failure that says nothing about the key, such as a store that can't be
+    read, changes nothing.
     """
 
-    def __init__(self, authenticator: Authenticator, call: RequestContext) -> None:
+    def __init__(self, authenticator: Authenticator, request: RequestContext) -> None:
         self._authenticator = authenticator
-        self._authorization = call.authorization
+        self._authorization = request.authorization
         self.interruptible = Interruptible()
 
     def __enter__(self) -> Self:
@@ -31,6 +34,19 @@ class KeyWatch:
 
     def __exit__(self, *_: object) -> None:
         self._checking.cancel()
+
+    async def interrupt_between(self, requests: AsyncIterator[T]) -> AsyncIterator[T]:
+        """Yield the requests of a stream, which can be interrupted only between two of them.
+
+        So the outcome of each request is known when the stream ends.
+        """
+        while True:
+            try:
+                with self.interruptible:
+                    request = await anext(requests)
+            except StopAsyncIteration:
+                return
+            yield request
 
     async def _check(self) -> None:
         while True:
@@ -52,7 +68,7 @@ class Interruptible:
         self._task: asyncio.Task[object] | None = None
 
     def interrupt(self, error: ServiceError) -> None:
-        """Raise the error in the task that is in the block, or else in the next that enters it."""
+        """Raise the error in the task that is in the block, or in the next that enters it."""
         self._error = error
         if self._task is not None:
             self._task.cancel()
@@ -71,6 +87,6 @@ class Interruptible:
         task, self._task = self._task, None
         if self._error is None or task is None:
             return
-        # As asyncio.timeout: whoever else has cancelled the task means it to end.
+        # As asyncio.timeout does: if something else cancelled the task too, the task must end.
         if task.uncancel() == 0 and kind is asyncio.CancelledError:
             raise self._error from None

@@ -14,12 +14,8 @@ from interaction_svc.telemetry.request_context import (
     request_id_of,
 )
 from interaction_svc.telemetry.request_scope import request_scope
-from interaction_svc.transports.grpcio.interceptors.chain import (
-    Behavior,
-    Context,
-    Interceptor,
-    Method,
-)
+from interaction_svc.transports.grpcio.interceptors.chain import Behavior, Context, Interceptor
+from interaction_svc.transports.operations import Operation
 from interaction_svc.transports.status import codes_of
 
 TRANSPORT = "grpc"
@@ -29,9 +25,9 @@ _AUTHORIZATION = "authorization"
 class Telemetry(Interceptor):
     """Builds the request context, and sends the request id and other trailers."""
 
-    def around(self, method: Method, behavior: Behavior) -> Behavior:
+    def around(self, operation: Operation, behavior: Behavior) -> Behavior:
         """Log and count calls."""
-        name, is_quiet = method.operation.rpc_name, method.operation.is_quiet
+        name, is_quiet = operation.rpc_name, operation.is_quiet
 
         async def observed(request: Any, context: Context) -> Any:
             given, authorization, bad_authorization, sent = _headers_of(context)
@@ -60,10 +56,10 @@ class Telemetry(Interceptor):
 
 
 def _headers_of(context: Context) -> tuple[str | None, str | None, str, str | None]:
-    """Return the request id, the authorization, what is wrong with that, and the consistency token.
+    """Return the request id, the authorization, its problem, and the consistency token.
 
-    Of a request id or token that is repeated the first counts. They are read together, since grpc
-    makes all of a call's metadata anew for each call of `invocation_metadata`.
+    The first of repeated request ids or tokens counts. All are read together, because grpc builds
+    the metadata again at each call of `invocation_metadata`.
     """
     sent = tuple(context.invocation_metadata() or ())
     first = dict(reversed(sent))
@@ -87,10 +83,10 @@ def _text(value: str | bytes | None) -> str | None:
 
 
 def peer_of(context: Context) -> str:
-    """Give the caller's `host:port`; an IPv6 host stands in brackets."""
+    """Return the caller's `host:port`, with an IPv6 host in brackets."""
     return _address_in(context.peer())
 
 
-@lru_cache(maxsize=1024)  # a connection has one for all of its calls
+@lru_cache(maxsize=1024)  # the calls of a connection have the same peer
 def _address_in(peer: str) -> str:
     return urllib.parse.unquote(peer).partition(":")[2]

@@ -1,0 +1,68 @@
+"""Listening sockets that hold a limited number of connections."""
+
+import socket
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from interaction_svc.domain.errors import Overloaded
+from interaction_svc.telemetry import metrics
+
+_REASON = Overloaded.reason_name()
+
+
+@dataclass(slots=True)
+class OpenConnections:
+    """The number of open connections of all listeners together."""
+
+    maximum: int
+    count: int = 0
+
+
+class LimitedListener(socket.socket):
+    """A listening socket that closes new connections while the maximum is open.
+
+    It counts sockets and not protocols: a connection has no protocol before its TLS handshake ends.
+    """
+
+    def __init__(
+        self, bound: socket.socket, connections: OpenConnections, *, unread_seconds: float
+    ) -> None:
+        """Take over a bound socket.
+
+        On Linux the kernel closes a connection whose client reads nothing for `unread_seconds`.
+        """
+        super().__init__(bound.family, bound.type, bound.proto, bound.detach())
+        self._connections = connections
+        self._unread_milliseconds = int(unread_seconds * 1000)
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Accept the next connection within the maximum, and close those before it."""
+        while True:
+            accepted, peer = super().accept()
+            if self._connections.count < self._connections.maximum:
+                break
+            accepted.close()
+            metrics.errors.labels("http", _REASON).inc()
+        # asyncio does so only for sockets that it opens itself. Otherwise a response's body waits
+        # for the client to acknowledge its headers, which takes Linux 40 ms.
+        accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if sys.platform == "linux":
+            # The limit holds for open connections and for those that are being closed. Without it
+            # TCP waits for such a client for ever.
+            accepted.setsockopt(
+                socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._unread_milliseconds
+            )
+        return _CountedConnection(accepted, self._connections), peer
+
+
+class _CountedConnection(socket.socket):
+    def __init__(self, accepted: socket.socket, connections: OpenConnections) -> None:
+        super().__init__(accepted.family, accepted.type, accepted.proto, accepted.detach())
+        self._connections = connections
+        connections.count += 1
+
+    def close(self) -> None:
+        if self.fileno() != -1:  # it may be closed twice
+            self._connections.count -= 1
+        super().close()

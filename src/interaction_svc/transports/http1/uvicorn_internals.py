@@ -1,0 +1,118 @@
+"""The parts of uvicorn that it doesn't document. No other module imports uvicorn.
+
+tests/transports/http1/test_uvicorn_internals.py fails when an update changes one of them.
+"""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+__all__ = ["STATUS_LINE", "Tls", "UvicornProtocol", "UvicornServer"]
+
+PROTOCOL_ATTRIBUTES = frozenset(
+    {"app", "cycle", "flow", "headers", "loop", "parser", "pipeline", "scope", "server_state"}
+    | {"tasks", "transport"}
+)
+"""The attributes of uvicorn's protocol that subclasses of UvicornProtocol and cycles use.
+
+uvicorn sets `url` too, with the first byte of a request.
+"""
+PROTOCOL_METHODS = frozenset(
+    {"connection_made", "connection_lost", "data_received", "on_message_begin", "on_url"}
+    | {"on_header", "on_headers_complete", "on_body", "on_message_complete", "shutdown"}
+)
+"""The methods of uvicorn's protocol that asyncio, httptools and uvicorn's server call."""
+CYCLE_ATTRIBUTES = frozenset({"disconnected", "keep_alive", "message_event", "response_complete"})
+"""The attributes of a cycle that the methods inherited from uvicorn's protocol use."""
+FLOW_ATTRIBUTES = frozenset({"drain", "pause_reading", "resume_reading", "write_paused"})
+SERVER_STATE_ATTRIBUTES = frozenset({"default_headers", "tasks", "total_requests"})
+SERVER_ATTRIBUTES = frozenset(
+    {"capture_signals", "config", "lifespan", "serve", "server_state", "should_exit", "shutdown"}
+    | {"started", "startup"}
+)
+
+UvicornProtocol = HttpToolsProtocol
+"""The base class of the HTTP protocol. Its attributes in use are PROTOCOL_ATTRIBUTES."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """The TLS of a listener."""
+
+    context: ssl.SSLContext
+    handshake_timeout_seconds: float
+    shutdown_timeout_seconds: float
+    """The time for the client to read the rest of its responses and close its side."""
+
+
+class UvicornServer(uvicorn.Server):
+    """uvicorn's server on open sockets, without its command line, signals and access log."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        make_protocol: Callable[..., asyncio.Protocol],
+        *,
+        backlog: int,
+        tls: Tls | None,
+    ) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=make_protocol,  # type: ignore[arg-type] # it may be any callable
+                ws="none",
+                lifespan="off",
+                loop="asyncio",
+                backlog=backlog,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+            )
+        )
+        self._tls = tls
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen on the sockets. uvicorn's method can't set the timeouts of TLS."""
+        options: dict[str, Any] = {}
+        if self._tls is not None:
+            options = {
+                "ssl": self._tls.context,
+                "ssl_handshake_timeout": self._tls.handshake_timeout_seconds,
+                "ssl_shutdown_timeout": self._tls.shutdown_timeout_seconds,
+            }
+        loop = asyncio.get_running_loop()
+        self.servers = [
+            await loop.create_server(
+                self._make_protocol, sock=listener, backlog=self.config.backlog, **options
+            )
+            for listener in sockets or []
+        ]
+        self.started = True
+
+    def stop(self, seconds: float) -> None:
+        """Refuse new requests, wait up to `seconds` for those in progress, then cut them off."""
+        self.config.timeout_graceful_shutdown = seconds  # type: ignore[assignment]
+        self.should_exit = True
+
+    def _make_protocol(self) -> asyncio.Protocol:
+        return self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals to the composition root.
+
+        uvicorn raises SIGTERM again once it has stopped, which would kill the process before gRPC
+        has drained.
+        """
+        yield
