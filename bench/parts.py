@@ -36,6 +36,7 @@ _PARTS = {
     "telemetry/metric_buffer": "the call: ids, peer, its line and metrics",
     "telemetry/logs": "the call: ids, peer, its line and metrics",
     "transports/grpcio/interceptors": "limits, deadline, authentication, errors",
+    "app/credentials": "limits, deadline, authentication, errors",
     "app/authentication": "limits, deadline, authentication, errors",
     "admission/concurrency": "limits, deadline, authentication, errors",
     "admission/deadline": "limits, deadline, authentication, errors",
