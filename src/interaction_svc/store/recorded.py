@@ -1,11 +1,11 @@
-"""What becomes of a record."""
+"""The outcome of recording an Interaction."""
 
 from enum import IntEnum
 from typing import NamedTuple
 
 
 class Outcome(IntEnum):
-    """What became of a record; but for the last the numbers are those of RecordOutcome."""
+    """The outcome of a record. All values except OWNER_MISMATCH are those of RecordOutcome."""
 
     CREATED = 1
     UPDATED = 2
@@ -16,7 +16,7 @@ class Outcome(IntEnum):
 
 
 class Recorded(NamedTuple):
-    """What became of a record, and the frame that is now stored (None: there is none to show)."""
+    """The outcome of a record, and the stored frame; None if DELETED or OWNER_MISMATCH."""
 
     outcome: Outcome
     frame: bytes | None

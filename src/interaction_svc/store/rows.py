@@ -1,9 +1,9 @@
-"""A row: the bytes of an Interaction beside the columns that it is found and filtered by.
+"""Rows: an encoded Interaction, and the columns by which it is found and filtered.
 
-The bytes are those of a GetInteractionResponse that holds the Interaction, its `frame`. Field 1 of
-ListInteractionsResponse is an Interaction as well, so a frame is at once the whole response of Get
-and one element of a List, and protobuf lets both be made by joining bytes. No message is built to
-read. Columns and frame are made by one function, `row_of`, and by nothing else.
+The encoded form, `frame`, is a GetInteractionResponse that contains the Interaction. Field 1 of
+ListInteractionsResponse is an Interaction too. So a frame is both the whole response of Get and one
+element of List, and concatenated frames are a ListInteractionsResponse: reads build no message.
+Only `row_of` makes columns and frames.
 """
 
 from typing import NamedTuple
@@ -26,7 +26,7 @@ _DAMAGED = "a row is damaged; interaction-svc migrate --check names it"
 
 
 class Row(NamedTuple):
-    """One stored Interaction. Times are in microseconds since 1970; None is "not known"."""
+    """One stored Interaction. Times are in microseconds since 1970; None means unknown."""
 
     session_sid: str
     account_sid: str
@@ -42,10 +42,10 @@ class Row(NamedTuple):
     inbound_resource_status: int | None
     outbound_resource_status: int | None
     inbound_status_us: int | None
-    """When the leg's status was reported; None: at updated_us. See interaction_svc.domain.merge."""
+    """Time at which the leg's status was reported; None: updated_us. See domain/merge."""
     outbound_status_us: int | None
     checksum: int
-    """Of the frame: see interaction_svc.store.checksum."""
+    """Checksum of the frame; see interaction_svc.store.checksum."""
     frame: bytes
 
 
@@ -57,7 +57,7 @@ def row_of(
     inbound_status_us: int | None = None,
     outbound_status_us: int | None = None,
 ) -> Row:
-    """Return the row of an Interaction that has been checked (see domain/validation)."""
+    """Return the row of a valid Interaction (see domain/validation)."""
     inbound, outbound = interaction.inbound, interaction.outbound
     frame = GetInteractionResponse(interaction=interaction).SerializeToString()
     return Row(
@@ -82,7 +82,7 @@ def row_of(
 
 
 def decode(frame: bytes) -> Interaction:
-    """Read the Interaction out of its frame. Raises DamagedRowError."""
+    """Return the Interaction that a frame contains. Raises DamagedRowError."""
     try:
         return GetInteractionResponse.FromString(frame).interaction
     except DecodeError as error:
@@ -90,7 +90,7 @@ def decode(frame: bytes) -> Interaction:
 
 
 def split_encoded(frames: bytes) -> list[bytes]:
-    """Tell apart the Interactions of frames that have been joined. Raises DamagedRowError."""
+    """Split concatenated frames into encoded Interactions. Raises DamagedRowError."""
     try:
         return list(UnparsedInteractions.FromString(frames).interactions)
     except DecodeError as error:
@@ -98,7 +98,7 @@ def split_encoded(frames: bytes) -> list[bytes]:
 
 
 def decode_item(record: bytes) -> Interaction:
-    """Read one of them. Raises DamagedRowError."""
+    """Decode an Interaction of split_encoded. Raises DamagedRowError."""
     try:
         return Interaction.FromString(record)
     except DecodeError as error:
@@ -106,10 +106,10 @@ def decode_item(record: bytes) -> Interaction:
 
 
 def merge_row(stored: Row, row: Row) -> tuple[Recorded, Row | None]:
-    """Return what becomes of a record whose Interaction is stored, and the row to store, if any.
+    """Merge a record into the stored row of the same key; return the outcome and the new row.
 
-    Both rows have the same key. Every backend calls this, so that all merge alike (see
-    interaction_svc.domain.merge). A stored row that is damaged is replaced.
+    The row is None if nothing changes. All backends use this function; see
+    interaction_svc.domain.merge. A damaged stored row is replaced by the record.
     """
     if stored.service_sid != row.service_sid:
         return Recorded(Outcome.OWNER_MISMATCH, None), None
