@@ -32,12 +32,10 @@ from interaction_svc.transports.grpcio.interceptors import (
     Chain,
     Errors,
     InFlight,
-    StreamTimes,
     Telemetry,
-    key_watch,
 )
 from interaction_svc.transports.operations import Kind, Operation
-from interaction_svc.transports.pipeline import Pipeline
+from interaction_svc.transports.pipeline import Pipeline, StreamTimes, key_watch
 from tests.store.sqlite import files
 
 KINDS = ("unary_unary", "stream_unary", "unary_stream", "stream_stream")

@@ -17,7 +17,7 @@ from interaction_svc.store import Store
 from interaction_svc.store.factory import open_store
 from interaction_svc.telemetry import request_context
 from interaction_svc.telemetry.request_context import RequestContext
-from interaction_svc.transports.rpc.interaction_service import IngestServicer
+from interaction_svc.transports.rpc.ingest_service import IngestServicer
 from interaction_svc.v1 import interaction_pb2 as pb
 from interaction_svc.v1.error_reason_pb2 import ERROR_REASON_MALFORMED_REQUEST, ErrorReason
 from interaction_svc.v1.ingest_service_pb2 import (
@@ -142,10 +142,7 @@ class Stream:
 
         async def recording() -> bytes:
             request_context.begin(RequestContext("grpc", "m", "p", "id", "OK"))
-            context: Any = None
-            return await IngestServicer(Interactions(store)).record_interactions(
-                aiter(self), context
-            )
+            return await IngestServicer(Interactions(store)).record_interactions(aiter(self))
 
         return asyncio.create_task(recording())
 
