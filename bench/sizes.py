@@ -18,7 +18,8 @@ from testing.requests import list_request
 from bench import load
 from bench.processes import cpu_seconds
 from bench.writing import Ratio
-from interaction_svc.domain.paging import Cursor, PageTokens, Position
+from interaction_svc.app.page_tokens import PageTokens
+from interaction_svc.domain.paging import Cursor, Position
 from interaction_svc.store.checksum import checksum_of
 from interaction_svc.store.rows import Row, row_of
 from interaction_svc.store.sqlite import writes
@@ -68,9 +69,9 @@ def by_page(rounds: int, seconds: float, rows: int = 100_000) -> list[Ratio]:
     with _filled([parents], rows) as (server, key, _):
         end = Position(NOON_US + rows - PAGE - 1, "KI" + "f" * 32)  # after all of that time
         order = pb.ListInteractionsRequest.ORDER_CREATED_ASC
-        identity = PageTokens(*_list_of(parents), order, b"")
+        tokens = PageTokens(*_list_of(parents), order, b"")
         first = list_request(parents, page_size=PAGE)
-        last = list_request(parents, page_size=PAGE, page_token=identity.token(Cursor(end)))
+        last = list_request(parents, page_size=PAGE, page_token=tokens.encode(Cursor(end)))
         requests = []
         for asked in (first, last):
             answer = _answer(server, _LIST, key, asked)

@@ -1,6 +1,6 @@
-"""Keys for tests, made on the server's store as the command line makes them, by what it calls.
+"""API keys for tests, created in the store of a server as the command line creates them.
 
-A path is that of a file of SQLite, a text the URL of a store; a role may be several, `ingest,read`.
+A store is a path of a SQLite file or a URL. A role may be several: `ingest,read`.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from interaction_svc.app import authentication
+from interaction_svc.app.api_keys import create_key, revoke_key
 from interaction_svc.domain.principals import roles_of
 from interaction_svc.store import Store
 from interaction_svc.store.factory import open_store
@@ -41,13 +41,13 @@ def _url(store: Path | str) -> str:
 
 def new_key(store: Path | str, role: str, account_sid: str | None = None) -> InteractionKey:
     key, secret = _with_store(
-        store, lambda opened: authentication.create_key(opened, account_sid, *roles_of(role))
+        store, lambda opened: create_key(opened, account_sid, *roles_of(role))
     )
     return InteractionKey(key.sid, secret)
 
 
 def revoke(store: Path | str, key: InteractionKey) -> None:
-    assert _with_store(store, lambda opened: authentication.revoke_key(opened, key.sid)) is not None
+    assert _with_store(store, lambda opened: revoke_key(opened, key.sid)) is not None
 
 
 def _with_store(store: Path | str, work: Callable[[Store], Awaitable[T]]) -> T:
@@ -58,6 +58,6 @@ def _with_store(store: Path | str, work: Callable[[Store], Awaitable[T]]) -> T:
         finally:
             await opened.close()
 
-    # In a thread, for the test may have a loop that runs.
+    # In a thread, because an event loop may run in this one.
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, with_store()).result()

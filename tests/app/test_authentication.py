@@ -12,13 +12,8 @@ from testing.build import new_sid
 from testing.clock import Time
 
 from interaction_svc.admission.rate_limits import WRONG_AT_ONCE, WRONG_PER_SECOND
-from interaction_svc.app.authentication import (
-    SECONDS_KNOWN,
-    Authenticator,
-    NewKey,
-    create_key,
-    revoke_key,
-)
+from interaction_svc.app.api_keys import NewKey, create_key, revoke_key
+from interaction_svc.app.authentication import SECONDS_KNOWN, Authenticator
 from interaction_svc.app.key_hashes import FRESH_SECONDS
 from interaction_svc.domain.errors import RateLimited, Unauthenticated, Unavailable
 from interaction_svc.domain.principals import ANONYMOUS, Permission, Role

@@ -1,4 +1,4 @@
-"""Consistency tokens: what is read of one is what it was made of, or it is refused."""
+"""Consistency tokens: decoding returns what was encoded, and all else is refused."""
 
 import pytest
 from hypothesis import given
@@ -9,19 +9,19 @@ from interaction_svc.domain.errors import InvalidConsistencyToken
 from interaction_svc.store import UNKNOWN_REVISION, Revision
 
 BITS_64 = st.integers(0, 2**64 - 1)
-MOMENTS = st.builds(Revision, BITS_64, st.integers(0, 2**32 - 1), BITS_64)
+REVISIONS = st.builds(Revision, BITS_64, st.integers(0, 2**32 - 1), BITS_64)
 CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
 
-@given(MOMENTS)
-def test_a_token_gives_back_its_moment(revision: Revision) -> None:
+@given(REVISIONS)
+def test_decoding_a_token_returns_its_revision(revision: Revision) -> None:
     token = encode_token(revision)
     assert decode_token(token) == revision
     assert len(token) <= MAX_TOKEN_LENGTH
     assert set(token) <= set(CHARACTERS)
 
 
-@given(MOMENTS, st.data())
+@given(REVISIONS, st.data())
 def test_a_token_with_another_character_is_refused(revision: Revision, data: st.DataObject) -> None:
     token = encode_token(revision)
     place = data.draw(st.integers(0, len(token) - 1))
@@ -31,18 +31,18 @@ def test_a_token_with_another_character_is_refused(revision: Revision, data: st.
 
 
 @given(st.text(max_size=2 * MAX_TOKEN_LENGTH))
-def test_what_is_no_token_is_refused_by_its_name(text: str) -> None:
+def test_random_text_is_refused_and_the_header_named(text: str) -> None:
     with pytest.raises(InvalidConsistencyToken, match=KEY):
         decode_token(text)
 
 
 @pytest.mark.parametrize("bad", ["", "A", "=", "AAAA====", "é", "A" * 34, "A" * 100_000])
-def test_what_is_almost_one_is_refused(bad: str) -> None:
+def test_text_that_is_almost_a_token_is_refused(bad: str) -> None:
     token = encode_token(Revision(1, 2, 3))
     for text in (bad, token + bad if bad else token[:-1], f" {token}", f"{token}="):
         with pytest.raises(InvalidConsistencyToken):
             decode_token(text)
 
 
-def test_a_token_of_another_version_is_of_a_moment_that_no_replica_has() -> None:
-    assert decode_token("RDObcwIHBw") == UNKNOWN_REVISION  # a checksum, the number 2, and two bytes
+def test_a_token_of_another_version_is_an_unknown_revision() -> None:
+    assert decode_token("RDObcwIHBw") == UNKNOWN_REVISION  # a checksum, version 2, and two bytes

@@ -18,8 +18,8 @@ from testing.requests import failure
 from interaction_svc.admission.concurrency import ConcurrencyLimit
 from interaction_svc.admission.control import AdmissionControl
 from interaction_svc.admission.rate_limits import RequestRateLimit
-from interaction_svc.app import authentication
-from interaction_svc.app.authentication import Authenticator, NewKey
+from interaction_svc.app.api_keys import NewKey, create_key
+from interaction_svc.app.authentication import Authenticator
 from interaction_svc.app.interactions import Interactions
 from interaction_svc.domain.principals import Principal, Role
 from interaction_svc.store.factory import open_store
@@ -105,7 +105,7 @@ class Rest(Transport):
         self._interaction = new_interaction(self._parents)
 
     async def key(self, role: Role) -> NewKey:
-        made = await authentication.create_key(self._store, self._parents.account_sid, role)
+        made = await create_key(self._store, self._parents.account_sid, role)
         principal = Principal(self._parents.account_sid)
         await Interactions(self._store).record(principal, self._interaction)
         return made

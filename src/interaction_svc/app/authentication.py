@@ -9,7 +9,6 @@ import hashlib
 import hmac
 import secrets
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -17,25 +16,13 @@ import structlog
 
 from interaction_svc.admission.rate_limits import FailedAuthLimiter
 from interaction_svc.admission.token_bucket import Clock
+from interaction_svc.app.credentials import Credentials, hash_secret, parse_authorization
 from interaction_svc.app.key_hashes import KeyHashes
 from interaction_svc.app.store_calls import store_call
-from interaction_svc.domain.errors import InvalidField, Unauthenticated
-from interaction_svc.domain.principals import (
-    ANONYMOUS,
-    Credentials,
-    Principal,
-    Role,
-    hash_secret,
-    new_secret,
-    parse_authorization,
-    rights_of,
-    roles_of,
-    spelt,
-)
-from interaction_svc.domain.sids import Sid, canonical_sid
-from interaction_svc.domain.validation import check_sid
+from interaction_svc.domain.errors import Unauthenticated
+from interaction_svc.domain.principals import ANONYMOUS, Principal, Role, rights_of, roles_of
+from interaction_svc.domain.sids import Sid
 from interaction_svc.store import ApiKey, Store
-from interaction_svc.telemetry.logs import audit
 
 log = structlog.get_logger()
 
@@ -167,64 +154,3 @@ def _believed(authorization: str | None) -> Principal:
         return ANONYMOUS
     user, _ = parse_authorization(authorization)
     return Principal(account_sid=user) if Sid.ACCOUNT.matches(user) else ANONYMOUS
-
-
-class NewKey(NamedTuple):
-    """A key that has just been made, with its secret, which is kept nowhere."""
-
-    key: ApiKey
-    secret: str
-
-
-async def create_key(
-    store: Store,
-    account_sid: str | None,
-    role: Role,
-    *more_roles: Role,
-    show: Callable[[NewKey], None] = lambda _: None,
-) -> NewKey:
-    """Make a key. Raises InvalidField; Unavailable, Overloaded, StoreFull.
-
-    `show` gets the key before the store does, and raises if nobody can have seen the secret: then
-    there is no key. A process that ends in between, by SIGKILL too, leaves a secret without a key.
-    In the other order it would leave a key whose secret nobody knows.
-    """
-    roles = {role, *more_roles}
-    names = spelt(roles)
-    if Role.ADMIN in roles and len(roles) > 1:
-        raise InvalidField("role", "admin gives every right in all accounts; give it alone")
-    if account_sid is not None:
-        check_sid(Sid.ACCOUNT, "account", account_sid)
-        account_sid = canonical_sid(account_sid)
-    elif Role.ADMIN not in roles:
-        raise InvalidField("account", f"is required for a key with the role {names}")
-    secret = new_secret()
-    key = ApiKey(
-        sid=f"SK{secrets.token_hex(16)}",
-        account_sid=account_sid,
-        role=names,
-        secret_hash=hash_secret(secret),
-        created_us=time.time_ns() // 1000,
-        revoked_us=None,
-    )
-    made = NewKey(key, secret)
-    show(made)
-    with store_call("add_key"):
-        await store.add_key(key)
-    audit("key created", key_sid=key.sid, role=key.role, of_account_sid=account_sid)
-    return made
-
-
-async def revoke_key(store: Store, sid: str) -> ApiKey | None:
-    """Revoke a key for good, and give it as it now is; None: there is no such key.
-
-    Raises InvalidField; Unavailable, Overloaded, StoreFull.
-    """
-    check_sid(Sid.API_KEY, "sid", sid)
-    sid = canonical_sid(sid)
-    now_us = time.time_ns() // 1000
-    with store_call("revoke_key"):
-        key = await store.revoke_key(sid, now_us)
-    if key is not None and key.revoked_us == now_us:  # not the second time
-        audit("key revoked", key_sid=key.sid, role=key.role, of_account_sid=key.account_sid)
-    return key

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from interaction_svc.admission.fairness import ROWS_PER_YIELD, ReadPriority
 from interaction_svc.app.consistency import decode_token, encode_token
+from interaction_svc.app.page_tokens import PageTokens
 from interaction_svc.app.store_calls import store_call
-from interaction_svc.domain import paging
 from interaction_svc.domain.errors import (
     InteractionNotFound,
     InvalidField,
@@ -21,7 +21,7 @@ from interaction_svc.domain.errors import (
     ServiceError,
 )
 from interaction_svc.domain.interactions import Filter, InteractionKey, Outcome, Scope
-from interaction_svc.domain.paging import Cursor, PageTokens
+from interaction_svc.domain.paging import Cursor, resolve_page_size
 from interaction_svc.domain.principals import Permission, Principal
 from interaction_svc.domain.sids import Sid, canonical_sid
 from interaction_svc.domain.validation import check_enum, check_sid, check_time, normalize
@@ -121,12 +121,12 @@ class Interactions:
         service_sid = canonical_sid(request.service_sid)
         session_sid = canonical_sid(request.session_sid)
         scope = _scope(principal, request.account_sid)
-        limit = paging.resolve_page_size(request.page_size)
+        limit = resolve_page_size(request.page_size)
         order = request.order or ListInteractionsRequest.ORDER_CREATED_ASC
         if order not in _ORDERS:
             raise InvalidField("order", f"{order} is not a value of Order")
         has_filter = request.HasField("filter")
-        identity = PageTokens(
+        tokens = PageTokens(
             service_sid,
             session_sid,
             scope.account_sid or "",
@@ -134,7 +134,7 @@ class Interactions:
             # As bytes of the API, which stay the same from version to version.
             request.filter.SerializeToString(deterministic=True) if has_filter else b"",
         )
-        edge = identity.read(request.page_token) if request.page_token else None
+        edge = tokens.decode(request.page_token) if request.page_token else None
         query = PageQuery(
             service_sid=service_sid,
             session_sid=session_sid,
@@ -155,8 +155,8 @@ class Interactions:
         return Page(
             page.frames,
             page.rows,
-            identity.token(following) if following else "",
-            identity.token(preceding) if preceding else "",
+            tokens.encode(following) if following else "",
+            tokens.encode(preceding) if preceding else "",
             backward=edge is not None and edge.backward,
         )
 

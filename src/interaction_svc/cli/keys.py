@@ -9,7 +9,7 @@ from typing import Annotated, TypeVar
 import typer
 from rich.table import Table
 
-from interaction_svc.app.authentication import NewKey, create_key, revoke_key
+from interaction_svc.app.api_keys import NewKey, create_key, revoke_key
 from interaction_svc.cli.options import JsonOption, takes_settings
 from interaction_svc.cli.streams import OutputError, console_for_tables, finish_output, print_json
 from interaction_svc.domain.errors import InvalidField, ServiceError

@@ -1,28 +1,14 @@
-"""Who is calling, and what they may do.
+"""Principals: authenticated callers, with their account and their permissions.
 
-A caller shows a key: its SID and its secret, as HTTP Basic or, `SK….secret`, as a Bearer token. In
-place of the key's SID Basic may name the key's account, as the vendor's SDKs do by default. A key
-has one or more roles, and reaches one account; the role `admin` reaches all, and stands alone.
+A key has one or more roles and belongs to one account. The role `admin` reaches all accounts and
+can't be combined with another.
 """
 
-import binascii
-import hashlib
-import secrets
-import string
-from base64 import b64decode
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, StrEnum
-from typing import NamedTuple
 
-from interaction_svc.domain.errors import PermissionDenied, Unauthenticated
-from interaction_svc.domain.sids import Sid, canonical_sid
-
-SECRET_LENGTH = 32
-"""Characters of a secret, letters and digits: 190 bits. The vendor's Go SDK takes no others."""
-
-_ALPHABET = string.ascii_letters + string.digits
-_MAX_HEADER = 256
+from interaction_svc.domain.errors import PermissionDenied
 
 
 class Permission(Enum):
@@ -102,45 +88,3 @@ class Principal:
 
 ANONYMOUS = Principal()
 """Whoever calls where there are no keys, and the command line on a store of its own."""
-
-
-class Credentials(NamedTuple):
-    """What a caller shows: a key SID or an account SID, and a secret."""
-
-    user: str
-    secret: str
-
-
-def parse_authorization(authorization: str) -> Credentials:
-    """Read an `authorization` header. Raises Unauthenticated if it is not of a right form."""
-    scheme, _, value = authorization.partition(" ")
-    if len(authorization) > _MAX_HEADER:
-        raise Unauthenticated
-    if scheme.lower() == "bearer":
-        user, _, secret = value.strip().partition(".")
-        well_formed = Sid.API_KEY.matches(user)
-    elif scheme.lower() == "basic":
-        try:
-            user, _, secret = b64decode(value.strip(), validate=True).decode().partition(":")
-        except (binascii.Error, ValueError) as error:
-            raise Unauthenticated from error
-        well_formed = Sid.API_KEY.matches(user) or Sid.ACCOUNT.matches(user)
-    else:
-        raise Unauthenticated
-    if not (well_formed and secret):
-        raise Unauthenticated
-    return Credentials(canonical_sid(user), secret)
-
-
-def new_secret() -> str:
-    """Make the secret of a new key."""
-    return "".join(secrets.choice(_ALPHABET) for _ in range(SECRET_LENGTH))
-
-
-def hash_secret(secret: str) -> bytes:
-    """Give what the store keeps of a secret.
-
-    A plain SHA-256: what makes slow hashes of passwords necessary is that people choose them, and
-    these are 190 random bits. It runs on calls.
-    """
-    return hashlib.sha256(secret.encode()).digest()

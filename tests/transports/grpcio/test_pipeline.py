@@ -20,7 +20,8 @@ from interaction_svc.admission.control import AdmissionControl
 from interaction_svc.admission.rate_limits import RequestRateLimit
 from interaction_svc.admission.response_backlog import ResponseBacklog
 from interaction_svc.app import authentication
-from interaction_svc.app.authentication import Authenticator, NewKey
+from interaction_svc.app.api_keys import NewKey, create_key, revoke_key
+from interaction_svc.app.authentication import Authenticator
 from interaction_svc.domain.errors import InvalidField
 from interaction_svc.domain.principals import Permission, Role
 from interaction_svc.store import Store
@@ -146,7 +147,7 @@ class EchoServer:
         return self.admission.response_backlog._all
 
     async def key(self, role: Role = Role.READ) -> NewKey:
-        return await authentication.create_key(self.store, new_sid("AC"), role)
+        return await create_key(self.store, new_sid("AC"), role)
 
 
 def path_of(kind: str) -> str:
@@ -295,7 +296,7 @@ async def test_a_silent_stream_ends_when_its_key_is_revoked(
         key, kept = await pipeline.key(), await pipeline.key()
         call, other = (open_call(channel, kind, metadata=shown(one)) for one in (key, kept))
         await turned(lambda: pipeline.places == 2)
-        await authentication.revoke_key(pipeline.store, key.key.sid)
+        await revoke_key(pipeline.store, key.key.sid)
         code, reason, _ = await ended(call, kind)
         assert (code, reason) == (Code.UNAUTHENTICATED, "ERROR_REASON_UNAUTHENTICATED")
         await asyncio.wait_for(pipeline.echo.left.wait(), 10)

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Any
 
 from interaction_svc import __version__
-from interaction_svc.app import consistency
+from interaction_svc.app import consistency, page_tokens
 from interaction_svc.codec.twilio_json import MAX_PAGE, STATUSES, TYPES
 from interaction_svc.codec.twilio_query import ACCOUNT
 from interaction_svc.domain.errors import (
@@ -24,7 +24,7 @@ from interaction_svc.domain.errors import (
     Unauthenticated,
     Unavailable,
 )
-from interaction_svc.domain.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, MAX_TOKEN_LENGTH
+from interaction_svc.domain.paging import DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE
 from interaction_svc.domain.sids import Sid
 from interaction_svc.transports.operations import GET, HEALTHZ, LIST, OPENAPI, READYZ, Operation
 from interaction_svc.transports.rest.openapi_schemas import (
@@ -202,7 +202,7 @@ def _query() -> list[Schema]:
             "The number of the page, for the caller's count only. Above 0 it needs a PageToken.",
         ),
         "PageToken": (
-            text | {"pattern": "^[A-Za-z0-9_-]*$", "maxLength": MAX_TOKEN_LENGTH},
+            text | {"pattern": "^[A-Za-z0-9_-]*$", "maxLength": page_tokens.MAX_TOKEN_LENGTH},
             "The start of the page, from a link of an earlier page.",
         ),
         ACCOUNT: _ACCOUNT,

@@ -1,0 +1,39 @@
+"""Opaque tokens: bytes behind a checksum, as text.
+
+The text is base64url without padding, `[A-Za-z0-9_-]` only: one of the vendor's SDKs can't pass on
+other characters. The checksum detects damaged tokens. It is no secret, because a token grants
+nothing: the permissions of the caller are checked for each request.
+"""
+
+import hashlib
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+
+
+class DamagedTokenError(ValueError):
+    """A text is not what `encode` returns."""
+
+
+def encode(body: bytes, *, checksum_bytes: int) -> str:
+    """Return the token of `body`, which must not be empty."""
+    return urlsafe_b64encode(_checksum(body, checksum_bytes) + body).rstrip(b"=").decode()
+
+
+def decode(token: str, *, checksum_bytes: int, max_length: int) -> bytes:
+    """Return the body of a token of at most `max_length` characters. Raises DamagedTokenError."""
+    if len(token) > max_length:
+        raise DamagedTokenError
+    try:
+        raw = urlsafe_b64decode(token + "=" * (-len(token) % 4))
+    except ValueError as error:  # binascii.Error is one
+        raise DamagedTokenError from error
+    # The decoder ignores foreign characters and spare bits, but a token has only one spelling.
+    if urlsafe_b64encode(raw).rstrip(b"=") != token.encode():
+        raise DamagedTokenError
+    body = raw[checksum_bytes:]
+    if not body or raw[:checksum_bytes] != _checksum(body, checksum_bytes):
+        raise DamagedTokenError
+    return body
+
+
+def _checksum(body: bytes, size: int) -> bytes:
+    return hashlib.sha256(body).digest()[:size]
