@@ -5,7 +5,7 @@ from interaction_svc.admission.control import AdmissionControl
 from interaction_svc.admission.rate_limits import RequestRateLimit
 from interaction_svc.app.authentication import Authenticator
 from interaction_svc.store import Store
-from interaction_svc.transports.grpcio.server import GrpcLimits
+from interaction_svc.transports.grpcio.limits import GrpcLimits
 from interaction_svc.transports.pipeline import Pipeline
 
 GRPC_LIMITS = GrpcLimits(

@@ -119,14 +119,16 @@ GARBAGE: dict[str, Callable[[random.Random], bytes]] = {
 
 
 @pytest.mark.parametrize("name", GARBAGE)
-def test_garbage_on_the_port_harms_nobody(hostile: Hostile, name: str) -> None:
+def test_malformed_input_on_a_connection_does_not_affect_others(
+    hostile: Hostile, name: str
+) -> None:
     rng = random.Random(name)
     with unharmed(hostile):
         for _ in range(60):
             exchange(hostile, GARBAGE[name](rng))
 
 
-def test_half_open_connections_leave_room_for_others(hostile: Hostile) -> None:
+def test_half_open_connections_do_not_block_others(hostile: Hostile) -> None:
     begins = [b"", http2.PREFACE[:10], http2.PREFACE, http2.greeting()]
     begins.append(http2.greeting() + http2.frame(http2.HEADERS, 0, 1, http2.call_headers(GET)))
     begins.append(
@@ -195,7 +197,7 @@ FLOODS: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("name", FLOODS)
-def test_floods_of_frames_harm_nobody(hostile: Hostile, name: str) -> None:
+def test_floods_of_frames_do_not_affect_other_connections(hostile: Hostile, name: str) -> None:
     flood = http2.greeting() + FLOODS[name]()
     with unharmed(hostile):
         for _ in range(3):

@@ -75,7 +75,7 @@ def good_requests(hostile: Hostile) -> dict[str, Message]:
 
 @settings(max_examples=40)
 @given(seed=st.integers(0, 2**32))
-def test_mutated_messages_get_an_answer(hostile: Hostile, seed: int) -> None:
+def test_mutated_messages_get_a_response(hostile: Hostile, seed: int) -> None:
     rng = random.Random(seed)
     good = {m: request.SerializeToString() for m, request in good_requests(hostile).items()}
     calls = []
@@ -120,7 +120,7 @@ VALUES: dict[str, Callable[[random.Random], bytes]] = {
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_values_that_no_field_may_have_are_refused(hostile: Hostile, name: str) -> None:
+def test_values_out_of_range_are_refused(hostile: Hostile, name: str) -> None:
     rng = random.Random(name)
     stored = hostile.stored.SerializeToString()
     calls = []
@@ -141,7 +141,7 @@ def test_values_that_no_field_may_have_are_refused(hostile: Hostile, name: str) 
         ("stream_stream", "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"),
     ],
 )
-def test_bad_messages_to_other_services_are_refused_like_those_to_ours(
+def test_malformed_messages_to_health_and_reflection_are_refused(
     hostile: Hostile, kind: str, method: str, bad: bytes
 ) -> None:
     method_of: Any = getattr(hostile.channel, kind)(method)
@@ -153,7 +153,7 @@ def test_bad_messages_to_other_services_are_refused_like_those_to_ours(
     assert properly_ended(caught.value) is Code.INVALID_ARGUMENT
 
 
-def test_numbers_of_any_size_in_a_list_s_request_get_an_answer(hostile: Hostile) -> None:
+def test_numbers_of_any_size_in_a_list_request_get_a_response(hostile: Hostile) -> None:
     rng = random.Random(5)
     good = list_request(hostile.parents).SerializeToString()
     numbers = [0, 1, 2**31 - 1, 2**31, 2**32, 2**63, 2**64 - 1]
@@ -171,7 +171,7 @@ def test_numbers_of_any_size_in_a_list_s_request_get_an_answer(hostile: Hostile)
     assert {properly_ended(call) for call in calls} == {Code.OK, Code.INVALID_ARGUMENT}
 
 
-def test_messages_up_to_the_limit_are_answered_and_others_refused(hostile: Hostile) -> None:
+def test_messages_above_the_size_limit_are_refused(hostile: Hostile) -> None:
     rng = random.Random(6)
     full = MAX_MESSAGE
     with unharmed(hostile):
@@ -193,13 +193,13 @@ def test_messages_up_to_the_limit_are_answered_and_others_refused(hostile: Hosti
                         assert call.code() is Code.RESOURCE_EXHAUSTED
 
 
-def test_empty_messages_by_the_million_in_one_do_not_fill_the_memory(hostile: Hostile) -> None:
+def test_a_request_of_a_million_empty_interactions_uses_bounded_memory(hostile: Hostile) -> None:
     with unharmed(hostile):
         calls = [hostile.starts_stream([b"\x0a\x00" * (MAX_MESSAGE // 2)]) for _ in range(16)]
         assert {properly_ended(call) for call in calls} == {Code.INVALID_ARGUMENT}
 
 
-def test_a_thousand_interactions_a_request_are_counted_right(hostile: Hostile) -> None:
+def test_requests_of_a_thousand_interactions_are_counted(hostile: Hostile) -> None:
     empty, unknown = b"\x0a\x00", length_delimited(9, b"x")
     taken = hostile.starts_stream([empty * 1000 + unknown, unknown * 3000 + empty * 10]).result()
     assert ingest_pb.RecordInteractionsResponse.FromString(taken).failed == 1010
@@ -225,7 +225,7 @@ AWKWARD = {
 
 
 @pytest.mark.parametrize("name", AWKWARD)
-def test_data_comes_back_as_it_was(hostile: Hostile, name: str) -> None:
+def test_data_is_returned_unchanged(hostile: Hostile, name: str) -> None:
     interaction = new_interaction(hostile.parents._replace(session_sid=new_parents().session_sid))
     interaction.data = AWKWARD[name]
     hostile.call(RECORD, ingest_pb.RecordInteractionRequest(interaction=interaction))
@@ -252,7 +252,7 @@ def test_data_beyond_its_limit_is_refused(hostile: Hostile, size: int) -> None:
     assert properly_ended(call) is Code.INVALID_ARGUMENT
 
 
-def test_credentials_of_any_shape_get_an_answer_and_are_not_logged(
+def test_any_credentials_get_a_response_and_are_not_logged(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     folder = tmp_path_factory.mktemp("keyed")

@@ -93,7 +93,7 @@ async def serves(server: Served, key: InteractionKey, parents: Parents) -> None:
 
 
 @pytest.mark.parametrize("odd", [b"\xff\xfe", b"\x80", "\u00e9".encode(), "\u4e2d".encode()])
-async def test_an_authorization_beyond_ascii_is_refused_and_in_no_log(
+async def test_an_authorization_that_is_not_ascii_is_refused_and_not_logged(
     server: Served, key: InteractionKey, parents: Parents, odd: bytes
 ) -> None:
     request = list_request(parents).SerializeToString()
@@ -116,7 +116,7 @@ async def test_an_authorization_beyond_ascii_is_refused_and_in_no_log(
 
 
 @pytest.mark.parametrize("method", [LIST, RECORD_MANY])
-async def test_a_deadline_of_any_form_gets_an_answer(
+async def test_any_grpc_timeout_header_gets_a_response(
     server: Served, key: InteractionKey, parents: Parents, method: str
 ) -> None:
     request = list_request(parents).SerializeToString()
@@ -139,7 +139,7 @@ async def test_a_deadline_of_any_form_gets_an_answer(
     await serves(server, key, parents)
 
 
-async def test_a_refusal_that_comes_too_late_is_logged_as_one(
+async def test_a_refusal_that_the_client_no_longer_gets_is_logged(
     tmp_path: Path, parents: Parents
 ) -> None:
     request = list_request(parents).SerializeToString()

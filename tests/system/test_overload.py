@@ -59,7 +59,7 @@ async def is_serving(channel: grpc.aio.Channel) -> bool:
     return bool(checked.status == health_pb2.HealthCheckResponse.SERVING)
 
 
-async def test_what_is_taken_on_is_done_and_the_rest_told_when_to_come_again(
+async def test_under_overload_calls_succeed_or_get_retry_info(
     tmp_path: Path, parents: Parents
 ) -> None:
     many = 20 * AT_ONCE
@@ -93,7 +93,7 @@ async def test_what_is_taken_on_is_done_and_the_rest_told_when_to_come_again(
                 assert await record(number) is Code.OK
 
 
-async def test_a_flood_of_calls_is_served_in_part_and_refused_at_once_in_part(
+async def test_a_flood_of_calls_is_partly_served_and_partly_refused_at_once(
     tmp_path: Path, parents: Parents
 ) -> None:
     interaction = new_interaction(parents)
@@ -128,7 +128,7 @@ async def test_a_flood_of_calls_is_served_in_part_and_refused_at_once_in_part(
                 assert found.interaction == interaction
 
 
-async def test_http_requests_beyond_the_limit_are_told_when_to_come_again(
+async def test_http_requests_above_the_limit_get_retry_after(
     tmp_path: Path, parents: Parents
 ) -> None:
     many = 5 * AT_ONCE

@@ -81,7 +81,9 @@ class TestPythonSdk:
         assert first.previous_page() is None
         assert [row.sid for row in session.get_page(second.next_page_url)] == expected[18:]
 
-    def test_a_large_page_is_whole(self, session: Any, interactions: list[pb.Interaction]) -> None:
+    def test_a_large_page_is_complete(
+        self, session: Any, interactions: list[pb.Interaction]
+    ) -> None:
         page = session.page(page_size=1000)
         assert [row.data for row in page] == [interaction.data for interaction in interactions]
         assert page.next_page() is None
@@ -169,7 +171,7 @@ class TestGrpcurl:
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
 
-    def test_it_finds_the_services_by_reflection(self, server: Served) -> None:
+    def test_grpcurl_lists_the_services_by_reflection(self, server: Served) -> None:
         listed = self.grpcurl(server, "list").stdout.split()
         assert listed == [
             "grpc.health.v1.Health",
@@ -194,7 +196,7 @@ class TestGrpcurl:
             described = self.grpcurl(server, "describe", symbol)
             assert shown in described.stdout, described.stderr
 
-    def test_it_records_lists_gets_and_deletes(self, server: Served, parents: Parents) -> None:
+    def test_grpcurl_records_lists_gets_and_deletes(self, server: Served, parents: Parents) -> None:
         service = "interaction_svc.v1.InteractionService"
         interaction = new_interaction(parents)
         given = {

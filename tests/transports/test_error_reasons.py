@@ -192,7 +192,7 @@ def test_each_reason_is_in_each_table() -> None:
 
 
 @pytest.mark.parametrize("name", REASONS)
-def test_errors_have_the_metadata_and_details_that_their_reason_promises(name: str) -> None:
+def test_errors_have_the_documented_metadata_and_details(name: str) -> None:
     reason = name.removeprefix(PREFIX)
     documented, comment = of_the_docs()[reason], of_the_protos()[reason]
     assert documented.code == comment.code

@@ -26,14 +26,14 @@ async def test_both_listeners_serve_with_tls(authority: Authority) -> None:
             assert (await call(opened)).startswith("([], ")
 
 
-async def test_a_client_that_does_not_know_the_ca_goes_away(authority: Authority) -> None:
+async def test_a_client_that_does_not_know_the_ca_disconnects(authority: Authority) -> None:
     async with listening(authority.issue()) as listeners:
         for address in (listeners.http, listeners.grpc):
             with pytest.raises(ssl.SSLCertVerificationError):
                 await serial(address, ssl.create_default_context())
 
 
-async def test_plain_text_to_a_tls_port_gets_no_answer(authority: Authority) -> None:
+async def test_plain_text_to_a_tls_port_gets_no_response(authority: Authority) -> None:
     async with listening(authority.issue()) as listeners:
         for address in (listeners.http, listeners.grpc):
             reader, writer = await asyncio.open_connection(address.host, address.port)
@@ -66,7 +66,7 @@ async def test_tls_before_1_2_is_refused(authority: Authority, version: str) -> 
 
 
 @pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
-async def test_tls_from_1_2_is_taken(authority: Authority, version: str) -> None:
+async def test_tls_1_2_and_1_3_are_accepted(authority: Authority, version: str) -> None:
     async with listening(authority.issue()) as listeners:
         for address, protocol in ((listeners.http, "http/1.1"), (listeners.grpc, "h2")):
             async with connection(address, only(authority, version)) as (_, writer):
@@ -88,7 +88,7 @@ async def test_a_client_that_names_no_server_is_served(authority: Authority) -> 
         writer.transport.abort()
 
 
-async def test_with_a_client_ca_grpc_wants_a_certificate_of_it(
+async def test_with_a_client_ca_grpc_requires_a_certificate_of_it(
     authority: Authority, tmp_path: Path
 ) -> None:
     clients = Authority(tmp_path, "clients")
@@ -130,7 +130,7 @@ async def test_a_uri_is_a_name_of_a_client(authority: Authority) -> None:
         assert (await call(opened)).startswith("(['spiffe://example.org/ingest'], ")
 
 
-def test_a_certificate_that_is_not_valid_is_warned_of(authority: Authority) -> None:
+def test_an_expired_certificate_is_logged_as_a_warning(authority: Authority) -> None:
     files = authority.issue(until=LONG_AGO)
     with structlog.testing.capture_logs() as logged:
         Certificates(files.certificate, files.key)
@@ -138,7 +138,7 @@ def test_a_certificate_that_is_not_valid_is_warned_of(authority: Authority) -> N
     assert (warning["log_level"], warning["not_after"]) == ("warning", "2001-01-01T00:00:00+00:00")
 
 
-def test_files_that_cannot_be_used_are_named(authority: Authority, tmp_path: Path) -> None:
+def test_the_error_for_an_unusable_file_names_it(authority: Authority, tmp_path: Path) -> None:
     good, other = authority.issue("good"), authority.issue("other")
     text = tmp_path / "text.pem"
     text.write_text("-----BEGIN CERTIFICATE-----\nnonsense")

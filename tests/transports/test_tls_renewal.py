@@ -59,7 +59,7 @@ async def until(
             await asyncio.sleep(0.01)
 
 
-async def test_new_connections_see_a_new_certificate_and_open_ones_go_on(
+async def test_new_connections_get_a_new_certificate_and_open_ones_continue(
     authority: Authority, logged: list[Any]
 ) -> None:
     async with listening(authority.issue()) as listeners:
@@ -86,7 +86,7 @@ async def test_new_connections_see_a_new_certificate_and_open_ones_go_on(
             assert await call(opened) == peer
 
 
-async def test_a_secret_of_kubernetes_is_followed(
+async def test_a_certificate_replaced_through_kubernetes_links_is_loaded(
     authority: Authority, tmp_path: Path, logged: list[Any]
 ) -> None:
     """It swaps a link to the folder that the files' links lead through."""
@@ -141,7 +141,7 @@ async def test_bad_new_files_leave_the_old_in_force(
         assert new != old
 
 
-async def test_a_new_client_ca_counts_for_new_connections(
+async def test_a_new_client_ca_is_used_for_new_connections(
     authority: Authority, tmp_path: Path, logged: list[Any]
 ) -> None:
     before, after = Authority(tmp_path, "before"), Authority(tmp_path, "after")

@@ -66,9 +66,7 @@ def secure_channel(
     return grpc.aio.secure_channel(server.grpc_address, credentials)
 
 
-async def test_both_listeners_are_served_with_tls_alone(
-    authority: Authority, tmp_path: Path
-) -> None:
+async def test_both_listeners_serve_only_tls(authority: Authority, tmp_path: Path) -> None:
     interaction = new_interaction(PARENTS)
     path = f"{PARENTS.path}/{interaction.sid}"
     with served(tmp_path, *authority.issue().flags()) as server:
@@ -88,7 +86,7 @@ async def test_both_listeners_are_served_with_tls_alone(
                 assert b"HTTP/" not in _read_all(plain)
 
 
-async def test_clients_of_grpc_need_a_certificate_of_the_ca_with_a_name_that_is_allowed(
+async def test_grpc_clients_need_a_certificate_of_the_ca_with_an_allowed_name(
     authority: Authority, tmp_path: Path
 ) -> None:
     clients, strangers = Authority(tmp_path, "clients"), Authority(tmp_path, "strangers")
@@ -132,7 +130,7 @@ async def test_a_renewed_certificate_is_served_without_a_restart(
         assert int(loaded["serial"], 16) == int(new, 16)
 
 
-def test_a_handshake_that_is_slow_is_ended(authority: Authority, tmp_path: Path) -> None:
+def test_a_slow_handshake_is_ended(authority: Authority, tmp_path: Path) -> None:
     flags = (*authority.issue().flags(), "--header-timeout-seconds", "1")
     with served(tmp_path, *flags) as server:
         for address in addresses(server):
@@ -142,7 +140,7 @@ def test_a_handshake_that_is_slow_is_ended(authority: Authority, tmp_path: Path)
                     _read_all(plain)
 
 
-def test_connections_count_before_their_handshake_is_over(
+def test_connections_count_before_their_handshake_ends(
     authority: Authority, tmp_path: Path
 ) -> None:
     flags = (
@@ -168,7 +166,7 @@ def test_connections_count_before_their_handshake_is_over(
         wait_until(is_served)
 
 
-def test_files_that_cannot_be_used_end_it_at_once(authority: Authority, tmp_path: Path) -> None:
+def test_unusable_files_end_the_service_at_start(authority: Authority, tmp_path: Path) -> None:
     files, other = authority.issue(), authority.issue("other")
     for flags, problem in (
         (["--tls-certificate", str(files.certificate)], "tls_certificate: .*set tls_key too"),

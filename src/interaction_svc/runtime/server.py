@@ -27,7 +27,8 @@ from interaction_svc.store.factory import open_store
 from interaction_svc.telemetry.logs import buffered_logs
 from interaction_svc.telemetry.metric_buffer import buffered_metrics
 from interaction_svc.transports.address import Address
-from interaction_svc.transports.grpcio.server import GrpcLimits, GrpcServer
+from interaction_svc.transports.grpcio.limits import GrpcLimits
+from interaction_svc.transports.grpcio.server import GrpcServer
 from interaction_svc.transports.http1.protocol import HttpLimits
 from interaction_svc.transports.http1.server import HttpServer
 from interaction_svc.transports.pipeline import Pipeline

@@ -1,4 +1,4 @@
-"""Sockets to listen on: one for each address of a name, and errors that say what to do."""
+"""Sockets to listen on, one for each address of a host name."""
 
 import errno
 import os
@@ -14,11 +14,11 @@ CHECK_SECONDS = 1.0
 """The time between two checks that a listener is still open."""
 LOCALHOST = ("127.0.0.1", "::1")
 _TRIES = 20
-"""How often any free port is asked for until one is free at all addresses of a name."""
+"""The number of random ports to try until one is free at all addresses of a name."""
 
 
 def addresses_of(address: Address) -> list[Address]:
-    """Return the addresses that a host stands for. Raises OSError if its name isn't known.
+    """Return the addresses of a host. Raises OSError if its name is unknown.
 
     `localhost` is both 127.0.0.1 and ::1, as far as this machine has them.
     """
@@ -50,7 +50,7 @@ def bind(address: Address, *, reuse_port: bool = False) -> list[socket.socket]:
 
 
 def cannot_listen(what: str, address: Address, error: OSError) -> OSError:
-    """Return the error of a listener whose address can't be had: `what` is gRPC, HTTP, metrics."""
+    """Return the error of a listener (gRPC, HTTP or metrics) with advice for the operator."""
     elsewhere = f"another with --{what.lower()}-address"
     if isinstance(error, socket.gaierror):
         problem = f"the name {address.host!r} can't be resolved; choose {elsewhere}"
@@ -75,13 +75,13 @@ def listens(listener: socket.socket) -> bool:
 
 
 class Listener(NamedTuple):
-    """A listening socket that belongs to a library, as the process's open file that it is."""
+    """A listening socket of a library, identified by its file descriptor and inode."""
 
     descriptor: int
     inode: int
 
     def listens(self) -> bool:
-        """Return whether the descriptor still is this socket, and it listens."""
+        """Return whether the descriptor is still this socket, and the socket listens."""
         try:
             if os.fstat(self.descriptor).st_ino != self.inode:
                 return False
@@ -96,7 +96,7 @@ def listeners_on(port: int) -> list[Listener]:
     found = []
     for name in os.listdir("/proc/self/fd" if sys.platform == "linux" else "/dev/fd"):
         descriptor = int(name)
-        with suppress(OSError):  # it was that of the folder
+        with suppress(OSError):  # it was the descriptor of the listing itself
             status = os.fstat(descriptor)
             if not stat.S_ISSOCK(status.st_mode):
                 continue
@@ -119,7 +119,7 @@ def _bind_each(addresses: list[Address], reuse_port: bool) -> list[socket.socket
             try:
                 bound.bind((host, port))
             except OSError as error:
-                error.filename = str(Address(host, port))  # which of them it is, for the message
+                error.filename = str(Address(host, port))  # the address, for the message
                 raise
             port = bound.getsockname()[1]
             sockets.append(bound)
@@ -131,7 +131,7 @@ def _socket(host: str) -> socket.socket:
     if ":" not in host:
         return socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     opened = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
-    # `::` is every address, of IPv4 too.
+    # `::` stands for all addresses, those of IPv4 too.
     opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != "::")
     return opened
 

@@ -1,4 +1,4 @@
-"""TLS for both listeners: one certificate, which is loaded anew when its files change."""
+"""TLS for both listeners: one certificate, which is loaded again when its files change."""
 
 import asyncio
 import ssl
@@ -20,7 +20,7 @@ _POLL_SECONDS = 1.0
 
 
 class TlsError(OperatorError):
-    """A file of tls_certificate, tls_key or tls_client_ca can't be used. The text says why."""
+    """A file of tls_certificate, tls_key or tls_client_ca is unusable. The text states why."""
 
 
 class PemFiles(NamedTuple):
@@ -32,7 +32,7 @@ class PemFiles(NamedTuple):
 
 
 class _Loaded(NamedTuple):
-    """The result of one reading of the files, which fit together."""
+    """The result of one reading of the files. Its parts fit together."""
 
     http: ssl.SSLContext
     pem: PemFiles
@@ -45,9 +45,9 @@ _Stamp = tuple[tuple[int, int, int] | None, ...]
 class Certificates:
     """The server's certificate and key, and the CAs of gRPC's clients.
 
-    They are loaded at construction, which raises TlsError. After `start` they are loaded again
-    within about a second of a change of their files, for new connections; what is open stays
-    open. Files that can't be used, a key that isn't replaced yet for one, leave the old in force.
+    The files are loaded at construction, which raises TlsError. After `start` they are loaded again
+    within about a second of a change. New connections use the new files; open ones stay open.
+    Unusable files, such as a new certificate before its key is replaced, leave the old in force.
     """
 
     def __init__(self, certificate: Path, key: Path, client_ca: Path | None = None) -> None:
@@ -60,23 +60,23 @@ class Certificates:
         self._watching: asyncio.Task[None] | None = None
         self.ssl_context = _context()
         """The HTTP listener's side: TLS 1.2 at least, and no client certificates."""
-        # Each handshake takes the certificate that is in force by then; it asks even if the client
-        # names no server. Loading into a context that is in use would not do: a certificate whose
-        # key doesn't fit would leave it with neither.
+        # Each handshake uses the context in force at that time; the callback runs even if the
+        # client names no server. To load into a context in use is no alternative: a certificate
+        # whose key doesn't fit would leave it with neither.
         self.ssl_context.sni_callback = self._take_current
         _warn_of_its_dates(self._loaded.leaf)
 
     @property
     def pem(self) -> PemFiles:
-        """Return the files that are in force; another object after each change."""
+        """Return the files in force: another object after each change."""
         return self._loaded.pem
 
     async def start(self) -> None:
-        """Begin to watch the files."""
+        """Start to watch the files."""
         self._watching = asyncio.create_task(self._watch())
 
     async def stop(self) -> None:
-        """Stop watching them."""
+        """Stop watching the files."""
         if self._watching is not None:
             self._watching.cancel()
             with suppress(asyncio.CancelledError):
@@ -84,13 +84,13 @@ class Certificates:
             self._watching = None
 
     async def _watch(self) -> None:
-        # Polling sees what every file system and every way of replacing files does, such as the
-        # links to links of a Kubernetes secret; three files a second cost nothing.
+        # Polling works for every file system and every way to replace files, such as the links to
+        # links of a Kubernetes secret. To check three files a second costs nothing.
         while True:
             await asyncio.sleep(_POLL_SECONDS)
             try:
                 self._reload()
-            except Exception:  # or nobody would look any more
+            except Exception:  # or the watch would end
                 log.exception("the new certificate can't be looked at")
 
     def _reload(self) -> None:
@@ -101,12 +101,12 @@ class Certificates:
         try:
             loaded = self._load()
             if self._stamp_now() != stamp:
-                return  # they changed while they were read: the next time sees it
+                return  # they changed while they were read: the next poll finds it
         except TlsError as error:
             if self._unusable != (stamp, str(error)):
                 self._unusable = stamp, str(error)
                 log.warning("the new certificate can't be used", problem=str(error))
-            return  # what is wrong may be their permissions, which the stamp doesn't show
+            return  # the fault may be their permissions, which the stamp doesn't show
         self._stamp, self._loaded, self._unusable = stamp, loaded, None
         log.info(
             "certificate loaded",
@@ -116,7 +116,7 @@ class Certificates:
         _warn_of_its_dates(loaded.leaf)
 
     def _stamp_now(self) -> _Stamp:
-        """Give what changes with the files; a link counts as what it leads to."""
+        """Return the modification times, sizes and inodes of the files that the paths lead to."""
         return tuple(_stamp_of(path) for path in self._paths.values())
 
     def _load(self) -> _Loaded:
@@ -211,7 +211,7 @@ def _context_with(certificate: Path, key: Path) -> ssl.SSLContext:
 
 
 def _warn_of_its_dates(leaf: x509.Certificate) -> None:
-    """Warn of a certificate that clients will refuse; the operator may want to serve even so."""
+    """Warn about a certificate that clients will refuse. It is served even so."""
     if not leaf.not_valid_before_utc <= datetime.now(UTC) < leaf.not_valid_after_utc:
         log.warning(
             "the certificate is not valid at this time",

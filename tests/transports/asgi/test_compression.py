@@ -23,7 +23,7 @@ async def raw(http: httpx.AsyncClient, path: str, headers: dict[str, str]) -> ht
 
 
 @pytest.mark.parametrize("rows", [2, 50, 1000], ids=["on the loop", "still", "on a thread"])
-async def test_who_asks_for_gzip_gets_the_same_page_smaller(
+async def test_a_client_that_accepts_gzip_gets_a_compressed_page(
     http: httpx.AsyncClient, ingest: Ingest, parents: Parents, rows: int
 ) -> None:
     await record(ingest, *new_session(parents, rows))
@@ -52,7 +52,7 @@ async def test_a_page_that_is_sent_in_parts_is_compressed(
     assert len(packed.content) < 50_000
 
 
-async def test_small_answers_are_sent_as_they_are(
+async def test_small_responses_are_not_compressed(
     http: httpx.AsyncClient, ingest: Ingest, parents: Parents
 ) -> None:
     (interaction,) = new_session(parents, 1)
@@ -64,7 +64,7 @@ async def test_small_answers_are_sent_as_they_are(
         assert response.json()
 
 
-async def test_the_description_is_compressed(server: Served) -> None:
+async def test_the_openapi_document_is_compressed(server: Served) -> None:
     async with httpx.AsyncClient(base_url=server.base_url, trust_env=False) as client:
         response = await raw(client, "/openapi.json", GZIP)
     assert response.headers["content-encoding"] == "gzip"
@@ -98,6 +98,6 @@ async def test_the_description_is_compressed(server: Served) -> None:
         (["\xff, gzip"], True),
     ],
 )
-def test_which_accept_encoding_asks_for_gzip(accepted: list[str], expected: bool) -> None:
+def test_accept_encoding_decides_on_gzip(accepted: list[str], expected: bool) -> None:
     headers = [(b"accept-encoding", value.encode("latin-1")) for value in accepted]
     assert accepts_gzip({"headers": [(b"host", b"x"), *headers]}) is expected

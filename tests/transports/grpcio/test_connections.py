@@ -85,7 +85,7 @@ async def test_calls_of_a_connection_are_limited(tmp_path: Path) -> None:
     assert found[MAX_CONCURRENT_STREAMS] == 77
 
 
-async def test_a_connection_that_says_nothing_is_closed(tmp_path: Path) -> None:
+async def test_a_connection_without_a_handshake_is_closed(tmp_path: Path) -> None:
     with served(tmp_path, "--header-timeout-seconds", "1") as server:
         async with connection(server) as opened:
             await opened.until_closed()
@@ -102,14 +102,14 @@ async def test_an_idle_connection_is_closed(tmp_path: Path) -> None:
             await opened.until_closed()
 
 
-async def test_a_silent_peer_is_asked_whether_it_is_there(tmp_path: Path) -> None:
+async def test_a_silent_client_gets_a_keepalive_ping(tmp_path: Path) -> None:
     with served(tmp_path, "--keepalive-seconds", "1") as server:
         async with connection(server) as opened:
             opened.begin()
             await opened.until(PING)
 
 
-async def test_an_old_connection_is_replaced_and_its_calls_notice_nothing(
+async def test_an_old_connection_is_replaced_without_failing_its_calls(
     tmp_path: Path, parents: Parents
 ) -> None:
     with served(tmp_path, "--connection-age-seconds", "1") as server:

@@ -53,7 +53,7 @@ async def channel(tmp_path: Path) -> AsyncIterator[grpc.aio.Channel]:
     await store.close()
 
 
-async def test_what_is_unexpected_is_masked(
+async def test_unexpected_errors_are_masked(
     channel: grpc.aio.Channel, parents: Parents, capfd: pytest.CaptureFixture[str]
 ) -> None:
     reading, ingest = InteractionServiceStub(channel), IngestServiceStub(channel)
@@ -79,7 +79,7 @@ async def test_what_is_unexpected_is_masked(
     assert all(reference in logged for reference in references)
 
 
-async def test_a_server_that_waits_for_nobody_stops_every_time(tmp_path: Path) -> None:
+async def test_a_drain_of_zero_seconds_always_ends(tmp_path: Path) -> None:
     """Of grpc's two ways to stop, one must not end the other's server under its hands."""
     store = await open_store(files.url(tmp_path))
     for _ in range(15):

@@ -33,12 +33,10 @@ from interaction_svc.transports.grpcio.interceptors import (
     Chain,
     Errors,
     InFlight,
-    StreamTimes,
     Telemetry,
-    key_watch,
 )
 from interaction_svc.transports.operations import Kind, Operation
-from interaction_svc.transports.pipeline import Pipeline
+from interaction_svc.transports.pipeline import Pipeline, StreamTimes, key_watch
 from tests.store.sqlite import files
 
 KINDS = ("unary_unary", "stream_unary", "unary_stream", "stream_stream")
@@ -208,7 +206,9 @@ async def turned(condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_each_kind_of_call_is_answered_and_ends_in_one_way(tmp_path: Path, kind: str) -> None:
+async def test_each_kind_of_call_is_answered_and_refused_in_the_same_way(
+    tmp_path: Path, kind: str
+) -> None:
     async with opened(tmp_path) as (pipeline, channel):
         key = await pipeline.key()
         sid = key.key.sid.encode()
@@ -232,7 +232,7 @@ async def test_each_kind_of_call_is_answered_and_ends_in_one_way(tmp_path: Path,
         assert (code, reason) == (Code.PERMISSION_DENIED, "ERROR_REASON_PERMISSION_DENIED")
 
 
-async def test_answers_before_an_error_arrive(tmp_path: Path) -> None:
+async def test_responses_before_an_error_arrive(tmp_path: Path) -> None:
     async with opened(tmp_path) as (pipeline, channel):
         key = await pipeline.key()
         call = start(channel, "unary_stream", b"a,b,bad", metadata=shown(key))
@@ -243,9 +243,7 @@ async def test_answers_before_an_error_arrive(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_call_takes_a_place_and_gives_it_back_when_it_is_cancelled(
-    tmp_path: Path, kind: str
-) -> None:
+async def test_a_cancelled_call_releases_its_place(tmp_path: Path, kind: str) -> None:
     async with opened(tmp_path) as (pipeline, channel):
         method: Any = getattr(channel, kind)(path_of(kind))
         for _ in range(2):
@@ -272,7 +270,7 @@ async def hang() -> AsyncIterator[bytes]:
 
 
 @pytest.mark.parametrize("kind", STREAMS)
-async def test_a_key_has_so_many_streams_and_others_have_theirs(tmp_path: Path, kind: str) -> None:
+async def test_the_number_of_streams_is_limited_for_each_key(tmp_path: Path, kind: str) -> None:
     async with opened(tmp_path) as (pipeline, channel):
         one, other = await pipeline.key(), await pipeline.key()
         calls = [open_call(channel, kind, metadata=shown(one)) for _ in range(STREAMS_OF_A_KEY)]
@@ -306,7 +304,7 @@ async def test_a_silent_stream_ends_when_its_key_is_revoked(
         assert not other.done()
 
 
-async def test_a_store_that_cannot_be_read_ends_no_stream(
+async def test_an_unavailable_store_ends_no_stream(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(key_watch, "CHECK_SECONDS", 0.02)
@@ -326,7 +324,7 @@ async def test_a_store_that_cannot_be_read_ends_no_stream(
         assert (await call.read()).endswith(b":b")
 
 
-async def test_the_deadline_of_calls_is_not_one_of_streams_of_answers(tmp_path: Path) -> None:
+async def test_streams_of_responses_have_no_deadline(tmp_path: Path) -> None:
     async with opened(tmp_path, Times(0.1, 0.1, 0.1)) as (pipeline, channel):
         key = await pipeline.key()
         calls = {
@@ -375,7 +373,7 @@ async def test_a_stream_of_requests_ends_when_it_is_idle_or_old(
         await turned(lambda: pipeline.places == 0)
 
 
-async def test_answers_of_a_stream_count_while_nobody_reads_and_no_longer(
+async def test_responses_of_a_stream_count_until_the_client_reads_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ResponseBacklog, "MAX_BYTES_A_CONNECTION", 3 * LARGE)
@@ -408,7 +406,7 @@ async def test_answers_of_a_stream_count_while_nobody_reads_and_no_longer(
         await turned(lambda: pipeline.unsent == 0)
 
 
-async def test_a_call_to_no_method_needs_no_key_but_a_place(tmp_path: Path) -> None:
+async def test_a_call_of_an_unknown_method_needs_a_place_and_no_key(tmp_path: Path) -> None:
     async with opened(tmp_path) as (pipeline, channel):
         call: Any = channel.unary_unary("/AWS.ALB/healthcheck")
         code, reason, _ = await failure(call(b"", metadata=[("authorization", "Bearer wrong")]))

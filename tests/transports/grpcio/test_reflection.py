@@ -60,7 +60,7 @@ def files_in(response: reflection_pb2.ServerReflectionResponse) -> list[FileDesc
 
 
 @pytest.mark.parametrize("version", ["v1", "v1alpha"])
-async def test_it_finds_what_is_in_a_file_by_its_name(
+async def test_reflection_finds_every_symbol_by_its_name(
     channel: grpc.aio.Channel, version: str
 ) -> None:
     requests = [Asked(file_containing_symbol=symbol) for symbol in SYMBOLS]
@@ -76,7 +76,9 @@ async def test_it_finds_what_is_in_a_file_by_its_name(
 
 
 @pytest.mark.parametrize("version", ["v1", "v1alpha"])
-async def test_it_answers_every_kind_of_request(channel: grpc.aio.Channel, version: str) -> None:
+async def test_reflection_answers_every_kind_of_request(
+    channel: grpc.aio.Channel, version: str
+) -> None:
     listed, by_name, extensions, *unknown = await reflected(
         channel,
         version,
@@ -114,7 +116,7 @@ async def test_it_answers_every_kind_of_request(channel: grpc.aio.Channel, versi
     assert {response.error_response.error_code for response in unknown} == {5}
 
 
-async def test_it_shows_nothing_of_what_is_not_served(channel: grpc.aio.Channel) -> None:
+async def test_reflection_shows_nothing_that_is_not_served(channel: grpc.aio.Channel) -> None:
     private = page_token_pb2.DESCRIPTOR
     (message,) = private.message_types_by_name.values()
     responses = await reflected(

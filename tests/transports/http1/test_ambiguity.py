@@ -60,7 +60,7 @@ AMBIGUOUS = {
 
 
 @pytest.mark.parametrize(("sent", "message"), AMBIGUOUS.values(), ids=AMBIGUOUS.keys())
-def test_what_can_be_read_in_two_ways_is_refused_and_counted(
+def test_ambiguous_requests_are_refused_and_counted(
     limited: Served, sent: str, message: str
 ) -> None:
     """The request behind it on the connection is not read, and it gets no answer."""
@@ -88,7 +88,7 @@ def test_what_can_be_read_in_two_ways_is_refused_and_counted(
         " x\t ",
     ],
 )
-def test_every_host_is_answered(limited: Served, host: str) -> None:
+def test_every_valid_host_header_is_accepted(limited: Served, host: str) -> None:
     """Which one doesn't matter: links are never made of it."""
     assert statuses(limited, LAST.replace(b"Host: x", f"Host: {host}".encode())) == [200]
 
@@ -103,7 +103,7 @@ def test_every_host_is_answered(limited: Served, host: str) -> None:
         "\x80",
     ],
 )
-def test_credentials_of_other_bytes_than_ascii_are_refused(limited: Served, value: str) -> None:
+def test_credentials_that_are_not_ascii_are_refused(limited: Served, value: str) -> None:
     sent = LAST.replace(AUTHORIZATION.encode(), f"Authorization: {value}\r\n".encode("latin-1"))
     with unharmed(limited):
         before = refused(limited, "ERROR_REASON_UNAUTHENTICATED")

@@ -71,7 +71,7 @@ def test_a_connection_on_which_nothing_is_sent_is_closed(limited: Served) -> Non
         assert exchange(limited, b"", half_close=False) == []
 
 
-def test_between_requests_a_connection_may_be_idle_for_longer_than_a_sender_may_be_slow(
+def test_the_idle_timeout_replaces_the_header_timeout_between_requests(
     limited: Served,
 ) -> None:
     with connected(limited) as kept:
@@ -87,7 +87,7 @@ def test_an_idle_connection_is_closed(tmp_path: Path) -> None:
         assert statuses(server, GOOD) == [200]
 
 
-async def test_no_time_runs_while_a_request_is_being_answered() -> None:
+async def test_no_timeout_runs_while_a_request_is_answered() -> None:
     finish = asyncio.Event()
 
     async def answer(request: Request) -> Response:
@@ -123,7 +123,7 @@ async def test_no_time_runs_while_a_request_is_being_answered() -> None:
     await server.drain(0)
 
 
-async def test_answers_are_sent_without_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_responses_are_sent_without_delay(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[asyncio.Transport] = []
     connection_made = RestProtocol.connection_made
 
@@ -162,7 +162,7 @@ def test_connections_beyond_the_limit_are_closed_and_those_within_it_served(tmp_
         wait_until(lambda: statuses(server, LAST) == [200])
 
 
-def test_a_client_that_reads_nothing_is_given_up(tmp_path: Path) -> None:
+def test_a_connection_whose_client_reads_nothing_is_closed(tmp_path: Path) -> None:
     with served(tmp_path, "--connection-idle-seconds", "1") as server, unharmed(server):
         with connected(server) as opened:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

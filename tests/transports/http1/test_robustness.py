@@ -90,7 +90,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("name", GARBAGE)
-def test_what_is_no_request_gets_one_refusal_at_most(limited: Served, name: str) -> None:
+def test_malformed_input_gets_at_most_one_error_response(limited: Served, name: str) -> None:
     """One at most: what could be a second request, behind the body of the first, is not read."""
     with unharmed(limited):
         found = exchange(limited, GARBAGE[name], half_close=False)
@@ -125,7 +125,7 @@ def random_bytes(rng: random.Random) -> bytes:
     [(mutated, {400, 401, 404}, {200}), (random_bytes, {400}, set())],
     ids=["mutated", "random"],
 )
-def test_garbage_by_the_thousand_harms_nothing(
+def test_thousands_of_malformed_requests_do_no_harm(
     limited: Served,
     make: Callable[[random.Random], bytes],
     expected: set[int],
@@ -155,9 +155,7 @@ def test_headers_may_be_as_large_as_the_limit(limited: Served) -> None:
     "start",
     [b"GET /", b"GET / HTTP/1.1\r\nA: ", b"GET / HTTP/1.1\r\nA", GET + b"A: b\r\n" * 2 + b"A: "],
 )
-def test_headers_without_an_end_are_refused_before_they_fill_the_memory(
-    limited: Served, start: bytes
-) -> None:
+def test_endless_headers_are_refused_in_bounded_memory(limited: Served, start: bytes) -> None:
     with unharmed(limited), connected(limited) as opened:
         opened.sendall(start)
         with suppress(ConnectionError):
@@ -192,7 +190,9 @@ def test_a_request_without_a_body_keeps_the_connection(limited: Served, extra: s
         "Content-Length: 5\r\nExpect: 100-continue",
     ],
 )
-def test_a_body_is_not_waited_for(limited: Served, method: str, announced: str) -> None:
+def test_a_request_with_a_body_is_answered_before_the_body_arrives(
+    limited: Served, method: str, announced: str
+) -> None:
     line = f"{method} {PARENTS.path} HTTP/1.1\r\nHost: x\r\n"
     request = f"{line}{AUTHORIZATION}{announced}\r\n\r\n".encode()
     with unharmed(limited):
@@ -209,7 +209,7 @@ def test_a_body_is_not_waited_for(limited: Served, method: str, announced: str) 
     ],
     ids=["a body", "headers"],
 )
-def test_who_reads_only_when_all_is_sent_sees_the_answer(
+def test_a_client_that_sends_its_whole_body_first_can_read_the_response(
     limited: Served, sent: bytes, status: int
 ) -> None:
     """To close at once would reset the connection, and take the answer with it."""
@@ -218,7 +218,7 @@ def test_who_reads_only_when_all_is_sent_sees_the_answer(
         assert [answer.status for answer in answers(read_all(opened))] == [status]
 
 
-def test_a_body_without_an_end_is_not_taken(limited: Served) -> None:
+def test_an_endless_body_is_not_read(limited: Served) -> None:
     request = GOOD.replace(b"GET", b"POST")[:-2] + b"Transfer-Encoding: chunked\r\n\r\n"
     with unharmed(limited), connected(limited) as opened:
         opened.sendall(request)
@@ -235,7 +235,7 @@ def test_pipelined_requests_are_answered_in_their_order(limited: Served) -> None
         assert f"resource {path} was" in answer.body.decode()
 
 
-def test_what_was_asked_before_garbage_is_answered_first(limited: Served) -> None:
+def test_requests_before_malformed_input_are_answered_first(limited: Served) -> None:
     assert statuses(limited, GOOD + GOOD + b"\0garbage\r\n\r\n" + GOOD) == [200, 200, 400]
 
 

@@ -45,7 +45,7 @@ def test_one_module_imports_uvicorn() -> None:
     assert importers == {"uvicorn_internals.py"}
 
 
-async def test_the_protocol_has_the_attributes_and_methods_that_are_used() -> None:
+async def test_the_protocol_has_the_used_attributes_and_methods() -> None:
     protocol = UvicornProtocol(uvicorn.Config(app), ServerState(), {})
     names = uvicorn_internals.PROTOCOL_ATTRIBUTES | uvicorn_internals.PROTOCOL_METHODS
     assert not missing(names, protocol), ADVICE
@@ -54,13 +54,13 @@ async def test_the_protocol_has_the_attributes_and_methods_that_are_used() -> No
     assert not missing(uvicorn_internals.FLOW_ATTRIBUTES, flow), ADVICE
 
 
-def test_the_protocol_calls_no_callback_of_the_parser_that_is_not_known() -> None:
+def test_the_protocol_has_only_known_parser_callbacks() -> None:
     callbacks = {name for name in vars(UvicornProtocol) if name.startswith("on_")}
     known = {name for name in uvicorn_internals.PROTOCOL_METHODS if name.startswith("on_")}
     assert callbacks == known | {"on_response_complete"}, ADVICE
 
 
-def test_the_inherited_methods_use_only_attributes_that_our_cycle_has() -> None:
+def test_inherited_methods_use_only_attributes_of_our_cycle() -> None:
     inherited = [
         method
         for name, method in inspect.getmembers(UvicornProtocol, inspect.isfunction)
@@ -76,7 +76,7 @@ def test_the_inherited_methods_use_only_attributes_that_our_cycle_has() -> None:
     assert not missing(uvicorn_internals.CYCLE_ATTRIBUTES, RequestCycle), ADVICE
 
 
-def test_the_server_has_the_attributes_that_are_used() -> None:
+def test_the_server_has_the_used_attributes() -> None:
     config = uvicorn.Config(app)
     config.load()
     server = uvicorn.Server(config)

@@ -16,7 +16,7 @@ ORIGIN = "https://log.example.com"
 OTHER = "https://evil.example.com"
 
 
-async def test_no_answer_may_be_stored(
+async def test_every_response_forbids_caches_to_store_it(
     http: httpx.AsyncClient, server: Served, ingest: Ingest, parents: Parents
 ) -> None:
     interaction = new_interaction(parents)
@@ -66,7 +66,7 @@ def preflight(
 
 
 @pytest.mark.parametrize("origin", [ORIGIN, "http://localhost:3000"])
-def test_a_preflight_of_a_named_origin_needs_no_credentials(
+def test_a_preflight_of_an_allowed_origin_needs_no_credentials(
     client: httpx.Client, origin: str
 ) -> None:
     response = preflight(client, origin, headers="authorization")
@@ -82,7 +82,9 @@ def test_a_preflight_of_a_named_origin_needs_no_credentials(
 @pytest.mark.parametrize(
     "origin", [OTHER, f"{ORIGIN}.evil.com", f"{ORIGIN}:444", ORIGIN.upper(), "null", "*", ""]
 )
-def test_other_origins_get_what_everyone_gets(client: httpx.Client, origin: str) -> None:
+def test_other_origins_get_responses_without_cors_headers(
+    client: httpx.Client, origin: str
+) -> None:
     response = preflight(client, origin)
     assert (response.status_code, response.json()["code"]) == (401, 20003)
     assert not any(name.startswith("access-control-") for name in response.headers)
@@ -92,7 +94,7 @@ def test_other_origins_get_what_everyone_gets(client: httpx.Client, origin: str)
 
 
 @pytest.mark.parametrize(("method", "headers"), [("POST", None), ("GET", "x-other")])
-def test_a_preflight_for_more_than_there_is_is_refused_in_the_vendors_shape(
+def test_a_preflight_for_an_unsupported_method_or_header_is_refused_in_the_vendors_shape(
     client: httpx.Client, method: str, headers: str | None
 ) -> None:
     response = preflight(client, ORIGIN, method, headers)
@@ -100,7 +102,7 @@ def test_a_preflight_for_more_than_there_is_is_refused_in_the_vendors_shape(
     assert response.json()["message"].startswith("Disallowed CORS ")
 
 
-def test_a_page_of_a_named_origin_can_read_answers_and_errors(client: httpx.Client) -> None:
+def test_a_page_of_an_allowed_origin_can_read_responses_and_errors(client: httpx.Client) -> None:
     parents = new_parents()
     for auth, status in (((parents.account_sid, "x"), 200), (None, 401)):
         response = client.get(parents.path, headers={"Origin": ORIGIN}, auth=auth)
@@ -111,7 +113,7 @@ def test_a_page_of_a_named_origin_can_read_answers_and_errors(client: httpx.Clie
         assert "Origin" in response.headers["vary"]
 
 
-async def test_without_the_setting_no_origin_is_let_in(
+async def test_without_the_setting_no_origin_is_allowed(
     http: httpx.AsyncClient, parents: Parents
 ) -> None:
     headers = {"Origin": ORIGIN, "Access-Control-Request-Method": "GET"}
@@ -122,7 +124,7 @@ async def test_without_the_setting_no_origin_is_let_in(
         assert not any(name.startswith("access-control-") for name in response.headers)
 
 
-def test_origins_are_taken_as_browsers_write_them() -> None:
+def test_origins_are_accepted_as_browsers_send_them() -> None:
     origins = "https://a.example, http://localhost:3000,http://[::1]:8080,https://127.0.0.1:8443"
     assert load_settings(http_cors_origins=origins).http_cors_origins == (
         "https://a.example", "http://localhost:3000", "http://[::1]:8080", "https://127.0.0.1:8443",
@@ -138,6 +140,6 @@ def test_origins_are_taken_as_browsers_write_them() -> None:
         "https://example.com:", "https://", "https://exämple.com", "https://example.com?x",
     ],
 )  # fmt: skip
-def test_what_is_no_origin_is_refused_at_the_start(origin: str) -> None:
+def test_a_setting_that_is_no_origin_is_refused_at_start(origin: str) -> None:
     with pytest.raises(SettingsError, match=r"^http_cors_origins: '.*' is not an origin .* write"):
         load_settings(http_cors_origins=f"https://a.example,{origin}")

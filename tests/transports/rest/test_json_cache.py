@@ -41,7 +41,7 @@ def frames(rows: list[Row]) -> bytes:
     return b"".join(row.frame for row in rows)
 
 
-async def test_each_row_is_rendered_as_itself_however_it_is_asked_for(rendered: list[str]) -> None:
+async def test_each_row_has_its_own_json_in_any_order_of_requests(rendered: list[str]) -> None:
     rows, cache = some_rows(5), JsonCache(BASE_URL)
     for asked in (rows[:3], rows[2:], rows[::-1], rows, rows):
         found = [json.loads(each) for each in cache.render_page(frames(asked))]
@@ -52,7 +52,7 @@ async def test_each_row_is_rendered_as_itself_however_it_is_asked_for(rendered: 
     assert cache.render_page(b"") == []
 
 
-async def test_a_row_that_has_changed_is_rendered_anew() -> None:
+async def test_a_changed_row_is_rendered_again() -> None:
     interaction, cache = new_interaction(new_parents(), data="before"), JsonCache(BASE_URL)
     cache.render_page(row_of(interaction).frame)
     interaction.data = "after"
@@ -60,7 +60,7 @@ async def test_a_row_that_has_changed_is_rendered_anew() -> None:
     assert json.loads(found)["data"] == "after"
 
 
-async def test_what_is_kept_is_bounded_in_bytes(
+async def test_the_size_of_the_cache_is_bounded(
     rendered: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(json_cache, "KEPT_BYTES", 100_000)
@@ -74,7 +74,7 @@ async def test_what_is_kept_is_bounded_in_bytes(
     assert rendered == [row.sid for row in rows[:50]]  # the old ones are not
 
 
-async def test_what_nobody_asks_for_is_forgotten(
+async def test_rows_that_are_not_requested_leave_the_cache(
     rendered: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     due: list[Callable[[], None]] = []
@@ -101,7 +101,7 @@ async def test_what_nobody_asks_for_is_forgotten(
     assert rendered[3:] == [asked_again.sid]
 
 
-async def test_what_is_no_row_is_said_to_be_damaged() -> None:
+async def test_damaged_rows_raise_data_loss() -> None:
     for damaged in (b"\x0a\x05ab", b"\x0a\x02\x0a\x09"):
         with pytest.raises(DataLoss):
             JsonCache(BASE_URL).render_page(damaged)

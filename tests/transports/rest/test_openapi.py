@@ -54,7 +54,7 @@ def operations(document: dict[str, Any]) -> set[tuple[str, str]]:
     }
 
 
-async def test_it_is_served_to_everyone(server: Served) -> None:
+async def test_the_document_needs_no_credentials(server: Served) -> None:
     async with httpx.AsyncClient(base_url=server.base_url, trust_env=False) as client:
         response = await client.get("/openapi.json")
     assert response.status_code == 200
@@ -62,14 +62,14 @@ async def test_it_is_served_to_everyone(server: Served) -> None:
     assert response.json() == openapi_document(server.base_url)
 
 
-def test_it_is_a_valid_document() -> None:
+def test_the_document_is_valid_openapi() -> None:
     document = openapi_document(BASE_URL)
     schema = schemathesis.openapi.from_dict(document)
     schema.validate()
     assert len(list(schema.get_all_operations())) == len(operations(document)) == 11
 
 
-def test_clients_can_be_generated_of_it_by_what_reads_only_openapi_3_0() -> None:
+def test_the_document_uses_only_keywords_of_openapi_3_0() -> None:
     """Words of 3.1 are not refused by all validators, but misread, or not, by generators."""
     document = openapi_document(BASE_URL)
     assert document["openapi"] == "3.0.3"
@@ -102,7 +102,7 @@ def all_schemas(found: Any) -> Iterator[dict[str, Any]]:
             yield from all_schemas(value)
 
 
-def test_only_what_may_be_missing_is_nullable() -> None:
+def test_only_optional_properties_are_nullable() -> None:
     schemas = openapi_document(BASE_URL)["components"]["schemas"]
     meta = schemas["InteractionList"]["properties"]["meta"]
     assert nullable(meta) == {"next_page_url", "previous_page_url"}
@@ -123,7 +123,7 @@ def test_head_is_described_as_get_without_content() -> None:
         assert all("content" not in answer for answer in head["responses"].values())
 
 
-def test_it_has_every_route_and_no_others() -> None:
+def test_the_document_has_every_route_and_no_others() -> None:
     named = {"service_sid": "ServiceSid", "session_sid": "SessionSid", "sid": "Sid"}
     braced = {ours: f"{{{name}}}" for ours, name in named.items()}
     routes = {
@@ -135,13 +135,13 @@ def test_it_has_every_route_and_no_others() -> None:
     assert operations(openapi_document(BASE_URL)) == routes
 
 
-def test_it_has_every_parameter_of_the_list_and_no_others() -> None:
+def test_the_document_has_every_parameter_of_the_list_and_no_others() -> None:
     parameters = openapi_document(BASE_URL)["paths"][LIST]["get"]["parameters"]
     queried = [parameter["name"] for parameter in parameters if parameter["in"] == "query"]
     assert queried == [*PAGING, *CARRIED]
 
 
-def test_its_operations_on_interactions_need_credentials_and_no_others() -> None:
+def test_only_operations_on_interactions_need_credentials() -> None:
     document = openapi_document(BASE_URL)
     assert document["security"] == [{"basic": []}, {"bearer": []}]
     for path, item in document["paths"].items():
@@ -152,7 +152,7 @@ def test_its_operations_on_interactions_need_credentials_and_no_others() -> None
                 assert open_to_all != ("401" in item[method]["responses"])
 
 
-def test_the_service_is_as_described(tmp_path: Path) -> None:
+def test_the_service_answers_as_the_document_says(tmp_path: Path) -> None:
     """schemathesis asks what it allows, and what it does not, and checks the answers."""
     parents = new_parents()
     with served(tmp_path) as server:

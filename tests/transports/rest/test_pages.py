@@ -55,7 +55,7 @@ def sids(page: dict[str, Any]) -> list[str]:
     return [row["sid"] for row in page["interactions"]]
 
 
-async def test_a_page_has_as_many_rows_as_asked_for_however_large_they_are(
+async def test_a_page_has_the_requested_number_of_rows_of_any_size(
     http: httpx.AsyncClient, ingest: Ingest, parents: Parents
 ) -> None:
     interactions = new_session(parents, 1000)
@@ -72,7 +72,7 @@ async def test_a_page_has_as_many_rows_as_asked_for_however_large_they_are(
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
-async def test_large_pages_lead_to_each_other_in_both_directions(
+async def test_large_pages_link_to_each_other_in_both_directions(
     http: httpx.AsyncClient, ingest: Ingest, parents: Parents, order: str
 ) -> None:
     expected = await record_large(ingest, large(parents, 20))
@@ -186,7 +186,7 @@ async def meddled(
 
 
 @pytest.mark.parametrize("encoding", ["identity", "gzip"])
-async def test_an_answer_that_fails_on_the_way_is_never_taken_for_a_whole_one(
+async def test_a_response_that_fails_halfway_is_recognized_as_incomplete(
     tmp_path: Path, parents: Parents, encoding: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     async def fail(_: Store, read: int) -> None:
@@ -206,7 +206,9 @@ async def test_an_answer_that_fails_on_the_way_is_never_taken_for_a_whole_one(
     assert "Traceback" not in logged.out + logged.err
 
 
-async def test_an_error_before_the_first_row_is_an_error(tmp_path: Path, parents: Parents) -> None:
+async def test_an_error_before_the_first_row_is_an_error_response(
+    tmp_path: Path, parents: Parents
+) -> None:
     async def fail(_: Store, read: int) -> None:
         raise Unavailable("The store can't be used at the moment")
 
@@ -221,7 +223,7 @@ async def test_an_error_before_the_first_row_is_an_error(tmp_path: Path, parents
 
 
 @pytest.mark.parametrize("backward", [False, True])
-async def test_a_large_page_asks_the_store_for_few_more_rows_than_it_has(
+async def test_a_large_page_reads_few_rows_more_than_it_sends(
     tmp_path: Path, parents: Parents, *, backward: bool
 ) -> None:
     rows = large(parents, 61)
@@ -258,7 +260,7 @@ async def test_rows_that_are_deleted_while_a_page_is_sent_are_left_out(
     assert page["meta"]["next_page_url"] is None
 
 
-async def test_rows_that_are_deleted_while_the_beginning_of_a_page_is_looked_for_are_left_out(
+async def test_rows_that_are_deleted_while_the_start_of_a_page_is_searched_are_left_out(
     tmp_path: Path, parents: Parents
 ) -> None:
     rows = large(parents, 12)
@@ -314,7 +316,7 @@ def test_a_page_of_any_size_is_sent_in_bounded_memory(tmp_path: Path, parents: P
         assert peak_mib(server) - before < 48  # of 75 MB
 
 
-def test_a_client_that_goes_ends_the_reading(tmp_path: Path, parents: Parents) -> None:
+def test_a_client_that_disconnects_ends_the_reads(tmp_path: Path, parents: Parents) -> None:
     filled(tmp_path, large(parents, 100, 250_000))
     with served(tmp_path) as server:
         with asking(server, parents) as opened:
@@ -323,9 +325,7 @@ def test_a_client_that_goes_ends_the_reading(tmp_path: Path, parents: Parents) -
         assert "Traceback" not in server.log.read_text()
 
 
-def test_the_log_tells_an_answer_that_is_cut_off_from_a_whole_one(
-    tmp_path: Path, parents: Parents
-) -> None:
+def test_the_log_marks_a_response_that_was_cut_off(tmp_path: Path, parents: Parents) -> None:
     filled(tmp_path, large(parents, 100, 250_000))
     with served(tmp_path, "--deadline-seconds", "0.5") as server:
         with asking(server, parents) as opened:
@@ -343,7 +343,7 @@ def test_the_log_tells_an_answer_that_is_cut_off_from_a_whole_one(
     assert "cut_off" not in whole
 
 
-def test_large_pages_that_nobody_takes_are_bounded(tmp_path: Path, parents: Parents) -> None:
+def test_unread_large_pages_are_bounded(tmp_path: Path, parents: Parents) -> None:
     filled(tmp_path, large(parents, 100, 250_000))
     held = ResponseBacklog.MAX_BYTES_AN_ACCOUNT // (STREAM_BYTES + ResponseBacklog.OVERHEAD_BYTES)
     with served(tmp_path) as server:

@@ -102,7 +102,7 @@ async def test_an_empty_list_has_an_envelope(http: httpx.AsyncClient, parents: P
     assert body["meta"]["page_size"] == 50
 
 
-async def test_an_empty_page_has_no_next_link_and_leads_back(
+async def test_an_empty_page_has_a_previous_link_and_no_next_link(
     http: httpx.AsyncClient, ingest: Ingest, parents: Parents
 ) -> None:
     interactions = new_session(parents, 4)
@@ -117,7 +117,7 @@ async def test_an_empty_page_has_no_next_link_and_leads_back(
     assert [row["sid"] for row in back["interactions"]] == [row.sid for row in interactions[:2]]
 
 
-async def test_order_and_filters_are_carried_along_by_the_links(
+async def test_links_of_a_page_keep_order_and_filters(
     http: httpx.AsyncClient, ingest: Ingest, parents: Parents
 ) -> None:
     leg = new_leg(pb.RESOURCE_STATUS_IN_PROGRESS)
@@ -162,7 +162,7 @@ async def test_delete(http: httpx.AsyncClient, ingest: Ingest, parents: Parents)
         assert_error(await http.request(method, path), 404, 20404, not_found(path))
 
 
-async def test_what_is_not_found_is_not_found_alike(
+async def test_all_requests_for_something_unknown_get_the_same_response(
     http: httpx.AsyncClient, ingest: Ingest, parents: Parents
 ) -> None:
     mine = new_interaction(parents)
@@ -248,7 +248,9 @@ async def test_head_is_a_get_without_its_body(
     assert (response.status_code, response.content) == (200, b"")
 
 
-async def test_links_are_of_the_public_url_and_never_of_the_host_header(tmp_path: Path) -> None:
+async def test_links_begin_with_the_public_url_and_never_with_the_host_header(
+    tmp_path: Path,
+) -> None:
     public = "https://log.example.com/twilio"
     with served(tmp_path, "--public-url", f"{public}/", "--no-grpc") as running:
         parents = Parents(new_sid("AC"), new_sid("KS"), new_sid("KC"))
@@ -293,7 +295,7 @@ async def failing(tmp_path: Path) -> AsyncIterator[Any]:
     await store.close()
 
 
-async def test_what_is_unexpected_is_masked(
+async def test_unexpected_errors_are_masked(
     failing: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     response = await failing(RuntimeError("SELECT secrets FROM somewhere"))
@@ -303,7 +305,7 @@ async def test_what_is_unexpected_is_masked(
     assert reference in logged.out + logged.err
 
 
-async def test_what_may_work_later_says_when(failing: Any) -> None:
+async def test_errors_that_pass_have_a_retry_after_header(failing: Any) -> None:
     response = await failing(Overloaded())
     assert_error(response, 429, 20429, "Too many requests.*")
     assert response.headers["retry-after"] == "1"
@@ -312,5 +314,5 @@ async def test_what_may_work_later_says_when(failing: Any) -> None:
     assert response.headers["retry-after"] == "1"
 
 
-async def test_a_right_that_is_lacking(failing: Any) -> None:
+async def test_a_missing_permission_is_status_403(failing: Any) -> None:
     assert_error(await failing(PermissionDenied("No")), 403, 20403, "No")

@@ -25,7 +25,7 @@ Order = ListInteractionsRequest.Order
 Code = grpc.StatusCode
 
 
-async def test_record_tells_its_outcome_and_what_is_stored(
+async def test_record_returns_its_outcome_and_the_stored_interaction(
     ingest: Ingest, parents: Parents
 ) -> None:
     first = new_interaction(parents, updated_us=NOON_US + SECOND_US)
@@ -69,7 +69,7 @@ async def test_bad_records_are_refused_and_named(ingest: Ingest, parents: Parent
     assert violations.field_violations[0].field == "interaction"
 
 
-async def test_the_service_never_changes_and_other_accounts_don_t_matter(
+async def test_the_service_of_an_interaction_is_fixed_within_its_account(
     ingest: Ingest, parents: Parents
 ) -> None:
     interaction = new_interaction(parents)
@@ -135,7 +135,7 @@ async def test_a_stream_describes_the_first_100_of_its_failures(ingest: Ingest) 
     assert [failure.index for failure in response.failures] == list(range(100))
 
 
-async def test_a_request_of_a_stream_may_not_hold_too_many(
+async def test_a_request_of_a_stream_with_too_many_interactions_is_refused(
     ingest: Ingest, parents: Parents
 ) -> None:
     async def requests() -> AsyncIterator[ingest_pb.RecordInteractionsRequest]:

@@ -53,7 +53,7 @@ async def test_get_returns_what_was_recorded(
     assert response.interaction.create_time.nanos == 123_456_000
 
 
-async def test_one_sided_and_empty_come_back_as_they_are(
+async def test_one_sided_and_empty_interactions_are_returned_unchanged(
     reading: Reading, ingest: Ingest, parents: Parents
 ) -> None:
     interaction = new_interaction(parents, inbound=None, data=None)
@@ -106,7 +106,7 @@ async def store_operations(server: Served) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("method", ["GetInteraction", "DeleteInteraction"])
-async def test_unknown_and_foreign_interactions_are_not_found_alike(
+async def test_unknown_and_foreign_interactions_get_the_same_response(
     server: Served, reading: Reading, ingest: Ingest, parents: Parents, method: str
 ) -> None:
     interaction = new_interaction(parents)
@@ -140,7 +140,7 @@ async def test_unknown_and_foreign_interactions_are_not_found_alike(
         assert await reading.GetInteraction(get_request(interaction), metadata=metadata)
 
 
-async def test_what_is_not_found_is_named_in_the_details(
+async def test_the_details_name_the_interaction_that_was_not_found(
     reading: Reading, parents: Parents
 ) -> None:
     request = get_request(new_interaction(parents))
@@ -202,7 +202,7 @@ async def test_list_pages_through_a_session_both_ways(
         assert list((await reading.ListInteractions(request)).interactions) == expected[20:22]
 
 
-async def test_a_session_that_is_not_there_is_empty(reading: Reading, parents: Parents) -> None:
+async def test_an_unknown_session_is_empty(reading: Reading, parents: Parents) -> None:
     response = await reading.ListInteractions(list_request(parents))
     assert response == ListInteractionsResponse()
 
@@ -271,7 +271,7 @@ async def test_bad_list_arguments_are_named(
     assert [violation.field for violation in bad.field_violations] == [field]
 
 
-async def test_a_token_of_another_list_names_the_argument_that_differs(
+async def test_the_error_for_a_token_of_another_list_names_the_changed_argument(
     reading: Reading, ingest: Ingest, parents: Parents
 ) -> None:
     await record(ingest, *new_session(parents, 3))
@@ -294,7 +294,7 @@ async def test_a_token_of_another_list_names_the_argument_that_differs(
     assert len((await reading.ListInteractions(same)).interactions) == 2
 
 
-async def test_delete_is_final_and_says_so(
+async def test_delete_is_final_and_a_second_one_is_not_found(
     reading: Reading, ingest: Ingest, parents: Parents
 ) -> None:
     interaction = new_interaction(parents)
@@ -320,7 +320,7 @@ async def test_delete_is_final_and_says_so(
     "authorization",
     ["", "Basic", "Basic !!!", "Bearer x", basic("AC1"), basic("AC" + "0" * 32, ""), "Basic QUM="],
 )
-async def test_credentials_of_bad_shape_are_refused(
+async def test_malformed_credentials_are_refused(
     reading: Reading, parents: Parents, authorization: str
 ) -> None:
     call = reading.ListInteractions(
@@ -330,7 +330,7 @@ async def test_credentials_of_bad_shape_are_refused(
     assert (code, reason) == (Code.UNAUTHENTICATED, "ERROR_REASON_UNAUTHENTICATED")
 
 
-async def test_bytes_that_are_no_message_are_the_callers_fault(channel: grpc.aio.Channel) -> None:
+async def test_malformed_messages_are_the_callers_error(channel: grpc.aio.Channel) -> None:
     for method in (
         "InteractionService/GetInteraction",
         "InteractionService/ListInteractions",

@@ -67,7 +67,7 @@ def request_of(interactions: list[bytes]) -> bytes:
 
 
 @pytest.mark.parametrize("name", BAD)
-async def test_a_bad_interaction_of_a_stream_is_reported_and_the_others_recorded(
+async def test_a_bad_interaction_of_a_stream_is_reported_and_the_others_are_recorded(
     channel: grpc.aio.Channel, reading: Reading, parents: Parents, name: str
 ) -> None:
     good = [new_interaction(parents) for _ in range(4)]
@@ -89,7 +89,7 @@ async def test_a_bad_interaction_of_a_stream_is_reported_and_the_others_recorded
 
 
 @pytest.mark.parametrize("name", BAD)
-async def test_a_bad_interaction_alone_is_refused_by_its_field(
+async def test_the_error_for_a_single_bad_interaction_names_its_field(
     channel: grpc.aio.Channel, parents: Parents, name: str
 ) -> None:
     bad = new_interaction(parents).SerializeToString() + BAD[name].appended
@@ -109,7 +109,7 @@ async def test_a_bad_interaction_alone_is_refused_by_its_field(
 
 @pytest.mark.parametrize("method", [GET, LIST, DELETE])
 @pytest.mark.parametrize(("number", "name"), [(1, "service_sid"), (2, "session_sid")])
-async def test_requests_that_are_not_utf_8_are_refused_by_their_field(
+async def test_the_error_for_text_that_is_not_utf_8_names_its_field(
     channel: grpc.aio.Channel, parents: Parents, method: str, number: int, name: str
 ) -> None:
     call: Any = channel.unary_unary(method)
@@ -123,7 +123,7 @@ async def test_requests_that_are_not_utf_8_are_refused_by_their_field(
         assert (code, reason) == (Code.INVALID_ARGUMENT, MALFORMED)
 
 
-async def test_a_filter_that_is_not_utf_8_is_named(
+async def test_the_error_for_a_filter_that_is_not_utf_8_names_it(
     channel: grpc.aio.Channel, parents: Parents
 ) -> None:
     call: Any = channel.unary_unary(LIST)
@@ -134,7 +134,7 @@ async def test_a_filter_that_is_not_utf_8_is_named(
     assert info.metadata["field"].startswith("filter.")
 
 
-async def test_fields_of_a_later_version_are_dropped_and_records_of_any_encoding_taken(
+async def test_unknown_fields_are_dropped_and_any_valid_encoding_is_accepted(
     channel: grpc.aio.Channel, reading: Reading, parents: Parents
 ) -> None:
     one, other = new_interaction(parents), new_interaction(parents)
@@ -170,7 +170,7 @@ def garbled() -> Iterator[bytes]:
     yield length_delimited(7, b"") * 1_000_000
 
 
-def test_looking_for_the_fault_of_anything_ends_and_raises_nothing() -> None:
+def test_the_search_for_a_fault_ends_for_any_bytes() -> None:
     found = [fault_of(pb.Interaction.DESCRIPTOR, data) for data in garbled()]
     faults = [fault for fault in found if fault is not None]
     assert 1000 < len(faults) < len(found)
@@ -179,7 +179,7 @@ def test_looking_for_the_fault_of_anything_ends_and_raises_nothing() -> None:
         assert fault.problem
 
 
-def test_nothing_is_wrong_with_a_good_message() -> None:
+def test_a_valid_message_has_no_fault() -> None:
     for data in ("", "x" * 100_000, "\u4e2d\U0001f600"):
         good = new_interaction(new_parents(), data=data).SerializeToString()
         assert fault_of(pb.Interaction.DESCRIPTOR, good) is None

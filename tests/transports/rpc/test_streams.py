@@ -17,7 +17,7 @@ from interaction_svc.store import Store
 from interaction_svc.store.factory import open_store
 from interaction_svc.telemetry import request_context
 from interaction_svc.telemetry.request_context import RequestContext
-from interaction_svc.transports.rpc.interaction_service import IngestServicer
+from interaction_svc.transports.rpc.ingest_service import IngestServicer
 from interaction_svc.v1 import interaction_pb2 as pb
 from interaction_svc.v1.error_reason_pb2 import ERROR_REASON_MALFORMED_REQUEST, ErrorReason
 from interaction_svc.v1.ingest_service_pb2 import (
@@ -82,7 +82,7 @@ async def test_failures_are_counted_over_all_requests(ingest: Ingest, parents: P
 
 
 @pytest.mark.parametrize("bad", [b"\x0a\xff", b"\x0b", b"\xff" * 11])
-async def test_what_precedes_a_bad_request_is_recorded_and_nothing_of_it_or_after(
+async def test_only_requests_before_a_bad_one_are_recorded(
     channel: grpc.aio.Channel, reading: Reading, parents: Parents, bad: bytes
 ) -> None:
     before, within, after = (batch.SerializeToString() for batch in batches_of(parents, 3, 900))
@@ -97,7 +97,7 @@ async def test_what_precedes_a_bad_request_is_recorded_and_nothing_of_it_or_afte
     assert await stored_of(reading, parents) == sids
 
 
-async def test_a_cancelled_stream_leaves_whole_requests_and_a_store_that_goes_on(
+async def test_a_cancelled_stream_leaves_whole_requests_and_a_working_store(
     reading: Reading, ingest: Ingest
 ) -> None:
     for sent in range(1, 6):
@@ -142,10 +142,7 @@ class Stream:
 
         async def recording() -> bytes:
             request_context.begin(RequestContext("grpc", "m", "p", "id", "OK"))
-            context: Any = None
-            return await IngestServicer(Interactions(store)).record_interactions(
-                aiter(self), context
-            )
+            return await IngestServicer(Interactions(store)).record_interactions(aiter(self))
 
         return asyncio.create_task(recording())
 
@@ -156,7 +153,7 @@ async def idle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_one_request_is_read_while_another_is_written_and_no_more(
+async def test_one_request_at_most_is_read_while_another_is_written(
     store: Store, tmp_path: Path, parents: Parents
 ) -> None:
     stream = Stream(batches_of(parents, 5, 10))

@@ -1,1 +1,1 @@
-"""ASGI middleware that knows no protocol."""
+"""ASGI middleware, without the API of a vendor."""

@@ -29,7 +29,7 @@ def _configuration(pem: PemFiles) -> grpc.ServerCertificateConfiguration:
 def _changes(
     certificates: Certificates,
 ) -> Callable[[], grpc.ServerCertificateConfiguration | None]:
-    """Return the function that gRPC calls in a thread of its own at each new connection."""
+    """Return the callback that a thread of grpc calls at each new connection."""
     given = certificates.pem
 
     def change() -> grpc.ServerCertificateConfiguration | None:

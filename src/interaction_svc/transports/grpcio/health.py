@@ -28,7 +28,7 @@ class HealthServicer(health.aio.HealthServicer):  # type: ignore[misc] # it has 
         changed.set()
 
     async def Watch(self, request: Any, context: Context) -> None:  # noqa: N802 the method's name
-        """Write the status of a service, and whenever it changes."""
+        """Write the status of a service now and at each change."""
         unknown = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
         last = None
         while True:
@@ -41,9 +41,9 @@ class HealthServicer(health.aio.HealthServicer):  # type: ignore[misc] # it has 
 
     async def List(self, request: Any, context: Context) -> Any:  # noqa: N802 the method's name
         """Return the status of every service."""
-        asked = health_pb2.HealthCheckRequest
+        requested = health_pb2.HealthCheckRequest
         return health_pb2.HealthListResponse(
             statuses={
-                name: await self.Check(asked(service=name), context) for name in self._services
+                name: await self.Check(requested(service=name), context) for name in self._services
             }
         )

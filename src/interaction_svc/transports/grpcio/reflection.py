@@ -1,7 +1,7 @@
-"""Reflection in both versions, of the services that are served and of what their errors carry.
+"""Reflection, v1 and v1alpha, of the served services and of the details of their errors.
 
-The library has v1alpha only, whose messages v1 kept, and finds neither methods nor the values of
-an enum under its name.
+The library has v1alpha only; v1 has the same messages. The library finds neither methods nor the
+values of an enum by their full name.
 """
 
 from typing import Any
@@ -29,7 +29,7 @@ _FILES = (
 
 
 def add_reflection(chain: Chain, services: tuple[str, ...]) -> None:
-    """Add both services; they list `services`, health, and themselves."""
+    """Add both services. They list `services`, health, and themselves."""
     names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME, V1)
     servicer = _Servicer(names, _pool())
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, chain)
@@ -44,7 +44,7 @@ def add_reflection(chain: Chain, services: tuple[str, ...]) -> None:
 
 
 class _Servicer(reflection.aio.ReflectionServicer):  # type: ignore[misc] # it has no types
-    """The library's servicer, which answers for methods and values of enums as well."""
+    """The library's servicer, which also finds methods and the values of enums."""
 
     def _file_containing_symbol(self, request: Any, fully_qualified_name: str) -> Any:
         parent, _, name = fully_qualified_name.rpartition(".")
@@ -62,7 +62,7 @@ class _Servicer(reflection.aio.ReflectionServicer):  # type: ignore[misc] # it h
 
 
 def _pool() -> DescriptorPool:
-    """Return a pool of what is served, and of nothing else that this program has messages of."""
+    """Return a pool of the served messages, without the other messages of this program."""
     pool = DescriptorPool()
     added: set[str] = set()
     for file in _FILES:
@@ -80,7 +80,7 @@ def _add(pool: DescriptorPool, file: FileDescriptor, added: set[str]) -> None:
 
 
 def _v1() -> FileDescriptorProto:
-    """Return the file of v1, which is that of v1alpha in another package."""
+    """Return the file of v1: the file of v1alpha in another package."""
     file = FileDescriptorProto()
     reflection_pb2.DESCRIPTOR.CopyToProto(file)
     earlier, file.package = f".{file.package}.", V1.rpartition(".")[0]

@@ -1,11 +1,10 @@
-"""The gRPC server: its services, and how it starts and drains."""
+"""The gRPC server: its services, its start and its drain."""
 
 import asyncio
 import errno
 import os
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -22,14 +21,15 @@ from interaction_svc.transports.grpcio.interceptors import (
     Chain,
     Errors,
     InFlight,
-    StreamTimes,
     Telemetry,
 )
-from interaction_svc.transports.grpcio.interceptors.chain import Context
+from interaction_svc.transports.grpcio.interceptors.chain import Behavior, Context
+from interaction_svc.transports.grpcio.limits import GrpcLimits, channel_options
 from interaction_svc.transports.grpcio.self_probe import SelfProbe, comes_by_probe_socket
 from interaction_svc.transports.operations import REFLECTION
-from interaction_svc.transports.pipeline import Pipeline
-from interaction_svc.transports.rpc.interaction_service import IngestServicer, InteractionServicer
+from interaction_svc.transports.pipeline import Pipeline, StreamTimes
+from interaction_svc.transports.rpc.ingest_service import IngestServicer
+from interaction_svc.transports.rpc.interaction_service import InteractionServicer
 from interaction_svc.transports.sockets import (
     CHECK_SECONDS,
     Listener,
@@ -46,41 +46,12 @@ INGEST_SERVICE = ingest_service_pb2.DESCRIPTOR.services_by_name["IngestService"]
 _SERVICES = (INTERACTION_SERVICE.full_name, INGEST_SERVICE.full_name)
 _HEALTH_OF = ("", *_SERVICES)
 _WITHOUT_END_SECONDS = 7 * 24 * 3600.0
-"""How long grpc may leave calls alone once it stops: the time of a drain is measured here.
+"""The grace of grpc's own stop, longer than any drain: `drain` measures its time by itself.
 
-If its own time ended while it is told to cut calls off, it would cancel those of a server that is
-gone by then, and crash.
+If grpc's grace ended while the drain cuts calls off, grpc would cancel calls of a server that no
+longer exists, and crash.
 """
 _LAST_CALLS_SECONDS = 1.0
-_KEEPALIVE_TIMEOUT_SECONDS = 20
-_CLIENT_PING_SECONDS = 10
-_AGE_GRACE_SECONDS = 60
-_WAITING_CALLS = 512
-_MOST_WAITING_CALLS = 1024
-"""How many calls wait to be taken up by Python: from the first on they are refused at random.
-
-To take a call up and refuse it costs as much as to serve it, so that under overload only grpc's own
-queue can refuse cheaply; it says CANCELLED. By default it is three times as long, and those served
-would wait for seconds in it (docs/overload.md). Health has a queue of its own.
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class GrpcLimits:
-    """The limits of the gRPC listener. Sizes are in bytes."""
-
-    max_message_bytes: int
-    max_header_bytes: int
-    max_streams_per_connection: int
-    max_connections: int
-    header_timeout_seconds: float
-    """The longest time of a TLS handshake."""
-    connection_idle_seconds: float
-    connection_age_seconds: float
-    """0: a connection may have any age."""
-    keepalive_seconds: float
-    stream_idle_seconds: float
-    stream_seconds: float
 
 
 class GrpcServer:
@@ -97,9 +68,9 @@ class GrpcServer:
         allowed_names: Collection[str] = (),
         reuse_port: bool = False,
     ) -> None:
-        """Build a server that listens once it is started.
+        """Build a server, which listens once it is started.
 
-        With `certificates` it serves TLS. With `allowed_names` it serves only clients whose
+        With `certificates` it serves TLS only. With `allowed_names` it serves only clients whose
         certificate has one of these names. With `reuse_port` other processes of this user may
         listen on the same port.
         """
@@ -113,7 +84,7 @@ class GrpcServer:
         times = StreamTimes(limits.stream_idle_seconds, limits.stream_seconds)
         authentication = Authentication(
             pipeline,
-            # Without a key, reflection is open on loopback alone.
+            # On loopback reflection needs no key.
             open_to_all=REFLECTION if address.is_loopback else (),
             is_peer_allowed=self._is_peer_allowed,
         )
@@ -132,14 +103,14 @@ class GrpcServer:
         reflection.add_reflection(chain, _SERVICES)
         self._probe = SelfProbe()
         self._server = grpc.aio.server(
-            handlers=[self._probe, chain], options=_options(limits, reuse_port=reuse_port)
+            handlers=[self._probe, chain], options=channel_options(limits, reuse_port=reuse_port)
         )
-        for service, handlers in chain.registered.items():  # health among them: see _WAITING_CALLS
+        for service, handlers in chain.registered.items():  # so that health has its own queue
             self._server.add_registered_method_handlers(service, handlers)
 
     async def start(self) -> Address:
-        """Listen, and give the address with its real port. Raises OSError if that can't be."""
-        # The servicer is born SERVING.
+        """Listen, and return the address with its real port. Raises OSError if that fails."""
+        # The library's servicer is SERVING at first.
         await self.set_serving(False)
         try:
             address = self._address if self._reuses_port else _with_free_port(self._address)
@@ -160,11 +131,11 @@ class GrpcServer:
             else:
                 credentials = server_credentials(self._certificates)
                 self._server.add_secure_port(str(address), credentials)
-        except RuntimeError as error:  # it was free a moment ago; gRPC doesn't say why it isn't
+        except RuntimeError as error:  # the port was free a moment ago; grpc gives no reason
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE)) from error
 
     async def set_serving(self, is_serving: bool) -> None:
-        """Let health say whether the services are serving."""
+        """Set the health of the services to SERVING or NOT_SERVING."""
         statuses = health_pb2.HealthCheckResponse
         for service in _HEALTH_OF:
             await self._health.set(
@@ -172,10 +143,10 @@ class GrpcServer:
             )
 
     async def failure(self) -> str:
-        """Return why the listener has ended, once it has by itself."""
+        """Return the reason once the listener has ended by itself."""
         while True:
             try:
-                # Raises what has ended grpc's accept loop, which grpc itself only logs.
+                # Raises the error that ended grpc's accept loop, which grpc itself only logs.
                 is_running = await self._server.wait_for_termination(CHECK_SECONDS)
             except Exception as error:
                 return f"{type(error).__name__} in grpc's accept loop"
@@ -187,16 +158,16 @@ class GrpcServer:
                 return "it answers no calls"
 
     async def drain(self, seconds: float) -> None:
-        """Refuse new calls, let those under way finish, and cut them off after this time."""
+        """Refuse new calls, wait up to `seconds` for those in progress, then cut them off."""
         stopping = asyncio.create_task(self._server.stop(_WITHOUT_END_SECONDS))
         await asyncio.sleep(0)  # so that it refuses calls from here on
         with suppress(TimeoutError):
             await asyncio.wait_for(self._in_flight.idle(), seconds)
-        # Stopping is over when all calls are, those that were taken up but had not reached their
-        # handlers yet among them; unless there are streams, which would go on for ever.
+        # The stop ends when all calls have ended, also those that grpc has accepted and that have
+        # not reached their handlers. Streams such as health's Watch never end.
         await asyncio.wait([stopping], timeout=min(seconds, _LAST_CALLS_SECONDS))
         await self._server.stop(None)
-        await asyncio.wait([stopping])  # which fails with what has ended the accept loop, if so
+        await asyncio.wait([stopping])  # it fails if an error has ended the accept loop
         await self._in_flight.idle()
         await self._probe.close()
 
@@ -209,7 +180,7 @@ class GrpcServer:
 
 
 def _with_free_port(address: Address) -> Address:
-    """Return the address with its port, or a free one for 0. Raises OSError, which says why not."""
+    """Return the address with its port, or a free one for 0. Raises OSError if it is in use."""
     bound = bind(address)
     port = bound[0].getsockname()[1]
     for one in bound:
@@ -217,40 +188,8 @@ def _with_free_port(address: Address) -> Address:
     return address._replace(port=port)
 
 
-def _options(limits: GrpcLimits, *, reuse_port: bool) -> list[tuple[str, int]]:
-    def ms(seconds: float) -> int:
-        return round(seconds * 1000)
-
-    options = [
-        # On by default: a second server would bind the same port without a word, and share its
-        # calls. Only the workers of a group do.
-        ("grpc.so_reuseport", int(reuse_port)),
-        ("grpc.max_receive_message_length", limits.max_message_bytes),
-        # The first is from where on requests are refused at random, the second is the limit.
-        ("grpc.max_metadata_size", limits.max_header_bytes),
-        ("grpc.absolute_max_metadata_size", limits.max_header_bytes),
-        ("grpc.max_concurrent_streams", limits.max_streams_per_connection),
-        ("grpc.max_allowed_incoming_connections", limits.max_connections),
-        ("grpc.server.max_pending_requests", _WAITING_CALLS),
-        ("grpc.server.max_pending_requests_hard_limit", _MOST_WAITING_CALLS),
-        ("grpc.server_handshake_timeout_ms", ms(limits.header_timeout_seconds)),
-        ("grpc.max_connection_idle_ms", ms(limits.connection_idle_seconds)),
-        ("grpc.keepalive_time_ms", ms(limits.keepalive_seconds)),
-        ("grpc.keepalive_timeout_ms", ms(_KEEPALIVE_TIMEOUT_SECONDS)),
-        # How often clients may ask in turn, whether they have calls or not.
-        ("grpc.http2.min_ping_interval_without_data_ms", ms(_CLIENT_PING_SECONDS)),
-        ("grpc.keepalive_permit_without_calls", 1),
-    ]
-    if limits.connection_age_seconds:
-        options += [
-            ("grpc.max_connection_age_ms", ms(limits.connection_age_seconds)),
-            ("grpc.max_connection_age_grace_ms", ms(_AGE_GRACE_SECONDS)),
-        ]
-    return options
-
-
 def _handlers(interactions: Interactions) -> tuple[grpc.GenericRpcHandler, ...]:
-    """Give the handlers of the two services; their serializers are none: bytes pass through."""
+    """Return the handlers of the two services. They have no serializers: bytes pass through."""
     reading, ingest = InteractionServicer(interactions), IngestServicer(interactions)
     unary: Any = grpc.unary_unary_rpc_method_handler
     streamed: Any = grpc.stream_unary_rpc_method_handler
@@ -258,16 +197,21 @@ def _handlers(interactions: Interactions) -> tuple[grpc.GenericRpcHandler, ...]:
         grpc.method_handlers_generic_handler(
             INTERACTION_SERVICE.full_name,
             {
-                "GetInteraction": unary(reading.get_interaction),
-                "ListInteractions": unary(reading.list_interactions),
-                "DeleteInteraction": unary(reading.delete_interaction),
+                "GetInteraction": unary(_behavior(reading.get_interaction)),
+                "ListInteractions": unary(_behavior(reading.list_interactions)),
+                "DeleteInteraction": unary(_behavior(reading.delete_interaction)),
             },
         ),
         grpc.method_handlers_generic_handler(
             INGEST_SERVICE.full_name,
             {
-                "RecordInteraction": unary(ingest.record_interaction),
-                "RecordInteractions": streamed(ingest.record_interactions),
+                "RecordInteraction": unary(_behavior(ingest.record_interaction)),
+                "RecordInteractions": streamed(_behavior(ingest.record_interactions)),
             },
         ),
     )
+
+
+def _behavior(method: Callable[[Any], Awaitable[bytes]]) -> Behavior:
+    """Return a method of a service, which knows no engine, as a behavior of grpc."""
+    return lambda request, _: method(request)

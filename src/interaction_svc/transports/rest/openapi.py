@@ -1,6 +1,6 @@
-"""The description of the REST API as an OpenAPI document, made of what the code itself uses.
+"""The OpenAPI document of the REST API, made from the tables that the code itself uses.
 
-Version 3.0, as the vendor's own: many generators of clients don't read 3.1.
+It has version 3.0, as the vendor's document: many client generators don't read 3.1.
 """
 
 import re
@@ -46,7 +46,7 @@ _TOKEN: Schema = {
 
 _ACCOUNT: tuple[Schema, str] = (
     {"type": "string", "pattern": Sid.ACCOUNT.pattern},
-    "Whose Interactions a key of the role admin means; without it, those of every account.",
+    "For a key of the role admin: the account whose Interactions to use. Default: all accounts.",
 )
 
 
@@ -58,7 +58,7 @@ def _path_of(operation: Operation) -> str:
 
 
 def openapi_document(base_url: str) -> dict[str, Any]:
-    """Describe the API as it is served under this base URL, which has no slash at its end."""
+    """Return the document for a base URL, which has no slash at its end."""
     api = _common_responses()
     return {
         "openapi": "3.0.3",
@@ -75,7 +75,7 @@ def openapi_document(base_url: str) -> dict[str, Any]:
         "security": [{"basic": []}, {"bearer": []}],
         "tags": [
             {"name": "Interactions", "description": "The Interactions of a Session."},
-            {"name": "Service", "description": "The service itself. It asks for no credentials."},
+            {"name": "Service", "description": "The service itself, without credentials."},
         ],
         "paths": {
             _path_of(LIST): {
@@ -89,7 +89,7 @@ def openapi_document(base_url: str) -> dict[str, Any]:
             },
             _path_of(HEALTHZ): _watched("GetHealth", "Whether the process is alive"),
             _path_of(READYZ): _watched(
-                "GetReadiness", "Whether it can do its work", is_refusable=True
+                "GetReadiness", "Whether the service can do its work", is_refusable=True
             ),
             _path_of(OPENAPI): _watched("GetDescription", "This document", {"type": "object"}),
         },
@@ -119,7 +119,7 @@ def openapi_document(base_url: str) -> dict[str, Any]:
 
 def _list_operation(api: Schema) -> Schema:
     operation = _operation("ListInteractions", "List a Session's Interactions, by pages", api)
-    page = _answer("A page of them.", ref("InteractionList"))
+    page = _answer("A page of Interactions.", ref("InteractionList"))
     parameters = [*_query(), _consistency()]
     return operation | {"parameters": parameters, "responses": {"200": page, **api}}
 
@@ -133,18 +133,18 @@ def _fetch_operation(api: Schema) -> Schema:
 
 def _delete_operation(api: Schema) -> Schema:
     operation = _operation("DeleteInteraction", "Delete an Interaction for good", api)
-    deleted = _answer("It is deleted.", None, _CONSISTENCY)
+    deleted = _answer("The Interaction is deleted.", None, _CONSISTENCY)
     parameters = [_parameter(ACCOUNT, *_ACCOUNT)]
     return operation | {"parameters": parameters, "responses": {"204": deleted, **_of_one(api)}}
 
 
 def _of_one(api: Schema) -> Schema:
-    """Return the errors of what is done to one Interaction, which several accounts may have."""
+    """Return the errors of an operation on one Interaction, which several accounts may have."""
     return api | {"409": _refusal(AmbiguousAccount)}
 
 
 def _readable(get: Schema) -> Schema:
-    """Return the operations of what can be read: GET, and HEAD, whose answers have no content."""
+    """Return the operations GET and HEAD. The responses of HEAD have no content."""
     head = get | {
         "operationId": f"{get['operationId']}Head",
         "summary": f"{get['summary']}: the headers alone",
@@ -168,11 +168,11 @@ def _operation(name: str, summary: str, responses: Schema) -> Schema:
 def _watched(
     name: str, summary: str, schema: Schema | None = None, *, is_refusable: bool = False
 ) -> Schema:
-    """Describe what those ask who watch the service, or want to learn of it."""
+    """Return the operations of a path about the service itself."""
     status = ref("Status")
-    responses = {"200": _answer("It is so.", schema or status)} | _refusals_of_the_connection()
+    responses = {"200": _answer("OK.", schema or status)} | _refusals_of_the_connection()
     if is_refusable:
-        responses["503"] = _answer("It is not so.", status)
+        responses["503"] = _answer("The service is unavailable.", status)
     operation = _operation(name, summary, responses)
     return _readable(operation | {"tags": ["Service"], "security": []})
 
@@ -195,15 +195,15 @@ def _query() -> list[Schema]:
     parameters: dict[str, tuple[Schema, str]] = {
         "PageSize": (
             {"type": "integer", "minimum": 1, "default": DEFAULT_PAGE_SIZE},
-            f"How many Interactions a page has; above {MAX_PAGE_SIZE} it is {MAX_PAGE_SIZE}.",
+            f"The number of Interactions in a page. Above {MAX_PAGE_SIZE} it is {MAX_PAGE_SIZE}.",
         ),
         "Page": (
             {"type": "integer", "minimum": 0, "maximum": MAX_PAGE, "default": 0},
-            "The number of the page, for the caller's own count; above 0 it needs a PageToken.",
+            "The number of the page, for the caller's count only. Above 0 it needs a PageToken.",
         ),
         "PageToken": (
             text | {"pattern": "^[A-Za-z0-9_-]*$", "maxLength": page_tokens.MAX_TOKEN_LENGTH},
-            "Where the page begins: what a link of an earlier page has.",
+            "The start of the page, from a link of an earlier page.",
         ),
         ACCOUNT: _ACCOUNT,
         "Order": (text | {"enum": ["asc", "desc"]}, "Oldest first, or newest first."),
@@ -241,12 +241,12 @@ def _consistency() -> Schema:
         "name": _CONSISTENCY,
         "in": "header",
         "schema": _TOKEN,
-        "description": "What a write had in its answer: the read sees that write.",
+        "description": "The token from the response of a write. The read sees that write.",
     }
 
 
 def _common_responses() -> Schema:
-    """Give the errors of every operation on Interactions."""
+    """Return the errors of every operation on Interactions."""
     return _refusals_of_the_connection() | {
         "401": _refusal(Unauthenticated, "WWW-Authenticate"),
         "403": _refusal(PermissionDenied),
@@ -258,7 +258,7 @@ def _common_responses() -> Schema:
 
 
 def _refusals_of_the_connection() -> Schema:
-    """Give the errors of what isn't a request: they come before it is known what was asked."""
+    """Return the errors of a malformed request, which are sent before it is routed."""
     return {
         "400": _refusal(InvalidField),
         "408": _refusal(HeadersTooSlow),
@@ -289,14 +289,14 @@ def _headers() -> dict[str, Schema]:
     headers: dict[str, tuple[Schema, str]] = {
         "Twilio-Request-Id": ({"pattern": "^RQ[0-9a-f]{32}$"}, "The request's id."),
         "Twilio-Request-Duration": ({"pattern": r"^\d+\.\d{3}$"}, "Seconds."),
-        "X-Request-Id": ({}, "The id that the caller gave the request, or else the same."),
-        "Cache-Control": ({"enum": ["no-store"]}, "That no cache may keep the answer."),
-        "WWW-Authenticate": ({}, "That it takes Basic credentials."),
+        "X-Request-Id": ({}, "The id that the caller sent, or else the Twilio-Request-Id."),
+        "Cache-Control": ({"enum": ["no-store"]}, "No cache may store the response."),
+        "WWW-Authenticate": ({}, "Basic credentials are accepted."),
         "Retry-After": ({"pattern": r"^\d+$"}, "Seconds."),
     }
     always: dict[str, Schema] = {
         name: {"required": True, "schema": {"type": "string", **schema}, "description": text}
         for name, (schema, text) in headers.items()
     }
-    text = "Where a replica is read: what makes a read see this write, if it is sent with it."
+    text = "With a replica: a token. A read that sends it sees this write."
     return always | {_CONSISTENCY: {"required": False, "schema": _TOKEN, "description": text}}

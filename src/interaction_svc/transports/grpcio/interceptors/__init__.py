@@ -3,13 +3,11 @@
 InFlight is the outermost, so that a drain waits for all of a call, its error handling included.
 """
 
-from interaction_svc.transports.grpcio.interceptors.admission import Admission, StreamTimes
+from interaction_svc.transports.grpcio.interceptors.admission import Admission
 from interaction_svc.transports.grpcio.interceptors.authentication import Authentication
 from interaction_svc.transports.grpcio.interceptors.chain import Chain
 from interaction_svc.transports.grpcio.interceptors.errors import Errors
 from interaction_svc.transports.grpcio.interceptors.in_flight import InFlight
 from interaction_svc.transports.grpcio.interceptors.telemetry import Telemetry
 
-__all__ = [
-    "Admission", "Authentication", "Chain", "Errors", "InFlight", "StreamTimes", "Telemetry",
-]  # fmt: skip
+__all__ = ["Admission", "Authentication", "Chain", "Errors", "InFlight", "Telemetry"]

@@ -4,23 +4,13 @@ grpc keeps a client's own deadline by itself. It can only be shorter than the se
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from interaction_svc.admission.response_backlog import ResponseBacklog
-from interaction_svc.domain.errors import DeadlineExceeded, StreamIdle
 from interaction_svc.telemetry.request_context import RequestContext, current_request
 from interaction_svc.transports.grpcio.interceptors.chain import Behavior, Context, Interceptor
 from interaction_svc.transports.operations import Operation
-from interaction_svc.transports.pipeline import Pipeline
-
-
-class StreamTimes(NamedTuple):
-    """Time limits of a stream of requests, in seconds."""
-
-    idle: float
-    """The wait for the next request."""
-    whole: float
+from interaction_svc.transports.pipeline import Pipeline, StreamTimes
 
 
 class Admission(Interceptor):
@@ -50,7 +40,7 @@ class Admission(Interceptor):
                     with self._pipeline.deadline:
                         response = await behavior(request, context)
                 else:
-                    response = await behavior(self._limited(request), context)
+                    response = await behavior(self._times.limit(request), context)
             if changes_nothing:  # the response of a write is sent in any case
                 self._backlog.check(call, len(response))
             task = asyncio.current_task()
@@ -69,26 +59,6 @@ class Admission(Interceptor):
                 await behavior(request, counted)
 
         return admitted
-
-    async def _limited(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-        """Yield the requests of a stream. Raises StreamIdle, DeadlineExceeded."""
-        loop = asyncio.get_running_loop()
-        end = loop.time() + self._times.whole
-        while True:
-            idle_end = loop.time() + self._times.idle
-            try:
-                async with asyncio.timeout_at(min(idle_end, end)):
-                    request = await anext(requests)
-            except StopAsyncIteration:
-                return
-            except TimeoutError as error:
-                if idle_end < end:
-                    raise StreamIdle(self._times.idle) from error
-                raise DeadlineExceeded(
-                    f"The stream took longer than {self._times.whole:g} seconds,"
-                    " the most that a stream may take"
-                ) from error
-            yield request
 
 
 class _CountedResponses:

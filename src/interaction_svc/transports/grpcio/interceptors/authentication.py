@@ -6,7 +6,6 @@ from typing import Any
 from interaction_svc.domain.errors import PermissionDenied, Unauthenticated
 from interaction_svc.telemetry.request_context import current_request
 from interaction_svc.transports.grpcio.interceptors.chain import Behavior, Context, Interceptor
-from interaction_svc.transports.grpcio.interceptors.key_watch import KeyWatch
 from interaction_svc.transports.operations import Operation
 from interaction_svc.transports.pipeline import Pipeline
 
@@ -27,7 +26,6 @@ class Authentication(Interceptor):
         is_peer_allowed: Callable[[Context], bool],
     ) -> None:
         self._pipeline = pipeline
-        self._authenticator = pipeline.authenticator
         self._open_to_all = open_to_all
         self._is_peer_allowed = is_peer_allowed
 
@@ -36,8 +34,7 @@ class Authentication(Interceptor):
         if not operation.needs_credentials or operation in self._open_to_all:
             return behavior
         has_permission = operation.permission is not None
-        is_stream = operation.is_streaming
-        if is_stream and has_permission:
+        if operation.is_streaming and has_permission:
             behavior = self._while_key_is_valid(operation, behavior)
         pipeline = self._pipeline
 
@@ -50,7 +47,7 @@ class Authentication(Interceptor):
             await pipeline.authenticate(call, call.authorization)
             if not has_permission:
                 return await behavior(request, context)
-            with pipeline.authorize(operation, call.principal, is_stream=is_stream):
+            with pipeline.authorize(operation, call.principal):
                 return await behavior(request, context)
 
         return authenticated
@@ -63,11 +60,11 @@ class Authentication(Interceptor):
         """
 
         async def respond(request: Any, context: Context) -> None:
-            with KeyWatch(self._authenticator, current_request()) as watch, watch.interruptible:
+            with self._pipeline.watch_key(current_request()) as watch, watch.interruptible:
                 await behavior(request, context)
 
         async def receive(requests: AsyncIterator[Any], context: Context) -> Any:
-            with KeyWatch(self._authenticator, current_request()) as watch:
+            with self._pipeline.watch_key(current_request()) as watch:
                 return await behavior(watch.interrupt_between(requests), context)
 
         return respond if operation.kind.streams_responses else receive

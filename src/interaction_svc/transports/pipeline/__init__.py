@@ -1,76 +1,42 @@
-"""The stages that each request passes, in every transport and for all four kinds of RPC.
+"""The stages of a request, the same in every transport and for all four kinds of RPC.
 
 From the outside in:
 
 1. telemetry: `telemetry.request_scope` logs and counts how the request ended;
-2. errors: `ErrorBoundary` turns any exception into the error that the caller gets;
-3. admission: `Pipeline.place` and `Pipeline.deadline` bound the work in progress and its time;
-4. authentication: `Pipeline.authenticate` identifies the caller and counts its rate;
-5. authorization: `Pipeline.authorize` checks the permission and the caller's share.
+2. errors: `ErrorBoundary` turns an exception into the error that the caller gets;
+3. admission: `Pipeline.place` limits the requests in progress. `Pipeline.deadline` limits the time
+   of a request without streams, `StreamTimes` that of a stream of requests;
+4. authentication: `Pipeline.authenticate` identifies the caller and counts its rate. `KeyWatch`
+   checks the key of a stream until it ends;
+5. authorization: `Pipeline.authorize` checks the permission, and holds the caller's share.
 
-The order is part of the design. Refused requests are logged and counted. Checking credentials
+The transports convert a request into an Operation and a RequestContext, and render its error.
+
+The order is part of the design. Refused requests are logged and counted. A look-up of credentials
 takes a place and has a deadline. A caller without permission learns nothing from its request.
 """
 
 from contextlib import AbstractContextManager
-from types import TracebackType
-
-import structlog
 
 from interaction_svc.admission.concurrency import ConcurrencyLimit
 from interaction_svc.admission.control import AdmissionControl
 from interaction_svc.admission.deadline import SharedDeadline
 from interaction_svc.app.authentication import Authenticator
-from interaction_svc.domain.errors import Internal, ServiceError
 from interaction_svc.domain.principals import Principal
 from interaction_svc.telemetry.request_context import RequestContext
 from interaction_svc.transports.operations import Operation
+from interaction_svc.transports.pipeline.errors import ErrorBoundary
+from interaction_svc.transports.pipeline.key_watch import KeyWatch
+from interaction_svc.transports.pipeline.stream_times import StreamTimes
 
-log = structlog.get_logger()
-
-
-class ErrorBoundary:
-    """Context manager that keeps exceptions of a request and notes them as its `error`.
-
-    A ServiceError is kept as it is. Another exception is logged with a reference and becomes
-    Internal, which shows the caller the reference alone. Exceptions of `passes`, and those that
-    are not an Exception, such as CancelledError, leave the block.
-    """
-
-    __slots__ = ("_passes", "_request")
-
-    def __init__(
-        self, request: RequestContext, passes: type[Exception] | tuple[type[Exception], ...] = ()
-    ) -> None:
-        self._request = request
-        self._passes = passes
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        cause: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
-        if not isinstance(cause, Exception) or isinstance(cause, self._passes):
-            return False
-        if isinstance(cause, ServiceError):
-            # The traceback would keep what the request has made, such as a response, in memory.
-            self._request.error = cause.with_traceback(None)
-            return True
-        error = Internal()
-        log.error("internal error", reference=error.reference, exc_info=cause)
-        self._request.error = error
-        return True
+__all__ = ["ErrorBoundary", "KeyWatch", "Pipeline", "StreamTimes"]
 
 
 class Pipeline:
     """The stages that need the service's limits and keys; one object for all transports."""
 
     def __init__(self, authenticator: Authenticator, admission: AdmissionControl) -> None:
-        self.authenticator = authenticator
+        self._authenticator = authenticator
         self.response_backlog = admission.response_backlog
         self.deadline = SharedDeadline(admission.deadline_seconds)
         """Context manager around the work of a request without streams."""
@@ -78,7 +44,7 @@ class Pipeline:
         self._request_rate = admission.request_rate
 
     def refuses(self, operation: Operation) -> bool:
-        """Return whether a request of this operation would find no place now."""
+        """Return whether a request of this operation would be refused now for lack of a place."""
         return operation.is_limited and self._concurrency.is_full
 
     def place(self) -> AbstractContextManager[None]:
@@ -90,12 +56,14 @@ class Pipeline:
 
         Raises Unauthenticated, RateLimited, Unavailable.
         """
-        request.principal = await self.authenticator.authenticate(credentials, request.peer)
+        request.principal = await self._authenticator.authenticate(credentials, request.peer)
         self._request_rate.count(request.principal)
 
-    def authorize(
-        self, operation: Operation, principal: Principal, *, is_stream: bool = False
-    ) -> "_Share":
+    def watch_key(self, request: RequestContext) -> KeyWatch:
+        """Return a context manager that checks the key of a stream until the stream ends."""
+        return KeyWatch(self._authenticator, request)
+
+    def authorize(self, operation: Operation, principal: Principal) -> "_Share":
         """Return a context manager that counts the request against the principal's share.
 
         Raises PermissionDenied if the principal lacks the operation's permission, and on entry
@@ -103,10 +71,12 @@ class Pipeline:
         """
         if operation.permission is not None:
             principal.require(operation.permission)
-        return _Share(self._concurrency, principal, is_stream)
+        return _Share(self._concurrency, principal, operation.is_streaming)
 
 
 class _Share:
+    """The part of the places that a principal uses with one request."""
+
     __slots__ = ("_concurrency", "_is_stream", "_principal")
 
     def __init__(

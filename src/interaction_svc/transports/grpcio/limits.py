@@ -1,0 +1,74 @@
+"""The limits of the gRPC listener, and its channel options."""
+
+from dataclasses import dataclass
+
+_KEEPALIVE_TIMEOUT_SECONDS = 20
+_CLIENT_PING_SECONDS = 10
+_AGE_GRACE_SECONDS = 60
+_WAITING_CALLS = 512
+_MOST_WAITING_CALLS = 1024
+"""How many calls wait for Python. Above _WAITING_CALLS grpc refuses calls at random.
+
+For Python to accept a call and refuse it costs as much as to serve it, so under overload only
+grpc's own queue can refuse cheaply. It answers CANCELLED. Its default length is three times as
+much, with waits of seconds (docs/overload.md). Health has a queue of its own.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcLimits:
+    """The limits of the gRPC listener. Sizes are in bytes."""
+
+    max_message_bytes: int
+    max_header_bytes: int
+    """The largest metadata of a call."""
+    max_streams_per_connection: int
+    """The number of calls in progress on a connection. Further ones wait in the client."""
+    max_connections: int
+    """The number of open connections. Further ones are closed."""
+    header_timeout_seconds: float
+    """The longest TLS handshake."""
+    connection_idle_seconds: float
+    """A connection without calls is closed after this time."""
+    connection_age_seconds: float
+    """A connection is replaced after this time; 0: never."""
+    keepalive_seconds: float
+    """A silent client gets a ping after this time."""
+    stream_idle_seconds: float
+    """The longest wait for the next request of a stream."""
+    stream_seconds: float
+    """The longest time of a stream of requests."""
+
+
+def channel_options(limits: GrpcLimits, *, reuse_port: bool) -> list[tuple[str, int]]:
+    """Return the options of grpc's core for these limits."""
+    options = [
+        # It is on by default: a second server would bind the same port without an error, and get
+        # part of its calls. Only the workers of a group share a port.
+        ("grpc.so_reuseport", int(reuse_port)),
+        ("grpc.max_receive_message_length", limits.max_message_bytes),
+        # grpc refuses requests at random above the first, and all above the second.
+        ("grpc.max_metadata_size", limits.max_header_bytes),
+        ("grpc.absolute_max_metadata_size", limits.max_header_bytes),
+        ("grpc.max_concurrent_streams", limits.max_streams_per_connection),
+        ("grpc.max_allowed_incoming_connections", limits.max_connections),
+        ("grpc.server.max_pending_requests", _WAITING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", _MOST_WAITING_CALLS),
+        ("grpc.server_handshake_timeout_ms", _ms(limits.header_timeout_seconds)),
+        ("grpc.max_connection_idle_ms", _ms(limits.connection_idle_seconds)),
+        ("grpc.keepalive_time_ms", _ms(limits.keepalive_seconds)),
+        ("grpc.keepalive_timeout_ms", _ms(_KEEPALIVE_TIMEOUT_SECONDS)),
+        # The shortest time between two pings of a client, whether it has calls or not.
+        ("grpc.http2.min_ping_interval_without_data_ms", _ms(_CLIENT_PING_SECONDS)),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]
+    if limits.connection_age_seconds:
+        options += [
+            ("grpc.max_connection_age_ms", _ms(limits.connection_age_seconds)),
+            ("grpc.max_connection_age_grace_ms", _ms(_AGE_GRACE_SECONDS)),
+        ]
+    return options
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
