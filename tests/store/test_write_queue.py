@@ -1,4 +1,4 @@
-"""The queue of writes: accounts take turns, and none fills it."""
+"""The write queue: accounts take turns, and none fills it."""
 
 import asyncio
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ async def done() -> "asyncio.Future[Any]":
     return asyncio.get_running_loop().create_future()
 
 
-async def test_one_row_of_another_account_is_in_the_next_commit(
+async def test_a_single_row_of_another_account_is_in_the_next_commit(
     done: "asyncio.Future[Any]",
 ) -> None:
     queue: WriteQueue[Operation] = WriteQueue()
@@ -46,7 +46,7 @@ async def test_small_operations_of_an_account_share_a_commit(done: "asyncio.Futu
     assert queue.take() == small[4:]
 
 
-async def test_an_account_fills_half_of_the_queue(done: "asyncio.Future[Any]") -> None:
+async def test_an_account_may_use_half_of_the_queue(done: "asyncio.Future[Any]") -> None:
     queue: WriteQueue[Operation] = WriteQueue(max_waiting_rows=10)
     for _ in range(5):
         queue.put(Operation("flood", 1, done))
