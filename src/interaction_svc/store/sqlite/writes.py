@@ -141,7 +141,7 @@ def record(
             if merged is not None:
                 stored[key] = merged
                 (new if key in new else changed)[key] = pack_row(merged)
-    created = sorted(new.values())  # rows of the same page one after the other
+    created = list(new.values())
     insert(db, created, has_readers)
     owners = {(columns[0], columns[4], columns[1]) for columns in created}
     _insert_all(db, _INSERT_OWNERS, list(owners), has_readers)
