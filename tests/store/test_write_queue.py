@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from interaction_svc.store.errors import StoreBusyError
-from interaction_svc.store.write_queue import MAX_ROWS_OF_AN_ACCOUNT, WriteQueue
+from interaction_svc.store.write_queue import MAX_ROWS_PER_ACCOUNT, WriteQueue
 
 
 class Operation(NamedTuple):
@@ -25,7 +25,7 @@ async def test_a_single_row_of_another_account_is_in_the_next_commit(
     done: "asyncio.Future[Any]",
 ) -> None:
     queue: WriteQueue[Operation] = WriteQueue()
-    batches = [Operation("flood", MAX_ROWS_OF_AN_ACCOUNT, done, size) for size in range(3)]
+    batches = [Operation("flood", MAX_ROWS_PER_ACCOUNT, done, size) for size in range(3)]
     for batch in batches:
         queue.put(batch)
     others = [Operation("other", 1, done, size) for size in range(2)]
@@ -39,7 +39,7 @@ async def test_a_single_row_of_another_account_is_in_the_next_commit(
 
 async def test_small_operations_of_an_account_share_a_commit(done: "asyncio.Future[Any]") -> None:
     queue: WriteQueue[Operation] = WriteQueue()
-    small = [Operation("one", MAX_ROWS_OF_AN_ACCOUNT // 4, done, size) for size in range(5)]
+    small = [Operation("one", MAX_ROWS_PER_ACCOUNT // 4, done, size) for size in range(5)]
     for operation in small:
         queue.put(operation)
     assert queue.take() == small[:4]

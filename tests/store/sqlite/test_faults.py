@@ -231,7 +231,7 @@ async def test_a_permanently_locked_file_fails_the_start(
 _OPEN = """
 import asyncio, os, sys
 from interaction_svc.store import StoreError, open_store
-asyncio.run(asyncio.to_thread(int))  # imports modules that the other user may not be able to read
+asyncio.run(asyncio.to_thread(int))  # imports what that user may not be able to read
 if os.geteuid() == 0:
     os.setuid(65534)
 

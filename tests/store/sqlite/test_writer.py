@@ -18,7 +18,7 @@ from interaction_svc.store import (
 from interaction_svc.store.sqlite import writer as writer_module
 from interaction_svc.store.sqlite.connection import Connection
 from interaction_svc.store.sqlite.writer import Writer
-from interaction_svc.store.write_queue import MAX_BYTES_A_COMMIT
+from interaction_svc.store.write_queue import MAX_BYTES_PER_COMMIT
 from tests.store.sqlite.files import url
 
 
@@ -136,7 +136,7 @@ async def test_a_commit_is_bounded_in_bytes(write: Connection) -> None:
     first = asyncio.create_task(writer.submit(lambda _: release.wait(30), 1))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    half = MAX_BYTES_A_COMMIT // 2
+    half = MAX_BYTES_PER_COMMIT // 2
     waiting = [asyncio.create_task(writer.submit(insert(n), 1, half)) for n in range(6)]
     await asyncio.sleep(0)
     release.set()

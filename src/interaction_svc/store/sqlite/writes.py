@@ -29,7 +29,7 @@ between its batches.
 _MAX_PAUSE_SECONDS = 0.005
 """Longest pause. A longer statement waits for the disk, which leaves the cores free, and a pause
 holds the write lock."""
-_ROWS_A_STATEMENT = (250, _ROWS_BESIDE_READERS, *range(25, 0, -1))
+_STATEMENT_ROWS = (250, _ROWS_BESIDE_READERS, *range(25, 0, -1))
 """Numbers of rows for which an INSERT statement exists; each is prepared once.
 
 A statement releases and takes the interpreter lock once, not once per row. The event loop may take
@@ -48,9 +48,7 @@ def _values(columns: int, rows: int) -> str:
 
 def _statements(form: str, columns: int) -> tuple[tuple[int, str], ...]:
     """Return a statement for each number of rows. `form` contains `{values}`."""
-    return tuple(
-        (count, form.format(values=_values(columns, count))) for count in _ROWS_A_STATEMENT
-    )
+    return tuple((count, form.format(values=_values(columns, count))) for count in _STATEMENT_ROWS)
 
 
 # All keys are one concatenated value, which costs half of one value per key. LEFT JOIN fixes the
