@@ -61,7 +61,7 @@ class Writer:
     """Records one Interaction after the other, and deletes every third again."""
 
     def __init__(self, ingest: Ingest, reading: Reading) -> None:
-        self._ingest, self._reading = ingest, reading
+        self._ingest, self._run_read = ingest, reading
         self.parents = new_parents()
         self.recorded: list[str] = []
         self.deleted: list[str] = []
@@ -78,7 +78,7 @@ class Writer:
                     session_sid=self.parents.session_sid,
                     sid=doomed,
                 )
-                await self._reading.DeleteInteraction(request)
+                await self._run_read.DeleteInteraction(request)
                 self.deleted.append(doomed)
 
 

@@ -8,14 +8,14 @@ from interaction_svc.domain.principals import ANONYMOUS, Principal
 
 
 class Share:
-    """How many of something each name may hold at once."""
+    """A number of places that each name may hold at once."""
 
     def __init__(self, most: int) -> None:
         self.most = most
         self._held: dict[str, int] = {}
 
     def take(self, name: str) -> bool:
-        """Take one for this name; return False, and take none, if it holds as many as it may."""
+        """Take a place for this name, or return False if the name has all of its places."""
         held = self._held.get(name, 0)
         if held >= self.most:
             return False
@@ -23,7 +23,7 @@ class Share:
         return True
 
     def refund(self, name: str) -> None:
-        """Return one that was taken."""
+        """Return a place that was taken."""
         held = self._held[name] - 1
         if held:
             self._held[name] = held
@@ -32,13 +32,13 @@ class Share:
 
 
 class ConcurrencyLimit:
-    """How many calls are worked on at once, over both transports.
+    """The number of requests in progress, over both transports.
 
-    A place is taken before the caller is known (`slot`). Once the caller is known, its account may
-    hold a share of the places with all its calls, and a smaller one with its streams, so that
-    neither takes the last place from others; a key may have a number of streams. A caller without
-    an account counts as its key. Callers without a key are one for streams, and for other calls
-    have no share: where there are no keys there is nobody to keep places for.
+    `slot` takes a place before the caller is known. After authentication, an account may hold a
+    share of the places with all of its requests, and a smaller share with its streams, so one
+    account never takes the last place. A key may have a number of streams. A caller without an
+    account counts under its key. All callers without a key share one number of streams, and have no
+    other share.
     """
 
     def __init__(
@@ -57,11 +57,11 @@ class ConcurrencyLimit:
 
     @property
     def is_full(self) -> bool:
-        """Whether one more would be refused."""
+        """Return whether one more request would be refused."""
         return self._count >= self._most
 
     def slot(self) -> Self:
-        """Hold a place while the block runs. Raises Overloaded if there is none."""
+        """Return a context manager that holds a place. Raises Overloaded if there is none."""
         if self._count >= self._most:
             raise Overloaded
         return self
@@ -73,9 +73,9 @@ class ConcurrencyLimit:
         self._count -= 1
 
     def begin(self, principal: Principal, *, is_stream: bool = False) -> None:
-        """Count a call, which has a place, against the caller's share; `end` ends that.
+        """Count a request, which has a place, against the share of its caller until `end`.
 
-        Raises Overloaded, and then has counted nothing.
+        Raises Overloaded, and then counts nothing.
         """
         name = principal.quota_key
         if self._calls is not None and principal is not ANONYMOUS and not self._calls.take(name):
@@ -88,7 +88,7 @@ class ConcurrencyLimit:
                 raise
 
     def end(self, principal: Principal, *, is_stream: bool = False) -> None:
-        """End what `begin` began, with the same arguments."""
+        """End the count of `begin`, with the same arguments."""
         name = principal.quota_key
         self._end_call(principal, name)
         if is_stream:

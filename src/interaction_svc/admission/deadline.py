@@ -1,4 +1,4 @@
-"""The deadline of calls and requests: all have the same time."""
+"""One deadline for all requests, with one timer."""
 
 import asyncio
 from typing import Self
@@ -9,11 +9,10 @@ _OVER = 0.0
 
 
 class SharedDeadline:
-    """Ends what takes longer than `seconds` within the block, which then raises DeadlineExceeded.
+    """Context manager that ends a block after `seconds` with DeadlineExceeded.
 
-    What asyncio.timeout does, for one block at a time in each task, and with one timer for all
-    tasks: for the one whose time ends first. A timer for each, started and cancelled, costs 12
-    microseconds a request, a third of what an empty one costs.
+    It does what asyncio.timeout does, for one block at a time in each task, and with one timer for
+    all tasks. A timer for each request costs 12 microseconds, a third of an empty request.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -35,7 +34,7 @@ class SharedDeadline:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         task = self._task()
         is_over = self._ends.pop(task) == _OVER
-        # As asyncio.timeout: whoever else has cancelled the task means it to end.
+        # As in asyncio.timeout: a cancellation by anything else must end the task.
         if is_over and task.uncancel() == 0 and kind is asyncio.CancelledError:
             raise DeadlineExceeded
 

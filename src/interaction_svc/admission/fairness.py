@@ -8,36 +8,34 @@ import asyncio
 import time
 
 ROWS_PER_YIELD = 10
-"""After so many rows, for a tenth of a millisecond, a stream looks whether others want to read."""
+"""A stream checks for reads after this many rows, which take a tenth of a millisecond."""
 _LATELY_SECONDS = 0.01
 _PAUSE_SECONDS = 0.002
-"""How long it then leaves everything to them: a stream has a seventh of its speed beside reads that
-follow each other, and the slowest of 100 Lists two to three times its time. Half the pause, half as
-much again of both."""
+"""The pause of a stream while reads run. Beside continuous reads a stream then has a seventh of its
+speed, and the slowest of 100 Lists takes two to three times as long as without a stream."""
 _QUIET_SECONDS = 0.00005
-"""A turn of the loop that takes longer had others' work in it, or another thread's."""
+"""An iteration of the event loop that takes longer ran other work, or waited for a thread."""
 _QUIET_TURNS = 3
 _MOST_TURNS = 20
 _SLICES_A_LOOK = 5
-"""After so many slices it lets others go first that don't read. To let go after less than threads
-wait for the interpreter (server.py) would starve the writer's."""
+"""After this many batches of rows a stream also yields to work other than reads. A shorter interval
+than the switch interval of threads (runtime/process_tuning.py) would starve the writer."""
 
 
 class ReadPriority:
-    """What those who read tell those who stream."""
+    """Tells bulk streams whether reads ran in the last 10 ms."""
 
     def __init__(self) -> None:
         self._read_at = float("-inf")
 
     def note_read(self) -> None:
-        """Take note of a read that begins."""
+        """Note that a read starts."""
         self._read_at = time.perf_counter()
 
     async def yield_to_reads(self, slices: int) -> None:
-        """Return when a stream may go on, which has had so many slices.
+        """Return when a stream may continue after `slices` batches of ROWS_PER_YIELD rows.
 
-        At the latest that is after the pause, or after some turns of the loop: others' calls can't
-        hold it up for ever.
+        It waits at most for the pause, or for _MOST_TURNS iterations of the event loop.
         """
         if time.perf_counter() - self._read_at < _LATELY_SECONDS:
             await asyncio.sleep(_PAUSE_SECONDS)
@@ -46,9 +44,9 @@ class ReadPriority:
 
 
 async def _quiet() -> None:
-    """Return when the loop has turned a few times in a row without others' work, or soon after.
+    """Return after a few iterations of the event loop in a row without other work.
 
-    One turn is not enough: a call takes several, and between them grpc's own threads have it.
+    One iteration is not enough: a call takes several, and grpc's threads run between them.
     """
     quiet = 0
     began = time.perf_counter()

@@ -16,14 +16,14 @@ WRONG_PER_SECOND = 1.0
 
 
 class RequestRateLimit:
-    """How many calls a second each account makes; bursts of a second's worth are taken."""
+    """A limit on the requests a second of each account, with bursts of one second's number."""
 
     def __init__(self, per_second: int, clock: Clock = time.monotonic) -> None:
         self._per_second = per_second
         self._rate = KeyedTokenBucket(per_second, per_second, clock) if per_second else None
 
     def count(self, principal: Principal) -> None:
-        """Count a call: against its account, or where it has none against its key.
+        """Count a request against its account, or against its key if it has no account.
 
         Raises RateLimited.
         """
@@ -39,10 +39,10 @@ class RequestRateLimit:
 
 
 class FailedAuthLimiter:
-    """How often a peer may show credentials that turn out wrong: WRONG_AT_ONCE, then 1 a second.
+    """A limit on wrong credentials from one peer: WRONG_AT_ONCE at once, then WRONG_PER_SECOND.
 
-    A peer is an IPv4 address or the /64 of an IPv6 address, which is what one machine has.
-    Credentials that are right use nothing up.
+    A peer is an IPv4 address or the /64 network of an IPv6 address, which one machine has.
+    Right credentials are not counted.
     """
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
@@ -50,11 +50,11 @@ class FailedAuthLimiter:
 
     @contextmanager
     def one(self, peer: str) -> Iterator[float]:
-        """Make an attempt within the block, which raises Unauthenticated if it is wrong.
+        """Return a context manager around one attempt; the block raises Unauthenticated if wrong.
 
-        Yields 0, or the seconds to wait if the peer's attempts are used up: this one then neither
-        counts nor is allowed to be wrong. It counts as wrong from its beginning, so that no more
-        than WRONG_AT_ONCE are under way.
+        Yields 0, or the seconds to wait if the peer has no attempts left. Such an attempt is not
+        counted, and must not be answered as wrong. An attempt counts as wrong from its start, so at
+        most WRONG_AT_ONCE run at the same time.
         """
         network = _network_of(peer)
         wait = self._rate.take(network)
@@ -62,14 +62,14 @@ class FailedAuthLimiter:
             yield wait
         except Unauthenticated:
             raise
-        except BaseException:  # nothing is known of the credentials
+        except BaseException:  # whether the credentials are right is not known
             self._give_back(network, wait)
             raise
         self._give_back(network, wait)
 
     @staticmethod
     def refusal(wait_seconds: float) -> RateLimited:
-        """Return the error of a peer whose attempts are used up for this time."""
+        """Return the error for a peer that has no attempts left for this time."""
         return RateLimited(
             "Too many wrong credentials from this address",
             scope="address",
@@ -83,7 +83,7 @@ class FailedAuthLimiter:
 
 
 def _network_of(peer: str) -> str:
-    """Give the part of `host:port` or `[ipv6]:port` that tells machines apart."""
+    """Return the network of `host:port` or `[ipv6]:port` that one machine has."""
     host = peer.rpartition(":")[0].strip("[]")
     try:
         address = ipaddress.ip_address(host)
@@ -93,6 +93,6 @@ def _network_of(peer: str) -> str:
         return host
     if address.ipv4_mapped is not None:
         return str(address.ipv4_mapped)
-    if address.is_link_local or address.is_loopback:  # everybody's network
+    if address.is_link_local or address.is_loopback:  # networks that many machines share
         return host
     return str(ipaddress.ip_network((address, 64), strict=False))

@@ -11,25 +11,24 @@ MIB = 1024 * KIB
 
 
 class ResponseBacklog:
-    """The answers that clients have not taken yet, in bytes: of a connection, an account, and all.
+    """The bytes of responses that clients have not read: per connection, per account, and in all.
 
-    What a call holds of the service otherwise ends with its work; but an answer stays in memory as
-    long as its client leaves it there, and gRPC can't take it back. In memory it is there twice,
-    for gRPC has a copy.
+    Limits on requests in progress do not bound them: a response stays in memory until its client
+    reads it, and gRPC can't drop it. It is in memory twice, because gRPC has a copy.
     """
 
     MAX_BYTES = 256 * MIB
     MAX_BYTES_AN_ACCOUNT = 128 * MIB
     MAX_BYTES_A_CONNECTION = 64 * MIB
     OVERHEAD_BYTES = 16 * KIB
-    """What a call costs beside its answer."""
+    """The memory of a request beside its response."""
 
     def __init__(self) -> None:
         self._all = 0
         self._held: dict[str, int] = {}  # by account, or key, and by connection
 
     def check(self, call: RequestContext, answer_bytes: int = 0) -> None:
-        """Raise Overloaded if answers have to be taken before there may be this one more."""
+        """Raise Overloaded if a further response of this size would exceed a limit."""
         size = answer_bytes + self.OVERHEAD_BYTES
         if self._all + size <= self.MAX_BYTES_A_CONNECTION:  # as nearly always: it is the least
             return
@@ -45,12 +44,12 @@ class ResponseBacklog:
                 )
 
     def hold(self, call: RequestContext, answer_bytes: int, until: asyncio.Task[object]) -> None:
-        """Count an answer until the task that sends it is done."""
+        """Count a response until the task that sends it is done."""
         release = self.held(call, answer_bytes)
         until.add_done_callback(lambda _: release())
 
     def held(self, call: RequestContext, answer_bytes: int) -> Callable[[], None]:
-        """Count an answer until what this returns is called."""
+        """Count a response until the returned function is called."""
         size = answer_bytes + self.OVERHEAD_BYTES
         principal, peer = call.principal.quota_key, call.peer
         self._count(principal, peer, size)

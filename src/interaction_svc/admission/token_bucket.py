@@ -8,11 +8,10 @@ Clock = Callable[[], float]
 
 
 class KeyedTokenBucket:
-    """A token bucket for each name: `per_second` on average, and up to `burst` at once.
+    """A token bucket for each name: `per_second` tokens on average, and up to `burst` at once.
 
-    Kept as one time a name, at which its bucket will be full again (the generic cell rate
-    algorithm). Names whose bucket is full are forgotten when there are many, so memory is bounded
-    by how many names are active at once.
+    A bucket is kept as the time at which it will be full again (the generic cell rate algorithm).
+    At MAX_NAMES, names with a full bucket are dropped, and then the oldest.
     """
 
     MAX_NAMES = 10_000
@@ -24,7 +23,7 @@ class KeyedTokenBucket:
         self._full_at: dict[str, float] = {}
 
     def take(self, name: str) -> float:
-        """Take a token; give 0, or the seconds to wait until there is one, and then take none."""
+        """Take a token and return 0, or take none and return the seconds until there is one."""
         now = self._clock()
         full_at = max(self._full_at.get(name, now), now)
         wait = full_at - self._tolerance - now
@@ -42,5 +41,5 @@ class KeyedTokenBucket:
 
     def _forget(self, now: float) -> None:
         kept = [(name, at) for name, at in self._full_at.items() if at > now]
-        # Better to forget the oldest than to grow; and many at once, for to look costs as many.
+        # Half of the names go at once, because the search costs as much for one.
         self._full_at = dict(kept[-(self.MAX_NAMES // 2) :])

@@ -1,9 +1,8 @@
-"""Merging records of one Interaction into one state, whatever the order in which they arrive.
+"""Merge of the records of one Interaction into one state, independent of their order.
 
-Records of an Interaction arrive repeated, out of order, in part, and from sources with different
-precision: a webhook has fractional seconds, the vendor's REST API whole ones. `merge` is a pure
-function. Records that contradict each other only in statuses and times end in the same state in
-every order and with every repetition:
+Records arrive repeated, out of order, in part, and with different precision: a webhook has
+fractional seconds, the vendor's REST API whole ones. `merge` is a pure function. Records that
+differ only in statuses and times end in the same state in every order and repetition:
 
 - A value that a record leaves out stays as it is stored. Empty data, an empty field of a leg and
   the type `unknown` count as left out.
@@ -12,9 +11,9 @@ every order and with every repetition:
 - `create_time` is the earliest second. Within a second the time with more digits is taken.
 - `update_time` is the latest.
 
-Where a record contradicts the state in another value, the record counts unless its second is before
-that of the stored update_time. That time may be one of a record without the value, for only that of
-a status is kept: then a late record is not taken though the value that is stored is older.
+For any other value that differs, the record wins unless its second is before the second of the
+stored update_time. A record without that value may have set the update_time, because the store
+keeps the time of each status but not of each value. A late record then loses to an older value.
 """
 
 from typing import NamedTuple
@@ -51,16 +50,16 @@ STATUS_RANKS: dict[int, int] = {
     pb.RESOURCE_STATUS_READ: 6,
     pb.RESOURCE_STATUS_DELETED: 7,
 }
-"""How far a status is: within one second the higher rank counts."""
+"""The progress of a status: within one second the higher rank wins."""
 
 _LEG_TEXTS = ("participant_sid", "resource_sid", "resource_type", "resource_url")
 
 
 class State(NamedTuple):
-    """An Interaction, and when the status of each leg was reported, in microseconds since 1970.
+    """An Interaction, and the time of the status of each leg in microseconds since 1970.
 
-    The second is not part of the Interaction: a later record may leave a status out, so that its
-    time is not the update_time.
+    The Interaction itself does not have these times. A later record may leave a status out, so the
+    time of a status can be before the update_time.
     """
 
     interaction: pb.Interaction
@@ -69,7 +68,7 @@ class State(NamedTuple):
 
 
 class Merge(NamedTuple):
-    """The state after a record, and whether it holds all that the record says."""
+    """The state after a record, and whether the state has all values of the record."""
 
     state: State
     holds_record: bool
@@ -77,7 +76,7 @@ class Merge(NamedTuple):
 
 
 def merge(stored: State, record: pb.Interaction) -> Merge:
-    """Return the state that a record makes of the one that is stored; neither is changed.
+    """Return the merge of a record into the stored state. Neither argument is changed.
 
     Both Interactions are normalized (see interaction_svc.domain.validation) and have the same SIDs.
     """
@@ -111,7 +110,7 @@ def merge(stored: State, record: pb.Interaction) -> Merge:
 
 
 def _merge_leg(leg: pb.Leg, status_us: int, given: pb.Leg, given_us: int, *, counts: bool) -> int:
-    """Merge a record's leg into a stored one; return the time of the status."""
+    """Merge the leg of a record into the stored leg, and return the time of its status."""
     for name in _LEG_TEXTS:
         text = getattr(given, name)
         if text and (counts or not getattr(leg, name)):
@@ -137,7 +136,7 @@ def _creation_order(us: int) -> tuple[int, int, int]:
 
 
 def _holds(state: pb.Interaction, record: pb.Interaction) -> bool:
-    """Return whether every value that a record has, but for times, is that of a state."""
+    """Return whether the state has every value of the record, times excepted."""
     return (
         record.type in (state.type, pb.INTERACTION_TYPE_UNKNOWN)
         and record.data in ("", state.data)

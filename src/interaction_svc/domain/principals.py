@@ -12,7 +12,7 @@ from interaction_svc.domain.errors import PermissionDenied
 
 
 class Permission(Enum):
-    """What a call needs."""
+    """What an operation requires of a key."""
 
     READ = "read"
     DELETE = "delete"
@@ -24,7 +24,7 @@ _ALL = frozenset(Permission)
 
 
 class Role(StrEnum):
-    """What a key is for."""
+    """A role of a key: a set of permissions."""
 
     READ = "read"
     OPERATE = "operate"
@@ -33,7 +33,7 @@ class Role(StrEnum):
 
     @property
     def rights(self) -> frozenset[Permission]:
-        """What callers with such a key may do."""
+        """Return the permissions of the role."""
         return _RIGHTS[self]
 
 
@@ -46,23 +46,23 @@ _RIGHTS = {
 
 
 def spelt(roles: Iterable[Role]) -> str:
-    """Return how the store spells a set of roles: `ingest,read`, sorted; one role is its name."""
+    """Return a set of roles as the store keeps it: sorted names with commas, `ingest,read`."""
     return ",".join(sorted(set(roles)))
 
 
 def roles_of(text: str) -> frozenset[Role]:
-    """Read what `spelt` returns. Raises ValueError for a role that this version does not know."""
+    """Return the roles that `spelt` wrote. Raises ValueError for an unknown role."""
     return frozenset(map(Role, text.split(",")))
 
 
 def rights_of(roles: Iterable[Role]) -> frozenset[Permission]:
-    """Return the union of what the roles allow."""
+    """Return the union of the permissions of the roles."""
     return frozenset().union(*(role.rights for role in roles))
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who is calling: whose Interactions they reach (None: every account's), with which rights."""
+    """An authenticated caller: its account (None: it reaches all), its key, its permissions."""
 
     account_sid: str | None = None
     key_sid: str | None = None
@@ -70,21 +70,21 @@ class Principal:
 
     @property
     def quota_key(self) -> str:
-        """Under which name the caller's share is counted: its account's, or else its key's."""
+        """Return the name that limits count the caller under: its account, or else its key."""
         return self.account_sid or self.key_sid or "anyone"
 
     @property
     def scope(self) -> str:
-        """What `quota_key` is a name of: an `account`, a `key`, or all `anonymous` callers."""
+        """Return the kind of `quota_key`: `account`, `key`, or `anonymous` without a key."""
         if self.account_sid is not None:
             return "account"
         return "anonymous" if self.key_sid is None else "key"
 
     def require(self, right: Permission) -> None:
-        """Raise PermissionDenied unless the caller has this right."""
+        """Raise PermissionDenied unless the caller has this permission."""
         if right not in self.rights:
             raise PermissionDenied(f"The key has no role that gives the right to {right.value}")
 
 
 ANONYMOUS = Principal()
-"""Whoever calls where there are no keys, and the command line on a store of its own."""
+"""Callers of a service without keys, and the command line on a store."""

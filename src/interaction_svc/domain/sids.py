@@ -1,4 +1,4 @@
-"""String identifiers: which forms they have, and how new ones are made.
+"""String identifiers (SIDs): their forms, and the generation of new ones.
 
 A SID is a prefix of two letters and 32 hexadecimal digits of either case, as the vendor's public
 description of Proxy v1 has it. `KIab…` and `KIAB…` are the same SID, which is kept and answered
@@ -12,7 +12,7 @@ from enum import Enum
 
 
 class Sid(Enum):
-    """The kinds of SID, each with the pattern that it must match as a whole."""
+    """The kinds of SID, each with the pattern of the whole text."""
 
     ACCOUNT = "AC[0-9a-fA-F]{32}"
     SERVICE = "KS[0-9a-fA-F]{32}"
@@ -25,10 +25,10 @@ class Sid(Enum):
     def __init__(self, pattern: str) -> None:
         self.pattern = f"^{pattern}$"
         self.canonical = pattern.replace("0-9a-fA-F", "0-9a-f")
-        """What a SID in its stored spelling matches as a whole."""
-        # The bare method: a record's eight SIDs are a third of what checking it costs.
+        """The pattern of a SID in canonical spelling."""
+        # The bound method: matching a record's eight SIDs is a third of its validation.
         self.matches: Callable[[str], object | None] = re.compile(pattern).fullmatch
-        """Whether a text is a SID of this kind; None: it isn't."""
+        """Return a match if a text is a SID of this kind, else None."""
 
 
 def canonical_sid(sid: str) -> str:
@@ -37,8 +37,8 @@ def canonical_sid(sid: str) -> str:
 
 
 def new_interaction_sid(now_us: int) -> str:
-    """Make the SID of a new Interaction: `KI`, 12 digits of milliseconds, 20 random ones.
+    """Return a new SID of an Interaction: `KI`, 12 digits of milliseconds, 20 random digits.
 
-    The milliseconds come first so that SIDs made one after the other are neighbours in an index.
+    The milliseconds come first, so SIDs generated one after the other are neighbours in an index.
     """
     return f"KI{now_us // 1000:012x}{secrets.token_hex(10)}"

@@ -15,4 +15,9 @@ def checksum_of(frame: bytes) -> int:
 def check_frame(frame: bytes, checksum: int, name: str = "a row") -> None:
     """Raise DamagedRowError unless the frame has this checksum. The error names the row."""
     if checksum_of(frame) != checksum:
-        raise DamagedRowError(f"{name} is damaged; interaction-svc migrate --check lists all")
+        raise damaged_row(name)
+
+
+def damaged_row(name: str) -> DamagedRowError:
+    """Return the error for a damaged row."""
+    return DamagedRowError(f"{name} is damaged; interaction-svc migrate --check lists all")

@@ -1,13 +1,14 @@
-"""Between which places of a Session's order a page's rows lie."""
+"""Bounds of a page in the order of a Session's rows."""
 
 from interaction_svc.domain.paging import Position
 from interaction_svc.store.interface import PageQuery
 
 
 def bounds(query: PageQuery, *, ascending: bool) -> tuple[Position | None, Position | None]:
-    """Give the lower and the upper place; with the edge's, the tighter one of each side.
+    """Return the lower and the upper bound (None: unbounded), from the filter and the cursor.
 
-    No row has the empty SID of a bound in time, so it is all one whether that bound is inclusive.
+    On each side the tighter one counts. A bound in time has an empty SID, which no row has, so it
+    makes no difference whether that bound is inclusive.
     """
     from_us, before_us = query.filter.created_from_us, query.filter.created_before_us
     low = None if from_us is None else Position(from_us, "")

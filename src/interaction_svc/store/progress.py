@@ -1,4 +1,4 @@
-"""The progress of a migration in the log, for who opens a store without a terminal."""
+"""Logs the progress of a migration, for programs without a terminal."""
 
 import time
 
@@ -10,13 +10,13 @@ log = structlog.get_logger()
 
 
 class LoggedProgress:
-    """Writes how far a migration has come to the log, every 10 seconds at most."""
+    """Logs the progress of a migration at most every 10 seconds."""
 
     def __init__(self) -> None:
         self._next = 0.0
 
     def __call__(self, step: str, done: int, total: int) -> None:
-        """Write a line if the last one is long enough ago."""
+        """Log a line unless the last one is less than 10 seconds old."""
         now = time.monotonic()
         if now >= self._next:
             self._next = now + _SECONDS_BETWEEN_LINES

@@ -1,21 +1,21 @@
-"""Moments of a store's history, for reads that may be of a copy which lags behind."""
+"""Revisions of a store, for reads from replicas that may lag behind."""
 
 from typing import NamedTuple
 
 
 class Revision(NamedTuple):
-    """A moment in the history of a database: what was committed before it comes before it.
+    """A position in the history of a database, ordered like its commits.
 
-    Moments of another system or timeline can't be compared with it.
+    Revisions of different systems or timelines can't be compared.
     """
 
     system: int
-    """Which database server's history it is, with those of its replicas: 64 bits."""
+    """Identifier of the database cluster, shared by its replicas: 64 bits."""
     timeline: int
-    """Which branch of that history, for each failover begins a new one: 32 bits."""
+    """Branch of the history; each failover begins a new one: 32 bits."""
     position: int
-    """Where in it: 64 bits."""
+    """Position in the write-ahead log: 64 bits."""
 
 
 UNKNOWN_REVISION = Revision(0, 0, 0)
-"""Stands for a moment that couldn't be found out: no replica can be known to have reached it."""
+"""A revision that couldn't be determined. No replica counts as having reached it."""

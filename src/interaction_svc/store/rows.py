@@ -22,7 +22,7 @@ _DAMAGED = "a row is damaged; interaction-svc migrate --check names it"
 
 
 class Row(NamedTuple):
-    """One stored Interaction. Times are in microseconds since 1970; None is "not known"."""
+    """One stored Interaction. Times are in microseconds since 1970; None means unknown."""
 
     session_sid: str
     account_sid: str
@@ -38,10 +38,10 @@ class Row(NamedTuple):
     inbound_resource_status: int | None
     outbound_resource_status: int | None
     inbound_status_us: int | None
-    """When the leg's status was reported; None: at updated_us. See interaction_svc.domain.merge."""
+    """Time at which the leg's status was reported; None: updated_us. See domain/merge."""
     outbound_status_us: int | None
     checksum: int
-    """Of the frame: see interaction_svc.store.checksum."""
+    """Checksum of the frame; see interaction_svc.store.checksum."""
     frame: bytes
 
 
@@ -53,7 +53,7 @@ def row_of(
     inbound_status_us: int | None = None,
     outbound_status_us: int | None = None,
 ) -> Row:
-    """Return the row of an Interaction that has been checked (see domain/validation)."""
+    """Return the row of a valid Interaction (see domain/validation)."""
     inbound, outbound = interaction.inbound, interaction.outbound
     frame = encoded.encode(interaction)
     return Row(
@@ -86,10 +86,10 @@ def decode(frame: bytes) -> Interaction:
 
 
 def merge_row(stored: Row, row: Row) -> tuple[Recorded, Row | None]:
-    """Return what becomes of a record whose Interaction is stored, and the row to store, if any.
+    """Merge a record into the stored row of the same key; return the outcome and the new row.
 
-    Both rows have the same key. Every backend calls this, so that all merge alike (see
-    interaction_svc.domain.merge). A stored row that is damaged is replaced.
+    The row is None if nothing changes. All backends use this function; see
+    interaction_svc.domain.merge. A damaged stored row is replaced by the record.
     """
     if stored.service_sid != row.service_sid:
         return Recorded(Outcome.OWNER_MISMATCH, None), None

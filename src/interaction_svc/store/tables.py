@@ -1,4 +1,4 @@
-"""The tables that every store consists of, for what moves a store as it is: `copy`."""
+"""The tables that every backend has, for copying a store from one backend to another."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from interaction_svc.store.rows import Row
 
 
 class Tombstone(NamedTuple):
-    """What is left of an Interaction that was deleted. Its time is in microseconds since 1970."""
+    """The record of a deleted Interaction. Its time is in microseconds since 1970."""
 
     session_sid: str
     account_sid: str
@@ -17,7 +17,7 @@ class Tombstone(NamedTuple):
 
 
 class SessionOwner(NamedTuple):
-    """Whose a Session is."""
+    """A Service and an account that have Interactions in a Session."""
 
     session_sid: str
     service_sid: str
@@ -25,37 +25,37 @@ class SessionOwner(NamedTuple):
 
 
 TableRow = Row | Tombstone | SessionOwner | ApiKey
-"""A row of any table, with its columns as they are named in every backend."""
+"""A row of any table, with the column names that all backends share."""
 TableKey = tuple[str, ...]
-"""The columns of its primary key, compared byte by byte."""
+"""A row's primary key. Its columns compare byte by byte."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One table; the first columns of its records are their key."""
+    """A table. The first columns of its rows are the key."""
 
     name: str
     record: type[TableRow]
     key_length: int
     large: str | None = None
-    """The column that may be large, and by which a stretch is bounded."""
+    """Name of a column whose values may be large, and whose bytes bound a batch."""
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """All columns, in the order of a record's."""
+        """All columns, in the order of the row type."""
         return self.record._fields
 
     @property
     def key_columns(self) -> tuple[str, ...]:
-        """Those of the key."""
+        """The columns of the key."""
         return self.columns[: self.key_length]
 
     def key_of(self, record: TableRow) -> TableKey:
-        """Give the key of one of its records."""
+        """Return the key of a row."""
         return record[: self.key_length]  # type: ignore[return-value]
 
     def size_of(self, record: TableRow) -> int:
-        """Give how large a record is, in bytes, but for what is small in each."""
+        """Return the size in bytes of a row's large column; 0 for a table without one."""
         return 0 if self.large is None else len(getattr(record, self.large))
 
 
@@ -64,5 +64,5 @@ OWNERS = Table("session_owners", SessionOwner, 3)
 INTERACTIONS = Table("interactions", Row, 3, large="frame")
 KEYS = Table("api_keys", ApiKey, 1)
 TABLES = (TOMBSTONES, OWNERS, INTERACTIONS, KEYS)
-"""All, in the order in which they are loaded: what was deleted is known before what wasn't, and a
-Session has its owner before it has rows."""
+"""All tables, in the order in which they are loaded: tombstones before Interactions, so that no
+deleted one is loaded, and owners of Sessions before their rows."""

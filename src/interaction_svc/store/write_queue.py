@@ -1,4 +1,4 @@
-"""What waits to be written: bounded, and taken in parts that fit into one commit."""
+"""A bounded queue of write operations, taken in batches for one commit."""
 
 import asyncio
 from collections import Counter, deque
@@ -10,24 +10,24 @@ from interaction_svc.telemetry.metric_buffer import observe
 
 MIB = 1024 * 1024
 MAX_WAITING_ROWS = 10_000
-"""Beyond this many rows in the queue, operations are refused."""
+"""Most rows in the queue. Further operations are refused."""
 MAX_WAITING_BYTES = 64 * MIB
-"""The same in bytes of what is to be written, so that the queue's memory is bounded."""
+"""Most bytes in the queue, which bounds its memory."""
 MAX_ROWS_A_COMMIT = 4_000
-"""So that nobody waits longer than for a commit of this size and their own."""
+"""Most rows in a commit. A caller waits at most for one commit of this size and for its own."""
 MAX_ROWS_OF_AN_ACCOUNT = 1_000
-"""How many rows of a commit are one account's, of several operations: a flush costs less than more
-of them, for which others would have to wait."""
+"""Most rows of one account in a commit of several operations. More would make other accounts wait
+longer than a separate flush does."""
 MAX_BYTES_A_COMMIT = 16 * MIB
-"""The same in bytes."""
+"""Most bytes in a commit."""
 
 
-class Writing(Protocol):
-    """Something to be written: how many rows, how many bytes, and who waits for it."""
+class WriteOperation(Protocol):
+    """An operation in the queue."""
 
     @property
     def rows(self) -> int:
-        """How many rows it writes."""
+        """Number of rows that it writes."""
 
     @property
     def size(self) -> int:
@@ -35,21 +35,21 @@ class Writing(Protocol):
 
     @property
     def account(self) -> str:
-        """Whose rows they are; empty: nobody's, such as keys, or not known."""
+        """SID of the account whose rows it writes; empty if it has none, such as for API keys."""
 
     @property
     def done(self) -> "asyncio.Future[Any]":
-        """What its caller waits for; cancelled if nobody does any more."""
+        """The result that its caller waits for; cancelled if the caller is."""
 
 
-W = TypeVar("W", bound=Writing)
+W = TypeVar("W", bound=WriteOperation)
 
 
 class WriteQueue(Generic[W]):
-    """Operations, of each account in the order in which they came.
+    """Operations waiting for a commit, in order of arrival within each account.
 
-    Accounts take turns, and none may have more than half of what may wait: so that one that floods
-    neither fills the queue nor has others wait for all that it has sent.
+    Accounts take turns, and each may use half of the limits. So one account that floods the queue
+    neither fills it nor makes the others wait for all its operations.
     """
 
     def __init__(
@@ -61,16 +61,16 @@ class WriteQueue(Generic[W]):
         self._max_waiting_rows = max_waiting_rows
         self._max_waiting_bytes = max_waiting_bytes
         self._queues: dict[str, deque[W]] = {}  # the account whose turn is next comes first
-        self._waiting: Counter[str] = Counter()  # rows, by account
+        self._waiting: Counter[str] = Counter()  # rows by account
         self._waiting_sizes: Counter[str] = Counter()
 
     def __bool__(self) -> bool:
         return bool(self._queues)
 
     def put(self, operation: W) -> None:
-        """Put an operation at the end of its account's.
+        """Append an operation to its account's queue.
 
-        Raises StoreBusyError. An empty queue takes any.
+        Raises StoreBusyError above a limit. An empty queue accepts any operation.
         """
         account = operation.account
         rows, size = self._waiting.total(), self._waiting_sizes.total()
@@ -89,17 +89,17 @@ class WriteQueue(Generic[W]):
             raise StoreBusyError(f"{rows} rows of {size} bytes wait to be written")
 
     def take(self) -> list[W]:
-        """Take what goes into one commit, but for what nobody waits for any more."""
+        """Remove and return the operations of the next commit. Drops cancelled ones."""
         taken: list[W] = []
         rows = size = 0
-        of_account: Counter[str] = Counter()
+        rows_by_account: Counter[str] = Counter()
         turns = deque(self._queues)
         while turns:
             account = turns.popleft()
             queue = self._queues[account]
             operation = queue[0]
-            its_rows = of_account[account]
-            if its_rows and its_rows + operation.rows > MAX_ROWS_OF_AN_ACCOUNT:
+            account_rows = rows_by_account[account]
+            if account_rows and account_rows + operation.rows > MAX_ROWS_OF_AN_ACCOUNT:
                 continue
             if taken and (
                 rows + operation.rows > MAX_ROWS_A_COMMIT
@@ -109,12 +109,12 @@ class WriteQueue(Generic[W]):
             queue.popleft()
             del self._queues[account]
             if queue:
-                self._queues[account] = queue  # behind the others
+                self._queues[account] = queue  # after the other accounts
                 turns.append(account)
             self._count(account, -operation.rows, -operation.size)
             if not operation.done.cancelled():
                 taken.append(operation)
-                of_account[account] += operation.rows
+                rows_by_account[account] += operation.rows
                 rows += operation.rows
                 size += operation.size
         return taken

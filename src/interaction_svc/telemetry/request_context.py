@@ -1,4 +1,4 @@
-"""The call that is being worked on, for whoever needs to know on its way: logs, limits, audit."""
+"""The context of the current request, for logs, limits and audit lines."""
 
 import random
 import re
@@ -11,7 +11,7 @@ from interaction_svc.domain.principals import ANONYMOUS, Principal
 
 REQUEST_ID_HEADER = "x-request-id"
 MAX_REQUEST_ID = 128
-"""Characters of a request id that a caller gives."""
+"""The longest request id of a caller, in characters."""
 TWILIO_REQUEST_ID = re.compile(r"RQ[0-9a-f]{32}")
 """The form of the vendor's request ids."""
 
@@ -20,7 +20,7 @@ _GOOD_REQUEST_ID = re.compile(rf"[A-Za-z0-9._:/+=@-]{{1,{MAX_REQUEST_ID}}}")
 
 @dataclass(slots=True)
 class RequestContext:
-    """One call, or HTTP request: who makes it, and how it ended."""
+    """A gRPC call or HTTP request: its caller, its operation, and how it ended."""
 
     transport: str
     method: str
@@ -29,62 +29,61 @@ class RequestContext:
     code: str
     """The gRPC code or HTTP status that it ends with."""
     authorization: str | None = field(default=None, repr=False)
-    """What the caller shows of who it is; for no eyes but those of Authenticate."""
+    """The credentials as sent; only authentication may read them."""
     bad_authorization: str = ""
-    """Why what came as the authorization can't be one, in words for the caller."""
+    """The problem of malformed credentials, in words for the caller."""
     consistency: str | None = None
-    """The token that a read sends to see a write (consistency.py)."""
+    """The consistency token that a read sends (app/consistency.py)."""
     written: str | None = None
     """The consistency token of what the request wrote; the transport answers it."""
     principal: Principal = ANONYMOUS
     error: ServiceError | None = None
-    """What it was refused with, or failed with."""
+    """The error that the caller gets."""
     is_quiet: bool = False
-    """Whether it is logged at debug only."""
+    """Whether its log line has level debug."""
     about: dict[str, object] = field(default_factory=dict)
-    """What else its log line says."""
+    """Further fields of its log line."""
 
 
 _current: ContextVar[RequestContext | None] = ContextVar("call", default=None)
 
 
 def begin(call: RequestContext) -> Token[RequestContext | None]:
-    """Make this the current call; `end` takes the token."""
+    """Make this the current request, and return the token for `end`."""
     return _current.set(call)
 
 
 def end(token: Token[RequestContext | None]) -> None:
-    """Let there be no current call any more."""
+    """Restore the state before `begin`."""
     _current.reset(token)
 
 
 def current_request_or_none() -> RequestContext | None:
-    """Give the current call; None where there is none, as on the command line."""
+    """Return the current request; None outside of one, as on the command line."""
     return _current.get()
 
 
 def current_request() -> RequestContext:
-    """Give the current call where there has to be one."""
+    """Return the current request, inside of one."""
     call = _current.get()
     assert call is not None  # noqa: S101 every transport begins with it
     return call
 
 
-# Not the system's randomness, for which a thread lets go of the interpreter, and has to wait for it
-# while the store is read: request ids are no secrets, and need only be different.
+# Not os.urandom, which releases the interpreter and then waits for it. Request ids are no secrets
+# and need only differ.
 _random = random.Random(secrets.randbits(256))  # noqa: S311
 
 
 def new_request_id() -> str:
-    """Make a request id in the vendor's form."""
+    """Return a new request id in the vendor's form."""
     return f"RQ{_random.getrandbits(128):032x}"
 
 
 def request_id_of(given: str | None) -> str:
-    """Give the request id that a caller sent, or a new one.
+    """Return the request id that a caller sent, or a new one if it is missing or malformed.
 
-    One of another form than 1 to 128 of the characters that ids are made of is not taken over: it
-    goes into logs and headers.
+    An id goes into logs and headers, so it must be 1 to 128 letters, digits or `._:/+=@-`.
     """
     if given is not None and _GOOD_REQUEST_ID.fullmatch(given):
         return given

@@ -1,4 +1,4 @@
-"""What is seen of each call, whichever way it came: a log line, metrics, and audit."""
+"""The log line, the metrics and the audit line of each request."""
 
 import time
 from functools import cache
@@ -14,10 +14,10 @@ from interaction_svc.telemetry.request_context import RequestContext, begin, end
 _AUDITED = (Unauthenticated, PermissionDenied, RateLimited)
 
 
-class request_scope:  # noqa: N801 it stands where a function would
-    """Work on this call within the block; at its end log and count how it ended.
+class request_scope:  # noqa: N801 it is used like a function
+    """Context manager that makes a request the current one, and at its end logs and counts it.
 
-    A class, since a generator as a context manager costs twice as much, and this is every call's.
+    It is a class, because a generator as a context manager costs twice as much in every request.
     """
 
     __slots__ = ("_begun", "_call", "_token")
@@ -46,7 +46,7 @@ class request_scope:  # noqa: N801 it stands where a function would
             end(self._token)
 
 
-# To look a metric's child up by its labels costs as much as to count: done once for each.
+# Looking up a metric's child by its labels costs as much as adding to it; the child is cached.
 @cache
 def _in_flight(transport: str) -> Gauge:
     return metrics.calls_in_flight.labels(transport)

@@ -22,7 +22,7 @@ from interaction_svc.store.factory import open_store
 from interaction_svc.store.sqlite import schema
 from interaction_svc.store.sqlite.connection import connect
 from interaction_svc.store.sqlite.erasure import wal_truncation
-from interaction_svc.store.sqlite.erasure.page_wiper import PageWiper, has_text
+from interaction_svc.store.sqlite.erasure.page_wiper import PageWiper, has_residue
 from interaction_svc.store.sqlite.erasure.wal_truncation import ERASED_WITHIN_SECONDS
 from interaction_svc.store.sqlite.row_format import pack
 from interaction_svc.store.tables import INTERACTIONS, TOMBSTONES, Tombstone
@@ -154,14 +154,14 @@ async def test_nothing_is_left_after_pages_were_split_and_joined(
 ) -> None:
     """Rows of several Sessions come interleaved; then they change, move, and go in every way."""
     if others:  # other processes, which may truncate the log at the worst moment
-        look = PageWiper.look
+        look = PageWiper.scan_wal
 
         def look_after_another(self: PageWiper) -> None:
             with another_process(tmp_path) as other, suppress(sqlite3.OperationalError):
                 other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             look(self)
 
-        monkeypatch.setattr(PageWiper, "look", look_after_another)
+        monkeypatch.setattr(PageWiper, "scan_wal", look_after_another)
     chance = random.Random(seed)
     numbers = iter(range(10**6))
     leg = new_leg()
@@ -239,13 +239,13 @@ async def test_copies_that_inserts_left_are_gone_when_the_store_is_closed(tmp_pa
     for start in range(0, 3_000, 100):
         await store.record(rows[start : start + 100])
     await store.close()
-    assert stained_pages(tmp_path) == 0
+    assert residue_pages(tmp_path) == 0
 
 
-def stained_pages(folder: Path) -> int:
+def residue_pages(folder: Path) -> int:
     content, size = contents(folder)["interactions.db"], schema.PAGE_BYTES
     return sum(
-        has_text(content[begin : begin + size], begin // size + 1)
+        has_residue(content[begin : begin + size], begin // size + 1)
         for begin in range(0, len(content), size)
     )
 
@@ -276,10 +276,10 @@ asyncio.run(main())
 async def test_a_killed_process_s_copies_are_found_at_the_next_start(tmp_path: Path) -> None:
     command = [sys.executable, "-c", _CRASH_AFTER_A_CHECKPOINT, url(tmp_path)]
     await asyncio.to_thread(subprocess.run, command, check=True)
-    assert stained_pages(tmp_path) > 0
+    assert residue_pages(tmp_path) > 0
     store = await open_store(url(tmp_path))
     async with asyncio.timeout(30):
-        while stained_pages(tmp_path):
+        while residue_pages(tmp_path):
             await asyncio.sleep(0.1)
     assert (await store.check()).ok
     await store.close()
@@ -380,13 +380,13 @@ async def test_a_copy_on_an_inner_page_is_wiped_and_nothing_else_changes(tmp_pat
         length = int.from_bytes(end) - begin
         content[at + begin : at + begin + length] = (b"<00000000>" * size)[:length]
     file.write_bytes(content)
-    assert stained_pages(tmp_path) == len(inner) > 0
-    scrubber = PageWiper(file, Path(f"{file}-wal"))
-    with closing(scrubber), closing(connect(file)) as db:
-        scrubber.look_through()
-        assert scrubber.wipe(db)
+    assert residue_pages(tmp_path) == len(inner) > 0
+    wiper = PageWiper(file, Path(f"{file}-wal"))
+    with closing(wiper), closing(connect(file)) as db:
+        wiper.scan_file()
+        assert wiper.wipe(db)
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-    assert stained_pages(tmp_path) == 0
+    assert residue_pages(tmp_path) == 0
     assert bodies_in(tmp_path) == set()
     store = await open_store(url(tmp_path))
     assert (await store.check()).ok

@@ -17,8 +17,8 @@ from interaction_svc.store.factory import open_store
 from interaction_svc.store.sqlite import page_concat, page_reads
 from interaction_svc.store.sqlite.connection import connect
 from interaction_svc.store.sqlite.inline_reads import (
-    LATELY_SECONDS,
-    QUICK_SECONDS,
+    RECENT_SECONDS,
+    SLOW_READ_SECONDS,
     InlineReader,
     NotInlineError,
 )
@@ -51,7 +51,7 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def quick(store: SqliteStore, tmp_path: Path, clock: Clock) -> Iterator[InlineReader]:
+def inline(store: SqliteStore, tmp_path: Path, clock: Clock) -> Iterator[InlineReader]:
     with closing(InlineReader(file_of(store, tmp_path), clock)) as reader:
         yield reader
 
@@ -87,43 +87,43 @@ async def test_a_list_that_looks_at_rows_is_not_made_on_the_loop(
 
 
 async def test_a_slow_read_sends_those_after_it_to_the_thread(
-    quick: InlineReader, clock: Clock
+    inline: InlineReader, clock: Clock
 ) -> None:
     def slow(_: sqlite3.Connection) -> None:
-        clock.now += 2 * QUICK_SECONDS
+        clock.now += 2 * SLOW_READ_SECONDS
 
-    await quick.run(slow)
-    rest = 100 * 2 * QUICK_SECONDS
+    await inline.run(slow)
+    rest = 100 * 2 * SLOW_READ_SECONDS
     clock.now += rest * 0.99
     with pytest.raises(NotInlineError):
-        await quick.run(lambda _: None)
+        await inline.run(lambda _: None)
     clock.now += rest * 0.02
-    await quick.run(lambda _: None)
+    await inline.run(lambda _: None)
 
 
-async def test_a_read_that_fails_slowly_counts_too(quick: InlineReader, clock: Clock) -> None:
+async def test_a_read_that_fails_slowly_counts_too(inline: InlineReader, clock: Clock) -> None:
     def failing(db: sqlite3.Connection) -> None:
-        clock.now += 2 * QUICK_SECONDS
+        clock.now += 2 * SLOW_READ_SECONDS
         db.execute("SELECT what FROM nowhere")
 
     with pytest.raises(StoreError):
-        await quick.run(failing)
+        await inline.run(failing)
     with pytest.raises(NotInlineError):
-        await quick.run(lambda _: None)
+        await inline.run(lambda _: None)
 
 
-async def test_quick_reads_go_on(quick: InlineReader, clock: Clock) -> None:
+async def test_quick_reads_go_on(inline: InlineReader, clock: Clock) -> None:
     for _ in range(100):
-        await quick.run(lambda _: None)
-        clock.now += QUICK_SECONDS
+        await inline.run(lambda _: None)
+        clock.now += SLOW_READ_SECONDS
 
 
-async def test_reads_of_one_turn_are_made_in_a_row(quick: InlineReader) -> None:
+async def test_reads_of_one_turn_are_made_in_a_row(inline: InlineReader) -> None:
     seen: list[str] = []
 
     async def one(name: str) -> None:
         seen.append(f"{name} asked")
-        await quick.run(lambda _: seen.append(f"{name} read"))
+        await inline.run(lambda _: seen.append(f"{name} read"))
         seen.append(f"{name} answered")
 
     await asyncio.gather(one("first"), one("second"))
@@ -132,66 +132,66 @@ async def test_reads_of_one_turn_are_made_in_a_row(quick: InlineReader) -> None:
     ]
 
 
-async def test_a_row_of_reads_does_not_hold_others_up(quick: InlineReader, clock: Clock) -> None:
+async def test_a_row_of_reads_does_not_hold_others_up(inline: InlineReader, clock: Clock) -> None:
     """It lasts as long as one read may; then come others, and then the rest of it."""
     seen: list[int | str] = []
 
     def work(number: int) -> None:
-        clock.now += 0.7 * QUICK_SECONDS
+        clock.now += 0.7 * SLOW_READ_SECONDS
         seen.append(number)
         if not number:
             asyncio.get_running_loop().call_soon(seen.append, "another")
 
-    await asyncio.gather(*(quick.run(lambda _, n=n: work(n)) for n in range(3)))  # type: ignore[misc]
+    await asyncio.gather(*(inline.run(lambda _, n=n: work(n)) for n in range(3)))  # type: ignore[misc]
     assert seen == [0, 1, "another", 2]
 
 
 async def test_a_slow_read_sends_the_others_of_its_row_to_the_thread(
-    quick: InlineReader, clock: Clock
+    inline: InlineReader, clock: Clock
 ) -> None:
     def slow(_: sqlite3.Connection) -> None:
-        clock.now += 2 * QUICK_SECONDS
+        clock.now += 2 * SLOW_READ_SECONDS
 
     first, second = await asyncio.gather(
-        quick.run(slow), quick.run(lambda _: None), return_exceptions=True
+        inline.run(slow), inline.run(lambda _: None), return_exceptions=True
     )
     assert first is None
     assert isinstance(second, NotInlineError)
 
 
-async def test_what_nobody_waits_for_is_not_read(quick: InlineReader) -> None:
+async def test_what_nobody_waits_for_is_not_read(inline: InlineReader) -> None:
     seen: list[str] = []
-    given_up = quick.run(lambda _: seen.append("given up"))
-    kept = quick.run(lambda _: seen.append("kept"))
+    given_up = inline.run(lambda _: seen.append("given up"))
+    kept = inline.run(lambda _: seen.append("kept"))
     given_up.cancel()
     await kept
     assert seen == ["kept"]
 
 
-async def test_what_waits_when_it_closes_is_not_read(quick: InlineReader) -> None:
-    waiting = quick.run(lambda _: None)
-    quick.close()
+async def test_what_waits_when_it_closes_is_not_read(inline: InlineReader) -> None:
+    waiting = inline.run(lambda _: None)
+    inline.close()
     with pytest.raises(StoreClosedError):
         await waiting
 
 
-async def test_whoever_watches_the_store_hears_of_a_read_that_fails(quick: InlineReader) -> None:
+async def test_whoever_watches_the_store_hears_of_a_read_that_fails(inline: InlineReader) -> None:
     heard: list[StoreError] = []
-    quick.on_error = heard.append
+    inline.on_error = heard.append
     with pytest.raises(StoreError) as raised:
-        await quick.run(lambda db: db.execute("SELECT what FROM nowhere"))
+        await inline.run(lambda db: db.execute("SELECT what FROM nowhere"))
     assert heard == [raised.value]
 
 
 async def test_no_lock_is_waited_for(
-    store: SqliteStore, quick: InlineReader, tmp_path: Path
+    store: SqliteStore, inline: InlineReader, tmp_path: Path
 ) -> None:
     with closing(connect(file_of(store, tmp_path))) as other:
         other.execute("BEGIN IMMEDIATE")
-        await quick.run(lambda db: db.execute("PRAGMA query_only = OFF"))
+        await inline.run(lambda db: db.execute("PRAGMA query_only = OFF"))
         with pytest.raises(NotInlineError):
             # The one lock that is easily held.
-            await quick.run(lambda db: db.execute("BEGIN IMMEDIATE"))
+            await inline.run(lambda db: db.execute("BEGIN IMMEDIATE"))
 
 
 async def test_while_quick_reads_rest_the_thread_reads(
@@ -199,7 +199,7 @@ async def test_while_quick_reads_rest_the_thread_reads(
 ) -> None:
     row = row_of(new_interaction(parents))
     await store.record([row])
-    store._quick._rests_until = float("inf")
+    store._inline._paused_until = float("inf")
     assert await store.get(EVERYONE, parents.key(row.sid)) == row.frame
     assert (await store.page(EVERYONE, query(parents))).frames == row.frame
 
@@ -225,11 +225,11 @@ async def test_a_page_is_whole_when_rows_come_while_it_is_joined(
             asked = query(parents, limit=3)
             return (
                 page_concat.page(db, EVERYONE, asked, pack(parents.account_sid)),
-                page_reads.page(db, EVERYONE, asked, joins=True),
+                page_reads.page(db, EVERYONE, asked, concat=True),
             )
 
-    joined_page, page = await asyncio.to_thread(read)
-    assert joined_page is None
+    page_by_concat, page = await asyncio.to_thread(read)
+    assert page_by_concat is None
     assert page == (await store.page(EVERYONE, query(parents, limit=3)))
 
 
@@ -248,35 +248,35 @@ async def test_large_rows_are_not_read_beyond_the_page(
         statements: list[str] = []
         with closing(connect(file_of(store, tmp_path), read_only=True)) as db:
             db.set_trace_callback(statements.append)
-            return page_reads.page(db, EVERYONE, asked, joins=True).rows, statements
+            return page_reads.page(db, EVERYONE, asked, concat=True).rows, statements
 
     count, statements = await asyncio.to_thread(read)
     assert count == 9
     assert not any("group_concat" in statement for statement in statements)
 
 
-async def test_others_are_known_to_read_for_a_moment(quick: InlineReader, clock: Clock) -> None:
-    assert not quick.has_read_lately()
-    await quick.run(lambda _: None)
-    clock.now += 0.9 * LATELY_SECONDS
-    assert quick.has_read_lately()
-    clock.now += 0.2 * LATELY_SECONDS
-    assert not quick.has_read_lately()
+async def test_others_are_known_to_read_for_a_moment(inline: InlineReader, clock: Clock) -> None:
+    assert not inline.has_read_recently()
+    await inline.run(lambda _: None)
+    clock.now += 0.9 * RECENT_SECONDS
+    assert inline.has_read_recently()
+    clock.now += 0.2 * RECENT_SECONDS
+    assert not inline.has_read_recently()
 
 
-@pytest.mark.parametrize("others_read", [True, False])
+@pytest.mark.parametrize("has_readers", [True, False])
 async def test_a_batch_gives_way_to_those_who_read(
-    store: SqliteStore, parents: Parents, monkeypatch: pytest.MonkeyPatch, others_read: bool
+    store: SqliteStore, parents: Parents, monkeypatch: pytest.MonkeyPatch, has_readers: bool
 ) -> None:
     statements: list[str] = []
     rests: list[float] = []
-    monkeypatch.setattr(InlineReader, "has_read_lately", lambda _: others_read)
+    monkeypatch.setattr(InlineReader, "has_read_recently", lambda _: has_readers)
     await store._write.run(lambda db: db.set_trace_callback(statements.append))
     monkeypatch.setattr(time, "sleep", rests.append)
     rows = [row_of(new_interaction(parents)) for _ in range(620)]
     assert {outcome for outcome, _ in await store.record(rows)} == {Outcome.CREATED}
     inserts = [each.count("), (") + 1 for each in statements if "INTO interactions" in each]
-    if others_read:
+    if has_readers:
         assert inserts == [50] * 12 + [20]
         assert len(rests) == 12
         assert all(0 < rest <= 0.005 for rest in rests)
@@ -289,7 +289,7 @@ async def test_records_of_one_each_are_not_slowed_down(
     store: SqliteStore, parents: Parents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rests: list[float] = []
-    monkeypatch.setattr(InlineReader, "has_read_lately", lambda _: True)
+    monkeypatch.setattr(InlineReader, "has_read_recently", lambda _: True)
     monkeypatch.setattr(time, "sleep", rests.append)
     await asyncio.gather(*(store.record([row_of(new_interaction(parents))]) for _ in range(40)))
     assert rests == []

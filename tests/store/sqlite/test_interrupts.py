@@ -98,7 +98,7 @@ async def test_reads_of_others_succeed_beside_cancelled_ones(
     for _ in range(100):
         cancelled = [
             asyncio.create_task(
-                store._read.run(page_reads.page, EVERYONE, query(parents), joins=True)
+                store._read.run(page_reads.page, EVERYONE, query(parents), concat=True)
             )
             for _ in range(3)
         ]

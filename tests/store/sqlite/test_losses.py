@@ -14,7 +14,7 @@ from testing.build import NOON_US, Parents, new_interaction
 
 from interaction_svc.store import Row, Store, StoreUnavailableError, row_of
 from interaction_svc.store.factory import backup_store, open_store
-from interaction_svc.store.sqlite.writes import UpsertBatch, record_together
+from interaction_svc.store.sqlite.writes import UpsertBatch, record_batches
 from tests.store.contract.stores import EVERYONE, query, sids
 from tests.store.sqlite.files import url
 
@@ -127,11 +127,11 @@ async def test_a_file_that_is_lost_in_the_middle_of_a_commit_is_noticed_before_t
     deed = DEEDS[what]
 
     def record_and_lose(db: sqlite3.Connection, together: list[UpsertBatch]) -> object:
-        recorded = record_together(db, together)
+        recorded = record_batches(db, together)
         run(deed.command, tmp_path)
         return recorded
 
-    monkeypatch.setattr("interaction_svc.store.sqlite.writer.record_together", record_and_lose)
+    monkeypatch.setattr("interaction_svc.store.sqlite.writer.record_batches", record_and_lose)
     with pytest.raises(StoreUnavailableError, match=deed.says):
         await kept.record()
     monkeypatch.undo()

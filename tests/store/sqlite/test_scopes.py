@@ -60,10 +60,10 @@ async def test_as_many_steps_for_another_account_s_as_for_nothing(tmp_path: Path
             for key in (theirs, nobody_s, nowhere)
         ]
         assert len(set(deletes)) == 1, deletes
-        for joins in (True, False):
+        for concat in (True, False):
             one_account_s, all_accounts = (
                 [
-                    steps_of(db, partial(page_reads.page, db, scope, query(asked), joins=joins))
+                    steps_of(db, partial(page_reads.page, db, scope, query(asked), concat=concat))
                     for scope, asked in lists
                 ]
                 for lists in (
@@ -111,7 +111,7 @@ async def test_another_account_s_rows_in_a_session_cost_its_owner_no_step(tmp_pa
         # At the end of its rows it meets the first of the next account's key, and stops.
         assert all(now <= then + _AT_THE_END for now, then in zip(after, before, strict=True))
         theirs = Scope(stranger)
-        page = page_reads.page(db, theirs, query(parents), joins=True)
+        page = page_reads.page(db, theirs, query(parents), concat=True)
         assert page.rows == 10
     await store.close()
 
@@ -131,8 +131,8 @@ def steps_of_owner(db: sqlite3.Connection, parents: Parents, rows: list[Row]) ->
         )
     ]
     works: list[Callable[[], object]] = [partial(reads.get, db, own, key)]
-    for joins in (False, True):
-        works += [partial(page_reads.page, db, own, each, joins=joins) for each in asked]
+    for concat in (False, True):
+        works += [partial(page_reads.page, db, own, each, concat=concat) for each in asked]
     writing: list[Callable[[], object]] = [
         partial(writes.record, db, [rows[0], row_of(new_interaction(parents))]),
         partial(writes.delete, db, own, key, NOON_US),

@@ -274,13 +274,13 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[bool, li
 @pytest.mark.parametrize("descending", [False, True])
 @pytest.mark.parametrize("filtered", [False, True])
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("joins", [False, True])
+@pytest.mark.parametrize("concat", [False, True])
 def test_the_last_page_costs_what_the_first_costs(
     large: tuple[Path, dict[bool, list[Row]]],
     descending: bool,
     filtered: bool,
     tied: bool,
-    joins: bool,
+    concat: bool,
 ) -> None:
     """Counted in steps of SQLite's virtual machine, which are the same on every machine."""
     folder, sessions = large
@@ -301,7 +301,7 @@ def test_the_last_page_costs_what_the_first_costs(
         conditions = bounds if filtered else Filter()
         edge = None if after is None else Cursor(Position(rows[after].created_us, rows[after].sid))
         asked = query(parents, limit=50, edge=edge, descending=descending, filter=conditions)
-        page = page_reads.page(db, Scope(parents.account_sid), asked, joins=joins)
+        page = page_reads.page(db, Scope(parents.account_sid), asked, concat=concat)
         db.set_progress_handler(None, 0)
         begin = 0 if after is None else after + 1
         expected = rows[begin], rows[begin + 49]

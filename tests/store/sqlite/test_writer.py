@@ -57,7 +57,7 @@ async def test_commits_that_follow_each_other_leave_the_lock_to_others(
 ) -> None:
     pauses: list[float] = []
     monkeypatch.setattr("time.sleep", pauses.append)
-    monkeypatch.setattr(writer_module, "OTHERS_SHARE", 1e6)
+    monkeypatch.setattr(writer_module, "LOCK_RELEASE_SHARE", 1e6)
     writer = Writer(write)
     await writer.submit(insert(1), 1)
     assert pauses == []

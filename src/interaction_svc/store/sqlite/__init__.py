@@ -1,1 +1,1 @@
-"""The embedded backend: one SQLite file in WAL mode, through aiosqlite."""
+"""The SQLite backend: one file in WAL mode, accessed through aiosqlite."""

@@ -1,4 +1,4 @@
-"""The statements on API keys. Those that write run inside a transaction of the writer's."""
+"""Statements on API keys. Those that write run inside a transaction of the writer."""
 
 import sqlite3
 

@@ -1,4 +1,4 @@
-"""A consistent copy of a file that is in use, by SQLite's online backup."""
+"""Makes a consistent copy of a file in use, with SQLite's online backup."""
 
 import fcntl
 import os
@@ -22,8 +22,8 @@ from interaction_svc.store.sqlite.errors import translated
 from interaction_svc.store.sqlite.migrations import LATEST, schema_version, snapshot
 from interaction_svc.store.sqlite.write_errors import os_failure
 
-_PAGES_A_STEP = 256
-_BESIDE_IT = ("-journal", "-wal", "-shm")
+_PAGES_PER_STEP = 256
+_SIDE_FILE_ENDINGS = ("-journal", "-wal", "-shm")
 _MAGIC = b"SQLite format 3\0"
 _USER_VERSION_AT = 60
 _APPLICATION_ID_AT = 68
@@ -31,10 +31,10 @@ _HEADER_BYTES = 100
 
 
 def copy(source: Path, target: Path, on_progress: Callable[[int, int], None]) -> bool:
-    """Copy the store as it is at this moment; see backup_store.
+    """Copy a snapshot of the store; see backup_store.
 
-    The copy is written beside its target, as FILE.part, and gets its name when it is whole and on
-    disk. Raises StoreError.
+    The copy is written to FILE.part, which is renamed once it is complete and on disk. Raises
+    StoreError.
     """
     if not target.name.isprintable() or target.name != target.name.strip():
         raise StoreUnavailableError(
@@ -42,7 +42,7 @@ def copy(source: Path, target: Path, on_progress: Callable[[int, int], None]) ->
             " be printed"
         )
     part = target.with_name(f"{target.name}.part")
-    _refuse_if_there(target)
+    _refuse_existing(target)
     try:
         with _locked(part) as descriptor:
             replaced = _clear(part, descriptor)
@@ -51,11 +51,11 @@ def copy(source: Path, target: Path, on_progress: Callable[[int, int], None]) ->
             wipe_file(part)
             _mark(descriptor)
             os.fsync(descriptor)
-            _refuse_if_there(target)
+            _refuse_existing(target)
             part.rename(target)
         _sync(target.absolute().parent)
-    except BaseException as error:  # an interruption as soon as there is a file, too
-        made = _explained(error, part)  # looks at its size
+    except BaseException as error:  # also KeyboardInterrupt and SystemExit
+        made = _store_error(error, part)  # before _remove: it reads the file's size
         _remove(part)
         if made is error:
             raise
@@ -63,27 +63,27 @@ def copy(source: Path, target: Path, on_progress: Callable[[int, int], None]) ->
     return replaced
 
 
-def _refuse_if_there(target: Path) -> None:
+def _refuse_existing(target: Path) -> None:
     if os.path.lexists(target):
         raise StoreUnavailableError(f"{target} is there already, and is left alone")
 
 
 @contextmanager
 def _locked(part: Path) -> Iterator[int]:
-    """Open the part, for its owner only, and lock it against other backups in the block.
+    """Open the part with mode 600, and lock it against other backups in the block.
 
-    The lock ends with the process, so that a part without one was left behind.
+    The lock ends with the process, so an unlocked part was left by a backup that was killed.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(part, flags, 0o600)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Between opening and locking, another backup may have ended and renamed the file.
-            mine = os.path.samestat(os.fstat(descriptor), os.lstat(part))
+            # Another backup may have renamed the file between opening and locking.
+            is_part = os.path.samestat(os.fstat(descriptor), os.lstat(part))
         except (BlockingIOError, FileNotFoundError):
-            mine = False
-        if not mine:
+            is_part = False
+        if not is_part:
             raise StoreUnavailableError(f"{part}: another backup is writing it")
         yield descriptor
     finally:
@@ -91,7 +91,10 @@ def _locked(part: Path) -> Iterator[int]:
 
 
 def _clear(part: Path, descriptor: int) -> bool:
-    """Remove what a backup that was killed has left. Raises StoreUnavailableError."""
+    """Empty the part. Returns whether a backup that was killed had left content.
+
+    Raises StoreUnavailableError if the content is something else.
+    """
     head = os.pread(descriptor, _HEADER_BYTES, 0)
     left = os.fstat(descriptor).st_size > 0
     if left and head.strip(b"\0") and not _is_of_store(head):
@@ -100,7 +103,7 @@ def _clear(part: Path, descriptor: int) -> bool:
         )
     os.ftruncate(descriptor, 0)
     os.fchmod(descriptor, 0o600)
-    for ending in _BESIDE_IT:
+    for ending in _SIDE_FILE_ENDINGS:
         with suppress(OSError):
             os.unlink(f"{part}{ending}")
     return left
@@ -112,7 +115,7 @@ def _is_of_store(head: bytes) -> bool:
 
 
 def _remove(part: Path) -> None:
-    """Remove a part that nobody writes any more. Another backup's stays, and any other file."""
+    """Remove the part unless another backup writes it or it is something else."""
     with suppress(StoreError, OSError), _locked(part) as descriptor:
         _clear(part, descriptor)
         part.unlink()
@@ -125,23 +128,23 @@ def _copy(source: Path, part: Path, on_progress: Callable[[int, int], None]) -> 
             raise NotAStoreError("it is empty")
         db.backup(
             copied,
-            pages=_PAGES_A_STEP,
+            pages=_PAGES_PER_STEP,
             progress=lambda _, left, total: on_progress(total - left, total),
         )
 
 
 def _connect_new(part: Path) -> sqlite3.Connection:
-    # As a URI in any case: SQLite would take a name that begins with file: as one. Without locks
-    # of SQLite's own, which on network file systems conflict with that of `_locked`.
+    # A URI, because SQLite would interpret a name that begins with file: as one. nolock: on network
+    # file systems SQLite's locks conflict with that of `_locked`.
     uri = f"{part.absolute().as_uri()}?mode=rw&nolock=1"
     db = sqlite3.connect(uri, uri=True, isolation_level=None)
-    db.execute("PRAGMA journal_mode = OFF")  # nobody needs half a copy back
-    db.execute("PRAGMA synchronous = OFF")  # it is synced once, as a whole
+    db.execute("PRAGMA journal_mode = OFF")  # an incomplete copy is removed
+    db.execute("PRAGMA synchronous = OFF")  # copy() syncs it once
     return db
 
 
 def _check(part: Path) -> None:
-    # Immutable: makes no log beside it.
+    # immutable: SQLite creates no log.
     uri = f"{part.absolute().as_uri()}?mode=ro&immutable=1"
     with closing(sqlite3.connect(uri, uri=True)) as db:
         if db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
@@ -160,9 +163,9 @@ def _check_frames(db: sqlite3.Connection) -> None:
 
 
 def _mark(descriptor: int) -> None:
-    """Make the copy's user_version its own, which SQLite doesn't use.
+    """Set a random user_version, which SQLite doesn't use.
 
-    A server notices by it when a copy is written over the file that it has open; see open_files.
+    A server detects by it that a copy was written over the file that it has open; see open_files.
     """
     os.pwrite(descriptor, secrets.token_bytes(4), _USER_VERSION_AT)
 
@@ -175,14 +178,14 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _explained(error: BaseException, part: Path) -> BaseException:
+def _store_error(error: BaseException, part: Path) -> BaseException:
     if isinstance(error, sqlite3.Error):
         made = translated(error, part)
     elif isinstance(error, OSError):
         made = os_failure(error) or StoreUnavailableError(str(error.strerror))
     else:
         return error
-    # Reading needs no room.
+    # Only writing the part needs disk space, so the error is about the part.
     if isinstance(made, StoreFullError) or isinstance(error, OSError):
         return type(made)(f"{part}: {made}")
     return made

@@ -1,4 +1,4 @@
-"""Where a store's file is: which paths are taken, and which places are refused or warned about."""
+"""Checks of a store's path, and of the file system that it is on."""
 
 import os
 import re
@@ -15,10 +15,10 @@ _NETWORK_TYPES = re.compile(
 
 
 def path_problem(path: str) -> str | None:
-    """Return why the path of a store's URL is not taken; None if it is.
+    """Return why the path of a store's URL is refused; None if it is valid.
 
-    SQLite reads some names as something else than a file, and a typing error in a name would open
-    a new, empty store.
+    SQLite interprets some names as something other than a file, and a mistyped name would create a
+    new, empty store.
     """
     parts = path.split("/")
     bad = next((char for char in path if not char.isprintable()), "")
@@ -44,9 +44,9 @@ def path_problem(path: str) -> str | None:
 
 
 def check_location(path: Path) -> None:
-    """Raise StoreError if SQLite can't keep a store safely where the path leads to.
+    """Raise StoreError if the path leads to a place where SQLite can't keep a store safely.
 
-    A file that isn't there yet is fine.
+    The file need not exist.
     """
     try:
         found = path.stat()
@@ -56,8 +56,8 @@ def check_location(path: Path) -> None:
         raise NotAStoreError("it is a directory: name a file in it")
     if not stat.S_ISREG(found.st_mode):
         raise NotAStoreError("it is not a regular file")
-    # SQLite names the write-ahead log after the path. Servers under two names of one file would
-    # use two logs, and write over each other.
+    # SQLite names the write-ahead log after the path. Two servers with different names of one file
+    # would use two logs, and overwrite each other's pages.
     if found.st_nlink > 1:
         raise StoreUnavailableError(
             f"it has {found.st_nlink} names (hard links), and SQLite would use a write-ahead log"
@@ -81,7 +81,7 @@ def identity(path: str | Path) -> tuple[int, int]:
 
 
 def location_warnings(path: Path) -> list[str]:
-    """Return what an operator should change about a store's place, one sentence each."""
+    """Return advice to the operator about a store's location, one sentence each."""
     found = []
     loose = [
         str(file)
@@ -105,17 +105,17 @@ def location_warnings(path: Path) -> list[str]:
 
 
 def _type_of_file_system(real: str) -> str:
-    """Return the type of the file system that has the file; an empty text if it isn't known."""
+    """Return the type of the file system that the file is on; "" if unknown."""
     kind, longest = "", -1
     for point, type_ in _mounts():
         inside = real == point or real.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= longest:  # a later mount hides an earlier one at its place
+        if inside and len(point) >= longest:  # a later mount hides an earlier one at the same point
             kind, longest = type_, len(point)
     return kind
 
 
 def _mounts() -> list[tuple[str, str]]:
-    """Return each mount's directory and type; none where the system doesn't list them."""
+    """Return the directory and type of each mount; none if the system doesn't list them."""
     try:
         lines = _MOUNTS.read_bytes().splitlines()
     except OSError:
@@ -124,7 +124,7 @@ def _mounts() -> list[tuple[str, str]]:
 
 
 def parse_mount(line: str) -> tuple[str, str]:
-    """Return the directory and the type of a line of mountinfo, see proc(5)."""
+    """Return the directory and the type in a line of mountinfo; see proc(5)."""
     before, _, after = line.partition(" - ")
     point = re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), before.split(" ")[4])
     return point, after.split(" ")[0]

@@ -1,4 +1,4 @@
-"""Reads on the event loop itself, for as long as the file answers from memory."""
+"""Reads on the event loop itself, while the file answers from memory."""
 
 import asyncio
 import sqlite3
@@ -15,19 +15,16 @@ from interaction_svc.store.sqlite.transactions import disable_busy_timeout
 P = ParamSpec("P")
 T = TypeVar("T")
 
-QUICK_SECONDS = 0.005
-"""A read that took longer has waited for a disk, or was large."""
-_REST = 100
-"""How many times as long as a slow read lasted there is none here: it gets a hundredth of the time.
-"""
-
-
-LATELY_SECONDS = 0.01
-"""For so long after a read others are taken to be reading."""
+SLOW_READ_SECONDS = 0.005
+"""A read that takes longer waited for the disk, or was large."""
+_PAUSE_FACTOR = 100
+"""Inline reads pause for 100 times as long as a slow read took: slow ones get 1 % of the time."""
+RECENT_SECONDS = 0.01
+"""A read within this time counts as recent."""
 
 
 class NotInlineError(Exception):
-    """The read was not made: it has to be made on a thread."""
+    """The read was not executed: execute it on a thread."""
 
 
 class _Read(NamedTuple):
@@ -36,27 +33,26 @@ class _Read(NamedTuple):
 
 
 class InlineReader:
-    """A connection of the event loop's own, for reads whose cost is bounded by their answer.
+    """Executes reads on the event loop, whose cost the size of their result bounds.
 
-    What is in memory is read in microseconds, and to hand that to a thread and back costs half of
-    what an empty RPC does (docs/decisions/0020). What isn't holds everybody up, so after a slow
-    read it rests. It never waits for a lock.
+    A read from memory takes microseconds, and a thread switch there and back costs half of an empty
+    RPC (docs/decisions/0020). A read from disk blocks the event loop, so after a slow read this
+    class refuses reads for a while. It never waits for a lock.
 
-    Reads of calls that came together are made in a row, at the end of the loop's turn. Between two
-    calls the processor forgets how SQLite reads: one by one they take several times as long, and a
-    Get over REST a quarter more.
+    Reads of the same pass of the event loop are executed together at its end, while SQLite's code
+    and pages are in the processor's caches. Executed one by one they cost a REST Get 12 % more CPU.
     """
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.perf_counter) -> None:
-        """Open the file, on any thread. Raises as `connect`."""
+        """Open the file, on any thread. Raises what `connect` raises."""
         self._db: sqlite3.Connection | None = connect(path, read_only=True)
         disable_busy_timeout(self._db)
         self._clock = clock
-        self._rests_until = float("-inf")
+        self._paused_until = float("-inf")
         self._read_at = float("-inf")
         self._waiting: list[_Read] = []
         self.on_error: Callable[[StoreError], None] = lambda _: None
-        """Hears of every read that fails."""
+        """Called with the error of each failed read."""
 
     def run(
         self,
@@ -64,7 +60,7 @@ class InlineReader:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> "asyncio.Future[T]":
-        """Read at the end of this turn. What is returned raises NotInlineError, StoreError."""
+        """Execute `work` at the end of this pass. The result raises NotInlineError, StoreError."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
         self._waiting.append(_Read(lambda db: work(db, *args, **kwargs), done))
@@ -73,29 +69,29 @@ class InlineReader:
         return done
 
     def _read(self) -> None:
-        """Make the reads that wait, for as long as one may take; what is left, a turn later."""
+        """Execute waiting reads for up to 5 ms, and the rest in the next pass."""
         waiting, self._waiting = self._waiting, []
         begun = before = self._clock()
-        for place, (work, done) in enumerate(waiting):
-            if before - begun > QUICK_SECONDS:
-                self._waiting = waiting[place:]
+        for index, (work, done) in enumerate(waiting):
+            if before - begun > SLOW_READ_SECONDS:
+                self._waiting = waiting[index:]
                 asyncio.get_running_loop().call_soon(self._read)
                 return
-            if done.done():  # its caller has given up
+            if done.done():  # its caller was cancelled
                 continue
             try:
                 done.set_result(self._result_of(work, before))
             except BaseException as error:
                 done.set_exception(error)
             ended = self._clock()
-            if ended - before > QUICK_SECONDS:
-                self._rests_until = ended + _REST * (ended - before)
+            if ended - before > SLOW_READ_SECONDS:
+                self._paused_until = ended + _PAUSE_FACTOR * (ended - before)
             self._read_at = before = ended
 
     def _result_of(self, work: Callable[[sqlite3.Connection], Any], now: float) -> Any:
         if self._db is None:
             raise StoreClosedError("the store has been closed")
-        if now < self._rests_until:
+        if now < self._paused_until:
             raise NotInlineError
         try:
             return work(self._db)
@@ -106,9 +102,9 @@ class InlineReader:
             self.on_error(translation)
             raise translation from error
 
-    def has_read_lately(self) -> bool:
-        """Say, on any thread, whether something was read within LATELY_SECONDS."""
-        return self._clock() - self._read_at < LATELY_SECONDS
+    def has_read_recently(self) -> bool:
+        """Return whether a read ended in the last 10 ms. Callable on any thread."""
+        return self._clock() - self._read_at < RECENT_SECONDS
 
     def drop_page_cache(self) -> None:
         """Drop the pages in memory."""
@@ -116,7 +112,7 @@ class InlineReader:
             drop_page_cache(self._db)
 
     def close(self) -> None:
-        """Close, and read no more."""
+        """Close the connection. Later reads raise StoreClosedError."""
         db, self._db = self._db, None
         if db is not None:
             db.close()

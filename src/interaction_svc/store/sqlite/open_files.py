@@ -1,12 +1,12 @@
-"""Whether the files that SQLite has open are still those that their names lead to.
+"""Detects that the files that SQLite has open were replaced, removed or overwritten.
 
-A file that was removed or replaced is written to as before, without an error, and what is written
-is gone when the process ends. SQLite checks none of this.
+SQLite goes on writing to a file that was removed or replaced, without an error, and those writes
+are lost when the process ends.
 
-Files are never opened here. When a process closes any descriptor of a file, it loses all of its
-POSIX locks on that file, and SQLite's are on the file itself and on its -shm. So a file is compared
-by `stat`, and read through the descriptors that SQLite has of it. Its inode can't be used again by
-another file as long as SQLite has it open.
+This module never opens the files. When a process closes any descriptor of a file, it loses all its
+POSIX locks on that file, among them SQLite's on the file and its -shm. So this module compares
+files by `stat`, and reads them through SQLite's own descriptors. While SQLite has a file open, no
+other file gets its inode.
 """
 
 import os
@@ -25,7 +25,7 @@ _LOG_MAGIC = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
 
 
 class Loss(StrEnum):
-    """What happened to the files, and what to do; in the words of the log."""
+    """What happened to the files, and what to do, as a text for the log."""
 
     FILE = "its file has been replaced or removed while it was open: restore it and restart"
     LOG = (
@@ -47,10 +47,10 @@ class Loss(StrEnum):
 
 
 class _Header(NamedTuple):
-    """The fields of the file's first page by which another file's content is told.
+    """Fields of the file's header that show whether it has another file's content.
 
-    The mark is the user_version, which SQLite doesn't use: a random number of each new store, and
-    of each backup.
+    The mark is the user_version, which SQLite doesn't use: a random number that each new store and
+    each backup gets.
     """
 
     counter: int
@@ -59,18 +59,18 @@ class _Header(NamedTuple):
     mark: int
 
     def may_become(self, other: "_Header") -> bool:
-        """Return whether SQLite's own writes can lead from this header to the other."""
+        """Return whether SQLite's own writes can change this header into the other."""
         return (
             self.mark == other.mark
             and self.counter <= other.counter
             and self.cookie <= other.cookie
-            # Only VACUUM makes the file smaller, and it changes the cookie too.
+            # Only VACUUM shrinks the file, and it increases the cookie.
             and (self.pages <= other.pages or self.cookie < other.cookie)
         )
 
 
 class _File:
-    """A file by its name, as it was when SQLite had just opened it."""
+    """A file name, and the identity of its file right after SQLite opened it."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -78,7 +78,7 @@ class _File:
         self._descriptor = self._find_descriptor()
 
     def head(self, size: int) -> bytes | None:
-        """Return the first bytes of what SQLite has open; None if it can't be read here."""
+        """Return the first bytes of the open file; None if this system can't read them."""
         if self._descriptor is None or not self._is(self._descriptor):
             self._descriptor = self._find_descriptor()
         if self._descriptor is None:
@@ -100,10 +100,10 @@ class _File:
 
 
 class OpenFiles:
-    """The file, its write-ahead log and its shared memory, once SQLite has opened all three."""
+    """The file, its write-ahead log and its shared memory. SQLite must have opened all three."""
 
     def __init__(self, path: Path) -> None:
-        """Remember which files they are."""
+        """Record the identity of the files."""
         real = os.path.realpath(path)  # SQLite keeps the others beside what a symlink leads to
         self._file = _File(str(path))
         self._log = _File(f"{real}-wal")
@@ -112,17 +112,17 @@ class OpenFiles:
         self._changed_ns = -1
         self._header: _Header | None = None
         self._overwritten: Loss | None = None
-        self._look()
+        self._check()
 
     def loss(self) -> Loss | None:
-        """Return what has happened to the files; None if they are in order.
+        """Return what happened to the files; None if they are intact.
 
-        A file that was moved and is back is in order again. One that was overwritten never is.
+        A file that was moved away and back is intact again. An overwritten one never is.
         """
         with self._lock:
-            return self._look()
+            return self._check()
 
-    def _look(self) -> Loss | None:
+    def _check(self) -> Loss | None:
         file, log = _stat(self._file.path), _stat(self._log.path)
         if file is None or _identity(file) != self._file.opened:
             return Loss.FILE
@@ -131,11 +131,11 @@ class OpenFiles:
         if _identity(_stat(self._shared_memory.path)) != self._shared_memory.opened:
             return Loss.SHARED_MEMORY
         if self._overwritten is None:
-            self._overwritten = self._look_into(file, log)
+            self._overwritten = self._check_content(file, log)
         return self._overwritten
 
-    def _look_into(self, file: os.stat_result, log: os.stat_result) -> Loss | None:
-        if file.st_mtime_ns != self._changed_ns:  # by a checkpoint, or by somebody else
+    def _check_content(self, file: os.stat_result, log: os.stat_result) -> Loss | None:
+        if file.st_mtime_ns != self._changed_ns:  # by a checkpoint, or by another program
             self._changed_ns = file.st_mtime_ns
             content = self._file.head(_HEADER_BYTES)
             if content is not None:
@@ -143,14 +143,14 @@ class OpenFiles:
                 if header is None or not (self._header or header).may_become(header):
                     return Loss.FILE_CONTENT
                 self._header = header
-        # An empty one was truncated by a checkpoint. One that was emptied by somebody else gets its
-        # next frame where its end was, and has no header.
+        # An empty log was truncated by a checkpoint. One that another program emptied gets its next
+        # frame at its former end, and has no header.
         if log.st_size and self._log.head(len(_LOG_MAGIC[0])) not in (None, b"", *_LOG_MAGIC):
             return Loss.LOG_CONTENT
         return None
 
     def set_aside_replaced_log(self) -> Path | None:
-        """Rename a log that isn't SQLite's out of the way; return its new name.
+        """Rename a log that SQLite doesn't have open; return its new name.
 
         At the next start SQLite would apply it to the file, which has later pages.
         """

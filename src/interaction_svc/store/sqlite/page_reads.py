@@ -1,7 +1,7 @@
-"""The statements that read pages, each run as one unit on a thread.
+"""Statements that read pages.
 
-Each account's rows of a Session lie together. So a page of one account reads no others, and a page
-of all accounts is merged from theirs.
+Each account's rows of a Session are stored together. A page of one account reads only its rows; a
+page of all accounts is merged from their lists.
 """
 
 import sqlite3
@@ -11,15 +11,15 @@ from heapq import merge
 
 from interaction_svc.domain.interactions import Scope
 from interaction_svc.domain.paging import Position
-from interaction_svc.store.checksum import check_frame, checksum_of
+from interaction_svc.store.checksum import checksum_of, damaged_row
 from interaction_svc.store.integrity import row_name
 from interaction_svc.store.interface import PageQuery, StoredPage
 from interaction_svc.store.sqlite import page_concat
 from interaction_svc.store.sqlite.reads import bounded
 from interaction_svc.store.sqlite.row_format import pack, pack_resource, unpack
 
-# A Session that is another's is known by its owners, and its rows are not looked at: to ask for it
-# costs as much as to ask for one that isn't there, however long it is.
+# The owners decide whether a Session is in the scope, so no row of another account is read. A list
+# of another account's Session takes as long as one of a Session that doesn't exist.
 _OWNERS = "SELECT account_sid FROM session_owners WHERE session_sid = ? AND service_sid = ?"
 _OWNED = f"{_OWNERS} AND account_sid = ?"
 _NO_ROWS = StoredPage(b"", 0, None, None, more=False)
@@ -27,20 +27,20 @@ _Merged = tuple[bytes, int, int, bytes, bytes]
 """A row of a page: its frame, checksum, created_us, sid and account_sid."""
 
 
-def page(db: sqlite3.Connection, scope: Scope, query: PageQuery, *, joins: bool) -> StoredPage:
-    """See Store.page. With `joins`, SQLite may join the frames, if the filter allows it."""
-    if joins and not query.filter.looks_at_rows:
-        joined = joined_page(db, scope, query)
-        if joined is not None:
-            return joined
+def page(db: sqlite3.Connection, scope: Scope, query: PageQuery, *, concat: bool) -> StoredPage:
+    """See Store.page. `concat` allows SQLite to concatenate frames where the filter permits it."""
+    if concat and not query.filter.looks_at_rows:
+        found = page_by_concat(db, scope, query)
+        if found is not None:
+            return found
     return _page_by_row(db, scope, query)
 
 
-def joined_page(db: sqlite3.Connection, scope: Scope, query: PageQuery) -> StoredPage | None:
-    """Return a page that SQLite joins, whose cost is bounded by the page.
+def page_by_concat(db: sqlite3.Connection, scope: Scope, query: PageQuery) -> StoredPage | None:
+    """Return a page whose frames SQLite concatenates, and whose cost its own size bounds.
 
-    Needs supports_blob_concat and a filter of times only. None: it has to be read row
-    by row.
+    Requires supports_blob_concat and a filter of times only. Returns None if the page must be read
+    row by row.
     """
     accounts = _accounts(db, scope, query)
     if not accounts:
@@ -51,7 +51,7 @@ def joined_page(db: sqlite3.Connection, scope: Scope, query: PageQuery) -> Store
 
 
 def _accounts(db: sqlite3.Connection, scope: Scope, query: PageQuery) -> list[bytes]:
-    """Return which accounts of the scope have rows of the Session."""
+    """Return the accounts in the scope that have rows in the Session."""
     values = (pack(query.session_sid), pack(query.service_sid))
     if scope.account_sid is None:
         return [account for (account,) in db.execute(_OWNERS, values)]
@@ -73,7 +73,7 @@ def _page_by_row(db: sqlite3.Connection, scope: Scope, query: PageQuery) -> Stor
         rows.reverse()
     for frame, checksum, _, sid, _ in rows:
         if checksum_of(frame) != checksum:
-            check_frame(frame, checksum, row_name(query.session_sid, unpack("sid", sid)))
+            raise damaged_row(row_name(query.session_sid, unpack("sid", sid)))
     return StoredPage(
         frames=b"".join([row[0] for row in rows]),
         rows=len(rows),
@@ -97,10 +97,10 @@ def _rows_of(
 ) -> Generator[_Merged, None, None]:
     """Yield an account's rows of the list, one by one.
 
-    The statement's text depends on which conditions there are, not on values. The edge and the
-    bounds in time are both places in the order, so the tighter ones are chosen here, and SQLite
-    gets at most one on each side. With two on a side it may seek to the looser one and walk from
-    there, which makes the last page cost more than the first.
+    The statement's text depends on the conditions, not on their values. The cursor and the bounds
+    in time are both positions in the order; SQLite gets only the tighter one on each side. With two
+    on a side it may seek to the looser one and scan from there, so that the last page would cost
+    more than the first.
     """
     condition, values = page_concat.within(account_sid, scope, query, ascending=ascending)
     clauses = [condition]
@@ -116,9 +116,9 @@ def _rows_of(
         if value is not None:
             clauses.append(f"(inbound_{name} = ? OR outbound_{name} = ?)")
             values += [value, value]
-    way = "" if ascending else " DESC"
+    order = "" if ascending else " DESC"
     yield from db.execute(
         "SELECT frame, checksum, created_us, sid, account_sid FROM interactions"
-        f" WHERE {' AND '.join(clauses)} ORDER BY created_us{way}, sid{way} LIMIT ?",
+        f" WHERE {' AND '.join(clauses)} ORDER BY created_us{order}, sid{order} LIMIT ?",
         [*values, query.limit + 1],
     )

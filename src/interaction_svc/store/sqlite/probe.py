@@ -1,4 +1,4 @@
-"""Tells whether the file can be read and written: what health follows."""
+"""The health probe of a store: whether its files are intact, readable and writable."""
 
 import asyncio
 import sqlite3
@@ -19,27 +19,27 @@ from interaction_svc.store.sqlite.inline_reads import InlineReader
 from interaction_svc.store.sqlite.open_files import Loss, OpenFiles
 
 QUICK_CHECK_SECONDS = 30.0
-"""How often a damaged store is looked through, which reads all of it."""
+"""Interval of full checks of a damaged store. Each reads the whole file."""
 
 log = structlog.get_logger()
 
 
 class Probe:
-    """Knows the files that were opened, and the damage that was met in them."""
+    """Tracks the identity of the open files, and damage that operations met."""
 
     def __init__(
-        self, path: Path, read: Connection, write: Connection, quick: InlineReader
+        self, path: Path, read: Connection, write: Connection, inline: InlineReader
     ) -> None:
         """Remember which files the connections have open."""
         self._path = path
         self._read = read
         self._write = write
-        self._quick = quick
+        self._inline = inline
         self._files = OpenFiles(path)
         self._closed = False
         self._has_rescued = False
         self.before_rescue: Callable[[], None] = lambda: None
-        """Is called on the writing connection's thread, and ends the reads of this process."""
+        """Called on the writing connection's thread; must end this process's read transactions."""
         self._damaged = False
         self._checked_at = float("-inf")
         self._check: asyncio.Task[None] | None = None
@@ -47,30 +47,30 @@ class Probe:
     def check_files(self) -> None:
         """Raise StoreUnavailableError if a file was replaced, removed, or overwritten.
 
-        What would be written then goes to a file that nobody will find again.
+        Later writes would go to a file without a name, and be lost.
         """
         loss = self._files.loss()
         if loss is not None:
             raise StoreUnavailableError(loss.value)
 
     def note(self, error: StoreError) -> None:
-        """Take note of an error that an operation met."""
+        """Record an error that an operation met."""
         if isinstance(error, StoreDamagedError) and not self._damaged:
             self._damaged = True
             log.error("the store is damaged")
 
     async def check_file(self) -> None:
-        """Raise StoreUnavailableError if the file can't be read, isn't the same, or is damaged."""
+        """Raise StoreUnavailableError if the file is unreadable, replaced or damaged."""
         if self._closed:
             raise StoreClosedError("the store has been closed")
         await self._check_loss()
         try:
             await asyncio.to_thread(_read, self._path)
         except StoreError:
-            await self._check_loss()  # it tells more of the cause
+            await self._check_loss()  # a lost file explains more than its read error
             raise
         if self._damaged:
-            self._look_through()
+            self._start_check()
             raise StoreDamagedError("damage was met, and it hasn't been mended")
 
     async def _check_loss(self) -> None:
@@ -83,10 +83,10 @@ class Probe:
         raise StoreUnavailableError(loss.value)
 
     async def _rescue(self) -> None:
-        """Copy what only the lost log has into the file, as SQLite can while it has both open.
+        """Copy the lost write-ahead log into the file, while SQLite has both open.
 
-        Of a removed log nothing would be left after a crash. The log of a replaced file is still
-        at its name, and SQLite would apply it to the new file at the next start.
+        After a crash nothing of a removed log would be left. The log of a replaced file keeps its
+        name, and SQLite would apply it to the new file at the next start.
         """
         try:
             if not await self._write.run(self._empty_log):
@@ -103,12 +103,12 @@ class Probe:
         self._has_rescued = True
 
     def _empty_log(self, db: sqlite3.Connection) -> bool:
-        """Write the log to the file and truncate it; False: another process is reading it."""
+        """Checkpoint and truncate the log. Returns False if another process is reading it."""
         self.before_rescue()
         busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         return not busy
 
-    def _look_through(self) -> None:
+    def _start_check(self) -> None:
         now = asyncio.get_running_loop().time()
         if self._check is None and now - self._checked_at >= QUICK_CHECK_SECONDS:
             self._checked_at = now
@@ -124,7 +124,7 @@ class Probe:
             if whole:
                 for used in (self._read, self._write):
                     await used.run(drop_page_cache)
-                self._quick.drop_page_cache()
+                self._inline.drop_page_cache()
                 self._damaged = False
                 log.info("the store has been found whole again")
         except StoreError as error:
@@ -133,7 +133,7 @@ class Probe:
             self._check = None
 
     async def close(self) -> None:
-        """End what is under way."""
+        """Cancel a running check."""
         self._closed = True
         if self._check is not None:
             self._check.cancel()
@@ -141,12 +141,12 @@ class Probe:
 
 
 def read_something(db: sqlite3.Connection) -> None:
-    """Read through a connection that is in use, to see that it isn't stuck."""
+    """Read one row, which shows that the connection works, or begins its read transaction."""
     db.execute("SELECT 1 FROM schema_migrations").fetchone()
 
 
 def _read(path: Path) -> None:
-    """Read the file with a connection of its own, which has no page of it in memory."""
+    """Read the file with a new connection, which has none of its pages in memory."""
     try:
         db = connect(path, read_only=True)
         try:

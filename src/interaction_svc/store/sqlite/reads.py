@@ -1,7 +1,4 @@
-"""The statements that read single rows and whole stores, each run as one unit on a thread.
-
-Pages are in page_reads.py.
-"""
+"""Statements that read single rows, and all rows of a store. Those for pages are in page_reads."""
 
 import sqlite3
 from collections.abc import Iterable
@@ -9,7 +6,7 @@ from contextlib import closing
 from typing import Any
 
 from interaction_svc.domain.interactions import InteractionKey, Scope
-from interaction_svc.store.checksum import check_frame, checksum_of
+from interaction_svc.store.checksum import check_frame, checksum_of, damaged_row
 from interaction_svc.store.errors import AmbiguousAccountError
 from interaction_svc.store.integrity import CheckedRows, RowKey, matches_frame, row_name
 from interaction_svc.store.interface import ScanPosition
@@ -20,7 +17,7 @@ _GET = (
     "SELECT frame, checksum FROM interactions INDEXED BY interactions_by_sid"
     " WHERE session_sid = ? AND account_sid = ? AND sid = ? AND service_sid = ?"
 )
-# CROSS JOIN: in this order, so that the SID is looked up in each account that owns the Session.
+# CROSS JOIN fixes the order: the SID is looked up in each account that owns the Session.
 _GET_OF_ANY = (
     "SELECT found.frame, found.checksum FROM session_owners AS owner"
     " CROSS JOIN interactions AS found INDEXED BY interactions_by_sid"
@@ -81,7 +78,7 @@ def scan(
         rows, more = bounded(cursor, limit, max_bytes)
     for frame, checksum, *key in rows:
         if checksum_of(frame) != checksum:
-            check_frame(frame, checksum, _name_of(*key))
+            raise damaged_row(_name_of(*key))
     return [row[0] for row in rows], _position(*rows[-1][2:]) if more else None
 
 
@@ -125,9 +122,10 @@ def check_batch(db: sqlite3.Connection, after: CheckPosition | None) -> CheckedR
 
 
 def bounded(cursor: Iterable[Any], limit: int, max_bytes: int) -> tuple[list[Any], bool]:
-    """Fetch up to `limit` rows whose first columns sum up to `max_bytes`; return if more follow.
+    """Fetch rows up to `limit`, and up to `max_bytes` of their first columns; at least one.
 
-    Rows are stepped through one by one, so that a page that ends early loads none of the rest.
+    Returns the rows and whether more follow. Rows are fetched one by one, so that only one row
+    beyond `max_bytes` is loaded.
     """
     rows: list[Any] = []
     size = 0

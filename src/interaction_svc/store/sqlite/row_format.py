@@ -1,21 +1,21 @@
-"""How records are stored: SIDs as 16 bytes, without the two letters that a column's SIDs share.
+"""Conversion between rows and their stored form: SIDs as 16 bytes.
 
-The Store interface has SIDs as text, in their canonical spelling. The letters of a resource's SID
-differ, so that they stay: 18 bytes. API keys are stored as they are.
+All SIDs of a column begin with the same two letters, which are not stored. SIDs of resources begin
+with different letters, so theirs are stored: 18 bytes. API keys are stored unchanged. The Store
+interface has SIDs as text in canonical spelling.
 """
 
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 from interaction_svc.store.rows import Row
 from interaction_svc.store.tables import INTERACTIONS, KEYS, Table, TableKey, TableRow
 
 Packed = tuple[Any, ...]
-"""A record, or a part of one, as SQLite has it."""
+"""A row of any table, or its key, in the stored form."""
 
 
 class Columns(NamedTuple):
-    """The columns of the table of Interactions, in the order in which they are stored."""
+    """The columns of the table `interactions`, in their stored order."""
 
     session_sid: bytes
     account_sid: bytes
@@ -45,34 +45,29 @@ _PREFIXES = {
     "inbound_participant_sid": "KP",
     "outbound_participant_sid": "KP",
 }
-_from_hex = bytes.fromhex
 
 
 def pack(sid: str) -> bytes:
-    """Return a SID without its letters; nothing of an empty one, which sorts before all."""
-    return _from_hex(sid[2:])
+    """Return a SID without its letters. The empty SID becomes b"", which sorts before all."""
+    return bytes.fromhex(sid[2:])
 
 
 def unpack(column: str, packed: bytes) -> str:
-    """Return the SID that is stored like this in a column."""
+    """Return the SID that a column stores as these bytes."""
     return _PREFIXES[column] + packed.hex()
 
 
 def pack_resource(sid: str) -> bytes:
     """Return a resource's SID with its letters."""
-    return sid[:2].encode() + _from_hex(sid[2:])
+    return sid[:2].encode() + bytes.fromhex(sid[2:])
 
 
 def _unpack_resource(packed: bytes) -> str:
     return packed[:2].decode() + packed[2:].hex()
 
 
-# Eight SIDs are packed of every row that is written; those of parents come again and again.
-_pack_parent = lru_cache(8192)(pack)
-
-
 def pack_row(row: Row) -> Packed:
-    """Return a row's Columns, as a plain tuple."""
+    """Return the Columns of a row, as a plain tuple."""
     (
         session_sid,
         account_sid,
@@ -88,15 +83,15 @@ def pack_row(row: Row) -> Packed:
         *others,
     ) = row
     return (
-        _pack_parent(session_sid),
-        _pack_parent(account_sid),
+        pack(session_sid),
+        pack(account_sid),
         created_us,
-        _from_hex(sid[2:]),
-        _pack_parent(service_sid),
+        pack(sid),
+        pack(service_sid),
         updated_us,
         type_,
-        inbound_sid and _from_hex(inbound_sid[2:]),
-        outbound_sid and _from_hex(outbound_sid[2:]),
+        inbound_sid and pack(inbound_sid),
+        outbound_sid and pack(outbound_sid),
         inbound_resource_sid and pack_resource(inbound_resource_sid),
         outbound_resource_sid and pack_resource(outbound_resource_sid),
         *others,
@@ -125,24 +120,24 @@ def unpack_row(packed: Packed) -> Row:
 
 
 def columns_of(table: Table) -> tuple[str, ...]:
-    """Return a table's columns in the order of its packed records."""
+    """Return the columns of a table in the order of its packed rows."""
     return Columns._fields if table is INTERACTIONS else table.columns
 
 
 def pack_key(table: Table, key: TableKey) -> Packed:
-    """Return the key of a record of any table, in the order of the table's key_columns."""
+    """Return a packed key of any table, in the order of the table's key_columns."""
     return key if table is KEYS else tuple(map(pack, key))
 
 
 def pack_record(table: Table, record: TableRow) -> Packed:
-    """Return a record of any table."""
+    """Return the stored form of a row of any table."""
     if isinstance(record, Row):
         return pack_row(record)
     return (*pack_key(table, table.key_of(record)), *record[table.key_length :])
 
 
 def unpack_record(table: Table, packed: Packed) -> TableRow:
-    """Return the record of any table that is stored like this."""
+    """Return the row of any table with this stored form."""
     if table is INTERACTIONS:
         return unpack_row(packed)
     if table is KEYS:

@@ -1,13 +1,13 @@
-"""The schema of a store, made at once in an empty file.
+"""The current schema, and its creation in an empty file.
 
-Interactions lie in the order of lists, so that a page's rows lie together; see
+Interactions are stored in the order of lists, so that a page's rows are stored together; see
 docs/decisions/0030.
 """
 
 import secrets
 import sqlite3
 
-APPLICATION_ID = 0x49584E53  # "IXNS": tells a store of ours from another SQLite file
+APPLICATION_ID = 0x49584E53  # "IXNS": identifies a store of this program
 VERSION = 4
 NAME = "rows in the order of lists"
 PAGE_BYTES = 8_192
@@ -71,10 +71,10 @@ STATEMENTS = (
 
 
 def prepare(db: sqlite3.Connection) -> None:
-    """Set what an empty file must have before it gets a write-ahead log: page size and mark.
+    """Set the page size and the mark of an empty file, before it gets a write-ahead log.
 
-    The mark, a random user_version, tells the file from others (see open_files.py). It is in the
-    first page of the file itself, whose content the log would otherwise hide until a checkpoint.
+    The mark is a random user_version that identifies the file (see open_files.py). It must be in
+    the file itself; written later, it would be only in the log until a checkpoint.
     """
     db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
     db.execute("BEGIN IMMEDIATE")  # another process may be making the same file
@@ -84,7 +84,7 @@ def prepare(db: sqlite3.Connection) -> None:
 
 
 def create(db: sqlite3.Connection) -> None:
-    """Make the schema in an empty file, inside a transaction."""
+    """Create the schema in an empty file, inside a transaction."""
     db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     db.execute(
         "CREATE TABLE schema_migrations (version INTEGER PRIMARY KEY,"

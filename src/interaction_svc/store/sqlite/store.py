@@ -63,42 +63,41 @@ T = TypeVar("T")
 
 
 class SqliteStore(Store):
-    """One file, and three connections: one that writes, one that reads, one for quick reads.
+    """One file with three connections: for writes, for reads, and for inline reads.
 
-    In WAL mode readers and the writer don't wait for each other. The one that reads has a thread;
-    several of them would cost more CPU under concurrency than one (measured), and no read lasts
-    longer than a page.
+    In WAL mode readers and the writer don't wait for each other. All reads share one thread,
+    because several cost more CPU under concurrency (measured), and no read is longer than a page.
     """
 
     def __init__(
-        self, path: Path, quick: InlineReader, read: Connection, write: Connection, *, joins: bool
+        self, path: Path, inline: InlineReader, read: Connection, write: Connection, *, concat: bool
     ) -> None:
-        self._joins = joins
-        self._quick = quick
+        self._can_concat = concat
+        self._inline = inline
         self._read = read
         self._write = write
-        self._probe = Probe(path, read, write, quick)
-        quick.on_error = self._probe.note
-        self._eraser = WalTruncator(write, path, _log_of(path))
-        self._probe.before_rescue = self._eraser.let_go
+        self._probe = Probe(path, read, write, inline)
+        inline.on_error = self._probe.note
+        self._truncator = WalTruncator(write, path, _wal_of(path))
+        self._probe.before_rescue = self._truncator.release_wal
         self._writer = Writer(
             write,
             check=self._probe.check_files,
-            hold_wal=self._eraser.hold_wal,
-            note_rows=self._eraser.note_rows,
-            on_rows=self._eraser.look_soon,
-            on_erased=self._eraser.ask,
+            hold_wal=self._truncator.hold_wal,
+            note_rows=self._truncator.note_rows,
+            on_rows=self._truncator.scan_soon,
+            on_erased=self._truncator.request,
         )
         self._closing: asyncio.Task[None] | None = None
 
     @classmethod
     async def open(cls, path: Path, *, migrate: bool, on_migration: MigrationProgress) -> Self:
         """Open the file; see open_store."""
-        # Of a process that didn't live to erase what it had deleted. Who looks at the file first,
-        # as the next line does, empties the log when it closes the file.
-        has_log = migrate and _size(_log_of(path)) > 0
+        # Left by a process that was killed, perhaps before it erased deleted rows. Read now: the
+        # next statement empties the log when it closes the file.
+        has_log = migrate and _size(_wal_of(path)) > 0
         if migrate:
-            await _rewritten(path, on_migration)
+            await _rewrite(path, on_migration)
         else:
             await asyncio.to_thread(migrations.check_is_current, path)
         async with AsyncExitStack() as opened:
@@ -106,43 +105,43 @@ class SqliteStore(Store):
             opened.push_async_callback(lambda: asyncio.shield(write.close()))
             if migrate:
                 await write.run(migrations.migrate)
-            joins = await write.run(supports_blob_concat)
+            concat = await write.run(supports_blob_concat)
             await write.run(disable_busy_timeout)
             await write.run(disable_checkpoints)
             if migrate:
                 await write.run(check_writable)
             read = await Connection.open(path, read_only=True)
             opened.push_async_callback(lambda: asyncio.shield(read.close()))
-            quick = await _opened_quick(path)
+            inline = await _open_inline_reader(path)
             opened.pop_all()
-        store, log = cls(path, quick, read, write, joins=joins), _log_of(path)
-        metrics.wal_bytes.set_function(partial(_size, log))
+        store = cls(path, inline, read, write, concat=concat)
+        metrics.wal_bytes.set_function(partial(_size, _wal_of(path)))
         if has_log:
-            store._eraser.ask_after_a_crash()
+            store._truncator.request_after_crash()
         return store
 
     async def get(self, scope: Scope, key: InteractionKey) -> bytes | None:
         """See Store."""
         try:
-            return await self._quick.run(reads.get, scope, key)
+            return await self._inline.run(reads.get, scope, key)
         except NotInlineError:
-            return await self._reading(reads.get, scope, key)
+            return await self._run_read(reads.get, scope, key)
 
     async def page(self, scope: Scope, query: PageQuery) -> StoredPage:
         """See Store."""
-        joins = self._joins and not query.filter.looks_at_rows
-        if joins:
+        concat = self._can_concat and not query.filter.looks_at_rows
+        if concat:
             with suppress(NotInlineError):
-                page = await self._quick.run(page_reads.joined_page, scope, query)
+                page = await self._inline.run(page_reads.page_by_concat, scope, query)
                 if page is not None:
                     return page
-                joins = False
-        return await self._reading(page_reads.page, scope, query, joins=joins)
+                concat = False
+        return await self._run_read(page_reads.page, scope, query, concat=concat)
 
     async def record(self, rows: Sequence[Row]) -> list[Recorded]:
         """See Store."""
-        return await self._writing(
-            writes.UpsertBatch(rows, self._quick.has_read_lately),
+        return await self._run_write(
+            writes.UpsertBatch(rows, self._inline.has_read_recently),
             len(rows),
             sum(len(row.frame) for row in rows),
             erased=_some_replaced,
@@ -150,7 +149,7 @@ class SqliteStore(Store):
 
     async def delete(self, scope: Scope, key: InteractionKey, now_us: int) -> bool:
         """See Store."""
-        return await self._writing(
+        return await self._run_write(
             partial(writes.delete, scope=scope, key=key, now_us=now_us), 1, erased=bool
         )
 
@@ -165,7 +164,7 @@ class SqliteStore(Store):
         account_sid: str | None = None,
     ) -> tuple[list[bytes], ScanPosition | None]:
         """See Store."""
-        return await self._reading(
+        return await self._run_read(
             reads.scan, after, limit, max_bytes, service_sid, session_sid, account_sid
         )
 
@@ -178,68 +177,68 @@ class SqliteStore(Store):
         dry_run: bool = False,
     ) -> DeletedBatch:
         """See Store."""
-        rows, following = await self._reading(bulk_delete.find, what, after)
+        rows, following = await self._run_read(bulk_delete.find, what, after)
         if dry_run or not rows:
             return DeletedBatch(bulk_delete.counted(rows), following)
         work = partial(bulk_delete.delete, what=what, rows=rows, now_us=now_us)
-        return DeletedBatch(await self._writing(work, len(rows), erased=bool), following)
+        return DeletedBatch(await self._run_write(work, len(rows), erased=bool), following)
 
     async def add_key(self, key: ApiKey) -> None:
         """See Store."""
-        await self._writing(partial(api_keys.add, key=key), 1)
+        await self._run_write(partial(api_keys.add, key=key), 1)
 
     async def revoke_key(self, sid: str, now_us: int) -> ApiKey | None:
         """See Store."""
-        return await self._writing(partial(api_keys.revoke, sid=sid, now_us=now_us), 1)
+        return await self._run_write(partial(api_keys.revoke, sid=sid, now_us=now_us), 1)
 
     async def keys_of(self, user: str) -> list[ApiKey]:
         """See Store."""
-        return await self._reading(api_keys.of_user, user)
+        return await self._run_read(api_keys.of_user, user)
 
     async def keys(self) -> list[ApiKey]:
         """See Store."""
-        return await self._reading(api_keys.every)
+        return await self._run_read(api_keys.every)
 
     async def has_keys(self) -> bool:
         """See Store."""
-        return await self._reading(api_keys.any_ever)
+        return await self._run_read(api_keys.any_ever)
 
     async def erase_traces(self) -> bool:
         """See Store."""
-        return await self._eraser.erase()
+        return await self._truncator.erase()
 
     async def probe(self) -> None:
         """See Store."""
         await self._probe.check_file()
-        await self._reading(read_something)
-        await self._writing(touch_write_lock, 0)
+        await self._run_read(read_something)
+        await self._run_write(touch_write_lock, 0)
 
     async def check(self) -> StoreReport:
         """See Store."""
-        version = await self._reading(migrations.schema_version)
+        version = await self._run_read(migrations.schema_version)
         return await check_rows(
-            lambda after: self._reading(reads.check_batch, after),
+            lambda after: self._run_read(reads.check_batch, after),
             schema_version=version,
             known_version=migrations.LATEST,
         )
 
     async def count(self, table: Table) -> int:
         """See Store."""
-        return await self._reading(table_io.count, table)
+        return await self._run_read(table_io.count, table)
 
     async def read(
         self, table: Table, *, after: TableKey | None, limit: int, max_bytes: int
     ) -> list[TableRow]:
         """See Store."""
-        return await self._reading(table_io.read, table, after, limit, max_bytes)
+        return await self._run_read(table_io.read, table, after, limit, max_bytes)
 
     async def load(self, table: Table, records: Sequence[TableRow]) -> None:
         """See Store."""
         size = sum(map(table.size_of, records))
         work = partial(table_io.load, table=table, records=records)
-        await self._writing(work, len(records), size, erased=bool)
+        await self._run_write(work, len(records), size, erased=bool)
 
-    async def _reading(
+    async def _run_read(
         self,
         work: Callable[Concatenate[sqlite3.Connection, P], T],
         *args: P.args,
@@ -251,7 +250,7 @@ class SqliteStore(Store):
             self._probe.note(error)
             raise
 
-    async def _writing(
+    async def _run_write(
         self,
         work: Work[T],
         rows: int,
@@ -269,34 +268,34 @@ class SqliteStore(Store):
         """See Store."""
         if self._closing is None:
             self._closing = asyncio.create_task(self._close())
-        # A thread of a connection that stays open would keep the process from ending.
+        # Shielded: the thread of an open connection would keep the process alive.
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
         await self._writer.close()
         await self._probe.close()
-        self._quick.close()
+        self._inline.close()
         await self._read.close()
-        await self._eraser.close()
+        await self._truncator.close()
         await self._write.close()
-        self._eraser.release()
+        self._truncator.release_file()
 
 
-async def _rewritten(path: Path, on_progress: MigrationProgress) -> None:
-    """Rewrite a file of an earlier layout on a thread, which a cancelled caller ends."""
+async def _rewrite(path: Path, on_progress: MigrationProgress) -> None:
+    """Rewrite a file of an earlier layout on a thread. Cancelling stops the rewrite."""
     stop = threading.Event()
-    rewriting = asyncio.create_task(asyncio.to_thread(rewrite, path, on_progress, stop))
+    rewrite_task = asyncio.create_task(asyncio.to_thread(rewrite, path, on_progress, stop))
     try:
-        rewritten = await asyncio.shield(rewriting)
+        rewritten = await asyncio.shield(rewrite_task)
     except asyncio.CancelledError:
         stop.set()
-        await asyncio.wait([rewriting])
+        await asyncio.wait([rewrite_task])
         raise
     if rewritten is not None:
         log.info("the store was rewritten", rows=rewritten.rows, damaged=rewritten.damaged)
 
 
-async def _opened_quick(path: Path) -> InlineReader:
+async def _open_inline_reader(path: Path) -> InlineReader:
     try:
         return await asyncio.to_thread(InlineReader, path)
     except sqlite3.Error as error:
@@ -307,8 +306,8 @@ def _some_replaced(recorded: list[Recorded]) -> bool:
     return any(outcome is Outcome.UPDATED for outcome, _ in recorded)
 
 
-def _log_of(path: Path) -> Path:
-    return Path(f"{path.resolve()}-wal")  # beside what a symlink leads to
+def _wal_of(path: Path) -> Path:
+    return Path(f"{path.resolve()}-wal")  # SQLite puts it beside the target of a symlink
 
 
 def _size(file: Path) -> int:

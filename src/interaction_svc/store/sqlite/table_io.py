@@ -1,6 +1,6 @@
-"""The statements that read a table from end to end, and load it as it is.
+"""Statements that read all rows of a table, and that load rows unchanged.
 
-The latter run inside a transaction of the writer's.
+Those that load run inside a transaction of the writer.
 """
 
 import sqlite3
@@ -26,7 +26,7 @@ def count(db: sqlite3.Connection, table: Table) -> int:
 def read(
     db: sqlite3.Connection, table: Table, after: TableKey | None, limit: int, max_bytes: int
 ) -> list[TableRow]:
-    """See Store.read. Rows are stepped through, so that what is beyond the bounds isn't loaded."""
+    """See Store.read. Rows are fetched one by one, so that no more than one beyond is loaded."""
     records: list[TableRow] = []
     size = 0
     key = pack_key(table, after or ("",) * table.key_length)
@@ -45,16 +45,16 @@ def read(
 @cache
 def _read(table: Table) -> str:
     columns, key = ", ".join(columns_of(table)), ", ".join(table.key_columns)
-    places = ", ".join("?" * table.key_length)
+    placeholders = ", ".join("?" * table.key_length)
     index = " INDEXED BY interactions_by_sid" if table is INTERACTIONS else ""
     return (
         f"SELECT {columns} FROM {table.name}{index}"
-        f" WHERE ({key}) > ({places}) ORDER BY {key} LIMIT ?"
+        f" WHERE ({key}) > ({placeholders}) ORDER BY {key} LIMIT ?"
     )
 
 
 def load(db: sqlite3.Connection, table: Table, records: Sequence[TableRow]) -> bool:
-    """See Store.load. Returns whether something of an Interaction that was stored is gone."""
+    """See Store.load. Returns whether stored content of an Interaction was erased."""
     if table is INTERACTIONS:
         return replace(db, cast(Sequence[Row], records))
     packed = [pack_record(table, record) for record in records]
@@ -68,9 +68,9 @@ def load(db: sqlite3.Connection, table: Table, records: Sequence[TableRow]) -> b
 @cache
 def _upsert(table: Table) -> str:
     columns, key = ", ".join(table.columns), ", ".join(table.key_columns)
-    places = ", ".join("?" * len(table.columns))
+    placeholders = ", ".join("?" * len(table.columns))
     others = ", ".join(f"{name} = excluded.{name}" for name in table.columns[table.key_length :])
     return (
-        f"INSERT INTO {table.name} ({columns}) VALUES ({places})"
+        f"INSERT INTO {table.name} ({columns}) VALUES ({placeholders})"
         f" ON CONFLICT ({key}) DO {f'UPDATE SET {others}' if others else 'NOTHING'}"
     )

@@ -1,7 +1,7 @@
-"""Why the files of a store can't be written to.
+"""Finds the cause of a failed write to a store's files.
 
-SQLite reports a failed write as SQLITE_IOERR_WRITE, whatever the cause, and Python has no access
-to its errno. The cause is looked for afterwards.
+SQLite reports every failed write as SQLITE_IOERR_WRITE, and Python has no access to its errno. So
+this module looks for the cause afterwards.
 """
 
 import errno
@@ -12,20 +12,20 @@ from pathlib import Path
 
 from interaction_svc.store.errors import StoreError, StoreFullError, StoreUnavailableError
 
-_TRIAL_BYTES = 64 * 1024
-"""More than SQLite writes at once: a page, or 32 KiB of shared memory."""
+_TEST_WRITE_BYTES = 64 * 1024
+"""Size of the test write; more than SQLite writes at once (a page, or 32 KiB of shared memory)."""
 
 
 def write_failure(path: Path) -> StoreError | None:
-    """Return why SQLite can't write to the file or beside it; None if no cause is found."""
+    """Return the cause why SQLite can't write to its files; None if none is found."""
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     real = os.path.realpath(path)
     for file in (real, f"{real}-wal", f"{real}-shm"):
-        if limit != resource.RLIM_INFINITY and _size(file) + _TRIAL_BYTES > limit:
+        if limit != resource.RLIM_INFINITY and _size(file) + _TEST_WRITE_BYTES > limit:
             return _too_large(limit)
     try:
         with tempfile.TemporaryFile(dir=os.path.dirname(real), buffering=0) as trial:
-            trial.write(bytes(_TRIAL_BYTES))
+            trial.write(bytes(_TEST_WRITE_BYTES))
             os.fsync(trial.fileno())
     except OSError as error:
         return os_failure(error)
@@ -33,7 +33,7 @@ def write_failure(path: Path) -> StoreError | None:
 
 
 def os_failure(error: OSError) -> StoreError | None:
-    """Return the store's error for a failed write; None if its errno has no particular meaning."""
+    """Return the store's error for a failed write; None for an errno without one."""
     match error.errno:
         case errno.ENOSPC:
             return StoreFullError("its disk is full")

@@ -1,7 +1,7 @@
-"""The one writer: what waits together is committed together.
+"""The writer, which commits waiting operations together.
 
-A commit costs a flush of the disk, whatever it holds. While one is under way, further operations
-queue up, and the next commit takes all of them.
+Each commit flushes the disk once, whatever its size. Operations that arrive during a commit wait in
+a queue, and share the next one.
 """
 
 import asyncio
@@ -15,17 +15,16 @@ from interaction_svc.store.errors import StoreClosedError, StoreError
 from interaction_svc.store.sqlite.connection import Connection
 from interaction_svc.store.sqlite.errors import is_busy, translated
 from interaction_svc.store.sqlite.transactions import transaction
-from interaction_svc.store.sqlite.writes import UpsertBatch, record_together
+from interaction_svc.store.sqlite.writes import UpsertBatch, record_batches
 from interaction_svc.store.write_queue import MAX_WAITING_BYTES, MAX_WAITING_ROWS, WriteQueue
 from interaction_svc.telemetry import metrics
 
-OTHERS_SHARE = 0.02
-"""How long the lock is left to other processes, in parts of the time that it was held.
+LOCK_RELEASE_SHARE = 0.02
+"""After a commit the write lock stays free for this share of the time that it was held.
 
-They ask for it all the time, but when commits follow each other it is free for less than a
-millisecond in between. While commits are short that is enough for one to meet within its patience;
-as long as a second, on a slow disk, it is not (measured). Short ones need no pause: to come to the
-next takes longer than that.
+Other processes try to take the lock every 0.5 ms, but between two commits it is free for less than
+1 ms. With short commits they get it within their timeout; with commits of 1 s, on a slow disk, they
+don't (measured). After a short commit the next one begins later than this pause ends.
 """
 
 T = TypeVar("T")
@@ -47,7 +46,7 @@ class _Operation(NamedTuple):
 
 
 class Writer:
-    """Runs operations on the write connection, each whole or not at all, several in one commit."""
+    """Executes operations on the write connection: each atomically, several per commit."""
 
     def __init__(
         self,
@@ -61,18 +60,19 @@ class Writer:
         on_rows: Callable[[], None] = lambda: None,
         on_erased: Callable[[], None] = lambda: None,
     ) -> None:
-        """Call `check` on the connection's thread before and after each commit.
+        """Store the callbacks.
 
-        If it raises before, nothing is written. If it raises after, what was committed may be lost,
-        and its callers get the error.
+        `check` runs on the connection's thread before and after each commit. If it raises before,
+        nothing is written. If it raises after, the commit may be lost, and its callers get the
+        error.
 
-        Around one that writes rows, call `pin` before it and `note_rows` after it, both on the
-        connection's thread, and then `on_rows`; and `on_erased` after one in which an operation has
-        erased something.
+        For a commit that writes rows, `hold_wal` runs before it and `note_rows` after it on the
+        connection's thread, then `on_rows` on the event loop. `on_erased` runs on the event loop
+        after a commit in which an operation erased stored content.
         """
         self._connection = connection
         self._check = check
-        self._pin = hold_wal
+        self._hold_wal = hold_wal
         self._note_rows = note_rows
         self._on_rows = on_rows
         self._on_erased = on_erased
@@ -81,7 +81,7 @@ class Writer:
         )
         self._task: asyncio.Task[None] | None = None
         self._closed = False
-        self._others_until = 0.0
+        self._lock_free_until = 0.0
 
     async def submit(
         self,
@@ -91,11 +91,12 @@ class Writer:
         *,
         erased: Callable[[T], bool] | None = None,
     ) -> T:
-        """Run an operation that writes rows, of this size in bytes; return when it is on disk.
+        """Execute an operation; return its result once it is on disk.
 
-        `erased` says of its result whether something that was stored is gone. A caller that is
-        cancelled while it waits in the queue takes the operation with it; later it is done all the
-        same. Raises StoreBusyError, StoreFullError, StoreClosedError, StoreUnavailableError.
+        `rows` and `size`, in bytes, count against the limits of the queue. `erased` returns whether
+        this result means that stored content was erased. If the caller is cancelled, an operation
+        that waits in the queue is dropped; one that has begun is completed. Raises StoreBusyError,
+        StoreFullError, StoreClosedError, StoreUnavailableError.
         """
         if self._closed:
             raise StoreClosedError("the store has been closed")
@@ -106,7 +107,7 @@ class Writer:
         return await done
 
     async def close(self) -> None:
-        """Take no more, and wait until everything that was taken is written."""
+        """Refuse new operations, and wait until all accepted ones are written."""
         self._closed = True
         if self._task is not None:
             await asyncio.shield(self._task)
@@ -123,9 +124,9 @@ class Writer:
             return
         try:
             results = await self._connection.run(self._run, operations)
-        except Exception as error:  # whatever it is, those who wait must hear of it
+        except Exception as error:  # every waiting caller must get it
             results = [error] * len(operations)
-        self._note(operations, results)
+        self._report(operations, results)
         for operation, result in zip(operations, results, strict=True):
             if operation.done.done():
                 continue
@@ -136,21 +137,21 @@ class Writer:
 
     def _run(self, db: sqlite3.Connection, operations: list[_Operation]) -> list[object]:
         begun = time.monotonic()
-        if begun < self._others_until:
-            time.sleep(self._others_until - begun)
+        if begun < self._lock_free_until:
+            time.sleep(self._lock_free_until - begun)
         self._check()
         results = self._run_together(db, operations)
-        self._check()  # the file may have been removed since the first one
+        self._check()  # the file may have been removed since the first check
         rows = sum(operation.rows for operation in operations)
         if rows:
             self._note_rows(db, rows)
-        if not all(isinstance(result, Exception) for result in results):  # who had the lock
+        if not all(isinstance(result, Exception) for result in results):  # it had the lock
             ended = time.monotonic()
-            self._others_until = ended + OTHERS_SHARE * (ended - begun)
+            self._lock_free_until = ended + LOCK_RELEASE_SHARE * (ended - begun)
         return results
 
     def _run_together(self, db: sqlite3.Connection, operations: list[_Operation]) -> list[object]:
-        """Run all in one transaction; if one fails, each in its own, so that only it fails."""
+        """Execute all in one transaction. If one fails, execute each in its own."""
         try:
             return self._run_in_transaction(db, operations)
         except Exception as error:
@@ -171,26 +172,26 @@ class Writer:
         results: list[object] = []
         with transaction(db):
             for kind, group in groupby((operation.work for operation in operations), type):
-                together: list[Any] = list(group)
+                works: list[Any] = list(group)
                 if kind is UpsertBatch:
-                    results += record_together(db, together)
+                    results += record_batches(db, works)
                 else:
-                    results += [work(db) for work in together]
+                    results += [work(db) for work in works]
             if _some_rows(operations):
-                self._pin()
+                self._hold_wal()
         return results
 
     def _as_store_error(self, error: Exception) -> Exception:
         if not isinstance(error, sqlite3.Error):
             return error
         try:
-            self._check()  # a lost file makes SQLite fail in many ways
+            self._check()  # a lost file makes SQLite fail in various ways
         except StoreError as loss:
             return loss
         return translated(error, self._connection.path)
 
-    def _note(self, operations: list[_Operation], results: list[object]) -> None:
-        """Tell of what was committed, whether or not its caller still waits."""
+    def _report(self, operations: list[_Operation], results: list[object]) -> None:
+        """Report what was committed, whether or not its callers still wait."""
         if _some_erased(operations, results):
             self._on_erased()
         committed = [

@@ -1,1 +1,1 @@
-"""Erasure: deleted content leaves the write-ahead log and the unallocated space of the file."""
+"""Erasure of deleted content from the write-ahead log and from unallocated space of the file."""

@@ -1,15 +1,15 @@
-"""Overwrites what secure_delete leaves: copies of rows that have moved to another page.
+"""Overwrites copies of rows that secure_delete leaves in unallocated space.
 
-When SQLite spreads rows anew over neighbouring pages, the bytes of a row that left a page may stay
-in that page's unallocated space, where a later delete doesn't find them: secure_delete overwrites
-a row where it is, not where it was. Inserts do that as well as deletes, once in some 300 rows.
+When SQLite redistributes rows over neighbouring pages, the bytes of a row that left a page may stay
+in the page's unallocated space as residue. A later delete doesn't reach it: secure_delete
+overwrites a row where it is, not where it was. About one insert or delete in 300 leaves residue.
 
-Each page that was written is in the write-ahead log. So soon after each commit its pages are looked
-at there, and those with anything in their unallocated space are remembered. SQLite itself has no
-way to overwrite that space in the inner pages of a table without rowid. So it is done in the file,
-under the lock for writing, while the log is empty, so that no page is newer than in the file.
-SQLite never reads this space. Connections that have such a page in memory drop it, because a commit
-follows. The page format is that of https://sqlite.org/fileformat2.html.
+The write-ahead log contains every page that was written. Soon after each commit its pages are
+scanned there, and those with residue are remembered. SQLite can't overwrite unallocated space in
+the inner pages of a table without rowid. So this module writes to the file itself, under the write
+lock, while the log is empty, so that no page is newer than in the file. SQLite never reads this
+space. A commit follows, so all connections drop such pages from memory. Page format:
+https://sqlite.org/fileformat2.html.
 """
 
 import errno
@@ -27,56 +27,56 @@ import structlog
 from interaction_svc.store.sqlite.connection import drop_page_cache
 from interaction_svc.store.sqlite.transactions import transaction
 
-MANY_PAGES = 256
-"""When so many pages wait to be wiped, the log is emptied for them."""
+MAX_RESIDUE_PAGES = 256
+"""When this many pages wait to be wiped, the log is truncated early."""
 _WAL_HEADER = struct.Struct(">IIIIIIII")
 _FRAME_HEADER = struct.Struct(">IIIIII")
 _PAGE_HEADER = struct.Struct(">BHHHB")
 _HEADER_BYTES = {0x02: 12, 0x05: 12, 0x0A: 8, 0x0D: 8}
-"""How long the header of a page is, by its kind: inner pages and leaves of indexes and tables."""
+"""Header size by page type: inner pages and leaves of indexes and tables."""
 _MOST_FRAGMENTS = 60
 _FILE_HEADER_BYTES = 100
 _PAGES_OF_A_SPLIT = 3
-"""A commit that spread rows over neighbouring pages wrote these, and the page above, at least."""
+"""A commit that redistributed rows wrote at least two neighbouring pages and their parent."""
 _MOST_PAGES = 1 << 25
-"""From so many on (256 GiB) an overflow page may begin like one of a table."""
+"""With this many pages (256 GiB) an overflow page may begin like a page of a table."""
 _READ_BYTES = 4 * 1024 * 1024
-# What is left of SQLite's own, pointers of two bytes below the page's size, is no text.
+# SQLite's own residue, pointers of 2 bytes below the page size, never matches.
 _TEXT = re.compile(rb"[\x20-\xff]{8}")
 
 log = structlog.get_logger()
 
 
 class _Frame(NamedTuple):
-    """A page in the log: its number, and where it begins there."""
+    """A page in the log: its number, and its offset there."""
 
     page: int
     offset: int
 
 
 class PageWiper:
-    """Remembers the pages that are to be wiped, and wipes them."""
+    """Finds pages with residue, and wipes them."""
 
     def __init__(self, path: Path, wal: Path) -> None:
         self._file = _File.of(path)
         self._wal = wal
         self._salt = b""
         self._offset = _WAL_HEADER.size
-        self._stained: set[int] = set()
+        self._residue: set[int] = set()
         self._stopped = threading.Event()
 
     @property
-    def stained_pages(self) -> int:
-        """How many pages wait to be wiped."""
-        return len(self._stained)
+    def residue_pages(self) -> int:
+        """Number of pages that wait to be wiped."""
+        return len(self._residue)
 
     @property
     def log_bytes(self) -> int:
-        """How long the log was when it was last looked at."""
+        """Size of the log at the last scan."""
         return self._offset
 
-    def look(self) -> None:
-        """Look at the pages of what was committed since the last time. Raises OSError."""
+    def scan_wal(self) -> None:
+        """Scan the pages of all commits since the last scan. Raises OSError."""
         try:
             wal = self._wal.open("rb", buffering=0)
         except FileNotFoundError:
@@ -86,24 +86,24 @@ class PageWiper:
             if len(header) < _WAL_HEADER.size:
                 return
             page_size, salt = _WAL_HEADER.unpack(header)[2], header[16:24]
-            if salt != self._salt:  # the log has begun anew
+            if salt != self._salt:  # the log was restarted
                 self._salt, self._offset = salt, _WAL_HEADER.size
             pages: dict[int, int] = {}
             for frames in self._commits(wal.fileno(), page_size):
                 if len(frames) >= _PAGES_OF_A_SPLIT:
-                    pages.update(frames)  # of several versions of a page the last one counts
+                    pages.update(frames)  # the last version of a page counts
             for number, offset in pages.items():
-                if has_text(os.pread(wal.fileno(), page_size, offset), number):
-                    self._stained.add(number)
+                if has_residue(os.pread(wal.fileno(), page_size, offset), number):
+                    self._residue.add(number)
 
     def _commits(self, wal: int, page_size: int) -> Iterator[list[_Frame]]:
-        """Yield the pages of each commit since the last time; only their headers are read."""
+        """Yield the pages of each commit since the last scan. Reads only frame headers."""
         frames: list[_Frame] = []
         at = self._offset
         while len(header := os.pread(wal, _FRAME_HEADER.size, at)) == _FRAME_HEADER.size:
             number, size_after_commit, *_ = _FRAME_HEADER.unpack(header)
             if header[8:16] != self._salt:
-                return  # what follows is of an earlier time
+                return  # the rest is from before the restart
             frames.append(_Frame(number, at + _FRAME_HEADER.size))
             at += _FRAME_HEADER.size + page_size
             if size_after_commit:
@@ -111,8 +111,8 @@ class PageWiper:
                 yield frames
                 frames = []
 
-    def look_through(self) -> None:
-        """Look at the whole file: a process may have ended before it wiped. Raises OSError."""
+    def scan_file(self) -> None:
+        """Scan the whole file, for a process that was killed before it wiped. Raises OSError."""
         descriptor = self._file.descriptor
         page_size = _page_size_of(descriptor)
         pages = os.fstat(descriptor).st_size // page_size
@@ -121,41 +121,40 @@ class PageWiper:
             if self._stopped.is_set():
                 return
             read = os.pread(descriptor, at_once * page_size, begin * page_size)
-            for place in range(len(read) // page_size):
-                number = begin + place + 1
-                if has_text(read[place * page_size :][:page_size], number):
-                    self._stained.add(number)
+            for index in range(len(read) // page_size):
+                number = begin + index + 1
+                if has_residue(read[index * page_size :][:page_size], number):
+                    self._residue.add(number)
 
     def stop(self) -> None:
-        """End a look through the whole file."""
+        """Stop a scan of the whole file."""
         self._stopped.set()
 
     def close(self) -> None:
-        """Let go of the file, once all connections of its store have been closed."""
+        """Release the file. All connections of its store must be closed."""
         self._file.release()
 
     def wipe(self, db: sqlite3.Connection) -> bool:
-        """Overwrite what is left on the remembered pages, once the log is empty.
+        """Overwrite the residue on the remembered pages. The log must be empty.
 
-        Returns whether it is done: not if somebody has written meanwhile. Raises sqlite3.Error,
-        OSError.
+        Returns False if another process has written meanwhile. Raises sqlite3.Error, OSError.
         """
-        if not self._stained:
+        if not self._residue:
             return True
         with transaction(db):
             if self._wal.stat().st_size:
                 return False
-            stained = self._stained.copy()
-            _wipe(self._file.descriptor, stained)
+            residue = self._residue.copy()
+            _wipe(self._file.descriptor, residue)
             drop_page_cache(db)
-            # A change, for which all connections drop the pages that they have in memory.
+            # Any change makes all connections drop their pages from memory.
             db.execute("UPDATE schema_migrations SET applied_at = applied_at")
-        self._stained -= stained
+        self._residue -= residue
         return True
 
 
 def wipe_file(path: Path) -> None:
-    """Overwrite what is left on all pages of a file that nobody has open. Raises OSError."""
+    """Overwrite the residue on all pages of a file that no process has open. Raises OSError."""
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
         _wipe(descriptor, None)
@@ -164,7 +163,7 @@ def wipe_file(path: Path) -> None:
 
 
 def _wipe(descriptor: int, numbers: set[int] | None) -> None:
-    """Overwrite what is left on pages of a file that nobody writes to; None: on all."""
+    """Overwrite the residue on these pages (None: all) of a file that no process writes to."""
     page_size = _page_size_of(descriptor)
     pages = os.fstat(descriptor).st_size // page_size
     if pages >= _MOST_PAGES:
@@ -173,20 +172,20 @@ def _wipe(descriptor: int, numbers: set[int] | None) -> None:
     for number in range(1, pages + 1) if numbers is None else sorted(numbers):
         begin = (number - 1) * page_size
         page = os.pread(descriptor, page_size, begin)
-        if len(page) == page_size and has_text(page, number):
+        if len(page) == page_size and has_residue(page, number):
             unallocated = _unallocated(page, number)
             os.pwrite(descriptor, bytes(len(unallocated)), begin + unallocated.start)
     os.fsync(descriptor)
 
 
-def has_text(page: bytes, number: int) -> bool:
-    """Return whether there is anything like text in the unallocated space of a page."""
+def has_residue(page: bytes, number: int) -> bool:
+    """Return whether the unallocated space of a page contains anything like text."""
     unallocated = _unallocated(page, number)
     return _TEXT.search(page, unallocated.start, unallocated.stop) is not None
 
 
 def _unallocated(page: bytes, number: int) -> range:
-    """Return where a page's unallocated space is; on a page of another kind there is none."""
+    """Return the range of a page's unallocated space; an empty one for other page types."""
     begin = _FILE_HEADER_BYTES if number == 1 else 0
     kind, free, cells, content, fragments = _PAGE_HEADER.unpack_from(page, begin)
     if kind not in _HEADER_BYTES:
@@ -203,11 +202,11 @@ def _page_size_of(descriptor: int) -> int:
 
 
 class _File:
-    """A file, and how many scrubbers of this process it has.
+    """A file with a count of the PageWipers in this process that use it.
 
-    Its descriptor is closed with the last of them. To close it earlier would release the locks that
-    SQLite's connections in this process have on the file: POSIX's locks belong to the process, and
-    not to the descriptor.
+    The last one closes its descriptor. Closing it earlier would release the locks that SQLite's
+    connections in this process hold on the file: POSIX locks belong to the process, not to the
+    descriptor.
     """
 
     _open: ClassVar[dict[tuple[int, int], "_File"]] = {}
@@ -220,7 +219,7 @@ class _File:
 
     @classmethod
     def of(cls, path: Path) -> "_File":
-        """Return the file that a path names, for one more scrubber. Raises OSError."""
+        """Return the file that a path names, for one more wiper. Raises OSError."""
         identity = _identity(os.stat(path))
         file = cls._open.setdefault(identity, cls(path, identity))
         file._users += 1
@@ -228,7 +227,7 @@ class _File:
 
     @property
     def descriptor(self) -> int:
-        """A descriptor to read and write it. Raises OSError."""
+        """A descriptor for reading and writing. Raises OSError."""
         if self._descriptor is None:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
             if _identity(os.fstat(descriptor)) != self._identity:
@@ -238,7 +237,7 @@ class _File:
         return self._descriptor
 
     def release(self) -> None:
-        """Close it if this was the last scrubber; its store's connections have been closed."""
+        """Close it if this was the last wiper; its store's connections have been closed."""
         self._users -= 1
         if self._users == 0:
             del self._open[self._identity]

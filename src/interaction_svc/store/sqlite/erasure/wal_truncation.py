@@ -1,8 +1,8 @@
-"""Makes what was deleted leave the files: the write-ahead log is truncated soon after.
+"""Erases deleted content from the files by truncating the write-ahead log.
 
-secure_delete overwrites deleted rows in the pages that are written from then on. The write-ahead
-log still holds the pages as they were, until all of it is copied into the database and cut off.
-Then PageWiper overwrites what secure_delete misses.
+secure_delete overwrites deleted rows in the pages written from then on. The write-ahead log still
+holds earlier versions of those pages until a checkpoint has copied it into the file and truncated
+it. Then PageWiper overwrites what secure_delete misses.
 """
 
 import asyncio
@@ -14,161 +14,161 @@ import structlog
 
 from interaction_svc.store.errors import StoreError
 from interaction_svc.store.sqlite.connection import MIB, Connection, connect
-from interaction_svc.store.sqlite.erasure.page_wiper import MANY_PAGES, PageWiper
+from interaction_svc.store.sqlite.erasure.page_wiper import MAX_RESIDUE_PAGES, PageWiper
 from interaction_svc.store.sqlite.probe import read_something
 from interaction_svc.store.sqlite.transactions import busy_timeout
 
 ERASED_WITHIN_SECONDS = 10.0
-"""After which time nothing is left of what was deleted, unless another process is reading."""
+"""Deleted content is erased within this time, unless another process is reading."""
 CHECKPOINT_BYTES = 16 * MIB
-"""How long the log may become: at SQLite's usual 4 MiB bulk commits are a tenth dearer."""
+"""A log of this size is checkpointed. At SQLite's default, 4 MiB, bulk commits cost 10 % more."""
 DELAY_SECONDS = 1.0
-"""Deletions of this time share a truncation, which costs a flush or two."""
-LOOK_SECONDS = 0.05
-"""How long commits wait to be looked at, in which others can't truncate the log."""
-_ROWS_UNTIL_LOOKED = 500
-"""Some 16 MiB of the log, or less where they are of few Sessions."""
+"""Deletions within this time share a truncation, which costs one or two flushes."""
+SCAN_DELAY_SECONDS = 0.05
+"""Commits within this time share a scan. Until then no process can truncate the log."""
+_ROWS_PER_SCAN = 500
+"""About 16 MiB of the log; less if the rows belong to few Sessions."""
 _LONGEST_PAUSE_SECONDS = 2.0
-_BUSY_TIMEOUT_MS = 100  # writes wait meanwhile, so not as long as for the lock
+_BUSY_TIMEOUT_MS = 100  # short, because writes wait meanwhile
 
 log = structlog.get_logger()
 
 
 class WalTruncator:
-    """Truncates the log soon after it was asked to, and tries again until it is done."""
+    """Truncates the log soon after a request, and retries until it succeeds."""
 
     def __init__(self, write: Connection, path: Path, wal: Path) -> None:
         self._write = write
         self._path = path
-        self._pinning: sqlite3.Connection | None = None
-        self._scrubber = PageWiper(path, wal)
+        self._wal_reader: sqlite3.Connection | None = None
+        self._wiper = PageWiper(path, wal)
         self._loop = asyncio.get_running_loop()
-        self._asked = 0
+        self._requested = 0
         self._done = 0
-        self._looks_through = False
-        self._rows = 0  # committed since the log was looked at; this is the connection's thread's
-        self._looking: asyncio.Task[None] | None = None
+        self._scans_file = False
+        self._rows = 0  # committed since the last scan; only the connection's thread uses it
+        self._scanning: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._closed = False
 
-    def ask(self) -> None:
-        """Have the log truncated soon: something in it has been deleted."""
-        self._asked += 1
+    def request(self) -> None:
+        """Request a truncation, because content was deleted. It follows within 1 s or so."""
+        self._requested += 1
         if self._task is None and not self._closed:
             self._task = asyncio.create_task(self._erase())
 
-    def ask_after_a_crash(self) -> None:
-        """Have the whole file looked through as well: a process may not have lived to erase."""
-        self._looks_through = True
-        self.ask()
+    def request_after_crash(self) -> None:
+        """Request a scan of the whole file and a truncation, after a process was killed."""
+        self._scans_file = True
+        self.request()
 
     async def erase(self) -> bool:
-        """Truncate the log now; False: another process is reading what is in it.
+        """Truncate the log now. Returns False if another process is reading it.
 
         Raises what Connection.run raises.
         """
-        asked = self._asked
+        requested = self._requested
         if not await self._write.run(self._truncate_and_wipe):
             return False
-        self._done = max(self._done, asked)
+        self._done = max(self._done, requested)
         return True
 
     def hold_wal(self) -> None:
-        """Keep what is committed from here on in the log, until it is looked at.
+        """Keep later commits in the log until they are scanned, by an open read transaction.
 
-        Another process may truncate the log, or begin it anew, right after a commit, and this one
-        would not find the pages there that it has to wipe. That needs all of the log to be in the
-        database, and a reader of the time before keeps it from getting there. Raises sqlite3.Error.
+        Otherwise another process could truncate or restart the log right after a commit, and the
+        scan would miss its pages. Both require that the whole log is checkpointed, which a read
+        transaction of before the commit prevents. Raises sqlite3.Error.
         """
-        if self._pinning is None:
-            self._pinning = connect(self._path, read_only=True)
-        if not self._pinning.in_transaction:
-            self._pinning.execute("BEGIN")
-            read_something(self._pinning)
+        if self._wal_reader is None:
+            self._wal_reader = connect(self._path, read_only=True)
+        if not self._wal_reader.in_transaction:
+            self._wal_reader.execute("BEGIN")
+            read_something(self._wal_reader)
 
     def note_rows(self, db: sqlite3.Connection, rows: int) -> None:
-        """Take note of how many rows were committed; look at once if there were many."""
+        """Count committed rows; scan at once after 500."""
         self._rows += rows
-        if self._rows >= _ROWS_UNTIL_LOOKED:
-            self._look(db)
+        if self._rows >= _ROWS_PER_SCAN:
+            self._scan(db)
 
-    def look_soon(self) -> None:
-        """Have the log looked at soon: commits of this time share that, which costs half of one."""
-        if self._looking is None and not self._closed:
-            self._looking = asyncio.create_task(self._look_after_a_moment())
+    def scan_soon(self) -> None:
+        """Request a scan, which costs half a commit. Commits within 50 ms share it."""
+        if self._scanning is None and not self._closed:
+            self._scanning = asyncio.create_task(self._scan_after_delay())
 
-    async def _look_after_a_moment(self) -> None:
-        await asyncio.sleep(LOOK_SECONDS)
-        self._looking = None
+    async def _scan_after_delay(self) -> None:
+        await asyncio.sleep(SCAN_DELAY_SECONDS)
+        self._scanning = None
         with suppress(StoreError):
-            await self._write.run(self._look)
+            await self._write.run(self._scan)
 
-    def let_go(self) -> None:
-        """Let the log go again, on the connection's thread. Without a pin it does nothing."""
-        if self._pinning is not None and self._pinning.in_transaction:
+    def release_wal(self) -> None:
+        """End the transaction of hold_wal, if any, on the connection's thread."""
+        if self._wal_reader is not None and self._wal_reader.in_transaction:
             try:
-                self._pinning.execute("COMMIT")
-            except sqlite3.Error:  # the file is lost or damaged, which whoever writes next says
-                self._pinning.close()
-                self._pinning = None
+                self._wal_reader.execute("COMMIT")
+            except sqlite3.Error:  # the file is lost or damaged; the next write reports it
+                self._wal_reader.close()
+                self._wal_reader = None
 
-    def _look(self, db: sqlite3.Connection) -> None:
-        """Look at the pages that were written, let the log go, and checkpoint it if it is long.
+    def _scan(self, db: sqlite3.Connection) -> None:
+        """Scan the pages that were written, release the log, and checkpoint it above 16 MiB.
 
-        SQLite itself would do that in a commit, when the pin is in its way: it would never get to
-        the end of the log, which would grow for ever.
+        SQLite's own checkpoints run in commits, while the log is held. They would never reach its
+        end, and it would grow without bound.
         """
         self._rows = 0
         try:
-            self._scrubber.look()
-        except OSError as error:  # what was written is written
+            self._wiper.scan_wal()
+        except OSError as error:  # the commit itself succeeded
             log.warning("the write-ahead log can't be looked at", cause=error.strerror)
-        self.let_go()
-        if self._scrubber.log_bytes >= CHECKPOINT_BYTES:
-            with suppress(sqlite3.Error):  # what is committed is safe in the log
+        self.release_wal()
+        if self._wiper.log_bytes >= CHECKPOINT_BYTES:
+            with suppress(sqlite3.Error):  # commits are safe in the log
                 db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        if self._scrubber.stained_pages >= MANY_PAGES and self._task is None:
+        if self._wiper.residue_pages >= MAX_RESIDUE_PAGES and self._task is None:
             with suppress(RuntimeError):  # the loop has been closed
-                self._loop.call_soon_threadsafe(self.ask)
+                self._loop.call_soon_threadsafe(self.request)
 
     async def close(self) -> None:
-        """Try a last time if need be, and end. Whoever closes the file last truncates the log."""
+        """Truncate if necessary, and end. The last process to close the file does so too."""
         self._closed = True
-        self._scrubber.stop()
-        tasks = [task for task in (self._task, self._looking) if task is not None]
+        self._wiper.stop()
+        tasks = [task for task in (self._task, self._scanning) if task is not None]
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
         with suppress(StoreError):
-            await self._write.run(self._look)
-        if self._done < self._asked or self._scrubber.stained_pages:
-            await self._tried()
-        if self._pinning is not None:
-            self._pinning.close()
+            await self._write.run(self._scan)
+        if self._done < self._requested or self._wiper.residue_pages:
+            await self._try_erase()
+        if self._wal_reader is not None:
+            self._wal_reader.close()
 
-    def release(self) -> None:
-        """Let go of the file, once all connections have been closed."""
-        self._scrubber.close()
+    def release_file(self) -> None:
+        """Release the file. All connections must be closed."""
+        self._wiper.close()
 
     def _truncate_and_wipe(self, db: sqlite3.Connection) -> bool:
-        self._look(db)
+        self._scan(db)
         with busy_timeout(db, _BUSY_TIMEOUT_MS):
             busy, _, _ = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        return not busy and self._scrubber.wipe(db)
+        return not busy and self._wiper.wipe(db)
 
     async def _erase(self) -> None:
         loop = asyncio.get_running_loop()
         since, warned, pause = loop.time(), False, DELAY_SECONDS
         try:
-            if self._looks_through:
-                self._looks_through = False
-                await asyncio.to_thread(self._scrubber.look_through)
-            while self._done < self._asked:
+            if self._scans_file:
+                self._scans_file = False
+                await asyncio.to_thread(self._wiper.scan_file)
+            while self._done < self._requested:
                 await asyncio.sleep(pause)
-                if self._done >= self._asked:
-                    break  # somebody couldn't wait
-                if await self._tried():
+                if self._done >= self._requested:
+                    break  # erase() was called meanwhile
+                if await self._try_erase():
                     since, pause = loop.time(), DELAY_SECONDS
                     if warned:
                         log.info("deleted data has left the files")
@@ -181,10 +181,10 @@ class WalTruncator:
         finally:
             self._task = None
 
-    async def _tried(self) -> bool:
+    async def _try_erase(self) -> bool:
         try:
             return await self.erase()
-        except Exception as error:  # whatever it is, it has to be tried again
+        except Exception as error:  # any error: retry
             cause = str(error) if isinstance(error, StoreError | OSError) else type(error).__name__
             log.warning("the write-ahead log can't be truncated", cause=cause)
             return False

@@ -1,1 +1,1 @@
-"""The rewrite of a file of an earlier layout into a new file."""
+"""Rewrites a file of an earlier layout into a new file."""

@@ -1,4 +1,4 @@
-"""The files of a rewrite: its lock, and what is done with files as a whole."""
+"""Files of a rewrite: its lock, and operations on whole files."""
 
 import fcntl
 import os
@@ -7,14 +7,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 LOCK_ENDING = ".rewrite.lock"
-"""What the name of the lock file ends with; it is there while a rewrite is under way."""
+"""Suffix of the lock file, which exists during a rewrite."""
 FILE_ENDINGS = ("", "-journal", "-wal", "-shm")
-"""What the names of a store's files end with."""
+"""Suffixes of a store's files."""
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Keep other rewrites of the file out, and wait for one that is under way."""
+def exclusive_rewrite(path: Path) -> Iterator[None]:
+    """Exclude other rewrites of the file in the block. Waits for a running one."""
     lock = Path(f"{path}{LOCK_ENDING}")
     while True:
         descriptor = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -25,7 +25,7 @@ def alone(path: Path) -> Iterator[None]:
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # the one before removed it
+        os.close(descriptor)  # its previous holder has removed it
     try:
         yield
     finally:
@@ -42,7 +42,7 @@ def _is_same_file(descriptor: int, path: Path) -> bool:
 
 
 def copy_owner_and_mode(source: Path, target: Path) -> None:
-    """Set the owner and the mode of a file to those of another, as far as this user may."""
+    """Copy a file's mode, and its owner if this user may set it."""
     found = source.stat()
     target.chmod(found.st_mode & 0o777)
     with suppress(PermissionError):
@@ -50,13 +50,13 @@ def copy_owner_and_mode(source: Path, target: Path) -> None:
 
 
 def remove_store(path: Path) -> None:
-    """Remove a file and what SQLite keeps beside it."""
+    """Remove a store's files."""
     for ending in FILE_ENDINGS:
         Path(f"{path}{ending}").unlink(missing_ok=True)
 
 
 def size_of(path: Path) -> int:
-    """Return the size of a file in bytes; 0 if it isn't there."""
+    """Return the size of a file in bytes; 0 if it doesn't exist."""
     try:
         return path.stat().st_size
     except FileNotFoundError:
@@ -64,7 +64,7 @@ def size_of(path: Path) -> int:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on disk."""
+    """Flush a file, or the entries of a directory, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Rows of the layout before version 4: SIDs as text, identified without their account."""
+"""Rows of layouts 1 to 3: SIDs as text, and keys without the account."""
 
 import sqlite3
 from typing import Any
@@ -10,7 +10,7 @@ from interaction_svc.store.rows import Row, decode, row_of
 from interaction_svc.v1 import interaction_pb2 as pb
 
 Position = tuple[str, int, str]
-"""A place in the order of (session_sid, created_us, sid)."""
+"""A position in the order of (session_sid, created_us, sid)."""
 BEGINNING: Position = ("", -(2**63), "")
 
 _COLUMNS = (
@@ -27,7 +27,7 @@ _ROWS = (
 
 
 class OldRow:
-    """A row of the old layout, in the spelling of the new one."""
+    """A row of an old layout, and its conversion to the current one."""
 
     def __init__(self, values: tuple[Any, ...]) -> None:
         self._values = values[:-1]
@@ -37,9 +37,9 @@ class OldRow:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """The key of the row in the new layout: session, account and SID.
+        """The row's key in the current layout: session_sid, account_sid and sid.
 
-        Raises StoreDamagedError if its columns can't be one, so that the row can't be kept.
+        Raises StoreDamagedError if a column is not a SID: the row can't be stored then.
         """
         for kind, sid in zip(_KEY_KINDS, self._values, strict=False):
             if not (isinstance(sid, str) and kind.matches(sid)):
@@ -51,10 +51,10 @@ class OldRow:
         return canonical_sid(session_sid), canonical_sid(account_sid), canonical_sid(sid)
 
     def row(self) -> tuple[Row, bool]:
-        """Return the row of the new layout, and whether it can be read.
+        """Return the row in the current layout, and whether it is intact.
 
-        One that can't be read, or whose frame says something else than its columns, is kept with a
-        wrong checksum: it is then known to be damaged. Raises StoreDamagedError as `key`.
+        A row that can't be decoded, or whose columns differ from its frame, gets a wrong checksum,
+        which marks it as damaged. Raises StoreDamagedError as `key`.
         """
         key = self.key
         canonical = tuple(
@@ -72,7 +72,7 @@ class OldRow:
             return Row._make((*columns, None, None, wrong, self.frame)), False
         if canonical != self._values:
             return row_of(_canonical(interaction)), True
-        # The bytes stay as they are: another version of protobuf may have written them.
+        # The bytes stay unchanged: another version of protobuf may have encoded them.
         return row._replace(frame=self.frame, checksum=checksum_of(self.frame)), True
 
 
@@ -81,12 +81,12 @@ def _is_sid(value: object) -> bool:
 
 
 def read(db: sqlite3.Connection, after: Position, limit: int) -> list[OldRow]:
-    """Return the next rows of an old file, in the order of positions."""
+    """Return up to `limit` rows after a position, in order."""
     return [OldRow(values) for values in db.execute(_ROWS, (*after, limit))]
 
 
 def _canonical(interaction: pb.Interaction) -> pb.Interaction:
-    """Put the digits of an Interaction's SIDs into lower case."""
+    """Convert the SIDs of an Interaction to canonical spelling, in place."""
     for message, names in (
         (interaction, ("sid", "account_sid", "service_sid", "session_sid")),
         (interaction.inbound, ("participant_sid", "resource_sid")),

@@ -1,16 +1,16 @@
-"""Rewrite a store of an earlier layout into a new file, and put that file in its place.
+"""Rewrites a store of an earlier layout into a new file, which then replaces the old one.
 
-The layout of version 4 needs another page size and another order of rows, which SQLite can't change
-in place. The rewrite has two phases:
+Version 4 has another page size and another order of rows, which SQLite can't change in place. The
+rewrite has two phases:
 
-1. Copy. Rows are copied in batches into FILE.rewrite, each batch in one transaction with the
-   position that it reached. Other processes may go on using the old file. A copy that was broken
-   off is resumed from its position.
-2. Switch. This process takes the old file for itself, which needs every other process to have
-   closed it. It compares every row with the copy and mends what has changed since, then renames
-   the new file over the old one.
+1. Copy. Rows are copied in batches into FILE.rewrite. Each batch is one transaction, together with
+   the position that it reached. Other processes may use the old file meanwhile. An interrupted copy
+   resumes from its position.
+2. Switch. This process locks the old file exclusively, which requires that all others have closed
+   it. It compares every row with the copy, corrects differences, and renames the new file over the
+   old one.
 
-The old file stays complete until the rename, so the rewrite can be broken off at any time.
+The old file stays complete until the rename, so the rewrite can be interrupted at any time.
 """
 
 import shutil
@@ -42,8 +42,8 @@ from interaction_svc.store.sqlite.rewrite import old_layout
 from interaction_svc.store.sqlite.rewrite.files import (
     FILE_ENDINGS,
     LOCK_ENDING,
-    alone,
     copy_owner_and_mode,
+    exclusive_rewrite,
     remove_store,
     size_of,
     sync,
@@ -58,12 +58,12 @@ from interaction_svc.store.sqlite.rewrite.tables import (
 from interaction_svc.store.sqlite.transactions import transaction
 
 ENDING = ".rewrite"
-"""What the name of the file ends with that a rewrite makes beside the store."""
+"""Suffix of the new file while it is being written."""
 ROWS_PER_BATCH = 2_000
 _MARGIN_BYTES = 64 * 1024 * 1024
-"""Room for the write-ahead log of the copy."""
+"""Disk space for the write-ahead log of the copy."""
 _SWITCH_SECONDS = 5.0
-"""How long the switch waits for other processes to close the file."""
+"""How long the switch waits until other processes have closed the file."""
 _RETRY_SECONDS = 0.05
 
 log = structlog.get_logger()
@@ -90,20 +90,20 @@ _STORED = (
     "SELECT checksum, frame FROM interactions WHERE session_sid = ? AND account_sid = ? AND sid = ?"
 )
 _MOVED_VERSION = 2**31 - 1
-"""What the old file says its schema is once it isn't the store any more."""
+"""Schema version that the old file gets after the switch, so that no process uses it any more."""
 
 
 class Rewritten(NamedTuple):
-    """What a rewrite did."""
+    """The result of a rewrite."""
 
     rows: int
-    """How many Interactions the new file has."""
+    """Number of Interactions in the new file."""
     damaged: int
-    """How many of them can't be read; they are kept, and never answered."""
+    """Number of damaged ones among them, which are kept but never returned."""
 
 
 class _Position(NamedTuple):
-    """How far the copy has come."""
+    """Progress of the copy."""
 
     source: str
     session_sid: str
@@ -112,9 +112,9 @@ class _Position(NamedTuple):
     is_whole: bool
     """Whether the copy has reached the end."""
     rows: int
-    """How many rows of the old file have been copied."""
-    joined: int
-    """How many of them went into a row that was there: their SIDs differ in the case of digits."""
+    """Number of rows of the old file that have been copied."""
+    merged: int
+    """Number of rows merged into another one, whose SIDs differ only in the case of digits."""
 
     @property
     def after(self) -> tuple[str, int, str]:
@@ -122,28 +122,27 @@ class _Position(NamedTuple):
 
 
 class _ChangedError(Exception):
-    """The copy holds rows that the old file doesn't have: it was made of another state of it."""
+    """The copy has rows that the old file lacks: it is of an earlier state of the file."""
 
 
 def needed_bytes(path: Path) -> int:
-    """Return how much disk a rewrite needs beside the store, in bytes; 0: it needs no rewrite."""
+    """Return the disk space that a rewrite needs, in bytes; 0 if none is necessary."""
     return _needed_bytes(path.resolve()) if _is_old(path) else 0
 
 
 def rewrite(
     path: Path, on_progress: MigrationProgress, stop: threading.Event | None = None
 ) -> Rewritten | None:
-    """Bring a store of an earlier layout into the present one; None: it was already.
+    """Rewrite a store of an earlier layout; return None if it has the current one.
 
-    Blocks; runs on a thread of its own, and ends with StoreClosedError soon after `stop` is set.
-    What is done by then is kept, and the next call resumes. Raises StoreUnavailableError if other
-    processes have the file open at the switch, StoreFullError if the disk hasn't got the room,
-    NotAStoreError, SchemaTooNewError.
+    Blocks until it is done. Raises StoreClosedError soon after `stop` is set; the next call then
+    resumes. Raises StoreUnavailableError if other processes keep the file open, StoreFullError if
+    the disk has too little space, NotAStoreError, SchemaTooNewError.
     """
-    path = path.resolve()  # the new file goes where the old one is, not where a link to it is
+    path = path.resolve()  # a symlink stays: the new file replaces its target
     if not _is_old(path):
         return None
-    with alone(path):
+    with exclusive_rewrite(path):
         if not _is_old(path):
             return None
         try:
@@ -155,13 +154,13 @@ def rewrite(
 
 
 def _is_old(path: Path) -> bool:
-    """Return whether a file has an earlier layout; while another process switches, wait for it."""
+    """Return whether a file has an earlier layout. Waits for another process's switch."""
     try:
         found = migrations.inspect(path)
     except StoreUnavailableError:
         if not Path(f"{path}{LOCK_ENDING}").exists():
             raise
-        with alone(path):
+        with exclusive_rewrite(path):
             found = migrations.inspect(path)
     return 0 < found.schema_version < found.known_version
 
@@ -191,7 +190,7 @@ class _Rewrite:
             self._total = old.execute("SELECT count(*) FROM interactions").fetchone()[0]
             self._copy(old, new)
         try:
-            with self._taken_for_itself() as old:
+            with self._exclusive_access() as old:
                 rows = self._switch(old)
         except _ChangedError:
             log.warning("the copy is of another state of the store, and is made anew")
@@ -201,7 +200,7 @@ class _Rewrite:
 
     @contextmanager
     def _opened_copy(self, old: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-        """Open the copy, made anew unless it was made of the same file."""
+        """Open the copy. Replaces a copy of another file."""
         source = _source_of(self._path, old)
         if self._new_path.exists() and _source_of_copy(self._new_path) != source:
             remove_store(self._new_path)
@@ -225,7 +224,7 @@ class _Rewrite:
             found = old_layout.read(old, position.after, ROWS_PER_BATCH)
             with transaction(new):
                 recorded = writes.record(new, [self._row_of(row) for row in found])
-                there = sum(one.outcome is not Outcome.CREATED for one in recorded)
+                not_created = sum(one.outcome is not Outcome.CREATED for one in recorded)
                 session_sid, created_us, sid = found[-1].position if found else position.after
                 position = position._replace(
                     session_sid=session_sid,
@@ -233,7 +232,7 @@ class _Rewrite:
                     sid=sid,
                     is_whole=len(found) < ROWS_PER_BATCH,
                     rows=position.rows + len(found),
-                    joined=position.joined + there,
+                    merged=position.merged + not_created,
                 )
                 new.execute(_NOTE_PROGRESS, position[1:])
             self._on_progress("copy", position.rows, max(self._total, position.rows))
@@ -244,23 +243,23 @@ class _Rewrite:
         return row
 
     @contextmanager
-    def _taken_for_itself(self) -> Iterator[sqlite3.Connection]:
-        """Open the old file, and keep every other process from opening it.
+    def _exclusive_access(self) -> Iterator[sqlite3.Connection]:
+        """Open the old file, and lock it exclusively.
 
-        Every connection in WAL mode holds a lock on the file, so that the journal mode can be
-        changed only while there is none. This also empties and removes the log.
+        Every connection in WAL mode holds a lock on the file, so the journal mode can change only
+        when no other process has it open. The change also checkpoints and removes the log.
         """
         with closing(connect(self._path)) as old:
             deadline = time.monotonic() + _SWITCH_SECONDS
             while True:
                 try:
-                    # In memory: a journal beside the old file would be taken for the new one's.
+                    # MEMORY: SQLite would apply a journal beside the old file to the new one.
                     old.execute("PRAGMA journal_mode = DELETE")
                     old.execute("PRAGMA journal_mode = MEMORY")
                     old.execute("BEGIN EXCLUSIVE")
                     if old.execute("PRAGMA journal_mode").fetchone()[0] == "memory":
                         break
-                    old.execute("ROLLBACK")  # another process was quicker to open it
+                    old.execute("ROLLBACK")  # another process opened it first
                 except sqlite3.OperationalError as error:
                     if primary_code(error) not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                         raise
@@ -274,22 +273,22 @@ class _Rewrite:
             yield old
 
     def _switch(self, old: sqlite3.Connection) -> int:
-        """Bring the copy up to date, and put it in the place of the old file."""
+        """Bring the copy up to date, and replace the old file by it."""
         with closing(connect(self._new_path)) as new:
             self._compare(old, new)
-            joined = _position_of(new).joined
+            merged = _position_of(new).merged
             (rows,) = new.execute("SELECT count(*) FROM interactions").fetchone()
             (expected,) = old.execute("SELECT count(*) FROM interactions").fetchone()
-            if rows + joined != expected:
+            if rows + merged != expected:
                 raise _ChangedError
             new.execute("DROP TABLE rewrite_progress")
             if new.execute("PRAGMA journal_mode = DELETE").fetchone()[0] != "delete":
                 raise StoreUnavailableError(f"{self._new_path.name} is open in another process")
-        wipe_file(self._new_path)  # of what was deleted or moved while it was filled
+        wipe_file(self._new_path)  # of residue from when it was filled
         sync(self._new_path)
         self._new_path.rename(self._path)
         sync(self._path.parent)
-        # A process that opened the old file meanwhile, and waits for its lock, must not use it.
+        # A process may have opened the old file, and wait for its lock: see migrations.snapshot.
         with suppress(sqlite3.Error):
             old.execute(
                 "INSERT INTO schema_migrations VALUES (?, 'moved to another file',"
@@ -300,17 +299,17 @@ class _Rewrite:
         return int(rows)
 
     def _compare(self, old: sqlite3.Connection, new: sqlite3.Connection) -> None:
-        """Mend what differs from the old file."""
+        """Correct rows of the copy that differ from the old file."""
         after = old_layout.BEGINNING
         done = 0
-        has_joined = _position_of(new).joined > 0
-        self._damaged = 0  # counted anew: the copy may have been made by another process
+        has_merged = _position_of(new).merged > 0
+        self._damaged = 0  # another process may have made the copy
         while True:
             self._check_stop()
             found = old_layout.read(old, after, ROWS_PER_BATCH)
             with transaction(new):
                 for row in found:
-                    self._compare_row(new, row, has_joined=has_joined)
+                    self._compare_row(new, row, has_merged=has_merged)
             done += len(found)
             self._on_progress("compare", done, max(self._total, done))
             if len(found) < ROWS_PER_BATCH:
@@ -320,13 +319,13 @@ class _Rewrite:
         copy_tombstones(old, new)
         copy_keys(old, new)
 
-    def _compare_row(self, new: sqlite3.Connection, old_row: OldRow, *, has_joined: bool) -> None:
+    def _compare_row(self, new: sqlite3.Connection, old_row: OldRow, *, has_merged: bool) -> None:
         key = tuple(map(row_format.pack, old_row.key))
         stored = new.execute(_STORED, key).fetchone()
         if stored is not None and stored[1] == old_row.frame:
             self._damaged += stored[0] != checksum_of(old_row.frame)
             return
-        if stored is not None and not has_joined:
+        if stored is not None and not has_merged:
             new.execute(DELETE, key)
         writes.record(new, [self._row_of(old_row)])
 
@@ -336,7 +335,7 @@ class _Rewrite:
 
 
 def _source_of(path: Path, old: sqlite3.Connection) -> str:
-    """Return what tells a file from others that may have had its name."""
+    """Return a text that identifies a file among others with its name."""
     (made,) = old.execute("SELECT min(applied_at) FROM schema_migrations").fetchone()
     return f"{path.stat().st_ino} {made}"
 
@@ -345,7 +344,7 @@ def _source_of_copy(path: Path) -> str | None:
     try:
         with closing(connect(path)) as db:
             return _position_of(db).source
-    except (sqlite3.Error, StoreError, TypeError):  # broken off while it was made
+    except (sqlite3.Error, StoreError, TypeError):  # its creation was interrupted
         return None
 
 

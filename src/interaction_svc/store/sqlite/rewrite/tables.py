@@ -1,4 +1,4 @@
-"""Copies the small tables of an old file in a rewrite, each in one transaction."""
+"""Copies the small tables of an old file, each in one transaction."""
 
 import sqlite3
 
@@ -17,7 +17,7 @@ log = structlog.get_logger()
 
 
 def copy_owners(old: sqlite3.Connection, new: sqlite3.Connection) -> None:
-    """Copy the owners of Sessions; those of the rows are there already."""
+    """Copy the owners of Sessions. Those of copied rows exist already."""
     if "session_owners" in _tables(old):
         with transaction(new):
             new.executemany(
@@ -33,9 +33,9 @@ def copy_owners(old: sqlite3.Connection, new: sqlite3.Connection) -> None:
 
 
 def copy_tombstones(old: sqlite3.Connection, new: sqlite3.Connection) -> None:
-    """Copy tombstones, and delete what they are of.
+    """Copy tombstones, and delete their Interactions from the new file.
 
-    They had no account. Each becomes one of every account that has owned its Session.
+    Old tombstones have no account. Each is copied for every account that has owned its Session.
     """
     without_owner = 0
     with transaction(new):
@@ -49,12 +49,12 @@ def copy_tombstones(old: sqlite3.Connection, new: sqlite3.Connection) -> None:
                 new.execute(DELETE, key)
                 writes.add_tombstone(new, key, deleted_us)
             without_owner += not accounts
-    if without_owner:  # their Sessions were emptied before there was a table of owners
+    if without_owner:  # emptied before the table of owners existed
         log.warning("tombstones of Sessions without an owner were left out", count=without_owner)
 
 
 def copy_keys(old: sqlite3.Connection, new: sqlite3.Connection) -> None:
-    """Copy the API keys, their accounts in their stored spelling."""
+    """Copy the API keys, with their accounts in canonical spelling."""
     if "api_keys" in _tables(old):
         columns = ", ".join(ApiKey._fields)
         with transaction(new):
