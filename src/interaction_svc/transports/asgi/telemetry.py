@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Awaitable
-from functools import lru_cache
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -58,7 +57,7 @@ class Telemetry:
         given = new_request_id() if sent is None else request_id_of(sent)
         is_twilio_form = sent is None or TWILIO_REQUEST_ID.fullmatch(given)
         twilio_request_id = given if is_twilio_form else new_request_id()
-        peer = _address(*scope["client"]) if scope["client"] else ""
+        peer = str(Address(*scope["client"])) if scope["client"] else ""
         about: dict[str, object] = {"path": _logged_path(scope)}
         operation = self._router.route(scope)
         call = RequestContext(
@@ -83,11 +82,6 @@ class Telemetry:
 
         with request_scope(call):
             await self._app(scope, receive, send_with_headers)
-
-
-@lru_cache(maxsize=1024)
-def _address(host: str, port: int) -> str:
-    return str(Address(host, port))
 
 
 def _logged_path(scope: Scope) -> str:

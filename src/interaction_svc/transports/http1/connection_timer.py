@@ -8,7 +8,8 @@ class ConnectionTimer:
     """Calls a function once after a time, unless it is stopped or started again before.
 
     `start` and `stop` only note the time. One timer of the loop stays and compares it with the
-    clock when it fires: to cancel a timer and start another for every request costs 5 microseconds.
+    clock when it fires. To cancel a timer and start another for every request would take 8
+    microseconds instead of 1: 5 % of a request.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:

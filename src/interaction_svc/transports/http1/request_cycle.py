@@ -29,7 +29,6 @@ class RequestCycle:
     """A request that the application answers. uvicorn uses the attributes without a `_`."""
 
     __slots__ = (
-        "_ended",
         "_head",
         "_is_chunked",
         "_protocol",
@@ -37,6 +36,7 @@ class RequestCycle:
         "_scope",
         "disconnected",
         "keep_alive",
+        "message_event",
         "response_complete",
         "response_started",
         "task",
@@ -52,7 +52,8 @@ class RequestCycle:
         self.disconnected = False
         self.response_started = False
         self.response_complete = False
-        self._ended: asyncio.Event | None = None
+        self.message_event = asyncio.Event()
+        """Set at the end of the connection or of the response."""
         self.task: asyncio.Task[None] | None = None
 
     async def run(self, app: Any) -> None:
@@ -82,15 +83,6 @@ class RequestCycle:
             return {"type": "http.request", "body": b"", "more_body": False}
         await self.message_event.wait()
         return {"type": "http.disconnect"}
-
-    @property
-    def message_event(self) -> asyncio.Event:
-        """Return the event of the end of the connection or of the response; made at first use."""
-        if self._ended is None:
-            self._ended = asyncio.Event()
-            if self.response_complete or self.disconnected:
-                self._ended.set()
-        return self._ended
 
     async def send(self, message: Message) -> None:
         """Send the start of a response, or its body or a part of it.
@@ -157,6 +149,5 @@ class RequestCycle:
 
     def _end(self) -> None:
         self.response_complete = True
-        if self._ended is not None:
-            self._ended.set()
+        self.message_event.set()
         self._protocol.response_sent(self)

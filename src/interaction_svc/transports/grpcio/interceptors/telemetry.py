@@ -2,7 +2,6 @@
 
 import asyncio
 import urllib.parse
-from functools import lru_cache
 from typing import Any
 
 import grpc
@@ -84,9 +83,4 @@ def _text(value: str | bytes | None) -> str | None:
 
 def peer_of(context: Context) -> str:
     """Return the caller's `host:port`, with an IPv6 host in brackets."""
-    return _address_in(context.peer())
-
-
-@lru_cache(maxsize=1024)  # the calls of a connection have the same peer
-def _address_in(peer: str) -> str:
-    return urllib.parse.unquote(peer).partition(":")[2]
+    return urllib.parse.unquote(context.peer()).partition(":")[2]
