@@ -24,6 +24,7 @@ from interaction_svc.admission.control import AdmissionControl
 from interaction_svc.admission.rate_limits import RequestRateLimit
 from interaction_svc.app import retention
 from interaction_svc.app.authentication import Authenticator
+from interaction_svc.app.ingest import Ingest
 from interaction_svc.app.interactions import Interactions
 from interaction_svc.runtime.liveness import Liveness, failure_of
 from interaction_svc.runtime.settings import load_settings
@@ -138,7 +139,7 @@ async def test_a_grpc_server_that_answers_no_calls_is_noticed(
         Authenticator(store, allows_anonymous=True), ConcurrencyLimit(9), RequestRateLimit(0), 30
     )
     settings = load_settings(grpc_address="127.0.0.1:0")
-    server = GrpcServer(Interactions(store), settings, admission, None)
+    server = GrpcServer(Interactions(store), Ingest(store), settings, admission, None)
     await server.start()
     try:
         async with asyncio.timeout(20):

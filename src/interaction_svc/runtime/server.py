@@ -14,8 +14,10 @@ import structlog
 
 from interaction_svc.admission.concurrency import ConcurrencyLimit
 from interaction_svc.admission.control import AdmissionControl
+from interaction_svc.admission.fairness import ReadPriority
 from interaction_svc.admission.rate_limits import RequestRateLimit
 from interaction_svc.app.authentication import Authenticator
+from interaction_svc.app.ingest import Ingest
 from interaction_svc.app.interactions import Interactions
 from interaction_svc.app.retention import Retention
 from interaction_svc.runtime.health import Health
@@ -109,9 +111,10 @@ class Server:
             cleanups.push_async_callback(self._liveness.stop)
             if self._is_worker:
                 await health.start()  # others serve meanwhile: no calls before it is ready
-            interactions = Interactions(self.store)
+            reads = ReadPriority()
+            interactions, ingest = Interactions(self.store, reads), Ingest(self.store, reads)
             if settings.grpc:
-                await self._start_grpc(interactions, admission, health, certificates)
+                await self._start_grpc(interactions, ingest, admission, health, certificates)
             if settings.http:
                 await self._start_http(interactions, admission, health, certificates)
             await health.start()
@@ -143,12 +146,18 @@ class Server:
     async def _start_grpc(
         self,
         interactions: Interactions,
+        ingest: Ingest,
         admission: AdmissionControl,
         health: Health,
         certificates: Certificates | None,
     ) -> None:
         grpc = GrpcServer(
-            interactions, self._settings, admission, certificates, reuse_port=self._is_worker
+            interactions,
+            ingest,
+            self._settings,
+            admission,
+            certificates,
+            reuse_port=self._is_worker,
         )
         self.grpc_address = await grpc.start()
         self._listening.append(grpc)

@@ -16,6 +16,7 @@ from interaction_svc.admission.concurrency import ConcurrencyLimit
 from interaction_svc.admission.control import AdmissionControl
 from interaction_svc.admission.rate_limits import RequestRateLimit
 from interaction_svc.app.authentication import Authenticator
+from interaction_svc.app.ingest import Ingest
 from interaction_svc.app.interactions import Interactions
 from interaction_svc.runtime.settings import load_settings
 from interaction_svc.store import Store, open_store
@@ -29,27 +30,35 @@ INTERNALS = "SELECT body FROM somewhere"
 
 
 class Failing(Interactions):
-    """An application whose every call stumbles over something."""
+    """Interactions whose every method fails."""
 
     async def get(self, *_: Any, **__: Any) -> Any:
         raise RuntimeError(INTERNALS)
 
     page: Any = get
-    record: Any = get
-    prepare: Any = get
 
 
-def server_on(interactions: Interactions, store: Store) -> GrpcServer:
+class FailingIngest(Ingest):
+    """An Ingest whose every method fails."""
+
+    async def record(self, *_: Any, **__: Any) -> Any:
+        raise RuntimeError(INTERNALS)
+
+    prepare: Any = record
+
+
+def server_on(interactions: Interactions, ingest: Ingest, store: Store) -> GrpcServer:
     admission = AdmissionControl(
         Authenticator(store, allows_anonymous=True), ConcurrencyLimit(9), RequestRateLimit(0), 30
     )
-    return GrpcServer(interactions, load_settings(grpc_address="127.0.0.1:0"), admission, None)
+    settings = load_settings(grpc_address="127.0.0.1:0")
+    return GrpcServer(interactions, ingest, settings, admission, None)
 
 
 @pytest.fixture
 async def channel(tmp_path: Path) -> AsyncIterator[grpc.aio.Channel]:
     store = await open_store(files.url(tmp_path))
-    server = server_on(Failing(store), store)
+    server = server_on(Failing(store), FailingIngest(store), store)
     address = await server.start()
     async with grpc.aio.insecure_channel(str(address)) as opened:
         yield opened
@@ -87,7 +96,7 @@ async def test_a_server_that_waits_for_nobody_stops_every_time(tmp_path: Path) -
     """Of grpc's two ways to stop, one must not end the other's server under its hands."""
     store = await open_store(files.url(tmp_path))
     for _ in range(15):
-        server = server_on(Failing(store), store)
+        server = server_on(Failing(store), FailingIngest(store), store)
         address = await server.start()
         async with grpc.aio.insecure_channel(str(address)) as channel:
             with pytest.raises(grpc.aio.AioRpcError):

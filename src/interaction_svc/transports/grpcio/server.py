@@ -10,6 +10,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from interaction_svc.admission.control import AdmissionControl
+from interaction_svc.app.ingest import Ingest
 from interaction_svc.app.interactions import Interactions
 from interaction_svc.domain.principals import Permission
 from interaction_svc.runtime.liveness import CHECK_SECONDS
@@ -113,6 +114,7 @@ class GrpcServer:
     def __init__(
         self,
         interactions: Interactions,
+        ingest: Ingest,
         settings: Settings,
         admission: AdmissionControl,
         certificates: Certificates | None,
@@ -147,7 +149,7 @@ class GrpcServer:
         chain = Chain(
             [self._in_flight, Observe(), Errors(), admit, authenticate], refuses=admit.refuses
         )
-        chain.add_generic_rpc_handlers(_handlers(interactions))
+        chain.add_generic_rpc_handlers(_handlers(interactions, ingest))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, chain)
         reflection.add_reflection(chain, _SERVICES)
         self._probe = SelfProbe()
@@ -269,9 +271,9 @@ def _options(settings: Settings, *, reuse_port: bool) -> list[tuple[str, int]]:
     return options
 
 
-def _handlers(interactions: Interactions) -> tuple[grpc.GenericRpcHandler, ...]:
+def _handlers(interactions: Interactions, ingest: Ingest) -> tuple[grpc.GenericRpcHandler, ...]:
     """Give the handlers of the two services; their serializers are none: bytes pass through."""
-    reading, ingest = InteractionServicer(interactions), IngestServicer(interactions)
+    reading, recording = InteractionServicer(interactions), IngestServicer(ingest)
     unary: Any = grpc.unary_unary_rpc_method_handler
     streamed: Any = grpc.stream_unary_rpc_method_handler
     return (
@@ -286,8 +288,8 @@ def _handlers(interactions: Interactions) -> tuple[grpc.GenericRpcHandler, ...]:
         grpc.method_handlers_generic_handler(
             INGEST_SERVICE.full_name,
             {
-                "RecordInteraction": unary(ingest.record_interaction),
-                "RecordInteractions": streamed(ingest.record_interactions),
+                "RecordInteraction": unary(recording.record_interaction),
+                "RecordInteractions": streamed(recording.record_interactions),
             },
         ),
     )

@@ -123,8 +123,7 @@ class InteractionResource:
         account_sid = read_account(_query(scope)) if scope["query_string"] else ""
         try:
             if deletes:
-                await self._interactions.delete(principal, key, account_sid=account_sid)
-                token = await self._interactions.consistency()
+                token = await self._interactions.delete(principal, key, account_sid=account_sid)
                 headers = None if token is None else {consistency.KEY: token}
                 await Response(status_code=204, headers=headers)(scope, receive, send)
                 return

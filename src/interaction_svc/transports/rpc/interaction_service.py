@@ -5,21 +5,19 @@ Responses are bytes already: the stored frames, and where a response has further
 appended, for protobuf reads joined messages as one.
 """
 
-import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 from interaction_svc.app import consistency
-from interaction_svc.app.interactions import Interactions, Result
-from interaction_svc.domain.errors import InvalidField, ServiceError
-from interaction_svc.store import InteractionKey, Outcome
+from interaction_svc.app.ingest import Ingest
+from interaction_svc.app.interactions import Interactions
+from interaction_svc.domain.errors import InvalidField
+from interaction_svc.store import InteractionKey
 from interaction_svc.telemetry.request_context import REQUEST_ID_HEADER, current_request
 from interaction_svc.transports.grpcio.interceptors.chain import Context
 from interaction_svc.transports.rpc.requests import interactions_of, parsed, parsed_record
 from interaction_svc.v1.ingest_service_pb2 import (
-    RecordFailure,
     RecordInteractionResponse,
-    RecordInteractionsResponse,
     RecordOutcome,
 )
 from interaction_svc.v1.interaction_service_pb2 import (
@@ -29,8 +27,8 @@ from interaction_svc.v1.interaction_service_pb2 import (
     ListInteractionsResponse,
 )
 
-MAX_FAILURES = 100
-"""How many refused Interactions of a stream are described."""
+MAX_PAGE_BYTES = 4 * 1024 * 1024 - 64 * 1024
+"""What gRPC clients accept by default, 4 MiB, less room for tokens and framing."""
 
 
 class InteractionServicer:
@@ -52,7 +50,9 @@ class InteractionServicer:
         """ListInteractions: the stored frames, then the tokens."""
         wanted = parsed(ListInteractionsRequest, request)
         call = current_request()
-        page = await self._interactions.page(call.principal, wanted, consistency=call.consistency)
+        page = await self._interactions.page(
+            call.principal, wanted, max_bytes=MAX_PAGE_BYTES, consistency=call.consistency
+        )
         tokens = ListInteractionsResponse(
             next_page_token=page.next_page_token, previous_page_token=page.previous_page_token
         )
@@ -62,128 +62,43 @@ class InteractionServicer:
         """DeleteInteraction: the response is empty."""
         wanted = parsed(DeleteInteractionRequest, request)
         key = InteractionKey(wanted.service_sid, wanted.session_sid, wanted.sid)
-        await self._interactions.delete(
+        token = await self._interactions.delete(
             current_request().principal,
             key,
             account_sid=wanted.account_sid,
             allow_missing=wanted.allow_missing,
         )
-        await _answer_token(self._interactions, context)
+        _answer_token(token, context)
         return b""
 
 
 class IngestServicer:
     """interaction_svc.v1.IngestService."""
 
-    def __init__(self, interactions: Interactions) -> None:
-        self._interactions = interactions
+    def __init__(self, ingest: Ingest) -> None:
+        self._ingest = ingest
 
     async def record_interaction(self, request: bytes, context: Context) -> bytes:
         """RecordInteraction: the frame that is stored now, then the outcome."""
         given = parsed_record(request)
         if not given.HasField("interaction"):
             raise InvalidField("interaction", "is required")
-        outcome, frame = await self._interactions.record(
-            current_request().principal, given.interaction
-        )
-        await _answer_token(self._interactions, context)
-        rest = RecordInteractionResponse(outcome=RecordOutcome.ValueType(outcome))
-        return (frame or b"") + rest.SerializeToString()
+        recorded = await self._ingest.record(current_request().principal, given.interaction)
+        _answer_token(recorded.consistency_token, context)
+        rest = RecordInteractionResponse(outcome=RecordOutcome.ValueType(recorded.outcome))
+        return (recorded.frame or b"") + rest.SerializeToString()
 
     async def record_interactions(self, requests: AsyncIterator[bytes], context: Context) -> bytes:
-        """RecordInteractions: the answer follows the last request's commit.
-
-        An error that ends the stream has the counts of what was handled before it in its details.
-        """
-        tally = _Tally()
-        try:
-            await self._record_each(requests, tally)
-        except ServiceError as error:
-            error.details = (tally.counts(),)
-            raise
-        await _answer_token(self._interactions, context)
-        return tally.response().SerializeToString()
-
-    async def _record_each(self, requests: AsyncIterator[bytes], tally: "_Tally") -> None:
-        """Record requests in their order: while one is written, the next is read and checked.
-
-        No more than these two are in memory.
-        """
-        principal = current_request().principal
-        writing: asyncio.Task[list[Result]] | None = None
-        try:
-            async for request in requests:
-                batch = await self._interactions.prepare(principal, interactions_of(request))
-                if writing is not None:
-                    tally.add(await writing)
-                writing = asyncio.create_task(self._interactions.commit(batch))
-            if writing is not None:
-                tally.add(await writing)
-        except ServiceError as error:
-            # What precedes the failure is written, or has failed before it.
-            if writing is not None and not (writing.done() and writing.exception() is error):
-                tally.add(await writing)
-            raise
-        finally:
-            if writing is not None:
-                _give_up(writing)
+        """RecordInteractions: the response follows the last request's commit."""
+        async with aclosing(interactions_of(request) async for request in requests) as batches:
+            recorded = await self._ingest.record_stream(current_request().principal, batches)
+        _answer_token(recorded.consistency_token, context)
+        return recorded.response.SerializeToString()
 
 
-async def _answer_token(interactions: Interactions, context: Context) -> None:
-    """Put the consistency token of what was written into the trailers, if there is one."""
-    token = await interactions.consistency()
+def _answer_token(token: str | None, context: Context) -> None:
+    """Put the consistency token of a write into the trailers, if there is one."""
     if token is not None:
         context.set_trailing_metadata(
             ((REQUEST_ID_HEADER, current_request().request_id), (consistency.KEY, token))
         )
-
-
-def _give_up(writing: asyncio.Task[list[Result]]) -> None:
-    """Take a write whose caller is gone out of the queue, if it waits there yet."""
-    if not writing.cancel() and not writing.cancelled():
-        writing.exception()  # nobody is left to hear of it
-
-
-class _Tally:
-    """Counts the outcomes of a stream, and describes the first of its failures."""
-
-    def __init__(self) -> None:
-        self._counts: Counter[Outcome] = Counter()
-        self._failures: list[RecordFailure] = []
-        self._failed = 0
-        self._index = 0
-
-    def add(self, results: Iterable[Result]) -> None:
-        """Count the results of its next request."""
-        for index, result in enumerate(results, self._index):
-            if isinstance(result, Outcome):
-                self._counts[result] += 1
-            else:
-                self._failed += 1
-                if len(self._failures) < MAX_FAILURES:
-                    self._failures.append(_failure(index, result))
-            self._index += 1
-
-    def response(self) -> RecordInteractionsResponse:
-        """Return the answer."""
-        answer = self.counts()
-        answer.failures.extend(self._failures)
-        return answer
-
-    def counts(self) -> RecordInteractionsResponse:
-        """Return the answer without the failures, which may be too large for trailers."""
-        return RecordInteractionsResponse(
-            created=self._counts[Outcome.CREATED],
-            updated=self._counts[Outcome.UPDATED],
-            unchanged=self._counts[Outcome.UNCHANGED],
-            stale=self._counts[Outcome.STALE],
-            deleted=self._counts[Outcome.DELETED],
-            failed=self._failed,
-        )
-
-
-def _failure(index: int, error: ServiceError) -> RecordFailure:
-    field, message = "", error.message
-    if isinstance(error, InvalidField):
-        field, message = error.field, error.problem
-    return RecordFailure(index=index, reason=error.reason, field=field, message=message)
