@@ -42,6 +42,7 @@ _PARTS = {
     "admission/deadline": "limits, deadline, authentication, errors",
     "domain/principals": "limits, deadline, authentication, errors",
     "transports/rpc/interaction_service": "the request: parsing, checking, page tokens",
+    "app/ingest": "the request: parsing, checking, page tokens",
     "app/interactions": "the request: parsing, checking, page tokens",
     "domain/validation": "the request: parsing, checking, page tokens",
     "app/opaque_token": "the request: parsing, checking, page tokens",

@@ -2,7 +2,7 @@
 
 import asyncio
 import tempfile
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -10,11 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from testing.build import NOON_US, Parents, in_order, new_interaction, new_parents
 
+from interaction_svc.app.ingest import Ingest
 from interaction_svc.app.interactions import Interactions, Page
 from interaction_svc.domain.errors import InvalidField
 from interaction_svc.domain.paging import resolve_page_size
 from interaction_svc.domain.principals import ANONYMOUS
+from interaction_svc.store import Store
 from interaction_svc.store.factory import open_store
+from interaction_svc.transports.rpc.interaction_service import MAX_PAGE_BYTES
 from interaction_svc.v1 import interaction_pb2 as pb
 from interaction_svc.v1.interaction_service_pb2 import (
     ListInteractionsRequest,
@@ -46,8 +49,9 @@ def listed(page: Page) -> list[pb.Interaction]:
 class Walk:
     """A Session, and the changes that are made to it while its pages are read."""
 
-    def __init__(self, app: Interactions, parents: Parents, *, only_voice: bool) -> None:
-        self.app, self.parents, self.only_voice = app, parents, only_voice
+    def __init__(self, store: Store, parents: Parents, *, only_voice: bool) -> None:
+        self.app, self.ingest = Interactions(store), Ingest(store)
+        self.parents, self.only_voice = parents, only_voice
         self.stayed: dict[str, pb.Interaction] = {}
         self.deleted: set[str] = set()
         self.recorded_since: set[str] = set()
@@ -57,7 +61,7 @@ class Walk:
             new_interaction(self.parents, NOON_US + time, type=VOICE if voice else MESSAGE)
             for time, voice in rows
         ]
-        await self.app.record_many(ANONYMOUS, made)
+        await self.ingest.commit(await self.ingest.prepare(ANONYMOUS, made))
         return made
 
     async def change(self, recorded: list[tuple[int, bool]], deleted: list[int]) -> None:
@@ -79,7 +83,7 @@ class Walk:
         )
         if self.only_voice:
             request.filter.type = VOICE
-        return await self.app.page(ANONYMOUS, request)
+        return await self.app.page(ANONYMOUS, request, max_bytes=MAX_PAGE_BYTES)
 
     def check(self, seen: list[pb.Interaction], order: Order.ValueType) -> None:
         """Rows that were there all along are seen exactly once, all rows in order."""
@@ -132,12 +136,12 @@ async def walk_backward(
     pytest.fail("the pages don't end")
 
 
-def in_a_new_session(scenario: Callable[[Interactions], object]) -> None:
+def in_a_new_session(scenario: Callable[[Store], Awaitable[None]]) -> None:
     async def run() -> None:
         with tempfile.TemporaryDirectory() as folder:
             store = await open_store(f"sqlite:///{Path(folder) / 'interactions.db'}")
             try:
-                await scenario(Interactions(store))  # type: ignore[misc]
+                await scenario(store)
             finally:
                 await store.close()
 
@@ -154,8 +158,8 @@ def test_a_moving_list_is_seen_exactly_once_both_ways(
 ) -> None:
     order = Order.ORDER_CREATED_DESC if newest_first else Order.ORDER_CREATED_ASC
 
-    async def scenario(app: Interactions) -> None:
-        walk = Walk(app, new_parents(), only_voice=only_voice)
+    async def scenario(store: Store) -> None:
+        walk = Walk(store, new_parents(), only_voice=only_voice)
         walk.stayed = {row.sid: row for row in await walk.record(initial)}
         seen, last = await walk_forward(walk, order, changes)
         walk.check(seen, order)
@@ -165,8 +169,8 @@ def test_a_moving_list_is_seen_exactly_once_both_ways(
 
 
 def test_back_and_forth_gives_the_same_pages() -> None:
-    async def scenario(app: Interactions) -> None:
-        walk = Walk(app, new_parents(), only_voice=False)
+    async def scenario(store: Store) -> None:
+        walk = Walk(store, new_parents(), only_voice=False)
         await walk.record([(n // 2, False) for n in range(20)])
         first = await walk.page(Order.ORDER_CREATED_ASC, "", 6)
         second = await walk.page(Order.ORDER_CREATED_ASC, first.next_page_token, 6)
@@ -180,19 +184,19 @@ def test_back_and_forth_gives_the_same_pages() -> None:
 
 
 def test_an_empty_page_leads_back_only() -> None:
-    async def scenario(app: Interactions) -> None:
-        walk = Walk(app, new_parents(), only_voice=False)
+    async def scenario(store: Store) -> None:
+        walk = Walk(store, new_parents(), only_voice=False)
         made = sorted(await walk.record([(n, False) for n in range(4)]), key=in_order)
         first = await walk.page(Order.ORDER_CREATED_ASC, "", 2)
         second = await walk.page(Order.ORDER_CREATED_ASC, first.next_page_token, 2)
         for row in made[2:]:
-            await app.delete(ANONYMOUS, walk.parents.key(row.sid))
+            await walk.app.delete(ANONYMOUS, walk.parents.key(row.sid))
         empty = await walk.page(Order.ORDER_CREATED_ASC, first.next_page_token, 2)
         assert (empty.frames, empty.next_page_token) == (b"", "")
         back = await walk.page(Order.ORDER_CREATED_ASC, empty.previous_page_token, 2)
         assert back.frames == first.frames
         for row in made[:2]:
-            await app.delete(ANONYMOUS, walk.parents.key(row.sid))
+            await walk.app.delete(ANONYMOUS, walk.parents.key(row.sid))
         for token in (empty.previous_page_token, second.previous_page_token, ""):
             empty = await walk.page(Order.ORDER_CREATED_ASC, token, 2)
             assert empty[:4] == (b"", 0, "", "")
@@ -201,11 +205,13 @@ def test_an_empty_page_leads_back_only() -> None:
 
 
 def test_a_page_of_huge_interactions_stays_under_what_grpc_clients_accept() -> None:
-    async def scenario(app: Interactions) -> None:
-        walk = Walk(app, new_parents(), only_voice=False)
+    async def scenario(store: Store) -> None:
+        walk = Walk(store, new_parents(), only_voice=False)
         data = "x" * 262_144
         for n in range(20):
-            await app.record(ANONYMOUS, new_interaction(walk.parents, NOON_US + n, data=data))
+            await walk.ingest.record(
+                ANONYMOUS, new_interaction(walk.parents, NOON_US + n, data=data)
+            )
         seen, token = 0, ""
         while True:
             page = await walk.page(Order.ORDER_CREATED_ASC, token, 1000)

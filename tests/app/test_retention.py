@@ -1,4 +1,4 @@
-"""Retention: what is too old is deleted beside traffic. Only the time is faked."""
+"""Retention: expired Interactions are deleted while the service runs."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 import structlog
-from prometheus_client import REGISTRY
-from testing.build import NOON_US, Parents, new_interaction, new_leg, new_parents
+from testing.build import NOON_US, Parents, new_interaction, new_parents
 
 from interaction_svc.app import retention
-from interaction_svc.app.retention import DAY_US, Retention, retention_criteria, sweep
-from interaction_svc.store import Expired, InvolvesParticipant, Store, StoreClosedError, row_of
+from interaction_svc.app.retention import DAY_US, Retention, retention_criteria
+from interaction_svc.store import Expired, Store, StoreClosedError, row_of
 from interaction_svc.store.factory import open_store
 from interaction_svc.store.sqlite import transactions
 from tests.store.contract.stores import EVERYONE, query
@@ -25,10 +24,6 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
     await opened.close()
 
 
-def erased(cause: str) -> float:
-    return REGISTRY.get_sample_value("interaction_svc_rows_erased_total", {"cause": cause}) or 0.0
-
-
 async def count(store: Store, parents: Parents) -> int:
     return (await store.page(EVERYONE, query(parents, limit=1000))).rows
 
@@ -39,7 +34,7 @@ async def until_left(store: Store, parents: Parents, wanted: int) -> None:
             await asyncio.sleep(0.01)
 
 
-def test_days_are_counted_back_from_now_and_none_are_for_ever() -> None:
+def test_zero_days_mean_for_ever() -> None:
     services = {"KS1": 2, "KS2": 0}
     assert retention_criteria(NOON_US, 10, services) == Expired(
         NOON_US - 10 * DAY_US, {"KS1": NOON_US - 2 * DAY_US, "KS2": None}
@@ -49,41 +44,7 @@ def test_days_are_counted_back_from_now_and_none_are_for_ever() -> None:
     assert retention_criteria(NOON_US, 0, {written: 0}) == Expired(None, {"KS" + "ab" * 16: None})
 
 
-async def test_a_sweep_goes_through_everything_and_accounts_for_it(
-    store: Store, parents: Parents
-) -> None:
-    leg, other = new_leg(), new_parents()
-    for place in (parents, other):
-        rows = [row_of(new_interaction(place, NOON_US + n, inbound=leg)) for n in range(300)]
-        await store.record(rows)
-    by_retention = erased("retention")
-    progress: list[int] = []
-    with structlog.testing.capture_logs() as logged:
-        counts = await sweep(
-            store, Expired(NOON_US + 250), now_us=NOON_US, on_progress=progress.append
-        )
-        assert counts == {parents.service_sid: 250, other.service_sid: 250}
-        assert progress == sorted(progress)
-        assert progress[-1] == 500
-        assert len(progress) > 2
-        counts = await sweep(store, InvolvesParticipant(leg.participant_sid), now_us=NOON_US)
-        assert counts == {parents.service_sid: 50, other.service_sid: 50}
-    assert erased("retention") == by_retention + 500
-    audit = [(entry["event"], entry["action"], entry["deleted"]) for entry in logged]
-    assert audit == [("audit", "purge", 500), ("audit", "erase", 100)]
-    assert leg.participant_sid not in str(logged)
-
-
-async def test_a_dry_run_accounts_for_nothing(store: Store, parents: Parents) -> None:
-    await store.record([row_of(new_interaction(parents))])
-    before = erased("retention")
-    with structlog.testing.capture_logs() as logged:
-        counts = await sweep(store, Expired(NOON_US + 1), now_us=NOON_US, dry_run=True)
-    assert counts == {parents.service_sid: 1}
-    assert (await count(store, parents), erased("retention"), logged) == (1, before, [])
-
-
-async def test_retention_makes_pass_after_pass(
+async def test_retention_runs_pass_after_pass(
     store: Store, parents: Parents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "PASS_SECONDS", 0.01)
@@ -101,7 +62,7 @@ async def test_retention_makes_pass_after_pass(
     assert await count(store, parents) == 2
 
 
-async def test_retention_holds_for_single_services_too(
+async def test_services_may_have_their_own_number_of_days(
     store: Store, parents: Parents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "PASS_SECONDS", 0.01)
@@ -118,7 +79,7 @@ async def test_retention_holds_for_single_services_too(
     assert await count(store, for_ever) == 6
 
 
-async def test_without_days_nothing_runs(store: Store) -> None:
+async def test_without_days_no_task_is_started(store: Store) -> None:
     before = len(asyncio.all_tasks())
     keeping = Retention(store, 0, {new_parents().service_sid: 0})
     keeping.start()
@@ -126,7 +87,7 @@ async def test_without_days_nothing_runs(store: Store) -> None:
     await keeping.stop()
 
 
-async def test_a_pass_that_fails_is_logged_and_made_up_for(
+async def test_a_failed_pass_is_logged_and_the_next_one_deletes(
     tmp_path: Path, parents: Parents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transactions, "BUSY_TIMEOUT_SECONDS", 0.01)
@@ -146,7 +107,7 @@ async def test_a_pass_that_fails_is_logged_and_made_up_for(
     await store.close()
 
 
-async def test_stopping_waits_until_nothing_runs(store: Store, parents: Parents) -> None:
+async def test_stop_waits_for_the_batch_in_progress(store: Store, parents: Parents) -> None:
     await store.record([row_of(new_interaction(parents, NOON_US + n)) for n in range(900)])
     keeping = Retention(store, 1, {}, now_us=lambda: NOON_US + 2 * DAY_US)
     keeping.start()

@@ -2,7 +2,6 @@
 
 import asyncio
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -10,14 +9,11 @@ from testing.build import Parents, new_interaction, new_leg, new_parents, new_si
 from testing.process import command, run
 
 from interaction_svc.app.retention import DAY_US
+from interaction_svc.domain.timestamps import now_us
 from interaction_svc.store import row_of
 from interaction_svc.store.factory import open_store
 from tests.store.contract.stores import EVERYONE, query, sids
 from tests.store.sqlite.files import another_process, url
-
-
-def now_us() -> int:
-    return time.time_ns() // 1000
 
 
 async def fill(folder: Path, *interactions: object) -> None:
@@ -34,7 +30,7 @@ async def left(folder: Path, parents: Parents) -> list[str]:
         await store.close()
 
 
-async def test_purge_says_what_it_would_delete_and_deletes_it(
+async def test_purge_prints_counts_in_a_dry_run_and_then_deletes_the_expired(
     tmp_path: Path, parents: Parents
 ) -> None:
     other = new_parents()
@@ -57,7 +53,7 @@ async def test_purge_says_what_it_would_delete_and_deletes_it(
 
 
 @pytest.mark.parametrize("flags", [[], ["--retain-days-by-service", f"KS{'0' * 32}=0"]])
-async def test_purge_needs_to_know_how_long_to_keep(tmp_path: Path, flags: list[str]) -> None:
+async def test_purge_without_a_number_of_days_fails(tmp_path: Path, flags: list[str]) -> None:
     await fill(tmp_path)
     done = run("purge", "--store", url(tmp_path), *flags)
     assert done.returncode == 2
@@ -117,7 +113,7 @@ async def test_erase_leaves_nothing_in_the_files_of_a_store_that_is_open(
         await store.close()
 
 
-async def test_erase_says_that_another_process_keeps_what_was_deleted(
+async def test_erase_fails_while_another_process_reads_what_was_deleted(
     tmp_path: Path, parents: Parents
 ) -> None:
     leg = new_leg()
@@ -125,7 +121,7 @@ async def test_erase_says_that_another_process_keeps_what_was_deleted(
     with another_process(tmp_path) as db:
         db.execute("BEGIN")
         db.execute("SELECT count(*) FROM interactions").fetchone()
-        impatient = command({"cli.purge.ERASE_TRACES_SECONDS": 0.5})
+        impatient = command({"cli.bulk_delete.ERASE_TRACES_SECONDS": 0.5})
         erase = ["erase", "--store", url(tmp_path), "--participant", leg.participant_sid]
         done = await asyncio.to_thread(
             subprocess.run, [*impatient, *erase], capture_output=True, check=False
@@ -136,7 +132,7 @@ async def test_erase_says_that_another_process_keeps_what_was_deleted(
 
 
 @pytest.mark.parametrize("participant", ["", "KP1", "KC" + "0" * 32])
-def test_erase_wants_the_sid_of_a_participant(tmp_path: Path, participant: str) -> None:
+def test_erase_refuses_what_is_no_participant_sid(tmp_path: Path, participant: str) -> None:
     done = run("erase", "--store", url(tmp_path), "--participant", participant)
     assert done.returncode == 2
     assert b"must match ^KP" in done.stderr
@@ -147,7 +143,7 @@ def test_erase_wants_the_sid_of_a_participant(tmp_path: Path, participant: str) 
     [["purge", "--retain-days", "1"], ["erase", "--participant", new_sid("KP")]],
     ids=["purge", "erase"],
 )
-def test_neither_makes_a_store(tmp_path: Path, arguments: list[str]) -> None:
+def test_purge_and_erase_create_no_store(tmp_path: Path, arguments: list[str]) -> None:
     done = run(*arguments, "--store", url(tmp_path))
     assert done.returncode == 1
     assert list(tmp_path.iterdir()) == []

@@ -21,6 +21,7 @@ from testing.requests import failure, list_request
 from testing.wait import wait_until
 
 from interaction_svc.app import retention
+from interaction_svc.app.ingest import Ingest
 from interaction_svc.app.interactions import Interactions
 from interaction_svc.runtime import metrics_server
 from interaction_svc.runtime.liveness import Liveness
@@ -133,7 +134,9 @@ async def test_a_grpc_server_that_answers_no_calls_is_noticed(
     monkeypatch.setattr("interaction_svc.transports.grpcio.server.CHECK_SECONDS", 0.05)
     store = await open_store(files.url(tmp_path))
     pipeline = open_pipeline(store)
-    server = GrpcServer(Interactions(store), pipeline, Address("127.0.0.1", 0), GRPC_LIMITS)
+    server = GrpcServer(
+        Interactions(store), Ingest(store), pipeline, Address("127.0.0.1", 0), GRPC_LIMITS
+    )
     await server.start()
     try:
         async with asyncio.timeout(20):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from testing.resources import FIVE, broken, envelope, lines
 
-from interaction_svc.app.interactions import Interactions
+from interaction_svc.app.ingest import Ingest
 from interaction_svc.transfer import ImportReport, KeyForm, Problem, import_stream
 from interaction_svc.transfer import resource_reader as reading_module
 from interaction_svc.transfer.resource_reader import read_items
@@ -202,10 +202,10 @@ CASES = {
 }
 
 
-def import_text(text: str, app: Interactions | None = None) -> tuple[ImportReport, list[str]]:
+def import_text(text: str, ingest: Ingest | None = None) -> tuple[ImportReport, list[str]]:
     report, problems = ImportReport(), list[Problem]()
     stream = io.BytesIO(text.encode("utf-8", "surrogateescape"))
-    asyncio.run(import_stream(stream, app, report, problems.append))
+    asyncio.run(import_stream(stream, ingest, report, problems.append))
     assert report.rejected == len(problems)
     return report, [str(problem) for problem in problems]
 

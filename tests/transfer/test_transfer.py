@@ -22,7 +22,7 @@ from testing.process import COMMAND, run
 from testing.resources import BASE_URL, FIVE, PARENTS, broken, lines
 from testing.strategies import interactions
 
-from interaction_svc.app.interactions import Interactions
+from interaction_svc.app.ingest import Ingest
 from interaction_svc.codec.twilio_json import to_json
 from interaction_svc.domain import timestamps
 from interaction_svc.domain.interactions import Outcome
@@ -66,10 +66,11 @@ def test_an_export_reads_back_to_an_equal_store(
         first = await open_store(f"sqlite:///{folder / 'first.db'}")
         second = await open_store(f"sqlite:///{folder / 'second.db'}")
         try:
-            await Interactions(first).record_many(ANONYMOUS, stored)
+            ingest = Ingest(first)
+            await ingest.commit(await ingest.prepare(ANONYMOUS, stored))
             exported = b"".join([line async for line in export_lines(first, BASE_URL)])
             report, problems = ImportReport(), list[Problem]()
-            await import_stream(io.BytesIO(exported), Interactions(second), report, problems.append)
+            await import_stream(io.BytesIO(exported), Ingest(second), report, problems.append)
             assert problems == []
             assert report.outcomes == Counter({Outcome.CREATED: len(stored)} if stored else {})
             bounds: dict[str, Any] = {"after": None, "limit": 100, "max_bytes": 2**30}

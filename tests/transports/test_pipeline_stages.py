@@ -20,6 +20,7 @@ from interaction_svc.admission.control import AdmissionControl
 from interaction_svc.admission.rate_limits import RequestRateLimit
 from interaction_svc.app.api_keys import NewKey, create_key
 from interaction_svc.app.authentication import Authenticator
+from interaction_svc.app.ingest import Ingest
 from interaction_svc.app.interactions import Interactions
 from interaction_svc.domain.principals import Principal, Role
 from interaction_svc.store.factory import open_store
@@ -107,7 +108,7 @@ class Rest(Transport):
     async def key(self, role: Role) -> NewKey:
         made = await create_key(self._store, self._parents.account_sid, role)
         principal = Principal(self._parents.account_sid)
-        await Interactions(self._store).record(principal, self._interaction)
+        await Ingest(self._store).record(principal, self._interaction)
         return made
 
     async def request(self, key: NewKey | None, *, fails: bool = False) -> tuple[str, str]:

@@ -1,7 +1,6 @@
 """Creating and revoking API keys."""
 
 import secrets
-import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ from interaction_svc.app.store_calls import store_call
 from interaction_svc.domain.errors import InvalidField
 from interaction_svc.domain.principals import Role, spelt
 from interaction_svc.domain.sids import Sid, canonical_sid
+from interaction_svc.domain.timestamps import now_us
 from interaction_svc.domain.validation import check_sid
 from interaction_svc.store import ApiKey, Store
 from interaction_svc.telemetry.logs import audit
@@ -50,7 +50,7 @@ async def create_key(
         account_sid=account_sid,
         role=names,
         secret_hash=hash_secret(secret),
-        created_us=time.time_ns() // 1000,
+        created_us=now_us(),
         revoked_us=None,
     )
     made = NewKey(key, secret)
@@ -68,9 +68,9 @@ async def revoke_key(store: Store, sid: str) -> ApiKey | None:
     """
     check_sid(Sid.API_KEY, "sid", sid)
     sid = canonical_sid(sid)
-    now_us = time.time_ns() // 1000
+    at_us = now_us()
     with store_call("revoke_key"):
-        key = await store.revoke_key(sid, now_us)
-    if key is not None and key.revoked_us == now_us:  # this call has revoked it
+        key = await store.revoke_key(sid, at_us)
+    if key is not None and key.revoked_us == at_us:  # this call has revoked it
         audit("key revoked", key_sid=key.sid, role=key.role, of_account_sid=key.account_sid)
     return key

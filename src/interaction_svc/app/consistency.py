@@ -7,8 +7,9 @@ opaque token (interaction_svc.app.opaque_token).
 import struct
 
 from interaction_svc.app import opaque_token
+from interaction_svc.app.store_calls import store_call
 from interaction_svc.domain.errors import InvalidConsistencyToken
-from interaction_svc.store import UNKNOWN_REVISION, Revision
+from interaction_svc.store import UNKNOWN_REVISION, Revision, Store
 
 KEY = "interaction-svc-consistency"
 """The name of the gRPC metadata and the HTTP header with a token."""
@@ -39,3 +40,13 @@ def decode_token(token: str) -> Revision:
         return Revision(*_REVISION.unpack(body[1:]))
     except (opaque_token.DamagedTokenError, struct.error) as error:
         raise InvalidConsistencyToken(KEY) from error
+
+
+async def current_token(store: Store) -> str | None:
+    """Return the token of all that has been written by now; None: every read sees all of it.
+
+    Raises Unavailable.
+    """
+    with store_call("current_revision"):
+        revision = await store.current_revision()
+    return None if revision is None else encode_token(revision)

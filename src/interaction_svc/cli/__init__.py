@@ -14,12 +14,12 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 from interaction_svc import __version__
 from interaction_svc.cli import (
     backup,
+    bulk_delete,
     copy,
     import_export,
     interactions,
     keys,
     migrate,
-    purge,
     serve,
 )
 from interaction_svc.cli.streams import (
@@ -46,7 +46,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (serve, keys, import_export, interactions, migrate, backup, copy, purge):
+for module in (serve, keys, import_export, interactions, migrate, backup, copy, bulk_delete):
     module.add_to(app)
 
 

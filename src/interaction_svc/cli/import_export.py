@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from interaction_svc.app.interactions import Interactions
+from interaction_svc.app.ingest import Ingest
 from interaction_svc.cli.options import AccountOption, checked_sid, takes_settings
 from interaction_svc.cli.streams import print_utf8_json, standard_input
 from interaction_svc.domain.interactions import Outcome
@@ -88,11 +88,11 @@ async def _import(
 ) -> None:
     console = Console(stderr=True)
     async with AsyncExitStack() as cleanups:
-        interactions = None
+        ingest = None
         if not dry_run:
             opened = await open_store(settings.store)
             cleanups.push_async_callback(opened.close)
-            interactions = Interactions(opened)
+            ingest = Ingest(opened)
         for name in files:
 
             def report_problem(problem: Problem, name: str = name) -> None:
@@ -100,7 +100,7 @@ async def _import(
 
             try:
                 with _opened(name, console) as stream:
-                    await import_stream(stream, interactions, report, report_problem)
+                    await import_stream(stream, ingest, report, report_problem)
             except OSError as error:
                 raise OSError(f"{name}: {error.strerror or error}") from error
 

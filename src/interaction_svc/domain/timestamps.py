@@ -3,6 +3,7 @@
 import re
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from time import time_ns
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -19,6 +20,11 @@ _TEXT = re.compile(
 ).fullmatch
 
 FORM = "YYYY-MM-DDTHH:MM:SSZ, with fractional seconds and an offset instead of Z if you like"
+
+
+def now_us() -> int:
+    """Return the time of the system clock, in microseconds since 1970."""
+    return time_ns() // 1000
 
 
 def to_us(time: Timestamp) -> int:

@@ -12,8 +12,10 @@ import structlog
 
 from interaction_svc.admission.concurrency import ConcurrencyLimit
 from interaction_svc.admission.control import AdmissionControl
+from interaction_svc.admission.fairness import ReadPriority
 from interaction_svc.admission.rate_limits import RequestRateLimit
 from interaction_svc.app.authentication import Authenticator
+from interaction_svc.app.ingest import Ingest
 from interaction_svc.app.interactions import Interactions
 from interaction_svc.app.retention import Retention
 from interaction_svc.runtime.certificates import certificates_of
@@ -113,9 +115,10 @@ class Server:
             cleanups.push_async_callback(self._liveness.stop)
             if self._is_worker:
                 await health.start()  # others serve meanwhile: no calls before it is ready
-            interactions = Interactions(self.store)
+            reads = ReadPriority()
+            interactions, ingest = Interactions(self.store, reads), Ingest(self.store, reads)
             if settings.grpc:
-                await self._start_grpc(interactions, pipeline, health, certificates)
+                await self._start_grpc(interactions, ingest, pipeline, health, certificates)
             if settings.http:
                 await self._start_http(interactions, pipeline, health, certificates)
             await health.start()
@@ -137,6 +140,7 @@ class Server:
     async def _start_grpc(
         self,
         interactions: Interactions,
+        ingest: Ingest,
         pipeline: Pipeline,
         health: Health,
         certificates: Certificates | None,
@@ -144,6 +148,7 @@ class Server:
         settings = self._settings
         grpc = GrpcServer(
             interactions,
+            ingest,
             pipeline,
             Address.parse(settings.grpc_address),
             GrpcLimits(

@@ -1,29 +1,27 @@
-"""Importing: what a stream holds is checked and recorded, batch by batch."""
+"""Import: the resources of a stream are checked and recorded, batch by batch."""
 
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import BinaryIO, NamedTuple
 
-from interaction_svc.app.interactions import MAX_BATCH, Interactions
+from interaction_svc.app.ingest import MAX_BATCH, Ingest, PreparedBatch, prepare_row
 from interaction_svc.codec.twilio_json import CAMEL_CASE, PROPERTY_OF, from_json, property_of
 from interaction_svc.domain.errors import InvalidField, ServiceError
 from interaction_svc.domain.interactions import Outcome
 from interaction_svc.domain.principals import ANONYMOUS
-from interaction_svc.domain.validation import normalized
+from interaction_svc.store import Row
 from interaction_svc.transfer.resource_reader import MAX_KEY_LENGTH, read_items
-from interaction_svc.v1.interaction_pb2 import Interaction
 
 MAX_IGNORED_KEYS = 20
-"""How many names of ignored keys are kept: a file may have any number."""
+"""Names of ignored keys that are kept. A file may have any number of them."""
 _BATCH_BYTES = 4 * 1024 * 1024
 _SNAKE_CASE = frozenset(CAMEL_CASE.values())
 
 
 class Problem(NamedTuple):
-    """Why one record was not taken: where it stands, which property, and what is wrong."""
+    """Why a record was rejected: its place in the stream, the property, and the reason."""
 
     place: str
     property: str
@@ -35,30 +33,30 @@ class Problem(NamedTuple):
 
 
 class KeyForm(Enum):
-    """How the keys of an entry are spelt."""
+    """The spelling of the keys of an entry."""
 
     SNAKE_CASE = "snake_case"
-    """As in the vendor's JSON."""
+    """The vendor's JSON."""
     CAMEL_CASE = "camelCase"
-    """As in dumps of the vendor's Node SDK."""
+    """Dumps of the vendor's Node SDK."""
     MIXED = "mixed"
 
 
 @dataclass
 class ImportReport:
-    """What an import did. In a dry run `checked` counts what would have been recorded."""
+    """The counts of an import. In a dry run `checked` is what would have been recorded."""
 
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     rejected: int = 0
     checked: int = 0
     key_forms: Counter[KeyForm] = field(default_factory=Counter)
-    """Of all entries that are objects, also of those that were rejected."""
+    """For all entries that are objects, rejected ones included."""
     ignored_keys: Counter[str] = field(default_factory=Counter)
-    """In how many entries a key was that isn't the vendor's; at most MAX_IGNORED_KEYS of them."""
+    """The number of entries with a key that isn't the vendor's, for at most MAX_IGNORED_KEYS."""
     has_more_ignored_keys: bool = False
 
     def note_keys(self, resource: Mapping[str, object]) -> None:
-        """Count how the keys of an entry are spelt, and which are ignored."""
+        """Count the spelling of the keys of an entry, and its ignored keys."""
         keys = resource.keys()
         if keys.isdisjoint(CAMEL_CASE):
             form = KeyForm.SNAKE_CASE
@@ -76,16 +74,17 @@ class ImportReport:
 
 async def import_stream(
     stream: BinaryIO,
-    interactions: Interactions | None,
+    ingest: Ingest | None,
     report: ImportReport,
     on_problem: Callable[[Problem], None],
 ) -> None:
-    """Record all good Interactions of a stream, and count into the report.
+    """Record all valid Interactions of a stream, and count into the report.
 
-    With None for `interactions` it is a dry run: all is checked, nothing is recorded. Memory is
-    bounded by a batch, whatever the stream holds. Raises Unavailable.
+    With None for `ingest` it is a dry run: all are checked, and none is recorded. Memory is bounded
+    by one batch, whatever the stream holds. Raises Unavailable, Overloaded, StoreFull.
     """
-    batch: list[tuple[str, Interaction]] = []
+    places: list[str] = []
+    rows: list[Row] = []
     size = 0
 
     def reject(place: str, error: ServiceError) -> None:
@@ -96,10 +95,10 @@ async def import_stream(
             on_problem(Problem(place, "", error.message))
 
     async def flush() -> None:
-        if interactions is None:
+        if ingest is None:
             return
-        results = await interactions.record_many(ANONYMOUS, [record for _, record in batch])
-        for (place, _), result in zip(batch, results, strict=True):
+        results = await ingest.commit(PreparedBatch.of(rows))
+        for place, result in zip(places, results, strict=True):
             if isinstance(result, Outcome):
                 report.outcomes[result] += 1
             else:
@@ -113,15 +112,17 @@ async def import_stream(
         if isinstance(item.resource, Mapping):
             report.note_keys(item.resource)
         try:
-            record = normalized(from_json(item.resource), now_us=time.time_ns() // 1000)
+            row = prepare_row(ANONYMOUS, from_json(item.resource))
         except InvalidField as error:
             reject(item.place, error)
             continue
         report.checked += 1
-        batch.append((item.place, record))
-        size += record.ByteSize()
-        if len(batch) == MAX_BATCH or size > _BATCH_BYTES:
+        places.append(item.place)
+        rows.append(row)
+        size += len(row.frame)
+        if len(rows) == MAX_BATCH or size > _BATCH_BYTES:
             await flush()
-            batch.clear()
+            places.clear()
+            rows.clear()
             size = 0
     await flush()

@@ -15,7 +15,7 @@ import pytest
 import structlog
 from testing.build import NOON_US, SECOND_US, Parents, new_interaction, new_leg, new_parents
 
-from interaction_svc.app.retention import sweep
+from interaction_svc.app.bulk_delete import bulk_delete
 from interaction_svc.domain.interactions import InteractionKey
 from interaction_svc.store import Expired, InvolvesParticipant, Row, Store, decode, row_of
 from interaction_svc.store.factory import open_store
@@ -201,8 +201,8 @@ async def test_page_splits_and_merges_leave_no_bytes_of_deleted_rows(
         await delete([living[sid][0].key(sid) for sid in doomed])
         for sid in doomed:
             del living[sid]
-    await sweep(store, InvolvesParticipant(leg.participant_sid), now_us=NOW_US)
-    await sweep(store, Expired(NOON_US + 15 * SECOND_US), now_us=NOW_US)
+    await bulk_delete(store, InvolvesParticipant(leg.participant_sid), now_us=NOW_US)
+    await bulk_delete(store, Expired(NOON_US + 15 * SECOND_US), now_us=NOW_US)
     assert await store.erase_traces()
     frames, _ = await store.scan(after=None, limit=10_000, max_bytes=1 << 30)
     kept = [decode(frame) for frame in frames]

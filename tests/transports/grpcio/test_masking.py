@@ -13,6 +13,7 @@ from testing.build import Parents, new_interaction, new_parents
 from testing.pipelines import GRPC_LIMITS, open_pipeline
 from testing.requests import Code, failure, get_request, list_request
 
+from interaction_svc.app.ingest import Ingest
 from interaction_svc.app.interactions import Interactions
 from interaction_svc.store import Store
 from interaction_svc.store.factory import open_store
@@ -27,25 +28,32 @@ INTERNALS = "SELECT body FROM somewhere"
 
 
 class Failing(Interactions):
-    """An application whose every call stumbles over something."""
+    """Interactions whose every method fails."""
 
     async def get(self, *_: Any, **__: Any) -> Any:
         raise RuntimeError(INTERNALS)
 
     page: Any = get
-    record: Any = get
-    prepare: Any = get
 
 
-def server_on(interactions: Interactions, store: Store) -> GrpcServer:
+class FailingIngest(Ingest):
+    """An Ingest whose every method fails."""
+
+    async def record(self, *_: Any, **__: Any) -> Any:
+        raise RuntimeError(INTERNALS)
+
+    prepare: Any = record
+
+
+def server_on(interactions: Interactions, ingest: Ingest, store: Store) -> GrpcServer:
     pipeline = open_pipeline(store)
-    return GrpcServer(interactions, pipeline, Address("127.0.0.1", 0), GRPC_LIMITS)
+    return GrpcServer(interactions, ingest, pipeline, Address("127.0.0.1", 0), GRPC_LIMITS)
 
 
 @pytest.fixture
 async def channel(tmp_path: Path) -> AsyncIterator[grpc.aio.Channel]:
     store = await open_store(files.url(tmp_path))
-    server = server_on(Failing(store), store)
+    server = server_on(Failing(store), FailingIngest(store), store)
     address = await server.start()
     async with grpc.aio.insecure_channel(str(address)) as opened:
         yield opened
@@ -83,7 +91,7 @@ async def test_a_drain_of_zero_seconds_always_ends(tmp_path: Path) -> None:
     """Of grpc's two ways to stop, one must not end the other's server under its hands."""
     store = await open_store(files.url(tmp_path))
     for _ in range(15):
-        server = server_on(Failing(store), store)
+        server = server_on(Failing(store), FailingIngest(store), store)
         address = await server.start()
         async with grpc.aio.insecure_channel(str(address)) as channel:
             with pytest.raises(grpc.aio.AioRpcError):

@@ -11,7 +11,7 @@ from testing.build import NOON_US, SECOND_US, Parents, new_interaction, new_pare
 from testing.requests import failure, get_request, list_request
 from testing.stubs import Ingest, Reading
 
-from interaction_svc.app.interactions import Interactions
+from interaction_svc.app.ingest import Ingest as IngestApp
 from interaction_svc.domain.errors import Unavailable
 from interaction_svc.store import Store
 from interaction_svc.store.factory import open_store
@@ -142,7 +142,7 @@ class Stream:
 
         async def recording() -> bytes:
             request_context.begin(RequestContext("grpc", "m", "p", "id", "OK"))
-            return await IngestServicer(Interactions(store)).record_interactions(aiter(self))
+            return await IngestServicer(IngestApp(store)).record_interactions(aiter(self))
 
         return asyncio.create_task(recording())
 

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from interaction_svc.app.ingest import Ingest
 from interaction_svc.app.interactions import Interactions
 from interaction_svc.transports.address import Address
 from interaction_svc.transports.grpcio import reflection
@@ -60,6 +61,7 @@ class GrpcServer:
     def __init__(
         self,
         interactions: Interactions,
+        ingest: Ingest,
         pipeline: Pipeline,
         address: Address,
         limits: GrpcLimits,
@@ -98,7 +100,7 @@ class GrpcServer:
             ],
             refuses=pipeline.refuses,
         )
-        chain.add_generic_rpc_handlers(_handlers(interactions))
+        chain.add_generic_rpc_handlers(_handlers(interactions, ingest))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, chain)
         reflection.add_reflection(chain, _SERVICES)
         self._probe = SelfProbe()
@@ -188,9 +190,9 @@ def _with_free_port(address: Address) -> Address:
     return address._replace(port=port)
 
 
-def _handlers(interactions: Interactions) -> tuple[grpc.GenericRpcHandler, ...]:
+def _handlers(interactions: Interactions, ingest: Ingest) -> tuple[grpc.GenericRpcHandler, ...]:
     """Return the handlers of the two services. They have no serializers: bytes pass through."""
-    reading, ingest = InteractionServicer(interactions), IngestServicer(interactions)
+    reading, recording = InteractionServicer(interactions), IngestServicer(ingest)
     unary: Any = grpc.unary_unary_rpc_method_handler
     streamed: Any = grpc.stream_unary_rpc_method_handler
     return (
@@ -205,8 +207,8 @@ def _handlers(interactions: Interactions) -> tuple[grpc.GenericRpcHandler, ...]:
         grpc.method_handlers_generic_handler(
             INGEST_SERVICE.full_name,
             {
-                "RecordInteraction": unary(_behavior(ingest.record_interaction)),
-                "RecordInteractions": streamed(_behavior(ingest.record_interactions)),
+                "RecordInteraction": unary(_behavior(recording.record_interaction)),
+                "RecordInteractions": streamed(_behavior(recording.record_interactions)),
             },
         ),
     )

@@ -110,10 +110,11 @@ class InteractionResource:
         key, account_sid = _arguments(scope)
         request = current_request()
         try:
-            await self._interactions.delete(request.principal, key, account_sid=account_sid)
+            request.written = await self._interactions.delete(
+                request.principal, key, account_sid=account_sid
+            )
         except InvalidField as error:
             raise InteractionNotFound(scope["path"]) from error
-        request.written = await self._interactions.consistency()
         await Response(status_code=204)(scope, receive, send)
 
 

@@ -16,6 +16,9 @@ from interaction_svc.v1.interaction_service_pb2 import (
     ListInteractionsResponse,
 )
 
+MAX_PAGE_BYTES = 4 * 1024 * 1024 - 64 * 1024
+"""What gRPC clients accept by default, 4 MiB, less room for tokens and framing."""
+
 
 class InteractionServicer:
     """interaction_svc.v1.InteractionService."""
@@ -36,7 +39,9 @@ class InteractionServicer:
         """Serve ListInteractions. The response is the stored bytes of the rows, then the tokens."""
         wanted = parsed(ListInteractionsRequest, request)
         call = current_request()
-        page = await self._interactions.page(call.principal, wanted, consistency=call.consistency)
+        page = await self._interactions.page(
+            call.principal, wanted, max_bytes=MAX_PAGE_BYTES, consistency=call.consistency
+        )
         tokens = ListInteractionsResponse(
             next_page_token=page.next_page_token, previous_page_token=page.previous_page_token
         )
@@ -47,11 +52,10 @@ class InteractionServicer:
         wanted = parsed(DeleteInteractionRequest, request)
         key = InteractionKey(wanted.service_sid, wanted.session_sid, wanted.sid)
         call = current_request()
-        await self._interactions.delete(
+        call.written = await self._interactions.delete(
             call.principal,
             key,
             account_sid=wanted.account_sid,
             allow_missing=wanted.allow_missing,
         )
-        call.written = await self._interactions.consistency()
         return b""

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from interaction_svc.app.interactions import check_count
+from interaction_svc.app.ingest import check_count
 from interaction_svc.domain.errors import InvalidField, MalformedRequest, ServiceError
 from interaction_svc.internal.v1.unparsed_pb2 import UnparsedInteractions
 from interaction_svc.transports.rpc.wire_format import fault_of

@@ -1,25 +1,26 @@
 """`purge` and `erase`."""
 
 import asyncio
-import time
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from interaction_svc.app.retention import retention_criteria, sweep
+from interaction_svc.app.bulk_delete import bulk_delete
+from interaction_svc.app.retention import retention_criteria
 from interaction_svc.cli.options import AccountOption, checked_sid, takes_settings
 from interaction_svc.domain.sids import Sid
+from interaction_svc.domain.timestamps import now_us
 from interaction_svc.runtime.settings import Settings, SettingsError
 from interaction_svc.store import Expired, InvolvesParticipant, Store
 from interaction_svc.store.factory import open_store
 
 ERASE_TRACES_SECONDS = 10.0
-"""How long a command waits for other processes that read what has been deleted."""
+"""How long a command waits until no other process reads what has been deleted."""
 _RETRY_SECONDS = 0.2
 
 _DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Delete nothing: say what would be deleted.")
+    bool, typer.Option("--dry-run", help="Delete nothing, but print what would be deleted.")
 ]
 
 
@@ -27,16 +28,16 @@ _DryRun = Annotated[
 def purge(settings: Settings, dry_run: _DryRun = False) -> None:
     """Delete Interactions that are older than they are to be kept.
 
-    A server with the same settings does so by itself, once an hour. May run beside it.
+    A server with the same settings does this by itself, once an hour. May run beside it.
     """
     if not (settings.retain_days or any(settings.retain_days_by_service.values())):
         raise SettingsError(
             "retain_days: everything is kept for ever; give --retain-days DAYS,"
             " or --retain-days-by-service KS...=DAYS"
         )
-    now_us = time.time_ns() // 1000
-    what = retention_criteria(now_us, settings.retain_days, settings.retain_days_by_service)
-    asyncio.run(_sweep(settings.store, what, now_us, dry_run=dry_run))
+    at_us = now_us()
+    expired = retention_criteria(at_us, settings.retain_days, settings.retain_days_by_service)
+    asyncio.run(_delete(settings.store, expired, at_us, dry_run=dry_run))
 
 
 @takes_settings("store")
@@ -50,18 +51,18 @@ def erase(
 ) -> None:
     """Delete every Interaction in which a participant took part.
 
-    May run beside a server on the same store. What is recorded meanwhile may be missed: run it
-    again when nothing of them comes in any more.
+    May run beside a server on the same store. Interactions that are recorded meanwhile may be
+    missed: run it again when no more of them come in.
     """
-    what = InvolvesParticipant(
+    criteria = InvolvesParticipant(
         checked_sid(Sid.PARTICIPANT, "participant", participant),
         None if account is None else checked_sid(Sid.ACCOUNT, "account", account),
     )
-    asyncio.run(_sweep(settings.store, what, time.time_ns() // 1000, dry_run=dry_run))
+    asyncio.run(_delete(settings.store, criteria, now_us(), dry_run=dry_run))
 
 
-async def _sweep(
-    url: str, what: Expired | InvolvesParticipant, now_us: int, *, dry_run: bool
+async def _delete(
+    url: str, criteria: Expired | InvolvesParticipant, at_us: int, *, dry_run: bool
 ) -> None:
     console = Console(stderr=True)
     store = await open_store(url, migrate=False)
@@ -71,7 +72,9 @@ async def _sweep(
             def show(so_far: int) -> None:
                 status.update(f"{so_far:,} so far")
 
-            counts = await sweep(store, what, now_us=now_us, dry_run=dry_run, on_progress=show)
+            counts = await bulk_delete(
+                store, criteria, now_us=at_us, dry_run=dry_run, on_progress=show
+            )
         done = "would be deleted" if dry_run else "deleted"
         for service_sid, count in sorted(counts.items()):
             typer.echo(f"{service_sid}: {count:,} {done}")
