@@ -12,7 +12,7 @@ from testing.mutations import field, length_delimited, mutated, varint
 from testing.requests import Code, failure, get_request, list_request
 from testing.stubs import Reading
 
-from interaction_svc.transports.rpc.wire_format import MAX_FIELDS, fault_of
+from interaction_svc.transports.rpc.wire_format import MAX_FIELDS, find_fault
 from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 from interaction_svc.v1 import interaction_pb2 as pb
 from interaction_svc.v1.error_reason_pb2 import ErrorReason
@@ -171,7 +171,7 @@ def garbled() -> Iterator[bytes]:
 
 
 def test_the_search_for_a_fault_ends_for_any_bytes() -> None:
-    found = [fault_of(pb.Interaction.DESCRIPTOR, data) for data in garbled()]
+    found = [find_fault(pb.Interaction.DESCRIPTOR, data) for data in garbled()]
     faults = [fault for fault in found if fault is not None]
     assert 1000 < len(faults) < len(found)
     for fault in faults:
@@ -182,4 +182,4 @@ def test_the_search_for_a_fault_ends_for_any_bytes() -> None:
 def test_a_valid_message_has_no_fault() -> None:
     for data in ("", "x" * 100_000, "\u4e2d\U0001f600"):
         good = new_interaction(new_parents(), data=data).SerializeToString()
-        assert fault_of(pb.Interaction.DESCRIPTOR, good) is None
+        assert find_fault(pb.Interaction.DESCRIPTOR, good) is None

@@ -8,7 +8,7 @@ from interaction_svc.app.interactions import Interactions, Result
 from interaction_svc.domain.errors import InvalidField, ServiceError
 from interaction_svc.domain.interactions import Outcome
 from interaction_svc.telemetry.request_context import current_request
-from interaction_svc.transports.rpc.requests import interactions_of, parsed_record
+from interaction_svc.transports.rpc.requests import parse_record, split_interactions
 from interaction_svc.v1.ingest_service_pb2 import (
     RecordFailure,
     RecordInteractionResponse,
@@ -28,7 +28,7 @@ class IngestServicer:
 
     async def record_interaction(self, request: bytes) -> bytes:
         """Serve RecordInteraction. The response is the stored Interaction, then the outcome."""
-        given = parsed_record(request)
+        given = parse_record(request)
         if not given.HasField("interaction"):
             raise InvalidField("interaction", "is required")
         call = current_request()
@@ -61,7 +61,7 @@ class IngestServicer:
         writing: asyncio.Task[list[Result]] | None = None
         try:
             async for request in requests:
-                batch = await self._interactions.prepare(principal, interactions_of(request))
+                batch = await self._interactions.prepare(principal, split_interactions(request))
                 if writing is not None:
                     tally.add(await writing)
                 writing = asyncio.create_task(self._interactions.commit(batch))
