@@ -1,4 +1,4 @@
-"""An answered write is on disk: the server is killed again and again.
+"""An acknowledged write is on disk: the server is killed repeatedly.
 
 That is at random moments, and in every other round as soon as an answer comes: whatever is answered
 too early shows then.
@@ -38,7 +38,7 @@ BATCH = 20
 
 @dataclass
 class Known:
-    """What the server has answered, and what it was asked when it was killed."""
+    """Acknowledged writes, and requests without an answer when the server was killed."""
 
     parents: Parents
     stored: dict[str, pb.Interaction] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class Known:
     deleting: list[pb.Interaction] = field(default_factory=list)
     enough: asyncio.Event = field(default_factory=asyncio.Event)
     answers_left: int = 0
-    """After how many more answers it is enough."""
+    """Number of further answers to wait for."""
 
     def answered(self) -> None:
         self.answers_left -= 1
@@ -57,7 +57,7 @@ class Known:
 
 @asynccontextmanager
 async def killed(folder: Path) -> AsyncIterator[tuple[Ingest, Reading, subprocess.Popen[str]]]:
-    """Serve the store of a folder; at the end of the block at the latest, kill it."""
+    """Serve the store of a folder; kill the server at the end of the block at the latest."""
     with (
         (folder / "log.jsonl").open("w") as log,
         subprocess.Popen(  # noqa: ASYNC220
@@ -80,7 +80,7 @@ async def killed(folder: Path) -> AsyncIterator[tuple[Ingest, Reading, subproces
 
 
 async def write(ingest: Ingest, known: Known, chance: random.Random) -> None:
-    """Record one, or a batch of them, or a new version of one, and so on."""
+    """Record single Interactions, batches and updates in turn."""
     for n in itertools.count(len(known.stored)):
         what = chance.choice(["one", "batch", "update"])
         made = [
@@ -100,7 +100,7 @@ async def write(ingest: Ingest, known: Known, chance: random.Random) -> None:
             await ingest.RecordInteraction(RecordInteractionRequest(interaction=made[0]))
         known.answered()
         known.recording = []
-        # An update that came after its deletion has changed nothing.
+        # An update after the deletion changes nothing.
         known.stored.update({i.sid: i for i in made if i.sid not in known.deleted})
 
 
@@ -134,7 +134,7 @@ async def all_stored(reading: Reading, known: Known) -> dict[str, pb.Interaction
 
 
 async def settle(ingest: Ingest, reading: Reading, known: Known) -> None:
-    """Hold what is there against what was answered; learn what became of what wasn't."""
+    """Compare the store with the acknowledged writes; learn the outcome of all others."""
     there = await all_stored(reading, known)
     if len(known.recording) == BATCH:
         assert len({i.sid in there for i in known.recording}) == 1, "half a batch is there"
@@ -158,7 +158,7 @@ async def settle(ingest: Ingest, reading: Reading, known: Known) -> None:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_a_killed_server_has_kept_what_it_had_answered(tmp_path: Path, seed: int) -> None:
+async def test_a_killed_server_keeps_acknowledged_writes(tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
     known = Known(new_parents())
     answered = 0

@@ -1,4 +1,4 @@
-"""A full disk: what can't be kept is refused clearly, what was kept is read, and room heals it."""
+"""A full disk: writes are refused clearly, reads succeed, and free space ends it."""
 
 import asyncio
 import subprocess
@@ -27,7 +27,7 @@ from tests.store.sqlite.files import url
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 3 MiB, of its own."""
+    """A file system of 3 MiB."""
     with small_disk(tmp_path / "disk", "3m") as folder:
         yield folder
 
@@ -40,7 +40,7 @@ async def channel(disk: Path, tmp_path: Path) -> AsyncIterator[grpc.aio.Channel]
 
 
 async def record_until_full(ingest: Ingest, parents: Parents, size: int) -> list[pb.Interaction]:
-    """Record until the disk is full, and check what that says; give what was acknowledged."""
+    """Record until the disk is full, and check the error; return the acknowledged records."""
     acknowledged: list[pb.Interaction] = []
     for n in range(100_000):
         interaction = new_interaction(parents, NOON_US + n, data="x" * size)
@@ -72,18 +72,18 @@ async def is_serving(channel: grpc.aio.Channel) -> bool:
 
 
 async def stays_serving(channel: grpc.aio.Channel) -> None:
-    for _ in range(15):  # more than one of its looks at the store, which are a second apart
+    for _ in range(15):  # longer than one interval of the health probe, which is 1 s
         assert await is_serving(channel)
         await asyncio.sleep(0.2)
 
 
 @pytest.mark.parametrize("size", [100, 100_000])
-async def test_a_full_disk_refuses_records_and_serves_the_rest_until_there_is_room(
+async def test_a_full_disk_refuses_records_but_serves_reads_until_there_is_space(
     channel: grpc.aio.Channel, disk: Path, parents: Parents, size: int
 ) -> None:
     ingest, reading = IngestServiceStub(channel), InteractionServiceStub(channel)
     acknowledged = await record_until_full(ingest, parents, size)
-    # Small ones still find room where a large one doesn't.
+    # Small records still fit where a large one doesn't.
     acknowledged += await record_until_full(ingest, parents, 1)
     assert len(acknowledged) > 10
     assert await all_of(reading, parents) == sorted(
@@ -105,7 +105,7 @@ async def test_a_full_disk_refuses_records_and_serves_the_rest_until_there_is_ro
     assert (report.ok, report.rows) == (True, len(acknowledged) + len(more) - 1)
 
 
-async def test_a_delete_on_a_full_disk_is_done_or_says_that_it_is_full(
+async def test_a_delete_on_a_full_disk_succeeds_or_reports_the_full_disk(
     channel: grpc.aio.Channel, disk: Path, parents: Parents
 ) -> None:
     ingest, reading = IngestServiceStub(channel), InteractionServiceStub(channel)
@@ -134,12 +134,12 @@ LIMIT = 2_000_000
 
 
 def set_limit(pid: int, size: str) -> None:
-    """Set how large a file that the process writes may become, as `ulimit -f` does."""
+    """Set the file size limit of the process, like `ulimit -f`."""
     subprocess.run(["prlimit", "--pid", str(pid), f"--fsize={size}:"], check=True)
 
 
 @pytest.mark.parametrize("size", [100, 100_000])
-async def test_the_largest_size_of_a_file_refuses_records_as_a_full_disk_does(
+async def test_the_file_size_limit_refuses_records_like_a_full_disk(
     tmp_path: Path, parents: Parents, size: int
 ) -> None:
     with served(tmp_path, "--no-http") as server:
@@ -166,7 +166,7 @@ def limited(*arguments: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-async def test_the_largest_size_of_a_file_ends_a_backup_and_an_import_with_what_to_do(
+async def test_the_file_size_limit_fails_a_backup_and_an_import_with_advice(
     tmp_path: Path, parents: Parents
 ) -> None:
     store = await open_store(url(tmp_path))

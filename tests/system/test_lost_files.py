@@ -1,4 +1,4 @@
-"""A server loses the files of its SQLite store while it records: nothing answered is missing."""
+"""A server loses the files of its SQLite store while it records. No acknowledged write is lost."""
 
 import asyncio
 import itertools
@@ -29,7 +29,7 @@ _DEAD = -9
 
 
 class Recorder:
-    """Records one Interaction after the other until it is refused."""
+    """Records Interactions one by one until one is refused."""
 
     def __init__(self, ingest: Ingest, parents: Parents) -> None:
         self._ingest = ingest
@@ -56,7 +56,7 @@ class Recorder:
                 made = [new_interaction(self._parents, NOON_US + n) for _ in range(20)]
                 yield RecordInteractionsRequest(interactions=made)
 
-        # The client's own code may be INTERNAL if it was sending when the answer came.
+        # The client reports INTERNAL if it was sending when the answer arrived.
         with pytest.raises(grpc.aio.AioRpcError):
             await self._ingest.RecordInteractions(requests())
 
@@ -73,7 +73,7 @@ async def until_not_serving(channel: grpc.aio.Channel) -> None:
 async def lose_while_recording(
     server: Served, parents: Parents, command: str, cause: str
 ) -> list[str]:
-    """Run the command while records and a stream come in; return what was answered."""
+    """Run the command during records and a stream; return the acknowledged records."""
     async with grpc.aio.insecure_channel(server.grpc_address) as channel:
         recorders = [Recorder(IngestServiceStub(channel), parents) for _ in range(4)]
         *calls, stream = recorders
@@ -106,7 +106,7 @@ async def lose_while_recording(
         ("rm interactions.db-shm", "with -shm, has been replaced or removed"),
     ],
 )
-async def test_what_was_answered_before_a_loss_is_there_after_a_crash(
+async def test_writes_acknowledged_before_a_loss_survive_a_crash(
     tmp_path: Path, parents: Parents, command: str, cause: str
 ) -> None:
     with served(tmp_path, "--no-http", "--no-metrics", status=_DEAD) as server:
@@ -130,7 +130,7 @@ async def test_what_was_answered_before_a_loss_is_there_after_a_crash(
         ("cat backup.db > interactions.db", "its file has been overwritten"),
     ],
 )
-async def test_nothing_is_answered_after_the_file_is_lost(
+async def test_no_write_is_acknowledged_after_the_file_is_lost(
     tmp_path: Path, parents: Parents, command: str, cause: str
 ) -> None:
     await (await open_store(f"sqlite:///{tmp_path}/backup.db")).close()

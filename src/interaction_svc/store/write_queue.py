@@ -13,12 +13,12 @@ MAX_WAITING_ROWS = 10_000
 """Most rows in the queue. Further operations are refused."""
 MAX_WAITING_BYTES = 64 * MIB
 """Most bytes in the queue, which bounds its memory."""
-MAX_ROWS_A_COMMIT = 4_000
+MAX_ROWS_PER_COMMIT = 4_000
 """Most rows in a commit. A caller waits at most for one commit of this size and for its own."""
-MAX_ROWS_OF_AN_ACCOUNT = 1_000
+MAX_ROWS_PER_ACCOUNT = 1_000
 """Most rows of one account in a commit of several operations. More would make other accounts wait
 longer than a separate flush does."""
-MAX_BYTES_A_COMMIT = 16 * MIB
+MAX_BYTES_PER_COMMIT = 16 * MIB
 """Most bytes in a commit."""
 
 
@@ -99,11 +99,11 @@ class WriteQueue(Generic[W]):
             queue = self._queues[account]
             operation = queue[0]
             account_rows = rows_by_account[account]
-            if account_rows and account_rows + operation.rows > MAX_ROWS_OF_AN_ACCOUNT:
+            if account_rows and account_rows + operation.rows > MAX_ROWS_PER_ACCOUNT:
                 continue
             if taken and (
-                rows + operation.rows > MAX_ROWS_A_COMMIT
-                or size + operation.size > MAX_BYTES_A_COMMIT
+                rows + operation.rows > MAX_ROWS_PER_COMMIT
+                or size + operation.size > MAX_BYTES_PER_COMMIT
             ):
                 break
             queue.popleft()

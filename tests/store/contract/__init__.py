@@ -1,1 +1,1 @@
-"""The contract of a store: one suite that every backend runs."""
+"""The contract of a store: one test suite for all backends."""

@@ -1,4 +1,4 @@
-"""How every store must keep API keys."""
+"""Contract of stores: API keys."""
 
 from pathlib import Path
 
@@ -12,8 +12,8 @@ def new_key(created_us: int = NOON_US, account_sid: str | None = None) -> ApiKey
     return ApiKey(new_sid("SK"), account_sid, "read", b"\x00\xff" * 16, created_us, None)
 
 
-class Keeping(StoreTests):
-    """Keys are added, found and revoked; they are never removed."""
+class ApiKeyTests(StoreTests):
+    """Tests of adding, finding and revoking keys. Keys are never removed."""
 
     async def test_keys_are_found_by_their_sid_and_by_their_account(self, store: Store) -> None:
         mine, other = new_sid("AC"), new_sid("AC")
@@ -28,7 +28,7 @@ class Keeping(StoreTests):
             assert await store.keys_of(nobody) == []
         assert await store.keys() == [others, first, of_all, later]
 
-    async def test_a_revoked_key_stays_and_keeps_the_first_time(self, store: Store) -> None:
+    async def test_a_revoked_key_stays_with_its_first_revocation_time(self, store: Store) -> None:
         key, other = new_key(), new_key(NOON_US + 1)
         await store.add_key(key)
         await store.add_key(other)
@@ -39,9 +39,7 @@ class Keeping(StoreTests):
         assert await store.keys_of(key.sid) == [revoked]
         assert await store.keys() == [revoked, other]
 
-    async def test_that_there_were_keys_outlasts_their_revocation(
-        self, store: Store, tmp_path: Path
-    ) -> None:
+    async def test_has_keys_stays_true_after_revocation(self, store: Store, tmp_path: Path) -> None:
         assert not await store.has_keys()
         key = new_key()
         await store.add_key(key)

@@ -1,4 +1,4 @@
-"""How every store must sweep: delete what is too old, or what someone took part in."""
+"""Contract of stores: bulk deletion by age and by participant."""
 
 from collections import Counter
 
@@ -17,21 +17,21 @@ from interaction_svc.store import BulkDeleteCursor, Expired, InvolvesParticipant
 from tests.store.contract.stores import EVERYONE, NOW_US, StoreTests, query, sids
 
 
-async def swept(
+async def delete_all(
     store: Store, what: Expired | InvolvesParticipant, *, dry_run: bool = False
 ) -> tuple[dict[str, int], int]:
-    """Sweep the whole store; give the counts by Service, and of stretches."""
+    """Run a bulk deletion over the whole store; return counts by Service, and the batches."""
     counts: Counter[str] = Counter()
     after: BulkDeleteCursor | None = None
-    stretches = 0
+    batches = 0
     while True:
         by_service, after = await store.bulk_delete(
             what, after=after, now_us=NOW_US, dry_run=dry_run
         )
         counts.update(by_service)
-        stretches += 1
+        batches += 1
         if after is None:
-            return dict(counts), stretches
+            return dict(counts), batches
 
 
 async def record(store: Store, rows: list[Row]) -> None:
@@ -44,10 +44,10 @@ async def sids_in(store: Store, parents: Parents) -> list[str]:
     return sids((await store.page(EVERYONE, asked)).frames)
 
 
-class Sweeping(StoreTests):
-    """Retention and erasure."""
+class BulkDeleteTests(StoreTests):
+    """Tests of retention and erasure."""
 
-    async def test_what_is_older_than_the_bound_goes_and_the_rest_stays(
+    async def test_only_interactions_before_the_bound_are_deleted(
         self, store: Store, parents: Parents
     ) -> None:
         other = parents._replace(session_sid=new_sid("KC"))
@@ -55,24 +55,24 @@ class Sweeping(StoreTests):
         at_the_bound = row_of(new_interaction(parents, NOON_US))
         younger = row_of(new_interaction(other, NOON_US + 1))
         await store.record([*old, at_the_bound, younger])
-        counts, _ = await swept(store, Expired(NOON_US))
+        counts, _ = await delete_all(store, Expired(NOON_US))
         assert counts == {parents.service_sid: 4}
         assert await sids_in(store, parents) == [at_the_bound.sid]
         assert await sids_in(store, other) == [younger.sid]
-        assert await swept(store, Expired(NOON_US)) == ({}, 1)
+        assert await delete_all(store, Expired(NOON_US)) == ({}, 1)
 
-    async def test_what_was_swept_stays_deleted(self, store: Store, parents: Parents) -> None:
+    async def test_bulk_deletion_is_permanent(self, store: Store, parents: Parents) -> None:
         leg = new_leg()
         old = row_of(new_interaction(parents, NOON_US - 1))
         theirs = row_of(new_interaction(parents, inbound=leg))
         await store.record([old, theirs])
-        await swept(store, Expired(NOON_US))
-        await swept(store, InvolvesParticipant(leg.participant_sid))
+        await delete_all(store, Expired(NOON_US))
+        await delete_all(store, InvolvesParticipant(leg.participant_sid))
         assert await store.record([old, theirs]) == [(Outcome.DELETED, None)] * 2
 
-    async def test_a_service_may_have_a_bound_of_its_own(self, store: Store) -> None:
+    async def test_a_service_can_have_a_different_bound(self, store: Store) -> None:
         usual, longer, for_ever, shorter = families = [new_parents() for _ in range(4)]
-        # All in one Session: SIDs of Sessions are unique in their Service only.
+        # All in one Session: the SID of a Session is unique only within its Service.
         families = [p._replace(session_sid=usual.session_sid) for p in families]
         families[-1] = families[-1]._replace(account_sid=usual.account_sid)
         rows = {
@@ -91,21 +91,21 @@ class Sweeping(StoreTests):
             },
         )
         expected = {usual.service_sid: 2, longer.service_sid: 1, shorter.service_sid: 4}
-        assert (await swept(store, what, dry_run=True))[0] == expected
-        assert (await swept(store, what))[0] == expected
+        assert (await delete_all(store, what, dry_run=True))[0] == expected
+        assert (await delete_all(store, what))[0] == expected
         for parents in families:
             left = rows[parents.service_sid][expected.get(parents.service_sid, 0) :]
             assert await sids_in(store, parents) == [row.sid for row in left]
 
-    async def test_only_services_with_a_bound_are_swept_if_there_is_no_other(
+    async def test_without_a_default_bound_only_services_with_a_bound_are_affected(
         self, store: Store, parents: Parents
     ) -> None:
         other = new_parents()
         rows = [row_of(new_interaction(p, NOON_US - 1)) for p in (parents, other)]
         await store.record(rows)
-        assert (await swept(store, Expired(None)))[0] == {}
+        assert (await delete_all(store, Expired(None)))[0] == {}
         what = Expired(None, {parents.service_sid: NOON_US})
-        assert (await swept(store, what))[0] == {parents.service_sid: 1}
+        assert (await delete_all(store, what))[0] == {parents.service_sid: 1}
         assert await sids_in(store, other) == [rows[1].sid]
 
     async def test_a_dry_run_counts_and_changes_nothing(
@@ -116,7 +116,7 @@ class Sweeping(StoreTests):
         await store.record(rows)
         for what in (Expired(NOON_US), InvolvesParticipant(leg.participant_sid)):
             for _ in range(2):
-                assert (await swept(store, what, dry_run=True))[0] == {parents.service_sid: 5}
+                assert (await delete_all(store, what, dry_run=True))[0] == {parents.service_sid: 5}
         assert await sids_in(store, parents) == [row.sid for row in rows]
 
     async def test_a_participant_is_found_on_either_leg(
@@ -133,19 +133,21 @@ class Sweeping(StoreTests):
             row_of(new_interaction(parents, NOON_US + 5, inbound=None, outbound=None)),
         ]
         await store.record(rows)
-        counts, _ = await swept(store, InvolvesParticipant(leg.participant_sid))
+        counts, _ = await delete_all(store, InvolvesParticipant(leg.participant_sid))
         assert counts == {parents.service_sid: 3, there.service_sid: 1}
         assert await sids_in(store, parents) == [row.sid for row in rows[4:]]
-        assert await swept(store, InvolvesParticipant(leg.participant_sid)) == ({}, 1)
+        assert await delete_all(store, InvolvesParticipant(leg.participant_sid)) == ({}, 1)
 
-    async def test_an_erasure_may_be_of_one_account(self, store: Store, parents: Parents) -> None:
+    async def test_an_erasure_can_be_limited_to_one_account(
+        self, store: Store, parents: Parents
+    ) -> None:
         leg = new_leg()
         other = parents._replace(account_sid=new_sid("AC"))
         mine = row_of(new_interaction(parents, inbound=leg))
         theirs = row_of(new_interaction(other, sid=mine.sid, inbound=leg))
         await store.record([mine, theirs])
         what = InvolvesParticipant(leg.participant_sid, other.account_sid)
-        assert await swept(store, what) == ({parents.service_sid: 1}, 1)
+        assert await delete_all(store, what) == ({parents.service_sid: 1}, 1)
         assert await store.record([mine, theirs]) == [
             (Outcome.UNCHANGED, mine.frame),
             (Outcome.DELETED, None),
@@ -158,12 +160,10 @@ class Sweeping(StoreTests):
         old = row_of(new_interaction(parents, NOON_US - SECOND_US))
         young = row_of(new_interaction(other, NOON_US, sid=old.sid))
         await store.record([old, young])
-        assert await swept(store, Expired(NOON_US)) == ({parents.service_sid: 1}, 1)
+        assert await delete_all(store, Expired(NOON_US)) == ({parents.service_sid: 1}, 1)
         assert await store.get(EVERYONE, parents.key(old.sid)) == young.frame
 
-    async def test_a_stretch_is_short_and_the_next_goes_on_from_it(
-        self, store: Store, parents: Parents
-    ) -> None:
+    async def test_batches_are_bounded_and_resume(self, store: Store, parents: Parents) -> None:
         leg = new_leg()
         elsewhere = [parents._replace(session_sid=new_sid("KC")) for _ in range(30)]
         rows = [
@@ -173,16 +173,16 @@ class Sweeping(StoreTests):
         keeping = [row_of(new_interaction(p, NOON_US + 5_000)) for p in (parents, *elsewhere)]
         await record(store, [*rows, *keeping])
         old = sum(row.created_us < NOON_US + 500 for row in rows)
-        counts, stretches = await swept(store, Expired(NOON_US + 500))
+        counts, batches = await delete_all(store, Expired(NOON_US + 500))
         assert counts == {parents.service_sid: old}
-        assert stretches > old / 300
-        counts, stretches = await swept(store, InvolvesParticipant(leg.participant_sid))
+        assert batches > old / 300
+        counts, batches = await delete_all(store, InvolvesParticipant(leg.participant_sid))
         assert counts == {parents.service_sid: len(rows) - old}
-        assert stretches > (len(rows) - old) / 300
+        assert batches > (len(rows) - old) / 300
         for place, row in zip((parents, *elsewhere), keeping, strict=True):
             assert await sids_in(store, place) == [row.sid]
 
-    async def test_what_was_not_there_any_more_is_not_counted(
+    async def test_rows_that_are_already_deleted_are_not_counted(
         self, store: Store, parents: Parents
     ) -> None:
         rows = [row_of(new_interaction(parents, NOON_US - n)) for n in range(300)]

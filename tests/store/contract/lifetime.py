@@ -1,4 +1,4 @@
-"""What every store must bear: reopening, many callers at once, cancellation, its end."""
+"""Contract of stores: reopening, concurrency, cancellation, close."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
@@ -16,7 +16,7 @@ from tests.store.contract.stores import EVERYONE, MIB, NOW_US, StoreTests, query
 
 
 class CancelAt:
-    """Awaits something, and cancels the task at its n-th suspension, as Task.cancel() does."""
+    """Awaits a coroutine, and cancels the task at its n-th suspension, like Task.cancel()."""
 
     def __init__(self, awaitable: Awaitable[Any], suspension: int) -> None:
         self._awaitable = awaitable
@@ -54,10 +54,10 @@ async def _is_cancelled(awaitable: Awaitable[Any], suspension: int) -> bool:
     return False
 
 
-class Living(StoreTests):
-    """Its life."""
+class LifetimeTests(StoreTests):
+    """Tests from open to close."""
 
-    async def test_what_was_answered_is_there_after_reopening(
+    async def test_acknowledged_records_survive_reopening(
         self, tmp_path: Path, parents: Parents
     ) -> None:
         kept, deleted = row_of(new_interaction(parents)), row_of(new_interaction(parents))
@@ -83,13 +83,17 @@ class Living(StoreTests):
         page = await store.page(EVERYONE, query(parents, limit=100))
         assert page.frames == b"".join(row.frame for n, row in enumerate(rows) if n % 4)
 
-    async def test_one_of_many_at_once_creates(self, store: Store, parents: Parents) -> None:
+    async def test_one_of_many_concurrent_records_creates(
+        self, store: Store, parents: Parents
+    ) -> None:
         row = row_of(new_interaction(parents))
         recorded = await asyncio.gather(*(store.record([row]) for _ in range(16)))
         outcomes = sorted(r.outcome for (r,) in recorded)
         assert outcomes == [Outcome.CREATED] + [Outcome.UNCHANGED] * 15
 
-    async def test_a_closed_store_says_so(self, tmp_path: Path, parents: Parents) -> None:
+    async def test_a_closed_store_raises_store_closed(
+        self, tmp_path: Path, parents: Parents
+    ) -> None:
         async with self.opened(tmp_path) as store:
             pass
         await store.close()
@@ -114,7 +118,7 @@ class Living(StoreTests):
             with pytest.raises(StoreClosedError):
                 await call
 
-    async def test_close_writes_what_waits(self, tmp_path: Path, parents: Parents) -> None:
+    async def test_close_writes_waiting_operations(self, tmp_path: Path, parents: Parents) -> None:
         rows = [row_of(new_interaction(parents, NOON_US + n)) for n in range(20)]
         async with self.opened(tmp_path) as store:
             writes = [asyncio.create_task(store.record([row])) for row in rows]

@@ -1,4 +1,4 @@
-"""What every store must do with records of one Interaction in any order, on every path."""
+"""Contract of stores: records of one Interaction in any order, by every way of recording."""
 
 from itertools import permutations
 from random import Random
@@ -13,7 +13,7 @@ from tests.store.contract.stores import EVERYONE, StoreTests, query
 
 
 def partial_records(base: pb.Interaction) -> list[pb.Interaction]:
-    """Records of one Interaction: repeated, partial, with other statuses and precisions."""
+    """Return records of one Interaction: repeated, partial, with other statuses and precisions."""
     steps = (
         (pb.RESOURCE_STATUS_QUEUED, NOON_US, NOON_US, ()),
         (pb.RESOURCE_STATUS_SENT, NOON_US + 700_000, NOON_US + 700_000, ("data",)),
@@ -34,8 +34,8 @@ def partial_records(base: pb.Interaction) -> list[pb.Interaction]:
     return records
 
 
-class Merging(StoreTests):
-    """Record what is there."""
+class MergingTests(StoreTests):
+    """Tests of records of a stored Interaction."""
 
     async def test_every_order_of_records_ends_in_the_same_row(
         self, store: Store, parents: Parents
@@ -46,7 +46,7 @@ class Merging(StoreTests):
         ends = set()
         sids = []
         rows: list[Row] = []
-        for order in orders:  # each under a SID of its own, all in a few batches
+        for order in orders:  # each with its own SID, all in a few batches
             sid = new_sid("KI")
             sids.append(sid)
             for place in order:
@@ -54,7 +54,7 @@ class Merging(StoreTests):
                 record.CopyFrom(records[place])
                 record.sid = sid
                 rows.append(row_of(record))
-        Random(1).shuffle(rows)  # which keeps some orders within a batch and cuts others
+        Random(1).shuffle(rows)  # some orders stay within a batch, others span several
         for start in range(0, len(rows), 37):
             await store.record(rows[start : start + 37])
         for sid in sids:
@@ -65,7 +65,7 @@ class Merging(StoreTests):
         report = await store.check()
         assert (report.rows, report.bad_rows) == (len(orders), 0)
 
-    async def test_a_creation_that_moves_is_found_where_it_is(
+    async def test_an_interaction_with_a_changed_creation_time_is_found_at_its_new_position(
         self, store: Store, parents: Parents
     ) -> None:
         earlier = new_interaction(parents, NOON_US - SECOND_US)
@@ -83,7 +83,7 @@ class Merging(StoreTests):
         assert await store.get(EVERYONE, parents.key(moving.sid)) == frame
         assert (await store.check()).bad_rows == 0
 
-    async def test_a_status_time_that_no_reader_sees_is_kept(
+    async def test_the_internal_time_of_a_status_is_kept(
         self, store: Store, parents: Parents
     ) -> None:
         base = new_interaction(parents)

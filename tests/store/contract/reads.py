@@ -1,4 +1,4 @@
-"""What every store must do when it is read."""
+"""Contract of stores: reads."""
 
 import random
 
@@ -28,12 +28,10 @@ from tests.store.contract.stores import (
 )
 
 
-class Reading(StoreTests):
-    """Get, page and scan."""
+class ReadTests(StoreTests):
+    """Tests of get, page and scan."""
 
-    async def test_get_gives_the_bytes_that_were_recorded(
-        self, store: Store, parents: Parents
-    ) -> None:
+    async def test_get_returns_the_recorded_bytes(self, store: Store, parents: Parents) -> None:
         row = row_of(new_interaction(parents))
         await store.record([row])
         assert await store.get(EVERYONE, parents.key(row.sid)) == row.frame
@@ -72,7 +70,7 @@ class Reading(StoreTests):
     async def test_one_account_alone_is_not_ambiguous(
         self, store: Store, parents: Parents, service: bool
     ) -> None:
-        """Another account has the SID under another Service, or another SID."""
+        """The other account has the SID under another Service, or another SID."""
         row = row_of(new_interaction(parents))
         other = parents._replace(account_sid=new_sid("AC"))
         if service:
@@ -83,7 +81,7 @@ class Reading(StoreTests):
         await store.record([row, theirs])
         assert await store.get(EVERYONE, parents.key(row.sid)) == row.frame
 
-    async def test_a_damaged_row_is_not_answered_but_named(
+    async def test_a_damaged_row_raises_an_error_that_names_it(
         self, store: Store, parents: Parents
     ) -> None:
         good, row = (row_of(new_interaction(parents, NOON_US + n)) for n in range(2))
@@ -122,7 +120,7 @@ class Reading(StoreTests):
     @pytest.mark.parametrize("descending", [False, True])
     @pytest.mark.parametrize("backward", [False, True])
     @pytest.mark.parametrize("of_all", [False, True])
-    async def test_a_page_begins_at_its_edge_even_if_that_is_gone(
+    async def test_a_page_begins_at_its_cursor_even_if_that_row_was_deleted(
         self, store: Store, parents: Parents, descending: bool, backward: bool, of_all: bool
     ) -> None:
         scope = EVERYONE if of_all else Scope(parents.account_sid)
@@ -159,7 +157,7 @@ class Reading(StoreTests):
         inclusive: bool,
         wanted: Filter,
     ) -> None:
-        """Of the same times and SIDs in several accounts too, and from the edge at each row."""
+        """Also with equal times and SIDs in several accounts, from a cursor at each row."""
         accounts = [parents._replace(account_sid=new_sid("AC")) for _ in range(3)]
         shared = [new_sid("KI") for _ in range(3)]
         rows = [
@@ -191,7 +189,7 @@ class Reading(StoreTests):
             assert page.frames == b"".join(row.frame for row in own)
             assert page.first == position_in(scope, own[0])
 
-    async def test_a_page_of_all_accounts_ends_before_its_bytes_do(
+    async def test_a_page_of_all_accounts_is_bounded_in_bytes(
         self, store: Store, parents: Parents
     ) -> None:
         accounts = [parents._replace(account_sid=new_sid("AC")) for _ in range(2)]
@@ -218,7 +216,7 @@ class Reading(StoreTests):
                 assert rest.frames == own[4].frame
                 assert not rest.more
 
-    async def test_more_is_said_only_if_there_is_more(self, store: Store, parents: Parents) -> None:
+    async def test_more_is_set_only_if_rows_follow(self, store: Store, parents: Parents) -> None:
         rows = sorted(
             (row_of(new_interaction(parents, NOON_US + n)) for n in range(4)), key=position
         )
@@ -230,7 +228,7 @@ class Reading(StoreTests):
         before = query(parents, limit=2, edge=Cursor(position(rows[2]), backward=True))
         assert not (await store.page(EVERYONE, before)).more
 
-    async def test_a_page_ends_before_its_bytes_do_but_never_empty(
+    async def test_a_page_is_bounded_in_bytes_but_never_empty(
         self, store: Store, parents: Parents
     ) -> None:
         rows = [row_of(new_interaction(parents, NOON_US + n, data="x" * 10_000)) for n in range(10)]
@@ -247,7 +245,7 @@ class Reading(StoreTests):
         page = await store.page(EVERYONE, query(parents, max_bytes=1))
         assert page.frames == rows[0].frame
 
-    async def test_a_page_shows_its_scope_and_parents_only(
+    async def test_a_page_has_only_rows_of_its_scope_and_parents(
         self, store: Store, parents: Parents
     ) -> None:
         others = [
@@ -261,9 +259,7 @@ class Reading(StoreTests):
         assert page.frames == mine.frame
         assert (await store.page(EVERYONE, query(parents))).rows == 2
 
-    async def test_filters_find_what_they_name_on_either_leg(
-        self, store: Store, parents: Parents
-    ) -> None:
+    async def test_filters_match_either_leg(self, store: Store, parents: Parents) -> None:
         leg, other = new_leg(pb.RESOURCE_STATUS_BUSY), new_leg(pb.RESOURCE_STATUS_READ)
         voice = pb.INTERACTION_TYPE_VOICE
         made = {
@@ -306,7 +302,7 @@ class Reading(StoreTests):
 
     @pytest.mark.parametrize("descending", [False, True])
     @pytest.mark.parametrize("backward", [False, True])
-    async def test_an_edge_and_bounds_in_time_both_hold(
+    async def test_a_cursor_and_bounds_in_time_both_apply(
         self, store: Store, parents: Parents, descending: bool, backward: bool
     ) -> None:
         rows = [row_of(new_interaction(parents, NOON_US + n)) for n in range(12)]
@@ -326,7 +322,7 @@ class Reading(StoreTests):
             page = await store.page(EVERYONE, asked)
             assert page.frames == b"".join(row.frame for row in listed if row in beyond)
 
-    async def test_scan_goes_through_everything_in_order_and_resumes(
+    async def test_scan_returns_all_rows_in_order_and_resumes(
         self, store: Store, parents: Parents
     ) -> None:
         families = [parents, *(parents._replace(session_sid=new_sid("KC")) for _ in range(3))]

@@ -1,4 +1,4 @@
-"""What the parts of the suite share."""
+"""Helpers and the base class of the contract's tests."""
 
 from abc import abstractmethod
 from contextlib import AbstractAsyncContextManager
@@ -35,12 +35,12 @@ def query(parents: Parents, **given: Any) -> PageQuery:
 
 
 def position(row: Row) -> Position:
-    """Where a row is in a list of all accounts'."""
+    """Return the position of a row in a list of all accounts."""
     return Position(row.created_us, row.sid, row.account_sid)
 
 
 def position_in(scope: Scope, row: Row) -> Position:
-    """Where a row is in a list of this scope."""
+    """Return the position of a row in a list of this scope."""
     return position(row) if scope.account_sid is None else position(row)._replace(account_sid="")
 
 
@@ -51,11 +51,11 @@ def sids(frames: bytes) -> list[str]:
 
 
 class StoreTests:
-    """How a backend's store is opened."""
+    """Opens a backend's store."""
 
     @abstractmethod
     def opened(self, folder: Path) -> AbstractAsyncContextManager[Store]:
-        """Open the store that this folder stands for, and close it at the end."""
+        """Open the store of this folder; close it after the block."""
 
     @pytest.fixture
     async def store(self, tmp_path: Path) -> Any:

@@ -1,16 +1,19 @@
-"""What every store must do. A backend's test inherits it and says how one is opened.
+"""The contract of all stores, as a test class.
 
-What a backend can't do it declares by overriding that very test.
+The tests of a backend inherit it and implement `opened`. A backend overrides the test of a feature
+that it lacks.
 """
 
-from tests.store.contract.api_keys import Keeping
-from tests.store.contract.bulk_delete import Sweeping
-from tests.store.contract.lifetime import Living
-from tests.store.contract.merging import Merging
-from tests.store.contract.reads import Reading
-from tests.store.contract.table_io import Moving
-from tests.store.contract.writes import Writing
+from tests.store.contract.api_keys import ApiKeyTests
+from tests.store.contract.bulk_delete import BulkDeleteTests
+from tests.store.contract.lifetime import LifetimeTests
+from tests.store.contract.merging import MergingTests
+from tests.store.contract.reads import ReadTests
+from tests.store.contract.table_io import TableIOTests
+from tests.store.contract.writes import WriteTests
 
 
-class StoreSuite(Reading, Writing, Keeping, Sweeping, Merging, Moving, Living):
-    """All tests of a Store."""
+class StoreSuite(
+    ReadTests, WriteTests, ApiKeyTests, BulkDeleteTests, MergingTests, TableIOTests, LifetimeTests
+):
+    """All tests of the contract."""

@@ -1,4 +1,4 @@
-"""How every store must give all that it holds, and take it from another one as it is."""
+"""Contract of stores: reading whole tables, and loading rows unchanged."""
 
 import pytest
 from testing.build import NOON_US, Parents, new_interaction, new_parents, new_sid
@@ -24,7 +24,7 @@ _UNKNOWN_FIELD = b"\xfa\x3f\x01x"
 
 
 def new_records(table: Table, count: int) -> list[TableRow]:
-    """Records in the order of their keys, several in a Session where there are Sessions."""
+    """Return rows in the order of their keys, several of them in one Session."""
     places = [new_parents() for _ in range(1 + count // 3)]
     made: list[TableRow] = []
     for n in range(count):
@@ -54,8 +54,8 @@ async def everything(store: Store, table: Table, limit: int = 1000) -> list[Tabl
         records += found
 
 
-class Moving(StoreTests):
-    """Reading tables from end to end, and loading them."""
+class TableIOTests(StoreTests):
+    """Tests of reading and loading whole tables."""
 
     @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
     async def test_a_table_reads_back_as_it_was_loaded(self, store: Store, table: Table) -> None:
@@ -75,7 +75,9 @@ class Moving(StoreTests):
         await store.load(table, records)
         assert await everything(store, table) == records
 
-    async def test_a_stretch_is_bounded_by_bytes_but_for_its_first_row(self, store: Store) -> None:
+    async def test_a_table_read_is_bounded_in_bytes_except_for_its_first_row(
+        self, store: Store
+    ) -> None:
         parents = new_parents()
         rows = sorted(
             row_of(new_interaction(parents, NOON_US + n, data="x" * 10_000)) for n in range(6)
@@ -92,7 +94,7 @@ class Moving(StoreTests):
         assert await read(sum(sizes[1:3]) - 1, rows[0]) == rows[1:2]
         assert await read(sum(sizes)) == rows[:5]
 
-    async def test_what_was_recorded_and_deleted_is_in_the_tables(
+    async def test_recorded_and_deleted_interactions_are_in_the_tables(
         self, store: Store, parents: Parents
     ) -> None:
         kept, deleted = row_of(new_interaction(parents)), row_of(new_interaction(parents))
@@ -107,10 +109,8 @@ class Moving(StoreTests):
         assert await everything(store, OWNERS) == [owner]
         assert await everything(store, KEYS) == [key]
 
-    async def test_what_is_loaded_is_served_byte_for_byte(
-        self, store: Store, parents: Parents
-    ) -> None:
-        """A frame of another version of the protos too, and a time that is not made new."""
+    async def test_loaded_rows_are_returned_unchanged(self, store: Store, parents: Parents) -> None:
+        """Also a frame of another version of the protos; its update time is kept."""
         row = row_of(new_interaction(parents))
         frame = row.frame + _UNKNOWN_FIELD
         row = row._replace(frame=frame, checksum=checksum_of(frame))
@@ -125,9 +125,7 @@ class Moving(StoreTests):
         assert await store.keys_of(parents.account_sid) == [revoked]
         assert await store.has_keys()
 
-    async def test_what_is_loaded_replaces_what_is_there(
-        self, store: Store, parents: Parents
-    ) -> None:
+    async def test_a_load_replaces_stored_rows(self, store: Store, parents: Parents) -> None:
         old = new_interaction(parents, updated_us=NOON_US + 9)
         as_it_is = row_of(new_interaction(parents, NOON_US + 1, NOON_US + 2, sid=old.sid, type=2))
         other = row_of(new_interaction(parents))
@@ -144,7 +142,7 @@ class Moving(StoreTests):
         await store.load(TOMBSTONES, [tombstone._replace(deleted_us=NOON_US)])
         assert await everything(store, TOMBSTONES) == [tombstone._replace(deleted_us=NOON_US)]
 
-    async def test_a_loaded_tombstone_takes_its_interaction_and_keeps_it_away(
+    async def test_a_loaded_tombstone_deletes_its_interaction_permanently(
         self, store: Store, parents: Parents
     ) -> None:
         doomed, kept, new = (row_of(new_interaction(parents, NOON_US + n)) for n in range(3))

@@ -1,4 +1,4 @@
-"""What every store must do when it is written."""
+"""Contract of stores: writes."""
 
 import pytest
 from testing.build import NOON_US, SECOND_US, Parents, new_interaction, new_leg, new_sid
@@ -10,8 +10,8 @@ from interaction_svc.v1 import interaction_pb2 as pb
 from tests.store.contract.stores import EVERYONE, NOW_US, StoreTests, query
 
 
-class Writing(StoreTests):
-    """Record and delete."""
+class WriteTests(StoreTests):
+    """Tests of record and delete."""
 
     async def test_a_sid_is_unique_in_its_session_only(
         self, store: Store, parents: Parents
@@ -45,7 +45,7 @@ class Writing(StoreTests):
         recorded = await store.record([row_of(first), row_of(second), row_of(first)])
         assert [r.outcome for r in recorded] == [Outcome.CREATED, Outcome.UPDATED, Outcome.STALE]
 
-    async def test_an_update_moves_all_columns_but_not_the_creation(
+    async def test_an_update_changes_all_columns_except_the_creation(
         self, store: Store, parents: Parents
     ) -> None:
         first = new_interaction(parents, NOON_US + 123)
@@ -92,10 +92,10 @@ class Writing(StoreTests):
         assert (await store.page(EVERYONE, query(parents))).frames == other.frame
         assert (await store.check()).ok
 
-    async def test_of_a_batch_every_row_gets_its_outcome(
+    async def test_every_row_of_a_batch_gets_its_outcome(
         self, store: Store, parents: Parents
     ) -> None:
-        """New, known, deleted and repeated ones, and of another Service, in any order."""
+        """New, stored, deleted, repeated rows and rows of another Service, in any order."""
         stored, deleted, new = (row_of(new_interaction(parents)) for _ in range(3))
         elsewhere = parents._replace(service_sid=new_sid("KS"))
         foreign = row_of(new_interaction(elsewhere, sid=stored.sid))
@@ -127,7 +127,7 @@ class Writing(StoreTests):
     async def test_the_time_of_a_status_is_kept_where_nothing_else_changes(
         self, store: Store, parents: Parents
     ) -> None:
-        """A record without a status, and then one of a second between: the later status counts."""
+        """A record without a status, then one with an earlier time: the later status counts."""
         sent = new_interaction(parents, outbound=new_leg(pb.RESOURCE_STATUS_SENT))
         without = pb.Interaction()
         without.CopyFrom(sent)
@@ -168,7 +168,7 @@ class Writing(StoreTests):
     async def test_another_account_can_neither_block_nor_change_nor_delete(
         self, store: Store, parents: Parents
     ) -> None:
-        """It knows every SID, and records and deletes first."""
+        """The other account knows every SID, and records and deletes first."""
         other = parents._replace(account_sid=new_sid("AC"))
         theirs = row_of(new_interaction(other))
         mine = row_of(new_interaction(parents, sid=theirs.sid))
@@ -182,7 +182,7 @@ class Writing(StoreTests):
         page = await store.page(Scope(parents.account_sid), query(parents))
         assert page.frames == mine.frame
 
-    async def test_a_delete_across_accounts_takes_the_only_one_and_never_one_of_several(
+    async def test_a_delete_across_accounts_refuses_ambiguous_sids(
         self, store: Store, parents: Parents
     ) -> None:
         other = parents._replace(account_sid=new_sid("AC"))

@@ -1,4 +1,4 @@
-"""The file that a test's SQLite store is in."""
+"""The file of a test's SQLite store."""
 
 import sqlite3
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Makes SQLite stores as earlier versions did: layouts 1 to 3, with SIDs as text."""
+"""Creates SQLite stores of layouts 1 to 3, which have SIDs as text."""
 
 import sqlite3
 from collections.abc import Iterable, Sequence
@@ -68,7 +68,7 @@ Columns = tuple[object, ...]
 def make_old_store(
     path: Path, interactions: Sequence[pb.Interaction] = (), *, version: int = 3
 ) -> None:
-    """Make a store of this layout, with these Interactions, and close it."""
+    """Create a store of this layout that contains these Interactions."""
     with closing(opened(path)) as db:
         db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         db.execute(
@@ -85,7 +85,7 @@ def make_old_store(
 
 
 def opened(path: Path) -> sqlite3.Connection:
-    """Open a store as a server of the version before does."""
+    """Open a store like a server of the previous version."""
     db = sqlite3.connect(path, isolation_level=None, timeout=0)
     db.execute("PRAGMA journal_mode = WAL")
     return db

@@ -1,4 +1,4 @@
-"""What becomes of rows between a sweep's finding them and its deleting them."""
+"""Rows that change between the search of a bulk deletion and its deletes."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from tests.store.contract.stores import EVERYONE, NOW_US, query, sids
 from tests.store.sqlite.files import another_process, url
 
 
-async def test_what_is_gone_or_has_changed_by_then_is_not_deleted_and_not_counted(
+async def test_rows_deleted_or_changed_after_the_search_are_neither_deleted_nor_counted(
     tmp_path: Path, parents: Parents
 ) -> None:
     leg = new_leg()

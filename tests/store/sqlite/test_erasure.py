@@ -1,4 +1,4 @@
-"""What was deleted is in no file of the store soon after."""
+"""Deleted content leaves all files of the store within seconds."""
 
 import asyncio
 import random
@@ -35,13 +35,13 @@ _INNER_PAGE = 0x02
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
     opened = await open_store(url(tmp_path))
-    assert await opened.erase_traces()  # of making it; what follows is for the tests to ask
+    assert await opened.erase_traces()  # of the creation; the tests request later erasures
     yield opened
     await opened.close()
 
 
 def texts_of(row: Row, body: str) -> list[str]:
-    """What of an Interaction must not be left: its text and the SIDs of people and resources."""
+    """Return the texts of an Interaction that must be erased: its data, and SIDs of both legs."""
     sids = (
         row.inbound_participant_sid,
         row.outbound_participant_sid,
@@ -52,7 +52,7 @@ def texts_of(row: Row, body: str) -> list[str]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return what the store's files hold.
+    """Return the contents of the store's files.
 
     By a process of its own: to open and close the file here would release SQLite's locks on it.
     """
@@ -63,7 +63,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def found(folder: Path, texts: list[str]) -> dict[str, list[str]]:
-    """Return the files that hold each text; a SID also as it is packed."""
+    """Return the files that contain each text, or a SID in its packed form."""
     files = contents(folder)
     return {
         text: sorted(
@@ -86,7 +86,7 @@ async def until_gone(folder: Path, texts: list[str]) -> None:
 
 
 @pytest.mark.parametrize("length", [20, 1_000, 200_000])
-async def test_nothing_of_a_deleted_interaction_is_left(
+async def test_a_deleted_interaction_leaves_no_bytes_in_any_file(
     store: Store, tmp_path: Path, parents: Parents, length: int
 ) -> None:
     kept = row_of(new_interaction(parents, NOON_US, data="kept"))
@@ -101,7 +101,7 @@ async def test_nothing_of_a_deleted_interaction_is_left(
     assert await store.get(EVERYONE, parents.key(kept.sid)) == kept.frame
 
 
-async def test_nothing_of_an_earlier_version_is_left(
+async def test_an_updated_interaction_leaves_no_bytes_of_its_earlier_version(
     store: Store, tmp_path: Path, parents: Parents
 ) -> None:
     first = new_interaction(parents, data="the earlier text")
@@ -115,7 +115,7 @@ async def test_nothing_of_an_earlier_version_is_left(
 
 
 @pytest.mark.parametrize("replaced", [False, True])
-async def test_nothing_of_what_a_load_replaces_or_deletes_is_left(
+async def test_a_load_leaves_no_bytes_of_replaced_or_deleted_rows(
     store: Store, tmp_path: Path, parents: Parents, replaced: bool
 ) -> None:
     first = new_interaction(parents, data="the earlier text")
@@ -132,7 +132,7 @@ async def test_nothing_of_what_a_load_replaces_or_deletes_is_left(
 
 
 def bodies_in(folder: Path) -> set[str]:
-    """Return the numbered bodies that any file holds, in whole or in part."""
+    """Return the numbered bodies that any file contains, completely or partly."""
     return {
         body.decode()
         for content in contents(folder).values()
@@ -144,7 +144,7 @@ def bodies_in(folder: Path) -> set[str]:
     ("seed", "longest", "others"),
     [(1, 40, False), (1, 400, False), (2, 400, True), (1, 3_000, False), (2, 40_000, False)],
 )
-async def test_nothing_is_left_after_pages_were_split_and_joined(
+async def test_page_splits_and_merges_leave_no_bytes_of_deleted_rows(
     store: Store,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -152,8 +152,8 @@ async def test_nothing_is_left_after_pages_were_split_and_joined(
     longest: int,
     others: bool,
 ) -> None:
-    """Rows of several Sessions come interleaved; then they change, move, and go in every way."""
-    if others:  # other processes, which may truncate the log at the worst moment
+    """Rows of several Sessions are inserted interleaved, then updated, moved and deleted."""
+    if others:  # other processes that truncate the log right before a scan
         look = PageWiper.scan_wal
 
         def look_after_another(self: PageWiper) -> None:
@@ -214,10 +214,10 @@ async def test_nothing_is_left_after_pages_were_split_and_joined(
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
-async def test_the_log_begins_anew_under_records_that_never_pause(
+async def test_the_wal_restarts_under_continuous_records(
     store: Store, tmp_path: Path, parents: Parents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is held in it until it has been looked at must not keep it from that."""
+    """Commits held in the WAL until they are scanned must not prevent its restart."""
     monkeypatch.setattr(wal_truncation, "CHECKPOINT_BYTES", MIB)
     for batch in range(40):
         made = [
@@ -228,8 +228,8 @@ async def test_the_log_begins_anew_under_records_that_never_pause(
     assert (tmp_path / "interactions.db-wal").stat().st_size < 12 * MIB < 40 * 50 * 10_000
 
 
-async def test_copies_that_inserts_left_are_gone_when_the_store_is_closed(tmp_path: Path) -> None:
-    """Before any row is deleted: a later process would not know of them."""
+async def test_close_wipes_residue_of_inserts(tmp_path: Path) -> None:
+    """Before any row is deleted, because a later process would not look for residue."""
     store = await open_store(url(tmp_path))
     places = [new_parents() for _ in range(10)]
     rows = [
@@ -273,7 +273,7 @@ asyncio.run(main())
 """
 
 
-async def test_a_killed_process_s_copies_are_found_at_the_next_start(tmp_path: Path) -> None:
+async def test_the_next_start_wipes_residue_of_a_killed_process(tmp_path: Path) -> None:
     command = [sys.executable, "-c", _CRASH_AFTER_A_CHECKPOINT, url(tmp_path)]
     await asyncio.to_thread(subprocess.run, command, check=True)
     assert residue_pages(tmp_path) > 0
@@ -285,7 +285,7 @@ async def test_a_killed_process_s_copies_are_found_at_the_next_start(tmp_path: P
     await store.close()
 
 
-async def test_a_reader_of_another_process_delays_it_only(
+async def test_a_reader_in_another_process_only_delays_the_erasure(
     store: Store, tmp_path: Path, parents: Parents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wal_truncation, "ERASED_WITHIN_SECONDS", 0.0)  # so that it warns at once
@@ -310,9 +310,7 @@ async def test_a_reader_of_another_process_delays_it_only(
     assert [entry["log_level"] for entry in logged] == ["warning", "info"]
 
 
-async def test_traces_are_erased_at_once_when_asked_for(
-    store: Store, tmp_path: Path, parents: Parents
-) -> None:
+async def test_erase_traces_erases_at_once(store: Store, tmp_path: Path, parents: Parents) -> None:
     row = row_of(new_interaction(parents, data="the deleted text"))
     await store.record([row])
     await store.delete(EVERYONE, parents.key(row.sid), NOW_US)
@@ -320,13 +318,13 @@ async def test_traces_are_erased_at_once_when_asked_for(
     assert not any(found(tmp_path, texts_of(row, "the deleted text")).values())
 
 
-async def test_a_cancelled_caller_s_deletion_leaves_nothing_either(
+async def test_a_cancelled_delete_is_erased_too(
     store: Store, tmp_path: Path, parents: Parents
 ) -> None:
     row = row_of(new_interaction(parents, data="the deleted text"))
     await store.record([row])
     deleting = asyncio.create_task(store.delete(EVERYONE, parents.key(row.sid), NOW_US))
-    for _ in range(3):  # taken from the queue by then
+    for _ in range(3):  # the writer takes it from the queue
         await asyncio.sleep(0)
     deleting.cancel()
     await asyncio.wait([deleting])
@@ -352,7 +350,7 @@ asyncio.run(main())
 """
 
 
-async def test_what_a_killed_process_had_deleted_is_erased_at_the_next_start(
+async def test_the_next_start_erases_what_a_killed_process_deleted(
     tmp_path: Path,
 ) -> None:
     command = [sys.executable, "-c", _CRASH, url(tmp_path)]
@@ -365,8 +363,8 @@ async def test_what_a_killed_process_had_deleted_is_erased_at_the_next_start(
         await store.close()
 
 
-async def test_a_copy_on_an_inner_page_is_wiped_and_nothing_else_changes(tmp_path: Path) -> None:
-    """SQLite leaves one there too rarely to wait for it, so that it is written here."""
+async def test_wiping_an_inner_page_changes_only_its_residue(tmp_path: Path) -> None:
+    """SQLite leaves residue there rarely, so the test writes it itself."""
     store = await open_store(url(tmp_path))
     places = [new_parents() for _ in range(10)]
     rows = [row_of(new_interaction(places[n % 10], NOON_US + n)) for n in range(1_000)]

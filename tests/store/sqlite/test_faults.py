@@ -1,4 +1,4 @@
-"""What can happen to the SQLite backend's file, and what is said of it."""
+"""Faults of the file: damage, locks, missing permissions, a full disk."""
 
 import asyncio
 import errno
@@ -51,7 +51,7 @@ async def fill(folder: Path, parents: Parents, rows: int = 300) -> None:
 
 @contextmanager
 def damaged(folder: Path, page: int) -> Iterator[None]:
-    """Overwrite a page of the file, by a process of its own, and put it back at the end."""
+    """Overwrite a page of the file in another process; restore it after the block."""
     file = folder / "interactions.db"
 
     def write(content: bytes) -> None:
@@ -83,7 +83,7 @@ async def open_and_read_all(folder: Path) -> None:
         await store.close()
 
 
-async def test_a_store_in_order_passes_its_probe(store: Store, parents: Parents) -> None:
+async def test_the_probe_of_an_intact_store_succeeds(store: Store, parents: Parents) -> None:
     await store.probe()
     await store.record([row_of(new_interaction(parents))])
     await asyncio.gather(*(store.probe() for _ in range(20)))
@@ -97,7 +97,7 @@ async def test_the_probe_writes_nothing(store: Store, tmp_path: Path, parents: P
     assert (tmp_path / "interactions.db-wal").stat().st_size == before
 
 
-async def test_the_probe_notices_a_lock_and_that_it_is_gone(store: Store, tmp_path: Path) -> None:
+async def test_the_probe_fails_while_the_store_is_locked(store: Store, tmp_path: Path) -> None:
     with another_process(tmp_path) as db:
         db.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreUnavailableError, match="locked by another process"):
@@ -107,7 +107,7 @@ async def test_the_probe_notices_a_lock_and_that_it_is_gone(store: Store, tmp_pa
 
 
 @pytest.mark.parametrize("replaced", [False, True])
-async def test_nothing_is_written_into_a_file_that_has_lost_its_name(
+async def test_a_removed_or_replaced_file_is_not_written_to(
     store: Store, tmp_path: Path, parents: Parents, replaced: bool
 ) -> None:
     kept = row_of(new_interaction(parents))
@@ -131,20 +131,20 @@ async def test_nothing_is_written_into_a_file_that_has_lost_its_name(
     await store.record([row])
 
 
-async def test_a_damaged_page_is_said_when_it_is_met_and_forgotten_when_it_is_mended(
+async def test_the_probe_fails_after_a_damaged_page_was_read_until_it_is_repaired(
     tmp_path: Path, parents: Parents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(probe, "QUICK_CHECK_SECONDS", 0.05)
     await fill(tmp_path, parents)
     with damaged(tmp_path, 15):
         store = await open_store(url(tmp_path))
-        await store.probe()  # nobody has met it yet
+        await store.probe()  # the damaged page has not been read yet
         with pytest.raises(StoreDamagedError, match="restore it from a backup"):
             await read_all(store)
         for _ in range(3):
             with pytest.raises(StoreDamagedError, match="hasn't been mended"):
                 await store.probe()
-            await asyncio.sleep(0.1)  # past the next look at all of it
+            await asyncio.sleep(0.1)  # longer than the interval of checks
     try:
         async with asyncio.timeout(30):
             while True:
@@ -158,7 +158,7 @@ async def test_a_damaged_page_is_said_when_it_is_met_and_forgotten_when_it_is_me
         await store.close()
 
 
-async def test_all_of_a_damaged_store_is_looked_at_only_now_and_then(
+async def test_a_damaged_store_is_checked_at_intervals(
     tmp_path: Path, parents: Parents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked = 0
@@ -185,7 +185,7 @@ async def test_all_of_a_damaged_store_is_looked_at_only_now_and_then(
     assert looked == 1
 
 
-async def test_a_file_whose_first_page_is_damaged_is_no_store(
+async def test_a_file_with_a_damaged_first_page_is_not_a_store(
     tmp_path: Path, parents: Parents
 ) -> None:
     await fill(tmp_path, parents)
@@ -198,24 +198,24 @@ async def test_a_file_whose_first_page_is_damaged_is_no_store(
     assert (await check_store(url(tmp_path))).ok
 
 
-async def test_a_damaged_schema_is_said_at_the_start(tmp_path: Path, parents: Parents) -> None:
+async def test_a_damaged_schema_fails_the_start(tmp_path: Path, parents: Parents) -> None:
     await fill(tmp_path, parents)
     file = tmp_path / "interactions.db"
     content = bytearray(file.read_bytes())
-    content[100:PAGE] = b"\xff" * (PAGE - 100)  # the header is fine, what it is the header of isn't
+    content[100:PAGE] = b"\xff" * (PAGE - 100)  # an intact header on a damaged page
     file.write_bytes(content)
     with pytest.raises(StoreDamagedError, match=r"interactions\.db: it is damaged"):
         await open_store(url(tmp_path))
 
 
-async def test_a_file_that_is_cut_off_is_damaged(tmp_path: Path, parents: Parents) -> None:
+async def test_a_truncated_file_is_damaged(tmp_path: Path, parents: Parents) -> None:
     await fill(tmp_path, parents)
     os.truncate(tmp_path / "interactions.db", 10 * PAGE)
     with pytest.raises(StoreDamagedError):
         await open_and_read_all(tmp_path)
 
 
-async def test_a_file_locked_for_good_is_said_at_the_start(
+async def test_a_permanently_locked_file_fails_the_start(
     tmp_path: Path, parents: Parents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transactions, "BUSY_TIMEOUT_SECONDS", 0.05)
@@ -248,7 +248,7 @@ except StoreError as error:
 
 
 def opened_by_an_ordinary_user(folder: Path) -> str:
-    """Open the store as a user who may write only what everybody may; give what is said."""
+    """Open the store as a user without write permission; return the error."""
     command = [sys.executable, "-c", _OPEN, url(folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     return done.stdout.strip() or done.stderr
@@ -256,7 +256,7 @@ def opened_by_an_ordinary_user(folder: Path) -> str:
 
 @pytest.fixture
 def public(tmp_path: Path) -> Iterator[Path]:
-    """A folder that another user can reach, which tmp_path is not."""
+    """A folder that other users can access, unlike tmp_path."""
     folder = Path(f"/tmp/interaction-svc-test-{tmp_path.parent.name}-{tmp_path.name}")
     folder.mkdir(mode=0o755)
     yield folder
@@ -264,7 +264,9 @@ def public(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-async def test_what_may_not_be_written_is_said_at_the_start(public: Path, parents: Parents) -> None:
+async def test_a_file_without_write_permission_fails_the_start(
+    public: Path, parents: Parents
+) -> None:
     await fill(public, parents)
     file = public / "interactions.db"
     file.chmod(0o000)
@@ -275,7 +277,7 @@ async def test_what_may_not_be_written_is_said_at_the_start(public: Path, parent
     assert said.startswith("StoreUnavailableError")
     assert "is the file or its directory read-only?" in said
     file.chmod(0o666)
-    for left in ("-wal", "-shm"):  # which it could make while it might write the directory
+    for left in ("-wal", "-shm"):  # created while the directory was writable
         (public / f"interactions.db{left}").unlink(missing_ok=True)
     public.chmod(0o555)
     said = opened_by_an_ordinary_user(public)
@@ -283,7 +285,7 @@ async def test_what_may_not_be_written_is_said_at_the_start(public: Path, parent
     assert "may this user write it?" in said or "read-only?" in said
 
 
-async def test_a_read_only_disk_is_said_at_the_start(tmp_path: Path, parents: Parents) -> None:
+async def test_a_read_only_file_system_fails_the_start(tmp_path: Path, parents: Parents) -> None:
     with small_disk(tmp_path / "disk", "8m") as disk:
         await fill(disk, parents)
         await asyncio.to_thread(change_disk, disk, "ro")
@@ -308,7 +310,7 @@ async def test_a_read_only_disk_is_said_at_the_start(tmp_path: Path, parents: Pa
         (sqlite3.SQLITE_CONSTRAINT_UNIQUE, "StoreError"),
     ],
 )
-def test_sqlite_s_errors_have_their_kinds(code: int, error: str) -> None:
+def test_sqlite_errors_map_to_store_errors(code: int, error: str) -> None:
     made = sqlite3.OperationalError("near 'the body of somebody': syntax error")
     made.sqlite_errorcode = code
     assert type(translated(made)).__name__ == error
@@ -324,7 +326,7 @@ def test_sqlite_s_errors_have_their_kinds(code: int, error: str) -> None:
         (errno.EROFS, StoreUnavailableError, "read-only"),
     ],
 )
-def test_failed_writes_of_the_system_have_their_kinds(
+def test_os_errors_of_writes_map_to_store_errors(
     number: int, error: type[StoreError], says: str
 ) -> None:
     made = os_failure(OSError(number, os.strerror(number)))
@@ -334,7 +336,7 @@ def test_failed_writes_of_the_system_have_their_kinds(
 
 
 @pytest.mark.parametrize("size", ["16k", "1m,nr_inodes=1", "1m,nr_inodes=2"])
-async def test_a_disk_without_room_for_a_new_store_is_full(tmp_path: Path, size: str) -> None:
+async def test_a_new_store_on_a_full_disk_raises_store_full(tmp_path: Path, size: str) -> None:
     with (
         small_disk(tmp_path / "disk", size) as disk,
         pytest.raises(StoreFullError, match=r"interactions\.db: its disk is full"),
@@ -342,7 +344,7 @@ async def test_a_disk_without_room_for_a_new_store_is_full(tmp_path: Path, size:
         await open_store(url(disk))
 
 
-async def test_a_read_goes_on_while_another_process_writes(
+async def test_reads_succeed_while_another_process_writes(
     store: Store, tmp_path: Path, parents: Parents
 ) -> None:
     row = row_of(new_interaction(parents))

@@ -1,4 +1,4 @@
-"""Where an SQLite store may be, and what is said of a place where it may not."""
+"""Valid and invalid paths and file systems of an SQLite store."""
 
 import os
 import stat
@@ -23,7 +23,7 @@ from tests.store.sqlite.files import url
 
 
 @pytest.mark.parametrize("around", ["\n", " ", "\t", "\r\n", "\u00a0"])
-def test_white_space_around_a_url_is_cut_off(around: str) -> None:
+def test_white_space_around_a_url_is_removed(around: str) -> None:
     assert check_url(f"{around}sqlite:///log.db{around}") == Path("log.db")
 
 
@@ -53,28 +53,26 @@ def test_white_space_around_a_url_is_cut_off(around: str) -> None:
         ("d/", "names no file"),
     ],
 )
-def test_a_path_that_may_be_a_mistake_is_refused_with_what_is_wrong(
-    path: str, problem: str
-) -> None:
+def test_a_path_that_may_be_mistyped_is_refused_with_the_reason(path: str, problem: str) -> None:
     with pytest.raises(StoreURLError, match=f"{problem}.*sqlite:///relative") as raised:
         check_url(f"sqlite:///{path}")
     assert str(raised.value).isprintable()
 
 
 @pytest.mark.parametrize("name", ["my log.db", "100%.db", "größe.db", "a&b=c;d.db", "-x.db"])
-async def test_other_names_are_names_of_files(tmp_path: Path, name: str) -> None:
+async def test_unusual_file_names_are_accepted(tmp_path: Path, name: str) -> None:
     await (await open_store(f"sqlite:///{tmp_path}/{name}")).close()
     assert os.listdir(tmp_path) == [name]
 
 
-def test_a_url_with_a_line_break_at_its_end_is_the_store_that_is_meant(tmp_path: Path) -> None:
+def test_a_line_break_at_the_end_of_a_url_is_removed(tmp_path: Path) -> None:
     for given in (f"{url(tmp_path)}\n", url(tmp_path)):
         created = run("keys", "create", "--role", "admin", INTERACTION_SVC_STORE=given)
         assert created.returncode == 0, created.stderr
     assert os.listdir(tmp_path) == ["interactions.db"]
 
 
-async def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
+async def test_only_regular_files_are_accepted(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for place, problem in (
         (tmp_path, "it is a directory: name a file in it"),
@@ -86,7 +84,7 @@ async def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
                 await call
 
 
-async def test_a_file_with_two_names_is_refused(tmp_path: Path) -> None:
+async def test_a_file_with_hard_links_is_refused(tmp_path: Path) -> None:
     await (await open_store(url(tmp_path))).close()
     os.link(tmp_path / "interactions.db", tmp_path / "other.db")
     for call in (open_store(url(tmp_path)), check_store(f"sqlite:///{tmp_path}/other.db")):
@@ -98,7 +96,7 @@ async def test_a_file_with_two_names_is_refused(tmp_path: Path) -> None:
     await (await open_store(url(tmp_path))).close()
 
 
-async def test_a_file_that_is_mounted_alone_is_refused(tmp_path: Path) -> None:
+async def test_a_mounted_file_is_refused(tmp_path: Path) -> None:
     await (await open_store(url(tmp_path))).close()
     mounted = tmp_path / "in a container" / "log.db"
     mounted.parent.mkdir()
@@ -110,10 +108,10 @@ async def test_a_file_that_is_mounted_alone_is_refused(tmp_path: Path) -> None:
     assert os.listdir(mounted.parent) == ["log.db"]
 
 
-async def test_a_symlink_leads_to_the_store_and_its_other_files(tmp_path: Path) -> None:
+async def test_a_symlink_is_resolved_for_the_file_and_its_wal(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "interactions.db").symlink_to("disk/log.db")
-    with pytest.raises(StoreError):  # what a broken one leads to is not made
+    with pytest.raises(StoreError):  # the target of a broken symlink is not created
         await open_store(url(tmp_path))
     await (await open_store(f"sqlite:///{tmp_path}/disk/log.db")).close()
     store = await open_store(url(tmp_path))
@@ -122,7 +120,7 @@ async def test_a_symlink_leads_to_the_store_and_its_other_files(tmp_path: Path) 
     await store.close()
 
 
-def test_lines_of_mountinfo_are_read() -> None:
+def test_mountinfo_lines_are_parsed() -> None:
     line = r"36 35 98:0 / /mnt/my\040disk rw,noatime shared:1 - nfs4 host:/export rw"
     assert parse_mount(line) == ("/mnt/my disk", "nfs4")
     assert parse_mount("21 1 8:1 /a /data rw - ext4 /dev/sda1 rw") == ("/data", "ext4")
@@ -131,7 +129,7 @@ def test_lines_of_mountinfo_are_read() -> None:
 def test_a_store_on_a_network_file_system_is_warned_about(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Nothing here can mount one: the list of mounts is a file of the test.
+    # The test can't mount one, so it replaces the list of mounts.
     mounts = tmp_path / "mountinfo"
     for kind, expected in (("nfs4", 1), ("cifs", 1), ("fuse.sshfs", 1), ("ext4", 0), ("xfs", 0)):
         mounts.write_text(f"1 0 8:1 / / rw - ext4 d rw\n2 1 0:1 / {tmp_path} rw - {kind} d rw\n")
@@ -159,7 +157,7 @@ def test_a_file_that_others_may_open_is_warned_about_once(tmp_path: Path, worker
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o177])
-async def test_whatever_the_umask_files_are_their_owner_s_only(tmp_path: Path, umask: int) -> None:
+async def test_files_are_private_to_their_owner_under_any_umask(tmp_path: Path, umask: int) -> None:
     def modes() -> dict[str, str]:
         return {file.name: stat.filemode(file.stat().st_mode) for file in tmp_path.iterdir()}
 

@@ -1,4 +1,4 @@
-"""Reads that are quick are made on the event loop, and no others."""
+"""Fast reads run on the event loop, all others on the thread."""
 
 import asyncio
 import sqlite3
@@ -61,7 +61,9 @@ def file_of(_: SqliteStore, folder: Path) -> Path:
     return file
 
 
-async def test_others_are_read_beside_a_long_read(store: SqliteStore, parents: Parents) -> None:
+async def test_inline_reads_succeed_beside_a_long_read(
+    store: SqliteStore, parents: Parents
+) -> None:
     row = row_of(new_interaction(parents))
     await store.record([row])
     endless = await begun(store._read)
@@ -71,7 +73,7 @@ async def test_others_are_read_beside_a_long_read(store: SqliteStore, parents: P
     endless.cancel()
 
 
-async def test_a_list_that_looks_at_rows_is_not_made_on_the_loop(
+async def test_a_list_with_a_filter_on_rows_runs_on_the_thread(
     store: SqliteStore, parents: Parents
 ) -> None:
     row = row_of(new_interaction(parents))
@@ -86,9 +88,7 @@ async def test_a_list_that_looks_at_rows_is_not_made_on_the_loop(
     assert (await looking).frames == row.frame
 
 
-async def test_a_slow_read_sends_those_after_it_to_the_thread(
-    inline: InlineReader, clock: Clock
-) -> None:
+async def test_a_slow_read_pauses_inline_reads(inline: InlineReader, clock: Clock) -> None:
     def slow(_: sqlite3.Connection) -> None:
         clock.now += 2 * SLOW_READ_SECONDS
 
@@ -101,7 +101,9 @@ async def test_a_slow_read_sends_those_after_it_to_the_thread(
     await inline.run(lambda _: None)
 
 
-async def test_a_read_that_fails_slowly_counts_too(inline: InlineReader, clock: Clock) -> None:
+async def test_a_slow_read_that_fails_pauses_inline_reads(
+    inline: InlineReader, clock: Clock
+) -> None:
     def failing(db: sqlite3.Connection) -> None:
         clock.now += 2 * SLOW_READ_SECONDS
         db.execute("SELECT what FROM nowhere")
@@ -112,13 +114,13 @@ async def test_a_read_that_fails_slowly_counts_too(inline: InlineReader, clock: 
         await inline.run(lambda _: None)
 
 
-async def test_quick_reads_go_on(inline: InlineReader, clock: Clock) -> None:
+async def test_fast_reads_stay_inline(inline: InlineReader, clock: Clock) -> None:
     for _ in range(100):
         await inline.run(lambda _: None)
         clock.now += SLOW_READ_SECONDS
 
 
-async def test_reads_of_one_turn_are_made_in_a_row(inline: InlineReader) -> None:
+async def test_reads_of_one_pass_of_the_loop_run_together(inline: InlineReader) -> None:
     seen: list[str] = []
 
     async def one(name: str) -> None:
@@ -132,8 +134,10 @@ async def test_reads_of_one_turn_are_made_in_a_row(inline: InlineReader) -> None
     ]
 
 
-async def test_a_row_of_reads_does_not_hold_others_up(inline: InlineReader, clock: Clock) -> None:
-    """It lasts as long as one read may; then come others, and then the rest of it."""
+async def test_reads_of_one_pass_leave_the_loop_to_others_after_the_limit(
+    inline: InlineReader, clock: Clock
+) -> None:
+    """After 5 ms of reads other callbacks run, then the remaining reads."""
     seen: list[int | str] = []
 
     def work(number: int) -> None:
@@ -146,7 +150,7 @@ async def test_a_row_of_reads_does_not_hold_others_up(inline: InlineReader, cloc
     assert seen == [0, 1, "another", 2]
 
 
-async def test_a_slow_read_sends_the_others_of_its_row_to_the_thread(
+async def test_a_slow_read_sends_later_reads_of_its_pass_to_the_thread(
     inline: InlineReader, clock: Clock
 ) -> None:
     def slow(_: sqlite3.Connection) -> None:
@@ -159,7 +163,7 @@ async def test_a_slow_read_sends_the_others_of_its_row_to_the_thread(
     assert isinstance(second, NotInlineError)
 
 
-async def test_what_nobody_waits_for_is_not_read(inline: InlineReader) -> None:
+async def test_a_cancelled_read_is_not_executed(inline: InlineReader) -> None:
     seen: list[str] = []
     given_up = inline.run(lambda _: seen.append("given up"))
     kept = inline.run(lambda _: seen.append("kept"))
@@ -168,14 +172,14 @@ async def test_what_nobody_waits_for_is_not_read(inline: InlineReader) -> None:
     assert seen == ["kept"]
 
 
-async def test_what_waits_when_it_closes_is_not_read(inline: InlineReader) -> None:
+async def test_close_refuses_waiting_reads(inline: InlineReader) -> None:
     waiting = inline.run(lambda _: None)
     inline.close()
     with pytest.raises(StoreClosedError):
         await waiting
 
 
-async def test_whoever_watches_the_store_hears_of_a_read_that_fails(inline: InlineReader) -> None:
+async def test_a_failed_read_is_reported(inline: InlineReader) -> None:
     heard: list[StoreError] = []
     inline.on_error = heard.append
     with pytest.raises(StoreError) as raised:
@@ -183,18 +187,18 @@ async def test_whoever_watches_the_store_hears_of_a_read_that_fails(inline: Inli
     assert heard == [raised.value]
 
 
-async def test_no_lock_is_waited_for(
+async def test_inline_reads_do_not_wait_for_locks(
     store: SqliteStore, inline: InlineReader, tmp_path: Path
 ) -> None:
     with closing(connect(file_of(store, tmp_path))) as other:
         other.execute("BEGIN IMMEDIATE")
         await inline.run(lambda db: db.execute("PRAGMA query_only = OFF"))
         with pytest.raises(NotInlineError):
-            # The one lock that is easily held.
+            # A lock that is easy to hold.
             await inline.run(lambda db: db.execute("BEGIN IMMEDIATE"))
 
 
-async def test_while_quick_reads_rest_the_thread_reads(
+async def test_reads_run_on_the_thread_while_inline_reads_pause(
     store: SqliteStore, parents: Parents
 ) -> None:
     row = row_of(new_interaction(parents))
@@ -204,7 +208,7 @@ async def test_while_quick_reads_rest_the_thread_reads(
     assert (await store.page(EVERYONE, query(parents))).frames == row.frame
 
 
-async def test_a_page_is_whole_when_rows_come_while_it_is_joined(
+async def test_a_page_is_complete_when_a_row_arrives_during_concatenation(
     store: SqliteStore, parents: Parents, tmp_path: Path
 ) -> None:
     rows = [row_of(new_interaction(parents, NOON_US + 10 * n)) for n in range(3)]
@@ -234,7 +238,7 @@ async def test_a_page_is_whole_when_rows_come_while_it_is_joined(
 
 
 @pytest.mark.parametrize("order", ["forward", "descending", "backward"])
-async def test_large_rows_are_not_read_beyond_the_page(
+async def test_rows_beyond_the_byte_limit_of_a_page_are_not_read(
     store: SqliteStore, parents: Parents, tmp_path: Path, order: str
 ) -> None:
     rows = [row_of(new_interaction(parents, NOON_US + n, data="x" * 100_000)) for n in range(50)]
@@ -255,7 +259,9 @@ async def test_large_rows_are_not_read_beyond_the_page(
     assert not any("group_concat" in statement for statement in statements)
 
 
-async def test_others_are_known_to_read_for_a_moment(inline: InlineReader, clock: Clock) -> None:
+async def test_a_read_counts_as_recent_for_a_limited_time(
+    inline: InlineReader, clock: Clock
+) -> None:
     assert not inline.has_read_recently()
     await inline.run(lambda _: None)
     clock.now += 0.9 * RECENT_SECONDS
@@ -265,7 +271,7 @@ async def test_others_are_known_to_read_for_a_moment(inline: InlineReader, clock
 
 
 @pytest.mark.parametrize("has_readers", [True, False])
-async def test_a_batch_gives_way_to_those_who_read(
+async def test_a_batch_pauses_between_statements_while_there_are_readers(
     store: SqliteStore, parents: Parents, monkeypatch: pytest.MonkeyPatch, has_readers: bool
 ) -> None:
     statements: list[str] = []
@@ -285,7 +291,7 @@ async def test_a_batch_gives_way_to_those_who_read(
         assert rests == []
 
 
-async def test_records_of_one_each_are_not_slowed_down(
+async def test_single_records_do_not_pause(
     store: SqliteStore, parents: Parents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rests: list[float] = []

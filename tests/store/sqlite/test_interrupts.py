@@ -1,4 +1,4 @@
-"""A read whose caller has given up is interrupted, and nobody else's."""
+"""Only reads of cancelled callers are interrupted."""
 
 import asyncio
 import sqlite3
@@ -31,7 +31,7 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
 
 
 class Endless:
-    """A unit of work that never ends by itself, and says when it has begun."""
+    """A query that never ends by itself. `begun` is set when it begins."""
 
     def __init__(self) -> None:
         self.begun = threading.Event()
@@ -81,13 +81,11 @@ async def test_a_deadline_ends_a_long_list(store: SqliteStore, parents: Parents)
         while steps == 0:
             await asyncio.sleep(0)
     listing.cancel()
-    assert await store.keys_of(new_sid("AC")) == []  # its turn comes behind it
+    assert await store.keys_of(new_sid("AC")) == []  # runs after it
     assert steps < all_steps / 2
 
 
-async def test_reads_of_others_succeed_beside_cancelled_ones(
-    store: SqliteStore, parents: Parents
-) -> None:
+async def test_reads_succeed_beside_cancelled_ones(store: SqliteStore, parents: Parents) -> None:
     row = row_of(new_interaction(parents))
     await store.record([row])
 
@@ -127,17 +125,17 @@ async def test_a_write_is_never_interrupted(store: SqliteStore, parents: Parents
     assert (await writing)[0].outcome is Outcome.CREATED
     many = [row_of(new_interaction(parents, NOON_US + n)) for n in range(4000)]
     cancelled = asyncio.create_task(store.record(many))
-    for _ in range(3):  # its thread is at it
+    for _ in range(3):  # the thread is running it
         await asyncio.sleep(0)
     cancelled.cancel()
     await asyncio.wait([cancelled])
     page = await store.page(EVERYONE, query(parents, limit=5000, max_bytes=1 << 30))
-    await store.probe()  # waits for its turn behind it
+    await store.probe()  # runs after it
     page = await store.page(EVERYONE, query(parents, limit=5000, max_bytes=1 << 30))
     assert page.rows == 4001
 
 
-async def test_closing_does_not_wait_for_a_read_that_was_given_up(tmp_path: Path) -> None:
+async def test_close_does_not_wait_for_a_cancelled_read(tmp_path: Path) -> None:
     store = await open_store(url(tmp_path))
     assert isinstance(store, SqliteStore)
     reading = await begun(store._read)

@@ -24,7 +24,7 @@ _EXECUTE = f'import sqlite3, sys; sqlite3.connect("{NAME}").execute(sys.argv[1])
 
 
 def run(command: str, folder: Path) -> None:
-    """Run a shell command in a process of its own, as an operator does."""
+    """Run a shell command in another process, like an operator."""
     subprocess.run(["sh", "-ec", command], cwd=folder, check=True)
 
 
@@ -32,10 +32,10 @@ class Deed(NamedTuple):
     command: str
     says: str
     keeps: bool = True
-    """Whether what was answered before is there after a crash and a restart."""
+    """Whether acknowledged writes survive a crash and a restart."""
 
 
-# backup.db is a backup of a moment ago, old-wal a copy of the log of then.
+# backup.db is a recent backup, old-wal a copy of the log at that time.
 DEEDS = {
     "log removed": Deed(f"rm {NAME}-wal", "write-ahead log.* replaced or removed"),
     "log moved": Deed(f"mv {NAME}-wal aside", "write-ahead log.* replaced or removed"),
@@ -54,7 +54,7 @@ DEEDS = {
 
 
 class Kept:
-    """A store, and what it has answered."""
+    """A store, and the writes that it has acknowledged."""
 
     def __init__(self, store: Store, parents: Parents) -> None:
         self.store = store
@@ -75,13 +75,13 @@ class Kept:
 
 @pytest.fixture
 async def kept(tmp_path: Path, parents: Parents) -> AsyncIterator[Kept]:
-    """A store with records in its file and in its log, and earlier copies of both."""
+    """A store with rows in its file and in its log, and earlier copies of both."""
     store = await open_store(url(tmp_path))
     kept = Kept(store, parents)
     await kept.record(20)
     backup_store(url(tmp_path), tmp_path / "backup.db", lambda *_: None)
     await kept.record(20)
-    await store.erase_traces()  # from here on the log is a new one
+    await store.erase_traces()  # later rows are in a new log
     await kept.record(5)
     run(f"cp {NAME}-wal old-wal", tmp_path)
     await kept.record(5)
@@ -90,7 +90,7 @@ async def kept(tmp_path: Path, parents: Parents) -> AsyncIterator[Kept]:
 
 
 async def found_after_a_crash(folder: Path, parents: Parents) -> list[str]:
-    """Open the files as they are at this moment, and return what is in them."""
+    """Copy the files in their current state; return the rows in the copy."""
     after = folder / "after"
     after.mkdir()
     for ending in ("", "-wal"):
@@ -105,7 +105,7 @@ async def found_after_a_crash(folder: Path, parents: Parents) -> list[str]:
 
 
 @pytest.mark.parametrize("what", DEEDS)
-async def test_a_lost_file_is_noticed_before_a_record_is_answered(
+async def test_a_record_fails_after_a_file_is_lost(
     kept: Kept, tmp_path: Path, parents: Parents, what: str
 ) -> None:
     deed = DEEDS[what]
@@ -121,7 +121,7 @@ async def test_a_lost_file_is_noticed_before_a_record_is_answered(
 
 
 @pytest.mark.parametrize("what", DEEDS)
-async def test_a_file_that_is_lost_in_the_middle_of_a_commit_is_noticed_before_the_answer(
+async def test_a_record_fails_when_a_file_is_lost_during_its_commit(
     kept: Kept, tmp_path: Path, parents: Parents, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deed = DEEDS[what]
@@ -141,7 +141,7 @@ async def test_a_file_that_is_lost_in_the_middle_of_a_commit_is_noticed_before_t
         assert set(kept.answered) <= set(await found_after_a_crash(tmp_path, parents))
 
 
-async def test_a_replaced_file_is_not_damaged_by_the_log_of_the_old_one(
+async def test_the_wal_of_the_old_file_is_not_applied_to_its_replacement(
     kept: Kept, tmp_path: Path, parents: Parents
 ) -> None:
     run(DEEDS["file replaced"].command, tmp_path)
@@ -150,7 +150,7 @@ async def test_a_replaced_file_is_not_damaged_by_the_log_of_the_old_one(
     assert await found_after_a_crash(tmp_path, parents) == kept.answered[:20]
 
 
-async def test_a_log_that_was_moved_and_is_back_is_in_order(
+async def test_a_wal_that_was_moved_away_and_back_is_intact(
     kept: Kept, tmp_path: Path, parents: Parents
 ) -> None:
     run(f"mv {NAME}-wal aside", tmp_path)
@@ -162,7 +162,7 @@ async def test_a_log_that_was_moved_and_is_back_is_in_order(
     assert await found_after_a_crash(tmp_path, parents) == kept.answered
 
 
-async def test_reads_go_on_after_a_loss(kept: Kept, tmp_path: Path, parents: Parents) -> None:
+async def test_reads_succeed_after_a_loss(kept: Kept, tmp_path: Path, parents: Parents) -> None:
     run(f"rm {NAME}*", tmp_path)
     with pytest.raises(StoreUnavailableError):
         await kept.store.probe()
@@ -170,7 +170,7 @@ async def test_reads_go_on_after_a_loss(kept: Kept, tmp_path: Path, parents: Par
     assert sids(page.frames) == kept.answered
 
 
-async def test_what_other_processes_do_with_sqlite_is_no_loss(
+async def test_sqlite_operations_of_other_processes_are_not_reported_as_loss(
     kept: Kept, tmp_path: Path, parents: Parents
 ) -> None:
     for statement in (
@@ -188,7 +188,7 @@ async def test_what_other_processes_do_with_sqlite_is_no_loss(
     assert await found_after_a_crash(tmp_path, parents) == kept.answered
 
 
-async def test_two_stores_on_one_file_are_no_loss_to_each_other(
+async def test_two_open_stores_of_one_file_report_no_loss(
     kept: Kept, tmp_path: Path, parents: Parents
 ) -> None:
     other = Kept(await open_store(url(tmp_path)), parents)
@@ -203,7 +203,7 @@ async def test_two_stores_on_one_file_are_no_loss_to_each_other(
     assert set(found) == {*kept.answered, *other.answered}
 
 
-async def test_the_log_of_a_symlinked_store_is_beside_the_file(
+async def test_the_wal_of_a_symlinked_store_is_beside_its_target(
     tmp_path: Path, parents: Parents
 ) -> None:
     (tmp_path / "disk").mkdir()

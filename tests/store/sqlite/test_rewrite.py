@@ -1,4 +1,4 @@
-"""A store of an earlier layout is rewritten: nothing is lost, whenever it is broken off."""
+"""The rewrite of a store of an earlier layout, also when it is interrupted."""
 
 import asyncio
 import os
@@ -85,7 +85,7 @@ def in_order(interactions: Iterable[pb.Interaction]) -> list[pb.Interaction]:
 
 
 def some(count: int) -> list[pb.Interaction]:
-    """Interactions of three Sessions of different accounts."""
+    """Return Interactions of three Sessions of different accounts."""
     parents = [new_parents() for _ in range(3)]
     return [new_interaction(parents[n % 3], NOON_US + n * SECOND_US) for n in range(count)]
 
@@ -101,7 +101,7 @@ async def stored(folder: Path) -> list[pb.Interaction]:
 
 
 @pytest.mark.parametrize("version", [1, 2, 3])
-async def test_every_earlier_layout_is_rewritten_with_all_it_holds(
+async def test_every_earlier_layout_is_rewritten_completely(
     tmp_path: Path, path: Path, version: int
 ) -> None:
     interactions = some(35)
@@ -129,7 +129,7 @@ async def test_every_earlier_layout_is_rewritten_with_all_it_holds(
     assert sorted(file.name for file in tmp_path.iterdir()) == ["interactions.db"]
 
 
-async def test_a_rewritten_store_is_opened_as_it_is(tmp_path: Path, path: Path) -> None:
+async def test_a_store_of_the_current_layout_is_not_rewritten(tmp_path: Path, path: Path) -> None:
     make_old_store(path, some(5))
     assert rewrite(path) is not None
     inode = path.stat().st_ino
@@ -139,7 +139,7 @@ async def test_a_rewritten_store_is_opened_as_it_is(tmp_path: Path, path: Path) 
     assert path.stat().st_ino == inode
 
 
-async def test_digits_in_upper_case_become_lower_and_twins_are_merged(
+async def test_upper_case_sids_become_lower_case_and_duplicates_are_merged(
     tmp_path: Path, path: Path
 ) -> None:
     lower = new_interaction(
@@ -161,7 +161,7 @@ async def test_digits_in_upper_case_become_lower_and_twins_are_merged(
     assert other.sid == alone.sid[:2] + alone.sid[2:].lower()
 
 
-async def test_what_is_damaged_is_kept_and_never_answered(tmp_path: Path, path: Path) -> None:
+async def test_damaged_rows_are_kept_and_never_returned(tmp_path: Path, path: Path) -> None:
     good, bad, wrong = (new_interaction(PARENTS, NOON_US + n) for n in range(3))
     make_old_store(path, [good, bad, wrong])
     with closing(opened(path)) as db:
@@ -183,7 +183,7 @@ async def test_what_is_damaged_is_kept_and_never_answered(tmp_path: Path, path: 
 
 
 @pytest.mark.parametrize("column", ["inbound_participant_sid", "outbound_resource_sid", "type"])
-async def test_a_row_with_a_damaged_column_is_kept_and_never_answered(
+async def test_a_row_with_a_damaged_column_is_kept_and_never_returned(
     tmp_path: Path, path: Path, column: str
 ) -> None:
     interaction = new_interaction(PARENTS)
@@ -203,7 +203,7 @@ async def test_a_row_with_a_damaged_column_is_kept_and_never_answered(
 
 
 @pytest.mark.parametrize("column", ["session_sid", "sid", "account_sid", "service_sid"])
-async def test_a_row_without_a_key_stops_the_rewrite_and_nothing_is_changed(
+async def test_a_row_without_a_valid_key_fails_the_rewrite_without_changes(
     path: Path, column: str
 ) -> None:
     make_old_store(path, [new_interaction(PARENTS) for _ in range(3)])
@@ -215,9 +215,7 @@ async def test_a_row_without_a_key_stops_the_rewrite_and_nothing_is_changed(
         assert db.execute("SELECT count(*) FROM interactions").fetchone() == (3,)
 
 
-async def test_a_copy_that_is_broken_off_is_resumed_where_it_was(
-    tmp_path: Path, path: Path
-) -> None:
+async def test_an_interrupted_copy_resumes_from_its_position(tmp_path: Path, path: Path) -> None:
     interactions = some(100)
     make_old_store(path, interactions)
     stop = threading.Event()
@@ -239,7 +237,7 @@ async def test_a_copy_that_is_broken_off_is_resumed_where_it_was(
     assert await stored(tmp_path) == in_order(interactions)
 
 
-async def test_a_process_that_is_killed_leaves_a_store_that_the_next_one_completes(
+async def test_the_next_process_completes_the_rewrite_of_a_killed_one(
     tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()
@@ -263,7 +261,7 @@ async def test_a_process_that_is_killed_leaves_a_store_that_the_next_one_complet
     assert sorted(file.name for file in tmp_path.iterdir()) == ["interactions.db"]
 
 
-async def test_a_server_of_the_version_before_goes_on_until_the_switch(
+async def test_a_server_of_the_previous_version_works_until_the_switch(
     tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rewriting, "_SWITCH_SECONDS", 0)
@@ -285,7 +283,7 @@ async def test_a_server_of_the_version_before_goes_on_until_the_switch(
     assert await stored(tmp_path) == in_order([*kept, changed, new])
 
 
-async def test_what_was_deleted_after_the_copy_is_in_no_file(
+async def test_rows_deleted_after_the_copy_leave_no_bytes(
     tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rewriting, "_SWITCH_SECONDS", 0)
@@ -305,7 +303,7 @@ async def test_what_was_deleted_after_the_copy_is_in_no_file(
         assert (one.data.encode() in content) is bool(n % 3)
 
 
-async def test_a_copy_of_another_file_is_made_anew(
+async def test_a_copy_of_another_state_is_replaced(
     tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rewriting, "_SWITCH_SECONDS", 0)
@@ -314,13 +312,13 @@ async def test_a_copy_of_another_file_is_made_anew(
         server.execute("SELECT * FROM interactions").fetchone()
         with pytest.raises(StoreUnavailableError):
             rewrite(path)
-        # Another program took rows away without a tombstone.
+        # Another program deletes rows without tombstones.
         server.execute("DELETE FROM interactions")
     assert rewrite(path) is not None
     assert await stored(tmp_path) == []
 
 
-async def test_a_disk_without_the_room_is_named_before_anything_is_done(tmp_path: Path) -> None:
+async def test_too_little_disk_space_fails_before_the_copy(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "8m") as disk:
         path = disk / "interactions.db"
         interactions = some(50)
@@ -334,7 +332,7 @@ async def test_a_disk_without_the_room_is_named_before_anything_is_done(tmp_path
         assert report.migration_bytes == needed_bytes(path) > 0
 
 
-async def test_a_link_stays_one_and_the_mode_and_owner_stay(tmp_path: Path) -> None:
+async def test_symlink_mode_and_owner_are_preserved(tmp_path: Path) -> None:
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     make_old_store(folder / "real.db", some(5))
@@ -351,7 +349,7 @@ async def test_a_link_stays_one_and_the_mode_and_owner_stay(tmp_path: Path) -> N
     await stored(tmp_path)
 
 
-async def test_of_two_processes_one_rewrites_and_the_other_waits(
+async def test_one_of_two_processes_rewrites_while_the_other_waits(
     tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()
@@ -414,7 +412,9 @@ async def test_a_process_that_opened_the_old_file_before_the_switch_uses_the_new
     assert await stored(tmp_path) == in_order(interactions)
 
 
-async def test_check_says_how_much_disk_the_migration_needs(tmp_path: Path, path: Path) -> None:
+async def test_check_prints_the_disk_space_that_the_migration_needs(
+    tmp_path: Path, path: Path
+) -> None:
     make_old_store(path, some(5))
     checked = subprocess.run(  # noqa: ASYNC221
         [*COMMAND, "migrate", "--check", "--store", url(tmp_path)],

@@ -1,4 +1,4 @@
-"""What another account has costs a caller nothing, and to ask for it as much as for nothing.
+"""Rows of another account add no cost, and requests for them cost as much as for missing rows.
 
 Counted in steps of SQLite's virtual machine, which are the same on every machine.
 """
@@ -37,7 +37,9 @@ def steps_of(db: sqlite3.Connection, work: Callable[[], object]) -> int:
     return steps
 
 
-async def test_as_many_steps_for_another_account_s_as_for_nothing(tmp_path: Path) -> None:
+async def test_requests_for_another_account_s_rows_take_as_many_steps_as_for_missing_ones(
+    tmp_path: Path,
+) -> None:
     parents = new_parents()
     rows = [row_of(new_interaction(parents, NOON_US + number)) for number in range(1000)]
     store = await open_store(files.url(tmp_path))
@@ -84,8 +86,8 @@ async def test_as_many_steps_for_another_account_s_as_for_nothing(tmp_path: Path
 _AT_THE_END = 3
 
 
-async def test_another_account_s_rows_in_a_session_cost_its_owner_no_step(tmp_path: Path) -> None:
-    """It knows the Session and its SIDs, and has 50,000 rows there, of 1,000 Services."""
+async def test_rows_of_another_account_in_the_session_cost_no_step(tmp_path: Path) -> None:
+    """The other account has 50,000 rows of 1,000 Services in the same Session."""
     parents = new_parents()
     rows = [row_of(new_interaction(parents, NOON_US + 10 * n)) for n in range(1000)]
     store = await open_store(files.url(tmp_path))
@@ -108,7 +110,7 @@ async def test_another_account_s_rows_in_a_session_cost_its_owner_no_step(tmp_pa
         )
     with closing(connect(tmp_path / "interactions.db")) as db:
         after = steps_of_owner(db, parents, rows)
-        # At the end of its rows it meets the first of the next account's key, and stops.
+        # The scan stops at the first row of the next account.
         assert all(now <= then + _AT_THE_END for now, then in zip(after, before, strict=True))
         theirs = Scope(stranger)
         page = page_reads.page(db, theirs, query(parents), concat=True)
@@ -117,7 +119,7 @@ async def test_another_account_s_rows_in_a_session_cost_its_owner_no_step(tmp_pa
 
 
 def steps_of_owner(db: sqlite3.Connection, parents: Parents, rows: list[Row]) -> list[int]:
-    """Count the steps of everything that its owner may do with a Session."""
+    """Return the steps of each operation of the owner on the Session."""
     own = Scope(parents.account_sid)
     key = parents.key(rows[500].sid)
     asked = [

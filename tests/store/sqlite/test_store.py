@@ -1,4 +1,4 @@
-"""The SQLite backend: the suite of all stores, and what only a file can do."""
+"""The SQLite backend: the contract of all stores, and behaviour of files."""
 
 import asyncio
 import os
@@ -53,7 +53,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
     await opened.close()
 
 
-def test_urls_that_name_no_store_are_refused_with_what_would_be_right() -> None:
+def test_invalid_urls_are_refused_with_the_valid_form() -> None:
     assert check_url("sqlite:///a/b.db") == Path("a/b.db")
     assert check_url("sqlite:////a/b.db") == Path("/a/b.db")
     for bad in (
@@ -69,7 +69,7 @@ def test_urls_that_name_no_store_are_refused_with_what_would_be_right() -> None:
             check_url(bad)
 
 
-async def test_the_files_are_their_owners_only(tmp_path: Path, parents: Parents) -> None:
+async def test_the_files_are_private_to_their_owner(tmp_path: Path, parents: Parents) -> None:
     store = await open_store(url(tmp_path))
     await store.record([row_of(new_interaction(parents))])
     modes = {name: oct((tmp_path / name).stat().st_mode & 0o777) for name in os.listdir(tmp_path)}
@@ -79,7 +79,7 @@ async def test_the_files_are_their_owners_only(tmp_path: Path, parents: Parents)
     )
 
 
-async def test_deleted_rows_are_overwritten_and_answers_are_on_disk(store: Store) -> None:
+async def test_secure_delete_and_full_synchronous_are_set(store: Store) -> None:
     pragmas = {}
     for name in ("journal_mode", "synchronous", "secure_delete", "foreign_keys"):
 
@@ -97,7 +97,7 @@ async def test_deleted_rows_are_overwritten_and_answers_are_on_disk(store: Store
     }
 
 
-async def test_a_schema_of_a_later_version_is_refused_and_left_alone(tmp_path: Path) -> None:
+async def test_a_schema_of_a_later_version_is_refused_unchanged(tmp_path: Path) -> None:
     await (await open_store(url(tmp_path))).close()
     with another_process(tmp_path) as db:
         db.execute("INSERT INTO schema_migrations VALUES (?, 'later', '')", (LATEST + 1,))
@@ -108,7 +108,7 @@ async def test_a_schema_of_a_later_version_is_refused_and_left_alone(tmp_path: P
     assert (tmp_path / "interactions.db").read_bytes() == before
 
 
-async def test_a_schema_that_can_t_be_made_leaves_no_trace(
+async def test_a_failed_schema_creation_is_rolled_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = ("CREATE TABLE half (a)", "CREATE TABLE half (a)")
@@ -135,7 +135,7 @@ async def test_a_store_of_an_earlier_version_is_reported_as_outdated(
         await open_store(url(tmp_path), migrate=False)
 
 
-async def test_many_processes_may_migrate_at_once(tmp_path: Path) -> None:
+async def test_concurrent_processes_can_migrate(tmp_path: Path) -> None:
     async def open_and_close() -> None:
         await (await open_store(url(tmp_path))).close()
 
@@ -143,7 +143,7 @@ async def test_many_processes_may_migrate_at_once(tmp_path: Path) -> None:
     assert (await check_store(url(tmp_path))).ok
 
 
-async def test_check_reports_without_changing(tmp_path: Path, parents: Parents) -> None:
+async def test_check_does_not_change_the_file(tmp_path: Path, parents: Parents) -> None:
     report = await check_store(url(tmp_path))
     assert (report.schema_version, report.ok) == (0, False)
     assert not (tmp_path / "interactions.db").exists()
@@ -159,7 +159,7 @@ async def test_check_reports_without_changing(tmp_path: Path, parents: Parents) 
     assert (report.rows, report.bad_rows, report.ok) == (3, 2, False)
 
 
-async def test_what_is_no_store_is_refused_and_left_alone(tmp_path: Path) -> None:
+async def test_a_file_that_is_not_a_store_is_refused_unchanged(tmp_path: Path) -> None:
     file = tmp_path / "interactions.db"
     file.write_bytes(b"not a database, but long enough to be taken for one" * 100)
     with pytest.raises(NotAStoreError, match="not an SQLite database"):
@@ -173,21 +173,21 @@ async def test_what_is_no_store_is_refused_and_left_alone(tmp_path: Path) -> Non
     assert file.read_bytes() == before
 
 
-async def test_a_missing_directory_is_said(tmp_path: Path) -> None:
+async def test_a_missing_directory_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailableError, match=r"directory .*nowhere doesn't exist"):
         await open_store(f"sqlite:///{tmp_path}/nowhere/interactions.db")
 
 
-async def test_without_migrating_a_store_must_be_there(tmp_path: Path) -> None:
+async def test_opening_without_migration_requires_an_existing_store(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailableError, match="can't be opened"):
         await open_store(url(tmp_path), migrate=False)
     assert not os.listdir(tmp_path)
 
 
-async def test_a_lock_held_by_another_process_is_asked_for_often(
+async def test_the_write_lock_is_retried_often(
     tmp_path: Path, parents: Parents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SQLite's own waiting asks every 100 ms in the end, and so misses one that is often taken."""
+    """SQLite's busy handler retries every 100 ms in the end, and misses short free moments."""
     asked: list[float] = []
     pause = threading.Event()
 
@@ -209,7 +209,7 @@ async def test_a_lock_held_by_another_process_is_asked_for_often(
     await store.close()
 
 
-async def test_a_lock_held_by_another_process_is_unavailable_and_passes(
+async def test_a_lock_of_another_process_makes_writes_unavailable_for_its_duration(
     tmp_path: Path, parents: Parents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transactions, "BUSY_TIMEOUT_SECONDS", 0.05)
@@ -225,7 +225,7 @@ async def test_a_lock_held_by_another_process_is_unavailable_and_passes(
     await store.close()
 
 
-async def test_calls_beside_a_close_are_done_or_refused(tmp_path: Path, parents: Parents) -> None:
+async def test_calls_during_close_complete_or_are_refused(tmp_path: Path, parents: Parents) -> None:
     store = await open_store(url(tmp_path))
     calls = [
         asyncio.create_task(store.get(EVERYONE, parents.key(new_sid("KI")))) for _ in range(50)
@@ -239,7 +239,7 @@ async def test_calls_beside_a_close_are_done_or_refused(tmp_path: Path, parents:
     assert all(result is None or isinstance(result, StoreClosedError) for result in results)
 
 
-async def test_opening_needs_no_lock_when_nothing_is_to_migrate(tmp_path: Path) -> None:
+async def test_opening_a_current_store_needs_no_write_lock(tmp_path: Path) -> None:
     await (await open_store(url(tmp_path))).close()
     with another_process(tmp_path) as db:
         db.execute("BEGIN IMMEDIATE")
@@ -251,7 +251,7 @@ ROWS = 100_000
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[bool, list[Row]]]:
-    """A store with two large Sessions; in one of them all rows are of the same moment (True)."""
+    """A store with two large Sessions. In one of them (True) all rows have the same time."""
     folder = tmp_path_factory.mktemp("large")
     sessions: dict[bool, list[Row]] = {}
 
@@ -275,14 +275,14 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[bool, li
 @pytest.mark.parametrize("filtered", [False, True])
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("concat", [False, True])
-def test_the_last_page_costs_what_the_first_costs(
+def test_the_last_page_costs_as_much_as_the_first(
     large: tuple[Path, dict[bool, list[Row]]],
     descending: bool,
     filtered: bool,
     tied: bool,
     concat: bool,
 ) -> None:
-    """Counted in steps of SQLite's virtual machine, which are the same on every machine."""
+    """Measured in steps of SQLite's virtual machine, which are the same on every machine."""
     folder, sessions = large
     rows = sessions[tied][::-1] if descending else sessions[tied]
     parents = Parents(rows[0].account_sid, rows[0].service_sid, rows[0].session_sid)
@@ -312,16 +312,16 @@ def test_the_last_page_costs_what_the_first_costs(
         first, second, last = steps(None), steps(49), steps(ROWS - 51)
     finally:
         db.close()
-    # Every page but the first also compares each row with its edge.
+    # Every page except the first also compares each row with its cursor.
     assert last <= second * 1.02
     assert last <= first + 50 * 15
 
 
 @pytest.mark.parametrize("known", [0, 25, 50, 75])
-async def test_of_a_batch_of_several_statements_each_row_gets_its_outcome(
+async def test_each_row_of_a_batch_of_several_statements_gets_its_outcome(
     tmp_path: Path, parents: Parents, known: int
 ) -> None:
-    """Wherever the one lies that is there already: a statement of its own may insert nothing."""
+    """The position of an existing row in the batch makes no difference."""
     rows = [row_of(new_interaction(parents)) for _ in range(76)]
     store = await open_store(url(tmp_path))
     try:

@@ -1,4 +1,4 @@
-"""The one writer of an SQLite file, and the connection that it writes on."""
+"""The writer of an SQLite file, and its connection."""
 
 import asyncio
 import sqlite3
@@ -14,7 +14,7 @@ from interaction_svc.store.factory import open_store
 from interaction_svc.store.sqlite import writer as writer_module
 from interaction_svc.store.sqlite.connection import Connection
 from interaction_svc.store.sqlite.writer import Writer
-from interaction_svc.store.write_queue import MAX_BYTES_A_COMMIT
+from interaction_svc.store.write_queue import MAX_BYTES_PER_COMMIT
 from tests.store.sqlite.files import url
 
 
@@ -38,7 +38,7 @@ def sample(name: str) -> float:
     return REGISTRY.get_sample_value(f"interaction_svc_{name}") or 0.0
 
 
-async def test_what_waits_together_is_committed_together(write: Connection) -> None:
+async def test_waiting_operations_share_a_commit(write: Connection) -> None:
     writer = Writer(write)
     commits = []
     await write.run(
@@ -52,7 +52,7 @@ async def test_what_waits_together_is_committed_together(write: Connection) -> N
     await writer.close()
 
 
-async def test_commits_that_follow_each_other_leave_the_lock_to_others(
+async def test_consecutive_commits_leave_the_lock_to_other_processes(
     write: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
@@ -67,7 +67,7 @@ async def test_commits_that_follow_each_other_leave_the_lock_to_others(
     await writer.close()
 
 
-async def test_one_that_fails_fails_alone(write: Connection) -> None:
+async def test_a_failed_operation_fails_alone(write: Connection) -> None:
     writer = Writer(write)
     results = await asyncio.gather(
         *(writer.submit(insert(n), 1) for n in (1, 2, 2, 3)), return_exceptions=True
@@ -78,13 +78,13 @@ async def test_one_that_fails_fails_alone(write: Connection) -> None:
     await writer.close()
 
 
-async def test_more_than_may_wait_is_refused_and_not_done(write: Connection) -> None:
+async def test_rows_above_the_queue_limit_are_refused(write: Connection) -> None:
     release = threading.Event()
     writer = Writer(write, max_waiting_rows=10)
     try:
         first = asyncio.create_task(writer.submit(lambda _: release.wait(30), 1))
         await asyncio.sleep(0)  # queued
-        await asyncio.sleep(0)  # taken: its thread waits
+        await asyncio.sleep(0)  # taken: the thread waits
         second = asyncio.create_task(writer.submit(insert(1), 10))
         await asyncio.sleep(0)
         with pytest.raises(StoreBusyError):
@@ -98,13 +98,13 @@ async def test_more_than_may_wait_is_refused_and_not_done(write: Connection) -> 
     await writer.close()
 
 
-async def test_more_bytes_than_may_wait_are_refused(write: Connection) -> None:
+async def test_bytes_above_the_queue_limit_are_refused(write: Connection) -> None:
     release = threading.Event()
     writer = Writer(write, max_waiting_bytes=1000)
     try:
         first = asyncio.create_task(writer.submit(lambda _: release.wait(30), 1, 5000))
         await asyncio.sleep(0)  # queued
-        await asyncio.sleep(0)  # taken: its thread waits
+        await asyncio.sleep(0)  # taken: the thread waits
         second = asyncio.create_task(writer.submit(insert(1), 1, 600))
         await asyncio.sleep(0)
         assert sample("waiting_bytes") == 600
@@ -132,7 +132,7 @@ async def test_a_commit_is_bounded_in_bytes(write: Connection) -> None:
     first = asyncio.create_task(writer.submit(lambda _: release.wait(30), 1))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    half = MAX_BYTES_A_COMMIT // 2
+    half = MAX_BYTES_PER_COMMIT // 2
     waiting = [asyncio.create_task(writer.submit(insert(n), 1, half)) for n in range(6)]
     await asyncio.sleep(0)
     release.set()
@@ -141,7 +141,7 @@ async def test_a_commit_is_bounded_in_bytes(write: Connection) -> None:
     await writer.close()
 
 
-async def test_what_a_commit_held_is_measured(write: Connection) -> None:
+async def test_a_commit_updates_the_metrics(write: Connection) -> None:
     writer = Writer(write)
     before = [sample(f"commit_{what}_{of}") for what in ("operations", "rows") for of in _OF]
     await asyncio.gather(writer.submit(insert(1), 2), writer.submit(insert(2), 3))
@@ -152,7 +152,7 @@ async def test_what_a_commit_held_is_measured(write: Connection) -> None:
     await writer.close()
 
 
-async def test_a_caller_cancelled_in_the_middle_of_its_commit_stops_nobody(
+async def test_a_caller_cancelled_during_its_commit_does_not_affect_others(
     write: Connection,
 ) -> None:
     release = threading.Event()
@@ -164,7 +164,7 @@ async def test_a_caller_cancelled_in_the_middle_of_its_commit_stops_nobody(
 
     cancelled = asyncio.create_task(writer.submit(work, 1))
     await asyncio.sleep(0)
-    await asyncio.sleep(0)  # its thread is in the middle of the transaction
+    await asyncio.sleep(0)  # the thread is in the transaction
     cancelled.cancel()
     await asyncio.wait([cancelled])
     after = asyncio.create_task(writer.submit(insert(2), 1))
@@ -176,7 +176,7 @@ async def test_a_caller_cancelled_in_the_middle_of_its_commit_stops_nobody(
     assert (cancelled.cancelled(), stored) == (True, [(1,), (2,)])
 
 
-async def test_work_that_was_given_up_is_not_begun(write: Connection) -> None:
+async def test_work_of_a_cancelled_caller_is_not_begun(write: Connection) -> None:
     release, begun = threading.Event(), []
     first = asyncio.create_task(write.run(lambda _: release.wait(30)))
     given_up = asyncio.create_task(write.run(lambda _: begun.append(1)))
@@ -189,7 +189,7 @@ async def test_work_that_was_given_up_is_not_begun(write: Connection) -> None:
     assert begun == []
 
 
-async def test_a_connection_that_is_gone_is_told_to_those_who_wait(write: Connection) -> None:
+async def test_waiting_callers_get_the_error_of_a_closed_connection(write: Connection) -> None:
     writer = Writer(write)
     await write.close()
     async with asyncio.timeout(20):
@@ -198,7 +198,7 @@ async def test_a_connection_that_is_gone_is_told_to_those_who_wait(write: Connec
         await writer.close()
 
 
-async def test_a_cancelled_operation_that_waits_is_not_done(write: Connection) -> None:
+async def test_a_cancelled_operation_in_the_queue_is_dropped(write: Connection) -> None:
     release = threading.Event()
     writer = Writer(write)
     first = asyncio.create_task(writer.submit(lambda _: release.wait(30), 1))

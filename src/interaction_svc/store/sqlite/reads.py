@@ -8,9 +8,9 @@ from typing import Any
 from interaction_svc.domain.interactions import InteractionKey, Scope
 from interaction_svc.store.checksum import check_frame, checksum_of, damaged_row
 from interaction_svc.store.errors import AmbiguousAccountError
-from interaction_svc.store.integrity import CheckedRows, RowKey, matches_frame, row_name
+from interaction_svc.store.integrity import row_name
 from interaction_svc.store.interface import ScanPosition
-from interaction_svc.store.sqlite.row_format import COLUMNS, Columns, pack, unpack, unpack_row
+from interaction_svc.store.sqlite.row_format import pack, unpack
 
 _KEY = "session_sid, account_sid, created_us, sid"
 _GET = (
@@ -94,31 +94,6 @@ def _position(session_sid: bytes, account_sid: bytes, created_us: int, sid: byte
 def _name_of(session_sid: bytes, account_sid: bytes, created_us: int, sid: bytes) -> str:
     place = _position(session_sid, account_sid, created_us, sid)
     return row_name(place.session_sid, place.sid, place.account_sid)
-
-
-CheckPosition = tuple[bytes, bytes, int, bytes]
-"""The last row of a checked batch: its session_sid, account_sid, created_us and sid."""
-_BEFORE_ALL: CheckPosition = (b"", b"", -(2**63), b"")
-_CHECK_BATCH_ROWS = 1000
-_CHECK = (
-    f"SELECT (session_sid, service_sid, account_sid) IN session_owners, {COLUMNS}"
-    f" FROM interactions WHERE ({_KEY}) > (?, ?, ?, ?) ORDER BY {_KEY} LIMIT {_CHECK_BATCH_ROWS}"
-)
-
-
-def check_batch(db: sqlite3.Connection, after: CheckPosition | None) -> CheckedRows[CheckPosition]:
-    """Compare the columns, checksums and owners of the next 1,000 rows with their frames."""
-    rows = db.execute(_CHECK, after or _BEFORE_ALL).fetchall()
-    bad: list[RowKey] = []
-    for is_owned, *columns in rows:
-        row = unpack_row(tuple(columns))
-        if not (is_owned and matches_frame(row)):
-            bad.append((row.session_sid, row.account_sid, row.sid))
-    if len(rows) < _CHECK_BATCH_ROWS:
-        return CheckedRows(len(rows), bad, None)
-    last = Columns._make(rows[-1][1:])
-    following = (last.session_sid, last.account_sid, last.created_us, last.sid)
-    return CheckedRows(len(rows), bad, following)
 
 
 def bounded(cursor: Iterable[Any], limit: int, max_bytes: int) -> tuple[list[Any], bool]:

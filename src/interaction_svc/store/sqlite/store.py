@@ -34,6 +34,7 @@ from interaction_svc.store.rows import Row
 from interaction_svc.store.sqlite import (
     api_keys,
     bulk_delete,
+    integrity,
     migrations,
     page_reads,
     reads,
@@ -217,7 +218,7 @@ class SqliteStore(Store):
         """See Store."""
         version = await self._run_read(migrations.schema_version)
         return await check_rows(
-            lambda after: self._run_read(reads.check_batch, after),
+            lambda after: self._run_read(integrity.check_batch, after),
             schema_version=version,
             known_version=migrations.LATEST,
         )

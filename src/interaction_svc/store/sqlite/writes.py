@@ -29,7 +29,7 @@ between its batches.
 _MAX_PAUSE_SECONDS = 0.005
 """Longest pause. A longer statement waits for the disk, which leaves the cores free, and a pause
 holds the write lock."""
-_ROWS_A_STATEMENT = (250, _ROWS_BESIDE_READERS, *range(25, 0, -1))
+_STATEMENT_ROWS = (250, _ROWS_BESIDE_READERS, *range(25, 0, -1))
 """Numbers of rows for which an INSERT statement exists; each is prepared once.
 
 A statement releases and takes the interpreter lock once, not once per row. The event loop may take
@@ -48,9 +48,7 @@ def _values(columns: int, rows: int) -> str:
 
 def _statements(form: str, columns: int) -> tuple[tuple[int, str], ...]:
     """Return a statement for each number of rows. `form` contains `{values}`."""
-    return tuple(
-        (count, form.format(values=_values(columns, count))) for count in _ROWS_A_STATEMENT
-    )
+    return tuple((count, form.format(values=_values(columns, count))) for count in _STATEMENT_ROWS)
 
 
 # All keys are one concatenated value, which costs half of one value per key. LEFT JOIN fixes the
@@ -141,7 +139,7 @@ def record(
             if merged is not None:
                 stored[key] = merged
                 (new if key in new else changed)[key] = pack_row(merged)
-    created = sorted(new.values())  # rows of the same page one after the other
+    created = list(new.values())
     insert(db, created, has_readers)
     owners = {(columns[0], columns[4], columns[1]) for columns in created}
     _insert_all(db, _INSERT_OWNERS, list(owners), has_readers)
