@@ -34,5 +34,5 @@ PROTOC_STD    = $(shell $(BIN)/python -c 'import grpc_tools; print(grpc_tools.__
 	@rm -rf .build/java .build/csharp && mkdir -p .build/java/classes .build/csharp
 	protoc -Iprotos -Ithird_party/googleapis -I"$(PROTOC_STD)" \
 	  --java_out=.build/java --csharp_out=.build/csharp $(PROTO_V1) $(PROTO_GOOGLE)
-	javac -nowarn -cp $(PROTOBUF_JAR) -d .build/java/classes $$(find .build/java -name '*.java')
+	javac -encoding UTF-8 -nowarn -cp $(PROTOBUF_JAR) -d .build/java/classes $$(find .build/java -name '*.java')
 	@touch $@

@@ -1,4 +1,4 @@
-"""A server, and what a hostile client does to it; afterwards it is looked at what that cost."""
+"""A server under attack by a hostile client, and checks of the damage."""
 
 import json
 from collections.abc import Iterator
@@ -21,9 +21,9 @@ MARKER = "marker-of-a-private-message"
 SECRET = "SecretThatNobodyMayLog"
 FORGED = b'\n{"event": "audit", "level": "info", "action": "forged"}\n'
 GROWTH_MIB = 200
-"""What the server may have grown by after a test: 64 calls at once of 2 MiB on average, as they
-arrive and as they are parsed, and what the allocator keeps. Each of the tests sends several times
-that, or more connections and streams than fit into it."""
+"""The permitted growth of the server's memory: 64 calls at once of 2 MiB on average, received and
+parsed, and the allocator's reserve. Each test sends several times as much, or more connections and
+streams than fit into it."""
 CALL_SECONDS = 30
 
 READING, INGEST = "/interaction_svc.v1.InteractionService/", "/interaction_svc.v1.IngestService/"
@@ -44,7 +44,7 @@ Metadata = list[tuple[str, str | bytes]]
 
 
 class Hostile:
-    """A server, and what a client does to it; a good call is made after everything."""
+    """A server and its hostile client."""
 
     def __init__(self, server: Served) -> None:
         self.server = server
@@ -81,7 +81,7 @@ class Hostile:
 
 
 def properly_ended(call: Any) -> Code:
-    """Give the code of a call, which is OK or a refusal with details."""
+    """Return the code of a call: OK, or that of an error with details."""
     code: Code = call.code()
     if code is Code.OK:
         return code
@@ -95,7 +95,7 @@ def properly_ended(call: Any) -> Code:
 
 @contextmanager
 def attacked(folder: Path) -> Iterator[Hostile]:
-    """Serve, and fail if the log then has an error, or anything of what was sent."""
+    """Serve, and fail if the log has an error or any sent bytes."""
     with served(folder, "--calls-per-second", "0") as server:
         hostile = Hostile(server)
         yield hostile
@@ -110,7 +110,7 @@ def attacked(folder: Path) -> Iterator[Hostile]:
 
 @contextmanager
 def unharmed(hostile: Hostile) -> Iterator[None]:
-    """Fail unless afterwards it serves, has the descriptors it had, and has grown little."""
+    """Fail unless after the block it serves, has the same descriptors and little more memory."""
     hostile.serves()
     before, size = descriptors(hostile.server), resident_mib(hostile.server)
     yield

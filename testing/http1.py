@@ -1,4 +1,4 @@
-"""Raw HTTP/1.1 on connections of its own, for tests of what the HTTP port withstands."""
+"""Raw HTTP/1.1 connections, for tests of hostile and slow clients."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from testing.requests import basic
 from testing.wait import wait_until
 
 MARK = "Zm9yYmlkZGVu"
-"""Stands in what is sent, and must not stand in the log."""
+"""A text in all sent bytes, which the log must not have."""
 
 LIMITS = ("--max-header-bytes", "2048", "--header-timeout-seconds", "1", "--log-level", "debug")
 PARENTS = new_parents()
@@ -31,7 +31,7 @@ class Answer(NamedTuple):
 
 
 def answers(received: bytes) -> list[Answer]:
-    """Read what a server sent as answers, all of JSON or without a body."""
+    """Parse the received bytes as responses, with JSON or without a body."""
     found = []
     while received:
         head, separator, rest = received.partition(b"\r\n\r\n")
@@ -62,7 +62,7 @@ def connected(server: Served) -> Iterator[socket.socket]:
 
 
 def read_all(opened: socket.socket) -> bytes:
-    """Read until the server ends the connection; a reset is an end too."""
+    """Read until the server closes or resets the connection."""
     received = b""
     with suppress(ConnectionResetError):
         while chunk := opened.recv(65536):
@@ -71,7 +71,7 @@ def read_all(opened: socket.socket) -> bytes:
 
 
 def read_one(opened: socket.socket) -> Answer:
-    """Read one answer from a connection that stays open."""
+    """Read one response from a connection that stays open."""
     received = b""
     while b"\r\n\r\n" not in received:
         received += _some(opened)
@@ -94,16 +94,16 @@ def _some(opened: socket.socket) -> bytes:
 
 
 def send_for_ever(opened: socket.socket, sent: bytes) -> None:
-    """Send until the server ends the connection."""
+    """Send until the server closes the connection."""
     with suppress(ConnectionError):
         while True:
             opened.sendall(sent)
 
 
 def exchange(server: Served, sent: bytes, *, half_close: bool = True) -> list[Answer]:
-    """Send something on a connection of its own, and give the answers until its end."""
+    """Send bytes on a new connection, and return the responses until its end."""
     with connected(server) as opened:
-        with suppress(ConnectionError):  # it may end the connection before it has all
+        with suppress(ConnectionError):  # it may close the connection before it has read all
             opened.sendall(sent)
             if half_close:
                 opened.shutdown(socket.SHUT_WR)
@@ -120,7 +120,7 @@ def descriptors(server: Served) -> int:
 
 @contextmanager
 def unharmed(server: Served) -> Iterator[None]:
-    """Check that afterwards it serves, holds no more than before, and has logged nothing sent."""
+    """Check that after the block it serves, holds no more descriptors, and logged no sent bytes."""
     assert statuses(server, LAST) == [200]
     before = descriptors(server)
     yield
@@ -132,12 +132,12 @@ def unharmed(server: Served) -> Iterator[None]:
 
 
 def limited_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """Serve with small bounds, that are soon reached; a fixture of each module that uses it."""
+    """Serve with low limits. Modules make a fixture of it."""
     with served(tmp_path_factory.mktemp("limited"), *LIMITS) as running:
         yield running
 
 
 def headers_of(size: int, more: bytes = b"Connection: close\r\n") -> bytes:
-    """Make a request of this size."""
+    """Return a request of this size."""
     start = b"GET / HTTP/1.1\r\nHost: x\r\n" + more + b"X: " + MARK.encode()
     return start.ljust(size - 4, b"x") + b"\r\n\r\n"

@@ -1,7 +1,7 @@
-"""HTTP/2 as bytes: frames to make calls cheaply with, or what no HTTP/2 library would send.
+"""HTTP/2 as bytes: frames for cheap calls, and for input that no HTTP/2 library would send.
 
-Header compression is not used: headers are literals, and the peer is asked for the same, so that a
-status can be found in the trailers as it stands.
+Header compression is not used: headers are literals, and the settings ask the peer for the same, so
+the trailers contain a status as plain text.
 """
 
 import struct
@@ -21,7 +21,7 @@ LARGEST_WINDOW = 2**31 - 1
 FIRST_WINDOW = 65_535
 HEADER_BYTES = 9
 MESSAGE_HEADER_BYTES = 5
-"""What `message` puts before the data."""
+"""The bytes that `message` puts before the data."""
 
 Pairs = Sequence[tuple[str, str | bytes]]
 
@@ -35,7 +35,7 @@ def settings(*pairs: tuple[int, int]) -> bytes:
 
 
 def greeting() -> bytes:
-    """Begin a connection on which the peer may send whatever it has, without compressed headers."""
+    """Return the start of a connection without flow control and header compression for the peer."""
     return (
         PREFACE
         + settings((HEADER_TABLE_SIZE, 0), (ENABLE_PUSH, 0), (INITIAL_WINDOW_SIZE, LARGEST_WINDOW))
@@ -44,7 +44,7 @@ def greeting() -> bytes:
 
 
 def header_block(headers: Pairs) -> bytes:
-    """Give headers as literals that are in no table."""
+    """Return headers as literals that enter no table."""
     return b"".join(
         b"\x00"
         + _string(name.encode())
@@ -65,7 +65,7 @@ def _string(text: bytes) -> bytes:
 
 
 def call_headers(method: str, metadata: Pairs = ()) -> bytes:
-    """Give the header block of a gRPC call."""
+    """Return the header block of a gRPC call."""
     return header_block(
         [
             (":method", "POST"),
@@ -80,17 +80,17 @@ def call_headers(method: str, metadata: Pairs = ()) -> bytes:
 
 
 def message(data: bytes) -> bytes:
-    """Give a message as it stands in DATA: not compressed, and with its length."""
+    """Return a message for DATA: uncompressed, after its length."""
     return struct.pack(">BI", 0, len(data)) + data
 
 
 def call(stream: int, headers: bytes, data: bytes) -> bytes:
-    """Make a call with one request; both are the payloads of its frames."""
+    """Return a call with one request, from the payloads of its frames."""
     return frame(HEADERS, END_HEADERS, stream, headers) + frame(DATA, END_STREAM, stream, data)
 
 
 def frames(received: bytearray) -> Iterator[tuple[int, int, int, bytes]]:
-    """Take the whole frames off what was received: kind, flags, stream, payload."""
+    """Remove and yield the complete frames: kind, flags, stream, payload."""
     begin = 0
     while len(received) - begin >= HEADER_BYTES:
         length = int.from_bytes(received[begin : begin + 3])

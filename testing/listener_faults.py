@@ -1,4 +1,4 @@
-"""Ways to make a listener of a served process die while its process lives on."""
+"""Faults that end a listener of a served process and not the process."""
 
 import asyncio
 import os
@@ -39,7 +39,7 @@ def prepared(folder: Path) -> dict[str, str]:
 
 
 def choose(folder: Path, address: str) -> None:
-    """Set the port that SHUT_DOWN is for, by its address or URL."""
+    """Set the port for SHUT_DOWN, from its address or URL."""
     (folder / "site" / "port").write_text(address.rpartition(":")[2].partition("/")[0])
 
 

@@ -23,7 +23,7 @@ GRPC_LIMITS = GrpcLimits(
 
 
 def open_pipeline(store: Store, *, places: int = 9, deadline_seconds: float = 30) -> Pipeline:
-    """Return a pipeline on a store without keys, which lets everyone in."""
+    """Return a pipeline that accepts every caller, for a store without keys."""
     return Pipeline(
         Authenticator(store, allows_anonymous=True),
         AdmissionControl(ConcurrencyLimit(places), RequestRateLimit(0), deadline_seconds),

@@ -1,4 +1,4 @@
-"""What errors over HTTP look like."""
+"""A check of HTTP errors."""
 
 import re
 

@@ -98,6 +98,6 @@ async def connection(
 
 
 async def serial(address: Address, context: ssl.SSLContext) -> str:
-    """Give the serial number of the certificate that a new connection is shown."""
+    """Return the serial number of the server's certificate on a new connection."""
     async with connection(address, context) as (_, writer):
         return str(writer.get_extra_info("peercert")["serialNumber"])

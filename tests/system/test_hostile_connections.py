@@ -1,6 +1,6 @@
-"""What the gRPC port withstands of connections that are no gRPC: garbage, half of it, and floods.
+"""Hostile connections to the gRPC port: malformed bytes, half-open connections, and floods.
 
-All on one server, whose log and size are looked at after each test.
+All tests use one server. Its log and memory are checked after each test.
 """
 
 import random
@@ -37,7 +37,7 @@ def connected(hostile: Hostile) -> Iterator[socket.socket]:
 
 
 def exchange(hostile: Hostile, sent: bytes, *, most: int = 2**22) -> bytes:
-    """Send this, and give what comes back until the end, or until enough has come."""
+    """Send bytes, and return what comes back until the end or up to a size."""
     received = b""
     with connected(hostile) as opened:
         try:
@@ -47,13 +47,13 @@ def exchange(hostile: Hostile, sent: bytes, *, most: int = 2**22) -> bytes:
                 received += data
         except TimeoutError:
             raise
-        except OSError:  # whoever sends garbage may be cut off while sending
+        except OSError:  # the server may close the connection during the send
             pass
     return received
 
 
 def garbage_frames(rng: random.Random) -> bytes:
-    """Give frames of all kinds, flags and streams, with payloads and lengths that don't fit."""
+    """Return frames of all kinds, flags and streams, with wrong payloads and lengths."""
     made = b""
     for _ in range(rng.randint(1, 12)):
         payload = rng.randbytes(rng.choice([0, 1, 4, 5, 8, 9, 100, 16_384, 20_000]))
@@ -64,7 +64,7 @@ def garbage_frames(rng: random.Random) -> bytes:
 
 
 def bad_headers(rng: random.Random) -> bytes:
-    """Make a call whose headers no library would send: names, values and their coding."""
+    """Return a call whose header names, values and encoding no library would send."""
     name = rng.choice(
         ["authorization", "X-Upper", "", "x\0y", "te", ":path", "grpc-timeout", "x\n"]
     )
@@ -154,7 +154,7 @@ def headers_frame(stream: int, flags: int = http2.END_HEADERS) -> bytes:
 
 
 def rapid_reset() -> bytes:
-    """2,000 streams, each opened and given up at once (CVE-2023-44487)."""
+    """2,000 streams, each opened and reset at once by the client (CVE-2023-44487)."""
     cancel = struct.pack(">I", 8)
     return b"".join(
         headers_frame(stream) + http2.frame(http2.RST_STREAM, stream=stream, payload=cancel)
@@ -163,7 +163,7 @@ def rapid_reset() -> bytes:
 
 
 def made_you_reset() -> bytes:
-    """2,000 streams, each given up by the server at once (CVE-2025-8671)."""
+    """2,000 streams, each reset at once by the server (CVE-2025-8671)."""
     nothing = struct.pack(">I", 0)
     return b"".join(
         headers_frame(stream) + http2.frame(http2.WINDOW_UPDATE, stream=stream, payload=nothing)
@@ -172,7 +172,7 @@ def made_you_reset() -> bytes:
 
 
 def continuations() -> bytes:
-    """Headers that go on for 16 MiB (CVE-2024-27316)."""
+    """Headers of 16 MiB in CONTINUATION frames (CVE-2024-27316)."""
     block = http2.header_block([("x-more", "y" * 8000)] * 2)
     return headers_frame(1, 0) + http2.frame(http2.CONTINUATION, 0, 1, block) * 1000
 

@@ -1,6 +1,6 @@
-"""What the gRPC port withstands of its own clients: bad messages and metadata by the thousand.
+"""Thousands of malformed messages and metadata from gRPC clients.
 
-All on one server, whose log and size are looked at.
+All tests use one server. Its log and memory are checked.
 """
 
 import json
@@ -51,7 +51,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hostile]:
 
 
 def good_requests(hostile: Hostile) -> dict[str, Message]:
-    """Give a good request to every method; none changes what is asked for afterwards."""
+    """Return a valid request for every method; none changes the results of the others."""
     stored, mine = hostile.stored, new_parents()
     other = new_interaction(mine, data=json.dumps({"body": MARKER}))
     filtered = reading_pb.ListInteractionsRequest.Filter(
@@ -91,7 +91,7 @@ def test_mutated_messages_get_a_response(hostile: Hostile, seed: int) -> None:
 
 
 def odd_metadata(rng: random.Random) -> Metadata:
-    """Give metadata that a client's library lets through."""
+    """Return metadata that a client library accepts."""
     texts = ["", " ", "x" * rng.choice([1, 128, 129, 4000]), "RQ" + "f" * 32, "a,b", "../..", "%00"]
     odd: list[tuple[str, str | bytes]] = [
         ("x-request-id", rng.choice(texts)),
@@ -104,7 +104,7 @@ def odd_metadata(rng: random.Random) -> Metadata:
 
 
 VALUES: dict[str, Callable[[random.Random], bytes]] = {
-    # Numbers of the fields of Interaction, and what a client's library would not put there.
+    # Field numbers of Interaction, with values that no client library would send.
     "types": lambda rng: b"\x28" + varint(rng.getrandbits(64)),
     "times": lambda rng: length_delimited(
         rng.choice([9, 10]), b"\x08" + varint(rng.getrandbits(64)) + b"\x10" + varint(2**63 - 1)
@@ -269,7 +269,7 @@ def test_any_credentials_get_a_response_and_are_not_logged(
     ]  # fmt: skip
     shapes.append([("authorization-bin", SECRET.encode())])
     shapes.append([("authorization", f"Basic {SECRET}"), ("authorization", key.bearer)])
-    # Each another one: of those that are the same, all that come together are one attempt.
+    # All are different: equal credentials at the same time count as one attempt.
     shapes += [[("authorization", f"Bearer {key.sid}.{SECRET}{n}")] for n in range(40)]
     with served(folder) as server:
         with grpc.insecure_channel(server.grpc_address) as channel:

@@ -1,4 +1,4 @@
-"""Metadata that no client's library sends: bytes that are not ASCII, and deadlines of any form."""
+"""Metadata that no client library sends: bytes that are not ASCII, and malformed deadlines."""
 
 import asyncio
 import re
@@ -105,7 +105,7 @@ async def test_an_authorization_that_is_not_ascii_is_refused_and_not_logged(
             assert await client.status_of(LIST, [("authorization", value)], request) == (
                 UNAUTHENTICATED
             )
-        # Elsewhere such bytes are nobody's business, and in no log either.
+        # In other metadata such bytes are ignored, and not logged.
         elsewhere: http2.Pairs = [("authorization", key.bearer), ("x-other", SECRET.encode() + odd)]
         assert await client.status_of(LIST, elsewhere, request) == OK
     await serves(server, key, parents)
@@ -120,14 +120,14 @@ async def test_any_grpc_timeout_header_gets_a_response(
     server: Served, key: InteractionKey, parents: Parents, method: str
 ) -> None:
     request = list_request(parents).SerializeToString()
-    # To record, the key has no right: so that either method needs the whole pipeline only.
+    # The key may not record, so both methods end in the pipeline.
     good = OK if method == LIST else "7"
     expected: Sequence[tuple[str, set[str]]] = [
         ("0n", {DEADLINE_EXCEEDED, ""}),
         ("1n", {DEADLINE_EXCEEDED, good, ""}),
         ("99999999H", {good}),
         ("99999999S", {good}),
-        ("-1S", {INTERNAL}),  # gRPC's own answer to what is no deadline
+        ("-1S", {INTERNAL}),  # gRPC's own response to a malformed deadline
         ("1", {INTERNAL}),
         ("", {INTERNAL}),
         ("999999999999H", {INTERNAL, good}),

@@ -1,4 +1,4 @@
-"""More than it can serve: what the service takes on is done, the rest refused, and it recovers."""
+"""Overload: admitted calls are served, the rest are refused, and the service recovers."""
 
 import asyncio
 from collections import Counter
@@ -28,15 +28,15 @@ LIMITS = (
     "--max-concurrent-calls", str(AT_ONCE), "--calls-per-second", "0", "--account-call-share", "1",
 )  # fmt: skip
 GROWTH_MIB = 120
-"""What the server may grow by: two thousand calls and their answers waiting, at some 30 KiB each,
-and what the allocator keeps of them."""
+"""The permitted growth of the server's memory: 2,000 waiting calls with their responses, at about
+30 KiB each, and the allocator's reserve."""
 GET = "/interaction_svc.v1.InteractionService/GetInteraction"
 OVERLOADED = 'interaction_svc_errors_total{reason="ERROR_REASON_OVERLOADED",transport="%s"} %d.0'
 
 
 @asynccontextmanager
 async def connections(server: Served, count: int) -> AsyncIterator[list[grpc.aio.Channel]]:
-    """Open so many connections; channels of one process would share one otherwise."""
+    """Open this number of connections; by default the channels of a process share one."""
     async with AsyncExitStack() as opened:
         options = [("grpc.use_local_subchannel_pool", 1)]
         yield [
@@ -48,7 +48,7 @@ async def connections(server: Served, count: int) -> AsyncIterator[list[grpc.aio
 
 
 async def refused(server: Served, transport: str, count: int) -> None:
-    """Return when so many were refused; the store gives up on the lock after 5 seconds."""
+    """Return when this number was refused; the store waits 5 seconds for the lock."""
     async with httpx.AsyncClient(trust_env=False) as http, asyncio.timeout(30):
         while OVERLOADED % (transport, count) not in (await http.get(server.metrics_url)).text:
             await asyncio.sleep(0.02)
@@ -89,7 +89,7 @@ async def test_under_overload_calls_succeed_or_get_retry_info(
                 Code.OK: AT_ONCE,
                 Code.RESOURCE_EXHAUSTED: many - AT_ONCE,
             }
-            for number in range(AT_ONCE):  # every place is free again
+            for number in range(AT_ONCE):  # all places are free again
                 assert await record(number) is Code.OK
 
 
@@ -115,8 +115,8 @@ async def test_a_flood_of_calls_is_partly_served_and_partly_refused_at_once(
                 await asyncio.sleep(0.02)
             answered = await flood
             assert checks > 1
-            # Besides what is refused with RESOURCE_EXHAUSTED (8), grpc refuses what waits to be
-            # taken up, and says CANCELLED (1).
+            # The service refuses with RESOURCE_EXHAUSTED (8). grpc refuses calls that wait for
+            # Python with CANCELLED (1).
             assert set(answered.refused) <= {"1", "8"}
             assert "1" in answered.refused
             assert len(answered.ok) >= AT_ONCE

@@ -22,7 +22,7 @@ NODE = Path(__file__).parent / "node"
 
 @pytest.fixture
 async def interactions(ingest: Ingest, parents: Parents) -> list[pb.Interaction]:
-    """A Session of 23 Interactions, the last of them one-sided; all on a page are a large page."""
+    """A Session of 23 Interactions, the last one-sided. A page with all of them is large."""
     made = new_session(parents, 23)
     made[-1].ClearField("inbound")
     for interaction in made:
@@ -123,7 +123,7 @@ class TestPythonSdk:
         with pytest.raises(TwilioRestException) as caught:
             listing.interactions(interactions[0].sid).fetch()
         assert (caught.value.status, caught.value.code) == (401, 20003)
-        # The SDK has no method for what the resource can't do, so this goes below it.
+        # The SDK has no method for unsupported operations, so the test uses its HTTP client.
         response = client.request("POST", f"{server.base_url}{parents.path}")
         assert response.status_code == 405
         assert json.loads(response.text)["code"] == 20004

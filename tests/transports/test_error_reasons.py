@@ -1,4 +1,4 @@
-"""Every reason of an error: its code, metadata and details, as protos and docs/grpc.md say."""
+"""The code, metadata and details of each reason, compared with the protos and docs/grpc.md."""
 
 import json
 import re
@@ -74,7 +74,7 @@ def beyond_unsent(
 
 
 class Case(NamedTuple):
-    """An error as the service makes it, and its metadata on the wire."""
+    """An error of the service, and its metadata on the wire."""
 
     error: Callable[[], ServiceError]
     metadata: dict[str, str]
@@ -124,12 +124,12 @@ CASES: dict[str, list[Case]] = {
     "UNAVAILABLE": [Case(lambda: errors.Unavailable("It can't be used"), {})],
     "AMBIGUOUS_ACCOUNT": [Case(errors.AmbiguousAccount, {})],
     "DATA_LOSS": [Case(errors.DataLoss, {})],
-    "INTERNAL": [],  # its reference is random: below
+    "INTERNAL": [],  # its reference is random: see errors_of
 }
 
 
 class Documented(NamedTuple):
-    """What a reason promises."""
+    """The documented code and metadata of a reason."""
 
     code: str
     metadata: set[str]
@@ -148,7 +148,7 @@ def of_the_docs() -> dict[str, Documented]:
 
 
 class Comment(NamedTuple):
-    """What the comment of a reason in the protos says."""
+    """The content of a reason's comment in the protos."""
 
     code: str
     is_retried: bool

@@ -1,4 +1,4 @@
-"""TLS on both listeners: who gets in, by which version, and files that can't be used."""
+"""TLS on both listeners: accepted clients and versions, and unusable files."""
 
 import asyncio
 import ssl
@@ -48,7 +48,7 @@ async def test_plain_text_to_a_tls_port_gets_no_response(authority: Authority) -
 
 
 def only(authority: Authority, version: str) -> ssl.SSLContext:
-    """Make a client's side that speaks this version, old ones too, which OpenSSL has put away."""
+    """Return a client context for one version, also for those that OpenSSL disables."""
     context = authority.context()
     context.set_ciphers("DEFAULT:@SECLEVEL=0")
     context.set_alpn_protocols(["h2", "http/1.1"])

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("looks")
 
 @pytest.fixture
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Have the files looked at often, and list each time that one was."""
+    """Poll the files often, and list each poll."""
     found: list[Path] = []
     stamp_of = tls._stamp_of
 
@@ -89,7 +89,7 @@ async def test_new_connections_get_a_new_certificate_and_open_ones_continue(
 async def test_a_certificate_replaced_through_kubernetes_links_is_loaded(
     authority: Authority, tmp_path: Path, logged: list[Any]
 ) -> None:
-    """It swaps a link to the folder that the files' links lead through."""
+    """Kubernetes replaces the link to the folder that the links of the files point to."""
     mount = tmp_path / "mount"
     mount.mkdir()
     for version in ("1", "2"):

@@ -1,4 +1,4 @@
-"""TLS as the running service has it, by its flags."""
+"""TLS of a served process, set by its flags."""
 
 import json
 import re
@@ -28,7 +28,7 @@ REQUEST = (
 
 
 def addresses(server: Served) -> list[Address]:
-    """Give the addresses of HTTP and gRPC."""
+    """Return the addresses of HTTP and gRPC."""
     texts = server.base_url.removeprefix("https://"), server.grpc_address
     return [Address.parse(text) for text in texts if text]
 
@@ -45,7 +45,7 @@ def encrypted(address: Address, authority: Authority) -> Iterator[ssl.SSLSocket]
 
 
 def serials(server: Served, authority: Authority) -> set[str]:
-    """Give the serial numbers that new connections to both listeners are shown."""
+    """Return the serial numbers of both listeners' certificates on new connections."""
     found = set()
     for address in addresses(server):
         with encrypted(address, authority) as opened:
@@ -123,7 +123,7 @@ async def test_a_renewed_certificate_is_served_without_a_restart(
                 authority.issue()
                 wait_until(lambda: old not in serials(server, authority))
                 (new,) = serials(server, authority)
-                _ask(opened)  # on the connection of before
+                _ask(opened)  # on the earlier connection
             await InteractionServiceStub(channel).GetInteraction(get_request(interaction))
         lines = [json.loads(line) for line in server.log.read_text().splitlines()]
         (loaded,) = (line for line in lines if line["event"] == "certificate loaded")
@@ -181,7 +181,7 @@ def test_unusable_files_end_the_service_at_start(authority: Authority, tmp_path:
 
 
 def _ask(opened: ssl.SSLSocket) -> None:
-    """Ask once over HTTP, on a connection that stays open."""
+    """Send one HTTP request on a connection that stays open."""
     opened.sendall(REQUEST)
     received = b""
     while not received.endswith(b"}}"):

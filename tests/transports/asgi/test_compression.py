@@ -1,4 +1,4 @@
-"""Answers over HTTP that are compressed, for clients that ask for it."""
+"""Compression of HTTP responses for clients that accept it."""
 
 import zlib
 
@@ -16,7 +16,7 @@ GZIP = {"Accept-Encoding": "gzip"}
 
 
 async def raw(http: httpx.AsyncClient, path: str, headers: dict[str, str]) -> httpx.Response:
-    """Get an answer with its body as it was sent."""
+    """Return a response with its body undecoded."""
     async with http.stream("GET", path, headers=headers) as response:
         response._content = b"".join([piece async for piece in response.aiter_raw()])
     return response

@@ -1,4 +1,4 @@
-"""What a gRPC connection may cost: how many there are, for how long, and with how many calls."""
+"""Limits of gRPC connections: their number, their age, and their calls."""
 
 import asyncio
 import struct
@@ -21,7 +21,7 @@ MAX_CONCURRENT_STREAMS = 3
 
 
 class Connection:
-    """HTTP/2 as far as a test needs it: what frames the server sends."""
+    """A minimal HTTP/2 client, which reads the frames of the server."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
@@ -31,7 +31,7 @@ class Connection:
         self.writer.write(PREFACE + NO_SETTINGS)
 
     async def frame(self) -> tuple[int, int, bytes]:
-        """Give the next frame's type, flags and payload."""
+        """Return the type, flags and payload of the next frame."""
         head = await self.reader.readexactly(9)
         return head[3], head[4], await self.reader.readexactly(int.from_bytes(head[:3]))
 
@@ -68,7 +68,7 @@ async def test_connections_are_limited(tmp_path: Path) -> None:
     with served(tmp_path, "--max-connections", "2") as server:
         async with connection(server) as a, connection(server) as b, connection(server) as c:
             assert [await is_served(opened) for opened in (a, b, c)] == [True, True, False]
-        async with asyncio.timeout(20):  # there is room again once they are gone
+        async with asyncio.timeout(20):  # a new connection is possible once they are closed
             while True:
                 async with connection(server) as late:
                     if await is_served(late):

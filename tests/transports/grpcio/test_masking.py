@@ -1,6 +1,6 @@
-"""What is unexpected reaches no caller over gRPC: they get a reference, and the log has the cause.
+"""Unexpected errors over gRPC: callers get a reference, and the log has the cause.
 
-The REST side of it is in test_rest.py.
+tests/transports/rest/test_rest.py tests the same over REST.
 """
 
 from collections.abc import AsyncIterator
@@ -88,7 +88,7 @@ async def test_unexpected_errors_are_masked(
 
 
 async def test_a_drain_of_zero_seconds_always_ends(tmp_path: Path) -> None:
-    """Of grpc's two ways to stop, one must not end the other's server under its hands."""
+    """grpc has two stops; the second must not free the server while the first runs."""
     store = await open_store(files.url(tmp_path))
     for _ in range(15):
         server = server_on(Failing(store), FailingIngest(store), store)

@@ -1,6 +1,6 @@
-"""The interceptors around all four kinds of RPC: a service of the test's own behind the same chain.
+"""The interceptors around all four kinds of RPC, with a service of the test behind the chain.
 
-Its methods take and give bytes, as ours do. What a method is to do stands in its request.
+Its methods take and return bytes, as ours do. The request selects the effect of a method.
 """
 
 import asyncio
@@ -59,11 +59,11 @@ Metadata = list[tuple[str, str]]
 
 
 class Echo:
-    """Answers each request with the caller's key and the request; some requests mean more."""
+    """Answers each request with the caller's key and the request. Some requests have an effect."""
 
     def __init__(self) -> None:
         self.left = asyncio.Event()
-        """Set once a call that hung was left, whichever way."""
+        """Set once a hanging call has ended in any way."""
 
     async def unary_unary(self, request: bytes, _: Any) -> bytes:
         return await self._answer(request)
@@ -101,7 +101,7 @@ class Echo:
 
 
 class EchoServer:
-    """The served chain, and its parts."""
+    """The served chain and its parts."""
 
     def __init__(self, store: Store, times: Times, *, cached_forever: bool) -> None:
         self.store = store
@@ -138,12 +138,12 @@ class EchoServer:
 
     @property
     def places(self) -> int:
-        """How many are taken."""
+        """The number of places in use."""
         return self.concurrency._count
 
     @property
     def unsent(self) -> int:
-        """How many bytes of answers wait."""
+        """The number of unread bytes of responses."""
         return self.admission.response_backlog._all
 
     async def key(self, role: Role = Role.READ) -> NewKey:
@@ -175,7 +175,7 @@ async def opened(
 
 
 def start(channel: grpc.aio.Channel, kind: str, *requests: bytes, **given: Any) -> Any:
-    """Start a call of a kind, whose stream of requests, if it is one, ends after these."""
+    """Start a call of a kind with these requests."""
     method: Any = getattr(channel, kind)(path_of(kind))
     if kind.startswith("unary"):
         return method(requests[0], **given)
@@ -183,7 +183,7 @@ def start(channel: grpc.aio.Channel, kind: str, *requests: bytes, **given: Any) 
 
 
 def open_call(channel: grpc.aio.Channel, kind: str, **given: Any) -> Any:
-    """Start a call that goes on: a stream of requests is silent, a stream of answers hangs."""
+    """Start a call without end: a stream of requests is silent, a stream of responses hangs."""
     method: Any = getattr(channel, kind)(path_of(kind))
     return method(b"hang", **given) if kind.startswith("unary") else method(**given)
 
@@ -316,7 +316,7 @@ async def test_an_unavailable_store_ends_no_stream(
         assert (await call.read()).endswith(b":a")
         await pipeline.store.close()
         for _ in range(3):
-            await asyncio.sleep(0.05)  # longer than the key is known
+            await asyncio.sleep(0.05)  # longer than the key is cached
             other = start(channel, "unary_unary", b"a", metadata=shown(key))
             code, _, _ = await ended(other, "unary_unary")
             assert code is Code.UNAVAILABLE
@@ -335,7 +335,7 @@ async def test_streams_of_responses_have_no_deadline(tmp_path: Path) -> None:
             open_call(channel, "unary_unary", metadata=shown(key), timeout=3600), "unary_unary"
         )
         assert (code, reason) == (Code.DEADLINE_EXCEEDED, "ERROR_REASON_DEADLINE_EXCEEDED")
-        await asyncio.sleep(0.3)  # three times what other calls have
+        await asyncio.sleep(0.3)  # three times the deadline of other calls
         assert not any(call.done() for call in calls.values())
         await calls["stream_stream"].write(b"a")
         assert (await calls["stream_stream"].read()).endswith(b":a")
@@ -384,7 +384,7 @@ async def test_responses_of_a_stream_count_until_the_client_reads_them(
         for number in range(5):
             headers = http2.call_headers(path_of("unary_stream"), shown(await pipeline.key()))
             writer.write(http2.call(2 * number + 1, headers, request))
-        # Two of them have an answer that waits; no window holds the refusals of the others back.
+        # Two have a response that waits. Flow control does not delay the errors of the others.
         received, ends = bytearray(), 0
         while ends < 3:
             received += await reader.read(65_536)

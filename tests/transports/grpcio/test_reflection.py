@@ -1,4 +1,4 @@
-"""Reflection over gRPC: what clients such as grpcurl and ghz ask for, in both versions."""
+"""Reflection, v1 and v1alpha, as clients such as grpcurl and ghz use it."""
 
 from typing import Any
 
@@ -69,7 +69,7 @@ async def test_reflection_finds_every_symbol_by_its_name(
         response.original_request.file_containing_symbol: files_in(response)[0].name
         for response in responses
     } == SYMBOLS
-    for response in responses:  # what it imports comes with it
+    for response in responses:  # with the files that it imports
         found = files_in(response)
         names = {file.name for file in found}
         assert all(names.issuperset(file.dependency) for file in found)

@@ -1,4 +1,4 @@
-"""Requests that a proxy could read in another way than this service: they are refused."""
+"""Requests that a proxy could read differently are refused."""
 
 import json
 
@@ -63,7 +63,7 @@ AMBIGUOUS = {
 def test_ambiguous_requests_are_refused_and_counted(
     limited: Served, sent: str, message: str
 ) -> None:
-    """The request behind it on the connection is not read, and it gets no answer."""
+    """The next request on the connection is neither read nor answered."""
     with unharmed(limited):
         before = refused(limited)
         (answer,) = exchange(limited, sent.encode("latin-1") + GOOD, half_close=False)
@@ -89,7 +89,7 @@ def test_ambiguous_requests_are_refused_and_counted(
     ],
 )
 def test_every_valid_host_header_is_accepted(limited: Served, host: str) -> None:
-    """Which one doesn't matter: links are never made of it."""
+    """Links never contain the host, so any is accepted."""
     assert statuses(limited, LAST.replace(b"Host: x", f"Host: {host}".encode())) == [200]
 
 
@@ -113,7 +113,7 @@ def test_credentials_that_are_not_ascii_are_refused(limited: Served, value: str)
 
 
 def refused(server: Served, reason: str = "ERROR_REASON_MALFORMED_REQUEST") -> float:
-    """Return how many requests were refused for this reason."""
+    """Return the number of requests refused for this reason."""
     text = httpx.get(server.metrics_url, trust_env=False).text
     sample = f'interaction_svc_errors_total{{reason="{reason}",transport="http"}} '
     return float(next((line[len(sample) :] for line in text.splitlines() if sample in line), 0))

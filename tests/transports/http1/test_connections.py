@@ -1,4 +1,4 @@
-"""How long the HTTP port keeps a connection, and how many: slow, idle and silent ones."""
+"""Limits of HTTP connections: their number, and slow, idle and silent ones."""
 
 import asyncio
 import socket
@@ -77,7 +77,7 @@ def test_the_idle_timeout_replaces_the_header_timeout_between_requests(
     with connected(limited) as kept:
         kept.sendall(GOOD)
         assert read_one(kept).status == 200
-        assert exchange(limited, b"", half_close=False) == []  # that time has passed
+        assert exchange(limited, b"", half_close=False) == []  # the header timeout has passed
         kept.sendall(GOOD)
         assert read_one(kept).status == 200
 
@@ -105,12 +105,12 @@ async def test_no_timeout_runs_while_a_request_is_answered() -> None:
         render_error=error_response,
     )
     address = await server.start()
-    first = headers_of(2048, b"")  # as much as is parsed at once, so that the next comes after it
+    first = headers_of(2048, b"")  # the size of one parsed piece, so that the next request is kept
     reader, writer = await asyncio.open_connection(*address)
     writer.write(first + b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
     async with asyncio.timeout(30):
         await reader.readuntil(b"\r\n\r\n")
-        for _ in range(3):  # the times of others are over meanwhile
+        for _ in range(3):  # the timeouts of other connections end meanwhile
             for sent in (b"", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"):
                 other, other_writer = await asyncio.open_connection(*address)
                 other_writer.write(sent)
@@ -118,7 +118,7 @@ async def test_no_timeout_runs_while_a_request_is_answered() -> None:
                 other_writer.close()
         finish.set()
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
-        assert await reader.read() == b""  # and now it was idle
+        assert await reader.read() == b""  # now it was idle
     writer.close()
     await server.drain(0)
 
@@ -150,7 +150,7 @@ async def test_responses_are_sent_without_delay(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_connections_beyond_the_limit_are_closed_and_those_within_it_served(tmp_path: Path) -> None:
-    # A connection that is held stays open, silent or not, for much longer than the test takes.
+    # Open connections stay open for much longer than the test takes.
     with served(tmp_path, "--max-connections", "3", "--header-timeout-seconds", "600") as server:
         with connected(server) as first, connected(server), connected(server):
             first.sendall(GOOD)

@@ -1,4 +1,4 @@
-"""What the HTTP port withstands: raw bytes against a served process."""
+"""Malformed and hostile HTTP requests against a served process."""
 
 import random
 from collections import Counter
@@ -76,7 +76,7 @@ REFUSALS = {
     "half a request": 408,
     "a proxy's request": 404,
     "the server itself": 404,
-    # Of these the request line and the headers are good, and nobody is let in by them.
+    # These have a valid request line and headers, and no credentials.
     **dict.fromkeys(
         (
             "escaped zeros", "line ends in the query", "credentials that are none",
@@ -86,12 +86,12 @@ REFUSALS = {
         401,
     ),
 }  # fmt: skip
-"""The status of each answer that isn't 400; None: the connection is closed without one."""
+"""The status of each response that isn't 400; None: there is no response."""
 
 
 @pytest.mark.parametrize("name", GARBAGE)
 def test_malformed_input_gets_at_most_one_error_response(limited: Served, name: str) -> None:
-    """One at most: what could be a second request, behind the body of the first, is not read."""
+    """Bytes after the body of the first request could be a second one, and are not read."""
     with unharmed(limited):
         found = exchange(limited, GARBAGE[name], half_close=False)
         status = REFUSALS.get(name, 400)
@@ -131,7 +131,7 @@ def test_thousands_of_malformed_requests_do_no_harm(
     expected: set[int],
     possible: set[int],
 ) -> None:
-    """A mutation may leave a request good: another Host, or a second request that is damaged."""
+    """A mutation can leave the request valid, for example with another Host."""
     rng = random.Random(20001)
     found: Counter[int] = Counter()
     with unharmed(limited):
@@ -159,7 +159,7 @@ def test_endless_headers_are_refused_in_bounded_memory(limited: Served, start: b
     with unharmed(limited), connected(limited) as opened:
         opened.sendall(start)
         with suppress(ConnectionError):
-            for _ in range(1000):  # a megabyte, if they were taken
+            for _ in range(1000):  # a megabyte, if they were read
                 opened.sendall(b"a" * 1024)
         (refusal,) = answers(read_all(opened))
         assert refusal.status == 431
@@ -212,7 +212,7 @@ def test_a_request_with_a_body_is_answered_before_the_body_arrives(
 def test_a_client_that_sends_its_whole_body_first_can_read_the_response(
     limited: Served, sent: bytes, status: int
 ) -> None:
-    """To close at once would reset the connection, and take the answer with it."""
+    """To close at once would reset the connection, and the client would lose the response."""
     with unharmed(limited), connected(limited) as opened:
         opened.sendall(sent)
         assert [answer.status for answer in answers(read_all(opened))] == [status]

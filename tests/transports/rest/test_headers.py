@@ -1,4 +1,4 @@
-"""Headers of answers over HTTP: that nothing is stored on the way, and which origins may read."""
+"""Headers of HTTP responses: caching and CORS."""
 
 from collections.abc import Iterator
 

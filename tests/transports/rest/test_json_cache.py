@@ -1,4 +1,4 @@
-"""What REST keeps of the rows that it has rendered: as much as it may, and no longer."""
+"""The cache of rendered rows: its hits, its size and its age."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ BASE_URL = "https://interactions.example"
 
 @pytest.fixture
 def rendered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Give the SIDs of what is rendered, as often as it is."""
+    """Return the SIDs of all rendered rows, once for each time."""
     sids: list[str] = []
 
     def noted(interaction: pb.Interaction, base_url: str) -> twilio_json.Resource:
@@ -48,7 +48,7 @@ async def test_each_row_has_its_own_json_in_any_order_of_requests(rendered: list
         assert [each["sid"] for each in found] == [row.sid for row in asked]
         assert all(each["url"].startswith(BASE_URL) for each in found)
         assert [json.loads(cache.render_item(row.frame)) for row in asked] == found
-    assert Counter(rendered) == {row.sid: 2 for row in rows}  # from then on it is kept
+    assert Counter(rendered) == {row.sid: 2 for row in rows}  # from then on it is cached
     assert cache.render_page(b"") == []
 
 
@@ -68,10 +68,10 @@ async def test_the_size_of_the_cache_is_bounded(
     for row in rows:
         cache.render_page(row.frame + row.frame)
     del rendered[:]
-    cache.render_page(rows[-1].frame)  # the youngest is there
+    cache.render_page(rows[-1].frame)  # the youngest is cached
     assert rendered == []
     cache.render_page(frames(rows[:50]))
-    assert rendered == [row.sid for row in rows[:50]]  # the old ones are not
+    assert rendered == [row.sid for row in rows[:50]]  # the old ones are not cached
 
 
 async def test_rows_that_are_not_requested_leave_the_cache(
@@ -91,12 +91,12 @@ async def test_rows_that_are_not_requested_leave_the_cache(
     for _ in range(3):
         due.pop()()
         cache.render_page(asked_again.frame)
-    assert rendered == [asked_again.sid, left.sid]  # what is asked for stays
+    assert rendered == [asked_again.sid, left.sid]  # a requested row stays
     cache.render_page(left.frame)
     assert rendered[2:] == [left.sid]
     due.pop()()
     due.pop()()
-    assert due == []  # it waits for nothing once it has nothing
+    assert due == []  # an empty cache has no timer
     cache.render_page(asked_again.frame)
     assert rendered[3:] == [asked_again.sid]
 

@@ -1,4 +1,4 @@
-"""The service's own description: that it is one, that it is whole, and that it is true."""
+"""The OpenAPI document: valid, complete, and true of the service."""
 
 import asyncio
 import json
@@ -70,7 +70,7 @@ def test_the_document_is_valid_openapi() -> None:
 
 
 def test_the_document_uses_only_keywords_of_openapi_3_0() -> None:
-    """Words of 3.1 are not refused by all validators, but misread, or not, by generators."""
+    """Not all validators refuse keywords of 3.1, and generators misread them."""
     document = openapi_document(BASE_URL)
     assert document["openapi"] == "3.0.3"
     for schema in all_schemas(document):
@@ -153,7 +153,7 @@ def test_only_operations_on_interactions_need_credentials() -> None:
 
 
 def test_the_service_answers_as_the_document_says(tmp_path: Path) -> None:
-    """schemathesis asks what it allows, and what it does not, and checks the answers."""
+    """schemathesis sends valid and invalid requests, and checks the responses."""
     parents = new_parents()
     with served(tmp_path) as server:
         sids = asyncio.run(_record_some(server, parents))
@@ -197,7 +197,7 @@ async def _record_some(server: Served, parents: Parents) -> list[str]:
 
 
 def _give_examples(document: dict[str, Any], parents: Parents, sids: list[str]) -> None:
-    """Name what is there, so that not everything is an answer that it isn't."""
+    """Add existing SIDs as examples, so that not all responses are 404."""
     known = {"ServiceSid": [parents.service_sid], "SessionSid": [parents.session_sid], "Sid": sids}
     for item in document["paths"].values():
         for parameter in item.get("parameters", []):
@@ -208,6 +208,6 @@ def _give_examples(document: dict[str, Any], parents: Parents, sids: list[str]) 
 
 
 def _answered(server: Served) -> set[tuple[str, str]]:
-    """Give which codes each method was answered with, from the log."""
+    """Return the codes of each method, from the log."""
     lines = map(json.loads, server.log.read_text().splitlines())
     return {(line["method"], line["code"]) for line in lines if line["event"] == "call"}

@@ -1,4 +1,4 @@
-"""Pages of a list over HTTP that are too large for one read of the store, or for one's memory."""
+"""Pages over HTTP that are too large for one read from the store, or for memory."""
 
 import asyncio
 import http.client
@@ -38,7 +38,7 @@ MIB = 1024 * 1024
 
 
 def large(parents: Parents, count: int, data_bytes: int = 200_000) -> list[pb.Interaction]:
-    """Make Interactions of which five are a read of the store; oldest first."""
+    """Return Interactions, oldest first; five fill a read from the store."""
     return [
         new_interaction(parents, NOON_US + n * SECOND_US, data="x" * data_bytes)
         for n in range(count)
@@ -140,14 +140,14 @@ async def test_over_http_1_0_a_large_page_ends_with_the_connection(
 
 
 class Meddling(Interactions):
-    """An application in which something happens before each read of a page but the first."""
+    """An application that calls a function before each read of a page except the first."""
 
     def __init__(self, store: Store, meanwhile: Callable[[int], Awaitable[object]]) -> None:
         super().__init__(store)
         self._meanwhile = meanwhile
         self.reads = 0
         self.asked: list[int] = []
-        """How many rows each read asked for."""
+        """The number of requested rows of each read."""
 
     async def page(self, *given: Any, **options: Any) -> Page:
         self.asked.append(given[1].page_size)
@@ -161,7 +161,7 @@ class Meddling(Interactions):
 async def meddled(
     folder: Path, rows: list[pb.Interaction], meanwhile: Callable[[Store, int], Awaitable[object]]
 ) -> AsyncIterator[tuple[Meddling, httpx.AsyncClient]]:
-    """Serve these rows; between two reads for a page `meanwhile` is called."""
+    """Serve these rows, and call `meanwhile` between two reads of a page."""
     store = await open_store(files.url(folder))
     await store.record([row_of(row) for row in rows])
     interactions = Meddling(store, lambda read: meanwhile(store, read))
@@ -242,7 +242,7 @@ async def test_a_large_page_reads_few_rows_more_than_it_sends(
     assert sids(page) == [row.sid for row in rows[:60]]
     first, *following = interactions.asked
     assert first == 60
-    assert sum(following) <= 4 * 60  # by twice as many as fit into a read, twice if backward
+    assert sum(following) <= 4 * 60  # at most twice the rows of a read, and twice that backward
 
 
 async def test_rows_that_are_deleted_while_a_page_is_sent_are_left_out(
@@ -289,7 +289,7 @@ async def _delete(store: Store, row: pb.Interaction) -> None:
 
 
 def filled(folder: Path, rows: list[pb.Interaction]) -> None:
-    """Put rows into the store of a server that is still to be started."""
+    """Fill the store of a server that has not started yet."""
 
     async def fill() -> None:
         store = await open_store(files.url(folder))
@@ -365,7 +365,7 @@ def test_unread_large_pages_are_bounded(tmp_path: Path, parents: Parents) -> Non
 
 
 def asking(server: Served, parents: Parents, *, close: bool = False) -> socket.socket:
-    """Ask for a large page on a connection of its own, and take nothing of it."""
+    """Request a large page on a new connection, and read nothing."""
     opened = socket.socket()
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     opened.settimeout(30)

@@ -263,7 +263,7 @@ async def test_links_begin_with_the_public_url_and_never_with_the_host_header(
 
 
 class Failing(Interactions):
-    """An application whose every call fails as it is told to."""
+    """An application whose every operation raises a given error."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error

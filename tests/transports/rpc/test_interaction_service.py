@@ -65,7 +65,7 @@ async def test_one_sided_and_empty_interactions_are_returned_unchanged(
 
 
 class Refusal(NamedTuple):
-    """All that a caller sees of a failed call but the SID it sent, and what the store was asked."""
+    """All that a caller sees of a failed call except its SID, and the operations of the store."""
 
     code: grpc.StatusCode
     message: str
@@ -90,7 +90,7 @@ async def refusal_of(server: Served, begin: Callable[[], Any], sid: str) -> Refu
 
 
 async def store_operations(server: Served) -> dict[str, float]:
-    """Return how often Interactions were asked for in the store, by operation.
+    """Return the number of store operations on Interactions, by operation.
 
     Whether there are keys is asked for by time and not by call.
     """

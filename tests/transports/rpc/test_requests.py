@@ -1,4 +1,4 @@
-"""Requests that can't be parsed: the answer names the Interaction and the field."""
+"""Requests that can't be parsed: the error names the Interaction and the field."""
 
 import random
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from testing.mutations import field, length_delimited, mutated, varint
 from testing.requests import Code, failure, get_request, list_request
 from testing.stubs import Reading
 
-from interaction_svc.transports.rpc.wire_format import MAX_FIELDS, fault_of
+from interaction_svc.transports.rpc.wire_format import MAX_FIELDS, find_fault
 from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 from interaction_svc.v1 import interaction_pb2 as pb
 from interaction_svc.v1.error_reason_pb2 import ErrorReason
@@ -22,7 +22,7 @@ INVALID, MALFORMED = "ERROR_REASON_INVALID_FIELD", "ERROR_REASON_MALFORMED_REQUE
 
 
 class Bad(NamedTuple):
-    """What is appended to a good Interaction, and what is said of it."""
+    """Bytes appended to a valid Interaction, and the expected error."""
 
     appended: bytes
     field: str
@@ -113,7 +113,7 @@ async def test_the_error_for_text_that_is_not_utf_8_names_its_field(
     channel: grpc.aio.Channel, parents: Parents, method: str, number: int, name: str
 ) -> None:
     call: Any = channel.unary_unary(method)
-    request = list_request(parents).SerializeToString()  # the beginning of each of the three
+    request = list_request(parents).SerializeToString()  # the start of each of the three
     code, reason, details = await failure(call(request + length_delimited(number, NOT_UTF_8)))
     assert (code, reason) == (Code.INVALID_ARGUMENT, INVALID)
     info: Any = details["ErrorInfo"]
@@ -139,7 +139,7 @@ async def test_unknown_fields_are_dropped_and_any_valid_encoding_is_accepted(
 ) -> None:
     one, other = new_interaction(parents), new_interaction(parents)
     unknown = length_delimited(99, b"x" * 300) + field(100, 0, b"\x05") + field(101, 5, bytes(4))
-    # The type once more in more bytes than it needs, and a leg in two pieces.
+    # The type again in more bytes than necessary, and a leg in two pieces.
     merged = b"\x28\x81\x00" + length_delimited(7, b"")
     many = length_delimited(8, unknown * MAX_FIELDS) + unknown * MAX_FIELDS
     stream: Any = channel.stream_unary(RECORD_MANY)
@@ -171,7 +171,7 @@ def garbled() -> Iterator[bytes]:
 
 
 def test_the_search_for_a_fault_ends_for_any_bytes() -> None:
-    found = [fault_of(pb.Interaction.DESCRIPTOR, data) for data in garbled()]
+    found = [find_fault(pb.Interaction.DESCRIPTOR, data) for data in garbled()]
     faults = [fault for fault in found if fault is not None]
     assert 1000 < len(faults) < len(found)
     for fault in faults:
@@ -182,4 +182,4 @@ def test_the_search_for_a_fault_ends_for_any_bytes() -> None:
 def test_a_valid_message_has_no_fault() -> None:
     for data in ("", "x" * 100_000, "\u4e2d\U0001f600"):
         good = new_interaction(new_parents(), data=data).SerializeToString()
-        assert fault_of(pb.Interaction.DESCRIPTOR, good) is None
+        assert find_fault(pb.Interaction.DESCRIPTOR, good) is None

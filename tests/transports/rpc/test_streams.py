@@ -1,4 +1,4 @@
-"""Streams of records: what their requests do to each other, and what is left of one that breaks."""
+"""Streams of records: their order, and the effects of failed and cancelled ones."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -110,7 +110,7 @@ async def test_a_cancelled_stream_leaves_whole_requests_and_a_working_store(
         with pytest.raises(asyncio.CancelledError):
             await call
         last = new_interaction(new_parents())
-        # The writer takes what waits in its order: what was there before is settled by now.
+        # The writer keeps the order of its queue, so all earlier rows are written now.
         assert (await ingest.RecordInteractions(iter([request_of(last)]))).created == 1
         stored = await stored_of(reading, parents)
         sids = [one.sid for batch in batches for one in batch.interactions]
@@ -126,7 +126,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
 
 
 class Stream:
-    """Requests of a stream within the process, and how many of them were asked for."""
+    """The requests of a stream, and the number of those that were read."""
 
     def __init__(self, requests: Sequence[RecordInteractionsRequest]) -> None:
         self.requests = requests
@@ -138,7 +138,7 @@ class Stream:
             yield request.SerializeToString()
 
     def recorded_by(self, store: Store) -> asyncio.Task[bytes]:
-        """Begin to record them."""
+        """Start to record them."""
 
         async def recording() -> bytes:
             request_context.begin(RequestContext("grpc", "m", "p", "id", "OK"))
@@ -148,7 +148,7 @@ class Stream:
 
 
 async def idle() -> None:
-    """Let the event loop turn until whatever can go on has gone as far as it can."""
+    """Run the event loop until every other task waits."""
     for _ in range(2000):
         await asyncio.sleep(0)
 
@@ -178,4 +178,4 @@ async def test_a_failed_write_ends_the_stream_with_its_error(
     elsewhere.rename(file)
     assert stream.asked == 2
     response = await Stream(stream.requests).recorded_by(store)
-    assert RecordInteractionsResponse.FromString(response).created == 50  # nothing was there yet
+    assert RecordInteractionsResponse.FromString(response).created == 50  # the store was empty

@@ -6,7 +6,7 @@ _KEEPALIVE_TIMEOUT_SECONDS = 20
 _CLIENT_PING_SECONDS = 10
 _AGE_GRACE_SECONDS = 60
 _WAITING_CALLS = 512
-_MOST_WAITING_CALLS = 1024
+_MAX_WAITING_CALLS = 1024
 """How many calls wait for Python. Above _WAITING_CALLS grpc refuses calls at random.
 
 For Python to accept a call and refuse it costs as much as to serve it, so under overload only
@@ -53,7 +53,7 @@ def channel_options(limits: GrpcLimits, *, reuse_port: bool) -> list[tuple[str, 
         ("grpc.max_concurrent_streams", limits.max_streams_per_connection),
         ("grpc.max_allowed_incoming_connections", limits.max_connections),
         ("grpc.server.max_pending_requests", _WAITING_CALLS),
-        ("grpc.server.max_pending_requests_hard_limit", _MOST_WAITING_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", _MAX_WAITING_CALLS),
         ("grpc.server_handshake_timeout_ms", _ms(limits.header_timeout_seconds)),
         ("grpc.max_connection_idle_ms", _ms(limits.connection_idle_seconds)),
         ("grpc.keepalive_time_ms", _ms(limits.keepalive_seconds)),

@@ -14,7 +14,7 @@ import grpc
 from interaction_svc.transports.grpcio.interceptors.chain import Context, Handler
 
 PROBE_TIMEOUT_SECONDS = 5.0
-MOST_SILENT_PROBES = 3
+MAX_SILENT_PROBES = 3
 """Unanswered probes in a row that count as a failure. One can happen after the machine slept."""
 
 
@@ -41,8 +41,8 @@ class SelfProbe(grpc.GenericRpcHandler):
             server.add_insecure_port(self._address)
             self._channel = grpc.aio.insecure_channel(self._address)
 
-    async def finds_silence(self) -> bool:
-        """Probe, and return whether MOST_SILENT_PROBES in a row were unanswered.
+    async def is_unresponsive(self) -> bool:
+        """Probe, and return whether MAX_SILENT_PROBES in a row were unanswered.
 
         An error is an answer: under overload grpc's core refuses calls by itself.
         """
@@ -55,7 +55,7 @@ class SelfProbe(grpc.GenericRpcHandler):
         except grpc.aio.AioRpcError as error:
             is_silence = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
             self._silent = self._silent + 1 if is_silence else 0
-        return self._silent >= MOST_SILENT_PROBES
+        return self._silent >= MAX_SILENT_PROBES
 
     async def close(self) -> None:
         """Close the connection."""
@@ -63,7 +63,7 @@ class SelfProbe(grpc.GenericRpcHandler):
             await self._channel.close()
 
 
-def comes_by_probe_socket(context: Context) -> bool:
+def is_probe_call(context: Context) -> bool:
     """Return whether a call came by the probe's socket, which is for probes only."""
     return context.peer().startswith("unix")
 

@@ -26,7 +26,7 @@ from interaction_svc.transports.grpcio.interceptors import (
 )
 from interaction_svc.transports.grpcio.interceptors.chain import Behavior, Context
 from interaction_svc.transports.grpcio.limits import GrpcLimits, channel_options
-from interaction_svc.transports.grpcio.self_probe import SelfProbe, comes_by_probe_socket
+from interaction_svc.transports.grpcio.self_probe import SelfProbe, is_probe_call
 from interaction_svc.transports.operations import REFLECTION
 from interaction_svc.transports.pipeline import Pipeline, StreamTimes
 from interaction_svc.transports.rpc.ingest_service import IngestServicer
@@ -123,7 +123,7 @@ class GrpcServer:
         self._probe.listen(self._server)
         await self._server.start()
         self._listeners = listeners_on(address.port)
-        await self._probe.finds_silence()  # which connects it, before strangers can
+        await self._probe.is_unresponsive()  # which connects it, before strangers can
         return address
 
     def _add_port(self, address: Address) -> None:
@@ -156,7 +156,7 @@ class GrpcServer:
                 return "grpc has stopped it"
             if not all(listener.listens() for listener in self._listeners):
                 return "its socket is closed"
-            if await self._probe.finds_silence():
+            if await self._probe.is_unresponsive():
                 return "it answers no calls"
 
     async def drain(self, seconds: float) -> None:
@@ -174,7 +174,7 @@ class GrpcServer:
         await self._probe.close()
 
     def _is_peer_allowed(self, context: Context) -> bool:
-        if comes_by_probe_socket(context):
+        if is_probe_call(context):
             return False
         return not self._allowed_names or not self._allowed_names.isdisjoint(
             subject_names(context.auth_context())

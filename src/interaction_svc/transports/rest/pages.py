@@ -23,15 +23,15 @@ Read = Callable[[str, int], Awaitable[Page]]
 """Reads the page with a token: at most the given number of rows, and READ_BYTES."""
 
 
-class Begun(NamedTuple):
-    """A page whose first part has been read."""
+class FirstPart(NamedTuple):
+    """The first part of a page."""
 
-    first: Page
+    page: Page
     following: int
     """The number of rows to read after the first part, if there are that many."""
 
 
-async def begin(read: Read, token: str, size: int) -> Begun:
+async def read_first(read: Read, token: str, size: int) -> FirstPart:
     """Read the first part of a page of `size` rows.
 
     A page before a row is read from its end. If one read is not enough, further reads find its
@@ -39,7 +39,7 @@ async def begin(read: Read, token: str, size: int) -> Begun:
     """
     part = await read(token, size)
     if not part.backward:
-        return Begun(part, size - part.rows if part.next_page_token else 0)
+        return FirstPart(part, size - part.rows if part.next_page_token else 0)
     rows = part.rows
     while rows < size and part.previous_page_token:
         before = await read(part.previous_page_token, _next_rows(part, size - rows))
@@ -48,7 +48,7 @@ async def begin(read: Read, token: str, size: int) -> Begun:
             break
         rows += before.rows
         part = before
-    return Begun(part, rows - part.rows)
+    return FirstPart(part, rows - part.rows)
 
 
 def _next_rows(part: Page, wanted: int) -> int:
@@ -64,7 +64,7 @@ async def send(
     stream: JsonStream,
     cache: JsonCache,
     read: Read,
-    begun: Begun,
+    first: FirstPart,
     end: Callable[[Page, Page], bytes],
 ) -> None:
     """Send a page while it is read. `end` returns the JSON after the rows.
@@ -72,7 +72,7 @@ async def send(
     `end` gets the first and the last part. An error leaves the response without its end, so that
     the client notices it.
     """
-    part, following = begun
+    part, following = first
     unsent, separator = bytearray(LIST_BEGIN), b""
     while True:
         for row in cache.render_each(part.frames):
@@ -86,4 +86,4 @@ async def send(
             break
         part = await read(part.next_page_token, _next_rows(part, following))
         following -= part.rows
-    await stream.send(bytes(unsent) + end(begun.first, part), is_last=True)
+    await stream.send(bytes(unsent) + end(first.page, part), is_last=True)

@@ -64,11 +64,11 @@ class InteractionList:
             return b'],"meta":%b}' % orjson.dumps(meta)
 
         try:
-            begun = await pages.begin(read, token, size)
+            first = await pages.read_first(read, token, size)
         except InvalidField as error:
             raise InvalidField(parameter_of(error.field), error.problem) from error
-        page = begun.first
-        if not begun.following:
+        page = first.page
+        if not first.following:
             rows = b",".join(self._cache.render_page(page.frames))
             body = b"".join([pages.LIST_BEGIN, rows, end(page, page)])
             await self._responses.send(scope, send, body)
@@ -78,7 +78,7 @@ class InteractionList:
         if scope["method"] == "HEAD":
             await stream.send(b"", is_last=True)
         else:
-            await pages.send(stream, self._cache, read, begun, end)
+            await pages.send(stream, self._cache, read, first, end)
 
 
 class InteractionResource:

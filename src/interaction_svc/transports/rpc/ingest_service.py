@@ -6,7 +6,7 @@ from contextlib import aclosing
 from interaction_svc.app.ingest import Ingest
 from interaction_svc.domain.errors import InvalidField
 from interaction_svc.telemetry.request_context import current_request
-from interaction_svc.transports.rpc.requests import interactions_of, parsed_record
+from interaction_svc.transports.rpc.requests import parse_record, split_interactions
 from interaction_svc.v1.ingest_service_pb2 import RecordInteractionResponse, RecordOutcome
 
 
@@ -18,7 +18,7 @@ class IngestServicer:
 
     async def record_interaction(self, request: bytes) -> bytes:
         """Serve RecordInteraction. The response is the stored Interaction, then the outcome."""
-        given = parsed_record(request)
+        given = parse_record(request)
         if not given.HasField("interaction"):
             raise InvalidField("interaction", "is required")
         call = current_request()
@@ -30,7 +30,7 @@ class IngestServicer:
     async def record_interactions(self, requests: AsyncIterator[bytes]) -> bytes:
         """Serve RecordInteractions. The response follows the commit of the last request."""
         call = current_request()
-        async with aclosing(interactions_of(request) async for request in requests) as batches:
+        async with aclosing(split_interactions(request) async for request in requests) as batches:
             recorded = await self._ingest.record_stream(call.principal, batches)
         call.written = recorded.consistency_token
         return recorded.response.SerializeToString()

@@ -8,7 +8,7 @@ of its other fields follow: protobuf reads joined messages as one.
 from interaction_svc.app.interactions import Interactions
 from interaction_svc.domain.interactions import InteractionKey
 from interaction_svc.telemetry.request_context import current_request
-from interaction_svc.transports.rpc.requests import parsed
+from interaction_svc.transports.rpc.requests import parse_request
 from interaction_svc.v1.interaction_service_pb2 import (
     DeleteInteractionRequest,
     GetInteractionRequest,
@@ -28,7 +28,7 @@ class InteractionServicer:
 
     async def get_interaction(self, request: bytes) -> bytes:
         """Serve GetInteraction. The response is the stored bytes."""
-        wanted = parsed(GetInteractionRequest, request)
+        wanted = parse_request(GetInteractionRequest, request)
         key = InteractionKey(wanted.service_sid, wanted.session_sid, wanted.sid)
         call = current_request()
         return await self._interactions.get(
@@ -37,7 +37,7 @@ class InteractionServicer:
 
     async def list_interactions(self, request: bytes) -> bytes:
         """Serve ListInteractions. The response is the stored bytes of the rows, then the tokens."""
-        wanted = parsed(ListInteractionsRequest, request)
+        wanted = parse_request(ListInteractionsRequest, request)
         call = current_request()
         page = await self._interactions.page(
             call.principal, wanted, max_bytes=MAX_PAGE_BYTES, consistency=call.consistency
@@ -49,7 +49,7 @@ class InteractionServicer:
 
     async def delete_interaction(self, request: bytes) -> bytes:
         """Serve DeleteInteraction. The response is empty."""
-        wanted = parsed(DeleteInteractionRequest, request)
+        wanted = parse_request(DeleteInteractionRequest, request)
         key = InteractionKey(wanted.service_sid, wanted.session_sid, wanted.sid)
         call = current_request()
         call.written = await self._interactions.delete(

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError, Message
 from interaction_svc.app.ingest import check_count
 from interaction_svc.domain.errors import InvalidField, MalformedRequest, ServiceError
 from interaction_svc.internal.v1.unparsed_pb2 import UnparsedInteractions
-from interaction_svc.transports.rpc.wire_format import fault_of
+from interaction_svc.transports.rpc.wire_format import find_fault
 from interaction_svc.v1.ingest_service_pb2 import (
     RecordInteractionRequest,
     RecordInteractionsRequest,
@@ -23,7 +23,7 @@ from interaction_svc.v1.interaction_pb2 import Interaction
 M = TypeVar("M", bound=Message)
 
 
-def parsed(kind: type[M], data: bytes) -> M:
+def parse_request(kind: type[M], data: bytes) -> M:
     """Parse a request. Raises InvalidField if one field is at fault, else MalformedRequest."""
     try:
         return kind.FromString(data)
@@ -31,17 +31,17 @@ def parsed(kind: type[M], data: bytes) -> M:
         raise _error_of(kind, data) from error
 
 
-def parsed_record(request: bytes) -> RecordInteractionRequest:
+def parse_record(request: bytes) -> RecordInteractionRequest:
     """Parse the request of RecordInteraction.
 
-    Raises as `parsed` does, and InvalidField for a field that protobuf would drop.
+    Raises as `parse_request` does, and InvalidField for a field that protobuf would drop.
     """
-    given = parsed(RecordInteractionRequest, request)
+    given = parse_request(RecordInteractionRequest, request)
     _check_whole(given, request)
     return given
 
 
-def interactions_of(request: bytes) -> Iterator[Interaction | ServiceError]:
+def split_interactions(request: bytes) -> Iterator[Interaction | ServiceError]:
     """Yield the Interactions of a RecordInteractionsRequest; each is parsed when it is yielded.
 
     An Interaction that can't be parsed is replaced by its error. Raises at once InvalidField if
@@ -73,12 +73,12 @@ def _check_whole(message: Message, data: bytes) -> None:
     are unknown fields only if the message is smaller without them; only then they are searched.
     """
     message.DiscardUnknownFields()
-    if message.ByteSize() != len(data) and (fault := fault_of(message.DESCRIPTOR, data)):
+    if message.ByteSize() != len(data) and (fault := find_fault(message.DESCRIPTOR, data)):
         raise InvalidField(*fault)
 
 
 def _error_of(kind: type[Message], data: bytes) -> ServiceError:
-    fault = fault_of(kind.DESCRIPTOR, data)
+    fault = find_fault(kind.DESCRIPTOR, data)
     return _malformed(kind) if fault is None else InvalidField(*fault)
 
 

@@ -30,7 +30,7 @@ class _TooManyFields(Exception):
     """There are more than MAX_FIELDS."""
 
 
-def fault_of(descriptor: Any, data: bytes) -> Fault | None:
+def find_fault(descriptor: Any, data: bytes) -> Fault | None:
     """Return the first fault of a message that one field has; None if there is none."""
     try:
         return _Search().fault(descriptor, data, "")
