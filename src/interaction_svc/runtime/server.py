@@ -26,6 +26,7 @@ from interaction_svc.runtime.liveness import Liveness
 from interaction_svc.runtime.process_tuning import keep_freed_heap
 from interaction_svc.runtime.settings import ENV_PREFIX, Settings
 from interaction_svc.store import Store, open_store
+from interaction_svc.store.instrumented import InstrumentedStore
 from interaction_svc.telemetry.metrics import MetricsServer
 from interaction_svc.transports.address import Address
 from interaction_svc.transports.grpcio.server import GrpcServer
@@ -77,12 +78,13 @@ class Server:
             if certificates is not None:
                 await certificates.start()
                 cleanups.push_async_callback(certificates.stop)
-            self.store = await open_store(
+            opened = await open_store(
                 settings.store,
                 create=not self._is_worker,
                 postgres=settings.postgres_limits,
                 replica=settings.replica,
             )
+            self.store = InstrumentedStore(opened)
             cleanups.push_async_callback(self.store.close)
             health = Health(self.store)
             allows_anonymous = await check_listen_policy(
