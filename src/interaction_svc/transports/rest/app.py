@@ -71,7 +71,7 @@ class InteractionList:
             meta = twilio_json.page_meta(
                 twilio_json.list_url(self._base_url, service_sid, session_sid),
                 page=number,
-                page_size=size,
+                page_size=begun.page_size,
                 page_token=token,
                 next_page_token=last.next_page_token,
                 previous_page_token=first.previous_page_token,

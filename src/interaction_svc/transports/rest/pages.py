@@ -30,17 +30,19 @@ class Begun(NamedTuple):
     first: Page
     following: int
     """How many rows are still to be read behind those of the first part, if they are there."""
+    page_size: int
 
 
 async def begin(read: Read, token: str, size: int) -> Begun:
-    """Read the first part of a page of so many rows.
+    """Read the first part of a page of so many rows; 0 is the default.
 
     A page that lies before a row is read from its end. Where one read isn't enough, its beginning
     is looked for part by part, and the parts are dropped; they are read again when they are sent.
     """
     part = await read(token, size)
+    size = part.page_size
     if not part.backward:
-        return Begun(part, size - part.rows if part.next_page_token else 0)
+        return Begun(part, size - part.rows if part.next_page_token else 0, size)
     rows = part.rows
     while rows < size and part.previous_page_token:
         before = await read(part.previous_page_token, _next_rows(part, size - rows))
@@ -49,7 +51,7 @@ async def begin(read: Read, token: str, size: int) -> Begun:
             break
         rows += before.rows
         part = before
-    return Begun(part, rows - part.rows)
+    return Begun(part, rows - part.rows, size)
 
 
 def _next_rows(part: Page, wanted: int) -> int:
@@ -71,7 +73,7 @@ async def send(
 
     An error on the way leaves the answer without its end, which the client notices.
     """
-    part, following = begun
+    part, following, _ = begun
     unsent, separator = bytearray(LIST_BEGIN), b""
     while True:
         for row in renderings.each(part.frames):
