@@ -199,7 +199,8 @@ def test_an_empty_page_leads_back_only() -> None:
             await walk.app.delete(ANONYMOUS, walk.parents.key(row.sid))
         for token in (empty.previous_page_token, second.previous_page_token, ""):
             empty = await walk.page(Order.ORDER_CREATED_ASC, token, 2)
-            assert empty[:4] == (b"", 0, "", "")
+            assert (empty.frames, empty.rows) == (b"", 0)
+            assert (empty.next_page_token, empty.previous_page_token) == ("", "")
 
     in_a_new_session(scenario)
 

@@ -4,11 +4,11 @@ import json
 import os
 import shutil
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 from testing.build import Parents, new_interaction, new_session, new_sid
+from testing.paths import ROOT
 from testing.process import Served
 from testing.requests import record
 from testing.stubs import Ingest
@@ -17,7 +17,7 @@ from twilio.rest import Client
 
 from interaction_svc.v1 import interaction_pb2 as pb
 
-NODE = Path(__file__).parent / "node"
+NODE = ROOT / "tests" / "node"
 
 
 @pytest.fixture

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 from testing.build import NOON_US, Parents, new_interaction, new_session
+from testing.paths import ROOT
 from testing.process import Served, run
 from testing.requests import record
 from testing.resources import FIVE, lines
 from testing.stubs import Ingest
 from twilio.rest import Client
 
-NODE = Path(__file__).parent / "node"
+NODE = ROOT / "tests" / "node"
 
 
 def by_node(server: Served, parents: Parents) -> str:

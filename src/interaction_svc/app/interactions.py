@@ -39,6 +39,8 @@ class Page(NamedTuple):
     """The encoded Interactions, joined: a ListInteractionsResponse without its tokens."""
     rows: int
     """The number of Interactions."""
+    page_size: int
+    """The number that was asked for: within its bounds, or the default."""
     next_page_token: str
     previous_page_token: str
     backward: bool = False
@@ -135,6 +137,7 @@ class Interactions:
         return Page(
             page.frames,
             page.rows,
+            limit,
             tokens.encode(following) if following else "",
             tokens.encode(preceding) if preceding else "",
             backward=cursor is not None and cursor.backward,

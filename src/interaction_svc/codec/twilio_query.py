@@ -12,7 +12,7 @@ from typing import NamedTuple
 from interaction_svc.codec.twilio_json import MAX_PAGE, number_of, status_number, type_number
 from interaction_svc.domain import timestamps
 from interaction_svc.domain.errors import InvalidField
-from interaction_svc.domain.paging import MAX_PAGE_SIZE, resolve_page_size
+from interaction_svc.domain.paging import MAX_PAGE_SIZE
 from interaction_svc.domain.sids import Sid
 from interaction_svc.domain.validation import check_sid
 from interaction_svc.v1.interaction_pb2 import InteractionType, ResourceStatus
@@ -75,7 +75,7 @@ def read_parameters(
     request = ListInteractionsRequest(
         service_sid=service_sid,
         session_sid=session_sid,
-        page_size=resolve_page_size(0) if page_size is None else page_size,
+        page_size=page_size or 0,
         page_token=given.get("PageToken", ""),
         account_sid=given.get(ACCOUNT, ""),
     )
@@ -144,7 +144,7 @@ def _page_size(text: str) -> int:
         raise InvalidField(
             "PageSize", f"must be 1 or more; above {MAX_PAGE_SIZE} it is {MAX_PAGE_SIZE}"
         )
-    return resolve_page_size(size)
+    return min(size, MAX_PAGE)  # which the field can hold; the application bounds it further
 
 
 def _whole_number(name: str, text: str) -> int:

@@ -26,6 +26,7 @@ from interaction_svc.runtime.metrics_server import MetricsServer
 from interaction_svc.runtime.settings import ENV_PREFIX, Settings
 from interaction_svc.store import Store
 from interaction_svc.store.factory import open_store
+from interaction_svc.store.instrumented import InstrumentedStore
 from interaction_svc.telemetry.logs import buffered_logs
 from interaction_svc.telemetry.metric_buffer import buffered_metrics
 from interaction_svc.transports.address import Address
@@ -81,12 +82,13 @@ class Server:
             if certificates is not None:
                 await certificates.start()
                 cleanups.push_async_callback(certificates.stop)
-            self.store = await open_store(
+            opened = await open_store(
                 settings.store,
                 create=not self._is_worker,
                 postgres=settings.postgres_limits,
                 replica=settings.replica,
             )
+            self.store = InstrumentedStore(opened)
             cleanups.push_async_callback(self.store.close)
             health = Health(self.store)
             allows_anonymous = await check_listen_policy(

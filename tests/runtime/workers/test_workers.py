@@ -42,12 +42,16 @@ def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 def workers(group: Served) -> dict[int, int]:
-    """Give the process ids of the group's workers by their numbers."""
+    """Return the process ids of the group's workers by their numbers."""
     parent = group.process.pid
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    commands = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
-    # One that has just ended has none.
-    return {int(command.split(b"\0")[-2]): pid for pid, command in commands.items() if command}
+    found: dict[int, int] = {}
+    for pid in children:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        # One that is being started still has its parent's command, and one that has ended has none.
+        if b"interaction_svc.runtime.workers" in command:
+            found[int(command[-2])] = int(pid)
+    return found
 
 
 def is_there(process: int) -> bool:

@@ -29,17 +29,20 @@ class FirstPart(NamedTuple):
     page: Page
     following: int
     """The number of rows to read after the first part, if there are that many."""
+    page_size: int
+    """The number of rows that the page may have."""
 
 
 async def read_first(read: Read, token: str, size: int) -> FirstPart:
-    """Read the first part of a page of `size` rows.
+    """Read the first part of a page of `size` rows; 0 is the default.
 
     A page before a row is read from its end. If one read is not enough, further reads find its
     beginning; their rows are dropped, and read again when they are sent.
     """
     part = await read(token, size)
+    size = part.page_size
     if not part.backward:
-        return FirstPart(part, size - part.rows if part.next_page_token else 0)
+        return FirstPart(part, size - part.rows if part.next_page_token else 0, size)
     rows = part.rows
     while rows < size and part.previous_page_token:
         before = await read(part.previous_page_token, _next_rows(part, size - rows))
@@ -48,7 +51,7 @@ async def read_first(read: Read, token: str, size: int) -> FirstPart:
             break
         rows += before.rows
         part = before
-    return FirstPart(part, rows - part.rows)
+    return FirstPart(part, rows - part.rows, size)
 
 
 def _next_rows(part: Page, wanted: int) -> int:
@@ -72,7 +75,7 @@ async def send(
     `end` gets the first and the last part. An error leaves the response without its end, so that
     the client notices it.
     """
-    part, following = first
+    part, following, _ = first
     unsent, separator = bytearray(LIST_BEGIN), b""
     while True:
         for row in cache.render_each(part.frames):

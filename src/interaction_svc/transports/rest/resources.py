@@ -55,7 +55,7 @@ class InteractionList:
             meta = twilio_json.page_meta(
                 twilio_json.list_url(self._base_url, service_sid, session_sid),
                 page=number,
-                page_size=size,
+                page_size=first_part.page_size,
                 page_token=token,
                 next_page_token=last.next_page_token,
                 previous_page_token=first.previous_page_token,
@@ -64,11 +64,11 @@ class InteractionList:
             return b'],"meta":%b}' % orjson.dumps(meta)
 
         try:
-            first = await pages.read_first(read, token, size)
+            first_part = await pages.read_first(read, token, size)
         except InvalidField as error:
             raise InvalidField(parameter_of(error.field), error.problem) from error
-        page = first.page
-        if not first.following:
+        page = first_part.page
+        if not first_part.following:
             rows = b",".join(self._cache.render_page(page.frames))
             body = b"".join([pages.LIST_BEGIN, rows, end(page, page)])
             await self._responses.send(scope, send, body)
@@ -78,7 +78,7 @@ class InteractionList:
         if scope["method"] == "HEAD":
             await stream.send(b"", is_last=True)
         else:
-            await pages.send(stream, self._cache, read, first, end)
+            await pages.send(stream, self._cache, read, first_part, end)
 
 
 class InteractionResource:
