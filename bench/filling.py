@@ -90,7 +90,7 @@ async def fill(cluster: Cluster, database: str, count: int) -> Filled:
 
 
 def _row(template: Row, parents: Parents, number: int) -> Row:
-    """Give the template another key; only its SIDs and times change."""
+    """Return the template another key; only its SIDs and times change."""
     ids = {"sid": new_sid("KI"), **parents._asdict(), "inbound_participant_sid": new_sid("KP")}
     frame = template.frame
     for name, sid in ids.items():
@@ -102,7 +102,7 @@ def _row(template: Row, parents: Parents, number: int) -> Row:
 
 
 def calls_on(filled: Filled) -> list[tuple[str, Callable[[int], Call]]]:
-    """Give the calls, each made anew for its round."""
+    """Return the calls, each made anew for its round."""
     large, rows = filled.large, sorted(filled.large_rows, key=lambda row: (row.created_us, row.sid))
     some = iter(filled.some)
     scope = Scope(large.account_sid)

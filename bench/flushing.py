@@ -8,7 +8,7 @@ _SOURCE = Path(__file__).with_name("slow_flush.c")
 
 
 def slower_by(milliseconds: int, folder: Path) -> dict[str, str] | None:
-    """Give the environment of a process whose flushes take so much longer.
+    """Return the environment of a process whose flushes take so much longer.
 
     What it needs is built into the folder. None: there is no C compiler.
     """

@@ -178,7 +178,7 @@ async def _run(load: HttpLoad) -> HttpAnswered:
 
 
 def _length_in(head: bytes) -> int:
-    """Give the length that the headers announce; -1 if they announce none."""
+    """Return the length that the headers announce; -1 if they announce none."""
     head = head.lower()
     place = head.find(_LENGTH)
     if place < 0:

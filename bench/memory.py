@@ -73,7 +73,7 @@ def memory(seconds: float, rows: int) -> list[tuple[str, str]]:
 
 
 def _of_connections(server: Served, address: str, greeting: bytes) -> float:
-    """Give what a connection takes, in KiB, that has said its greeting and nothing else."""
+    """Return what a connection takes, in KiB, that has said its greeting and nothing else."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     host, _, port = address.rpartition(":")

@@ -180,7 +180,7 @@ class _HealthWatch:
 
 
 def resident_mib(server: Served) -> int:
-    """Give the server's resident memory."""
+    """Return the server's resident memory."""
     status = Path(f"/proc/{server.process.pid}/status").read_text()
     return int(status.partition("VmRSS:")[2].split()[0]) // 1024
 

@@ -65,7 +65,7 @@ _BEGINNINGS = ("run_forever", "_work_through")
 
 
 def parts(seconds: float) -> list[tuple[str, ...]] | None:
-    """Give a table of percentages, a column a case; None where no process may look into another."""
+    """Return a table of percentages, a column a case; None if py-spy may not read the process."""
     columns = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

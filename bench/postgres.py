@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def measured(rounds: int, seconds: float) -> list[str]:
-    """Give the parts of the report."""
+    """Return the parts of the report."""
     with ExitStack() as stack:
         cluster = stack.enter_context(running_cluster(**_DURABLE, shared_buffers="256MB"))
         url = cluster.url(cluster.new_database())
@@ -175,7 +175,7 @@ def _cost(contender: _Contender, load: Load) -> Cost:
 
 
 def _cpu_of(database: Cluster | None) -> float:
-    """Give the processor time of a database's processes; a pool's connections stay."""
+    """Return the processor time of a database's processes; a pool's connections stay."""
     if database is None:
         return 0.0
     parent = database.process_id

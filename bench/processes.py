@@ -13,7 +13,7 @@ GO_RIVAL = Path(".build/bin/rival-go")
 
 
 def cpu_seconds(pid: int) -> float:
-    """Give what a process has used of the processor: user and system, all threads.
+    """Return what a process has used of the processor: user and system, all threads.
 
     From its clock, which is exact to the nanosecond; /proc counts in hundredths of a second.
     """
@@ -35,5 +35,5 @@ def rival(*command: str) -> Iterator[tuple[int, str]]:
 
 
 def python(module: str, *arguments: str) -> tuple[str, ...]:
-    """Give the command that runs one of our modules."""
+    """Return the command that runs one of our modules."""
     return (sys.executable, "-m", module, *arguments)

@@ -206,7 +206,7 @@ def _rest_contenders(run: _Run, folder: Path, stored: Stored, theirs: Path) -> l
 
 
 def header_of(authorization: str) -> str:
-    """Give the header line of credentials."""
+    """Return the header line of credentials."""
     return f"Authorization: {authorization}"
 
 
@@ -241,7 +241,7 @@ def _cost(contender: _Contender, case: str, seconds: float) -> float:
 
 
 def method_of(request: Any) -> str:
-    """Give the gRPC method that takes a request."""
+    """Return the gRPC method that takes a request."""
     return _SERVICE + type(request).__name__.removesuffix("Request")
 
 

@@ -43,7 +43,7 @@ def writable(env: dict[str, str] | None = None) -> Iterator[tuple[Served, Intera
 
 
 def _disk() -> Path:
-    """Give a folder on a disk: where files are in memory there is no flush to be shared."""
+    """Return a folder on a disk: where files are in memory there is no flush to be shared."""
     folder = Path(tempfile.gettempdir()).resolve()
     mounts = (line.split() for line in Path("/proc/mounts").read_text().splitlines())
     under = [(where, kind) for _, where, kind, *_ in mounts if folder.is_relative_to(where)]
@@ -51,7 +51,7 @@ def _disk() -> Path:
 
 
 def record_requests(account: str, key: InteractionKey, count: int) -> Iterator[Request]:
-    """Give requests that record one Interaction each: new ones, of SESSIONS new Sessions."""
+    """Return requests that record one Interaction each: new ones, of SESSIONS new Sessions."""
     templates = [
         request_of(
             _RECORD, key, ingest_pb.RecordInteractionRequest(interaction=made).SerializeToString()
@@ -64,7 +64,7 @@ def record_requests(account: str, key: InteractionKey, count: int) -> Iterator[R
 
 
 def batches_of(account: str, count: int) -> Iterator[bytes]:
-    """Give requests of a bulk stream: new Interactions of new Sessions, which take turns.
+    """Return requests of a bulk stream: new Interactions of new Sessions, which take turns.
 
     A batch is another's bytes with other digits in its SIDs, so that it costs next to nothing.
     """
@@ -87,18 +87,18 @@ def _marked(sessions: list[Parents], count: int) -> Iterator[Any]:
 
 
 def _digits(count: int) -> Iterator[bytes]:
-    """Give digits that are different each time, and in no order."""
+    """Return digits that are different each time, and in no order."""
     for number in range(count):
         yield b"%08x" % (number * _ODD % 2**32)
 
 
 def request_of(method: str, key: InteractionKey, data: bytes) -> Request:
-    """Give a call's request ready to be sent."""
+    """Return a call's request ready to be sent."""
     return Request(http2.call_headers(method, metadata_of(key)), http2.message(data))
 
 
 def metadata_of(key: InteractionKey) -> tuple[tuple[str, str], ...]:
-    """Give the metadata that shows a key."""
+    """Return the metadata that shows a key."""
     return (("authorization", key.bearer),)
 
 

@@ -43,7 +43,7 @@ class Measure(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Say which of the targets is met."""
+        """Return which of the targets is met."""
 
         def meets(target: float | None) -> bool:
             if target is None:
@@ -56,7 +56,7 @@ class Measure(NamedTuple):
 
 
 def table_of(measures: Sequence[Measure]) -> str:
-    """Give the table of the targets."""
+    """Return the table of the targets."""
     rows = [_HEADINGS]
     for measure in measures:
         sign = "≥" if measure.at_least else "≤"
@@ -73,14 +73,14 @@ def table_of(measures: Sequence[Measure]) -> str:
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Give rows, the first of them headings, as a table in Markdown."""
+    """Return rows, the first of them headings, as a table in Markdown."""
     head, *rest = rows
     lines = [head, ["---"] * len(head), *rest]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def machine() -> str:
-    """Say what it was measured on."""
+    """Return what it was measured on."""
     return (
         f"{platform.machine()}, {os.cpu_count()} cores for servers and clients together,"
         f" {sys.platform}, Python {platform.python_version()}, grpcio {grpc.__version__}"

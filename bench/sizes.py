@@ -126,7 +126,7 @@ def _fill(db: sqlite3.Connection, sessions: list[Parents], rows: int) -> list[tu
 
 
 def _row(template: Row, parents: Parents, number: int) -> Row:
-    """Give the template another key; of the frame's bytes only the SIDs and the time change."""
+    """Return the template another key; of the frame's bytes only the SIDs and the time change."""
     row = template._replace(
         sid=f"KI{secrets.token_hex(16)}",
         session_sid=parents.session_sid,

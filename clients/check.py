@@ -78,7 +78,7 @@ async def main() -> int:
 
 
 async def fullest_session(store: str) -> tuple[str, str]:
-    """Give the Service and the Session with the most Interactions."""
+    """Return the Service and the Session with the most Interactions."""
     exported = [json.loads(line) for line in await output(CLI, "export", "--store", store)]
     sessions = Counter((one["service_sid"], one["session_sid"]) for one in exported)
     return sessions.most_common(1)[0][0]
@@ -106,7 +106,7 @@ def check_lines(
 
 
 def line_of(interaction: dict[str, str | None]) -> str:
-    """Give the line that a client should print for a resource of `interaction-svc list --json`."""
+    """Return the line that a client prints for a resource of `interaction-svc list --json`."""
     created = datetime.fromisoformat(str(interaction["date_created"]))
     return (
         f"{interaction['sid']} {str(interaction['type']).upper()}"
@@ -116,7 +116,7 @@ def line_of(interaction: dict[str, str | None]) -> str:
 
 
 def leg_of(interaction: dict[str, str | None], side: str) -> str:
-    """Give a leg as a client should print it; one that isn't there is null in every property."""
+    """Return a leg as a client should print it; one that isn't there is null in every property."""
     properties = [value for name, value in interaction.items() if name.startswith(f"{side}_")]
     if not any(properties):
         return "-"
@@ -160,7 +160,7 @@ def show(log: Path) -> None:
 
 
 async def output(*command: str) -> list[str]:
-    """Give the lines that a command prints; end the program if it fails."""
+    """Return the lines that a command prints; end the program if it fails."""
     status, lines = await run(*command)
     if status:
         sys.exit(f"exit status {status}: {' '.join(command)}")

@@ -76,7 +76,7 @@ class Authority:
         )
 
     def context(self) -> ssl.SSLContext:
-        """Give a client's side that trusts this CA alone."""
+        """Return a client's side that trusts this CA alone."""
         return ssl.create_default_context(cadata=self.pem.decode())
 
     def _issue(self, name: str, issued: trustme.LeafCert) -> Files:

@@ -7,7 +7,7 @@ from testing.process import Served
 
 
 def logged(server: Served, event: str, **fields: Any) -> list[dict[str, Any]]:
-    """Give the lines of this event that have these fields."""
+    """Return the lines of this event that have these fields."""
     lines = [json.loads(line) for line in server.log.read_text().splitlines()]
     return [
         line

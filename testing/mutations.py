@@ -97,7 +97,7 @@ MUTATIONS: list[Mutation] = [
 
 
 def mutated(rng: random.Random, data: bytes) -> bytes:
-    """Give these bytes after one to three mutations."""
+    """Return these bytes after one to three mutations."""
     for _ in range(rng.randint(1, 3)):
         data = rng.choice(MUTATIONS)(rng, data)
     return data

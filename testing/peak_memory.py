@@ -38,7 +38,7 @@ class Measured(NamedTuple):
 
 
 def nothing(_: IO[bytes]) -> None:
-    """Give no input."""
+    """Return no input."""
 
 
 def measured(*arguments: str, cwd: Path, feed: Callable[[IO[bytes]], object] = nothing) -> Measured:

@@ -17,7 +17,7 @@ _UNPRIVILEGED = "postgres"
 
 
 def found_pgbouncer() -> str | None:
-    """Give its program; None: it isn't on this machine."""
+    """Return its program; None: it isn't on this machine."""
     return shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 
 

@@ -31,7 +31,7 @@ _QUICK = {
 
 
 def found_programs() -> Path | None:
-    """Give the folder of PostgreSQL's programs; None: it isn't on this machine."""
+    """Return the folder of PostgreSQL's programs; None: it isn't on this machine."""
     installed = sorted(
         Path("/usr/lib/postgresql").glob("*/bin/initdb"),
         key=lambda path: int(path.parts[-3]) if path.parts[-3].isdigit() else 0,
@@ -49,7 +49,7 @@ def free_port() -> int:
 
 
 def as_user(user: str | None) -> list[str]:
-    """Give what a command begins with to be run as this user; None: as who we are.
+    """Return what a command begins with to be run as this user; None: as who we are.
 
     Not with subprocess's own `user`, for which it forks: beside gRPC's threads, whose handlers then
     run in the child, that crashes now and then.
@@ -124,7 +124,7 @@ class Cluster:
         return self._process_file.exists()
 
     def processes(self) -> list[int]:
-        """Give its processes: the first is the one that lets others in, its parent."""
+        """Return its processes: the first is the one that lets others in, its parent."""
         parent = self.process_id
         children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
         return [parent, *map(int, children)]
@@ -168,13 +168,13 @@ class Cluster:
         return printed
 
     def own(self, path: Path) -> None:
-        """Give a file to the user that runs the server."""
+        """Return a file to the user that runs the server."""
         if self._user is not None:
             entry = pwd.getpwnam(self._user)
             os.chown(path, entry.pw_uid, entry.pw_gid)
 
     def url(self, database: str, *, port: int | None = None, **options: str) -> str:
-        """Give a database's URL; `port`: of what is between."""
+        """Return a database's URL; `port`: of what is between."""
         query = "&".join(f"{name}={value}" for name, value in options.items())
         password = PASSWORD.replace(" ", "%20")
         return (

@@ -25,7 +25,7 @@ runpy.run_module("interaction_svc", run_name="__main__", alter_sys=True)
 
 
 def command(times: Mapping[str, float] | None) -> list[str]:
-    """Give the command line; with other times, by the names of their constants, if it is given any.
+    """Return the command line; `times` replaces constants by their names.
 
     They are for limits that no setting changes and a test would have to wait for.
     """

@@ -54,7 +54,7 @@ async def record(ingest: Ingest, *interactions: pb.Interaction) -> None:
 
 
 async def failure(call: Awaitable[Any]) -> tuple[grpc.StatusCode, str, dict[str, Message]]:
-    """Give the code, the text and the details, by their names, of a call that must fail."""
+    """Return the code, the text and the details, by their names, of a call that must fail."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     error = caught.value

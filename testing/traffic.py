@@ -70,7 +70,7 @@ class Traffic:
         self.reads += await self._answered(call)
 
     async def _answered(self, call: Awaitable[Any]) -> bool:
-        """Say whether a call succeeded; a failure must be one after which to try again."""
+        """Return whether a call succeeded; a failure must be one after which to try again."""
         try:
             await call
         except grpc.aio.AioRpcError as error:

@@ -79,7 +79,7 @@ def agree_rest(
 def _interactions(
     channel: grpc.Channel, server: GrpcServer, request: ReadRequest, pages: int
 ) -> list[Interaction | bool]:
-    """Give what a request finds, and for each page whether there is a next one."""
+    """Return what a request finds, and for each page whether there is a next one."""
 
     def ask(method: str, asked: ReadRequest) -> bytes:
         call: Any = channel.unary_unary(f"{_SERVICE}/{method}")
@@ -103,7 +103,7 @@ def _interactions(
 
 
 def _resources(http: httpx.Client, server: RestServer, path: str, pages: int) -> list[Any]:
-    """Give the JSON of a path and of the pages after it, without hosts and page tokens."""
+    """Return the JSON of a path and of the pages after it, without hosts and page tokens."""
     found = []
     for _ in range(pages):
         response = http.get(server.base_url + path, headers={"Authorization": server.authorization})

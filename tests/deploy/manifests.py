@@ -48,7 +48,7 @@ def build(folder: Path) -> str:
 
 @cache
 def text_of(overlay: str) -> str:
-    """Give an overlay as it would be applied."""
+    """Return an overlay as it would be applied."""
     return build(DEPLOY / "kubernetes" / overlay)
 
 
@@ -61,7 +61,7 @@ def of_kind(objects: Iterable[Manifest], kind: str) -> list[Manifest]:
 
 
 def pod_of(overlay: str) -> Manifest:
-    """Give the one Pod, or template of Pods, of an overlay: its metadata and spec."""
+    """Return the one Pod, or template of Pods, of an overlay: its metadata and spec."""
     objects = objects_of(overlay)
     pods = of_kind(objects, "Pod")
     for kind in ("Deployment", "Job"):
@@ -77,7 +77,7 @@ def container_of(overlay: str) -> Manifest:
 
 
 def environment_of(overlay: str) -> dict[str, str]:
-    """Give what a container has of its ConfigMaps; what is in Secrets is not to be known."""
+    """Return what a container has of its ConfigMaps; what is in Secrets is not to be known."""
     maps = {found["metadata"]["name"]: found for found in of_kind(objects_of(overlay), "ConfigMap")}
     environment: dict[str, str] = {}
     for source in container_of(overlay).get("envFrom", []):
@@ -86,7 +86,7 @@ def environment_of(overlay: str) -> dict[str, str]:
 
 
 def names_of(overlay: str) -> set[str]:
-    """Give the names of all variables, those from Secrets too."""
+    """Return the names of all variables, those from Secrets too."""
     return {*environment_of(overlay), *(named["name"] for named in container_of(overlay)["env"])}
 
 
@@ -102,7 +102,7 @@ def compose_servers() -> dict[str, Manifest]:
 
 
 def unknown_settings(names: Iterable[str]) -> set[str]:
-    """Give those names in the service's namespace that are no settings of a server."""
+    """Return those names in the service's namespace that are no settings of a server."""
     known = {name for name in (*Settings.model_fields, "config") if name not in CLIENT_SETTINGS}
     return {
         name
@@ -125,6 +125,6 @@ def check_drain(settings: Settings, grace_seconds: float) -> None:
 
 
 def dockerfile(instruction: str) -> list[str]:
-    """Give the arguments of each such instruction of the Dockerfile."""
+    """Return the arguments of each such instruction of the Dockerfile."""
     lines = DOCKERFILE.read_text().replace("\\\n", " ").splitlines()
     return [line.partition(" ")[2] for line in lines if line.startswith(f"{instruction} ")]

@@ -17,7 +17,7 @@ from tests.deploy.manifests import GUIDE
 
 
 def service_config() -> str:
-    """Give the one of the guide."""
+    """Return the one of the guide."""
     blocks = GUIDE.read_text().split("```")[1::2]
     (block,) = (text.removeprefix("json\n") for text in blocks if text.startswith("json\n"))
     return json.dumps(json.loads(block))

@@ -26,7 +26,7 @@ SERVICES: dict[str, Any] = compose()["services"]
 
 
 def validate(path: Path) -> str:
-    """Give what is wrong with a compose file by the schema of the Compose Specification."""
+    """Return what is wrong with a compose file by the schema of the Compose Specification."""
     checked = tool(
         sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", path
     )

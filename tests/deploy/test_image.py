@@ -13,7 +13,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def copied() -> set[str]:
-    """Give what is copied from the repository."""
+    """Return what is copied from the repository."""
     copies = [line.split() for line in dockerfile("COPY") if not line.startswith("--from")]
     return {source for *sources, _ in copies for source in sources}
 

@@ -37,7 +37,7 @@ servers = pytest.mark.parametrize("overlay", SERVER_OVERLAYS)
 
 
 def validate(manifests: str, folder: Path, version: str) -> str:
-    """Give what is wrong by the schemas of that version; strictly: unknown fields too."""
+    """Return what is wrong by the schemas of that version; strictly: unknown fields too."""
     path = folder / "manifests.yaml"
     path.write_text(manifests)
     checked = tool(sys.executable, "-m", "kubernetes_validate", "--strict", "-k", version, path)

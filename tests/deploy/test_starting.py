@@ -42,7 +42,7 @@ class Deployed(NamedTuple):
     is_ready: Probe
 
     def flags(self) -> list[str]:
-        """Give what can't be as it is on a machine with other servers: ports."""
+        """Return what can't be as it is on a machine with other servers: ports."""
         settings = settings_of(self.environment)
         grpc_host = Address.parse(settings.grpc_address).host
         http_host = Address.parse(settings.http_address).host
@@ -50,7 +50,7 @@ class Deployed(NamedTuple):
 
 
 def kubelet(probe: dict[str, Any]) -> Probe:
-    """Give what the kubelet does for a probe: without keys, and without verifying certificates."""
+    """Return the result of a probe as the kubelet makes it: no key, no check of certificates."""
 
     def asks_http(server: Served) -> bool:
         url = server.base_url + probe["httpGet"]["path"]
@@ -100,7 +100,7 @@ def of_compose() -> Deployed:
     ]
 )
 def deployed(request: pytest.FixtureRequest, tmp_path: Path, authority: Authority) -> Deployed:
-    """Give each of them, with its files in a folder of the test's."""
+    """Return each of them, with its files in a folder of the test's."""
     issued = authority.issue()
     issued.certificate.rename(tmp_path / "tls.crt")
     issued.key.rename(tmp_path / "tls.key")

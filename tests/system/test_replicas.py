@@ -72,7 +72,7 @@ async def client(replicated: Served, parents: Parents) -> AsyncIterator[Client]:
 
 
 async def token_in(call: Any) -> str:
-    """Give the token in the trailers of a call, which come with its request id."""
+    """Return the token in the trailers of a call, which come with its request id."""
     await call
     assert KEY not in dict(await call.initial_metadata())
     trailers = dict(await call.trailing_metadata())

@@ -63,7 +63,7 @@ async def http(seen: Seen) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def until_logged(seen: Seen, event: str, **fields: Any) -> dict[str, Any]:
-    """Give the one line; it is written when the answer is already on its way."""
+    """Return the one line; it is written when the answer is already on its way."""
     async with asyncio.timeout(20):
         while True:
             lines = logged(seen.server, event, **fields)

@@ -57,7 +57,7 @@ FORMS = {
 
 
 def ends_of_resources(data: bytes) -> list[int]:
-    """Give where the objects end that hold no other."""
+    """Return where the objects end that hold no other."""
     resource = rb'\{[^{}]*"sid"(?:[^{}"]|"(?:\\.|[^"\\])*")*\}'
     return [match.end() for match in re.finditer(resource, data)]
 
@@ -195,7 +195,7 @@ def test_a_bad_first_line_costs_no_other(beginning: str) -> None:
 
 
 def with_value(value: str) -> dict[str, str]:
-    """Give two good resources with a third between them that has this JSON value, in two forms."""
+    """Return two good resources and between them one with this JSON value, in two forms."""
     odd = json.dumps(FIVE[1])[:-1] + f', "data": {value}, "more": {value}}}'
     first, last = json.dumps(FIVE[0]), json.dumps(FIVE[2])
     return {"lines": f"{first}\n{odd}\n{last}\n", "list": f"[{first}, {odd}, {last}]"}

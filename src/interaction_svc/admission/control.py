@@ -9,7 +9,7 @@ from interaction_svc.admission.response_backlog import ResponseBacklog
 
 @dataclass(frozen=True, slots=True)
 class AdmissionControl:
-    """How many requests the service takes on, how fast, and for how long each."""
+    """The limits on the number, the rate and the duration of requests."""
 
     concurrency: ConcurrencyLimit
     request_rate: RequestRateLimit

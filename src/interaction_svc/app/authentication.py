@@ -60,7 +60,7 @@ class Authenticator:
         self._open_until = 0.0
 
     async def authenticate(self, authorization: str | None, peer: str) -> Principal:
-        """Give the caller. Raises Unauthenticated, RateLimited, Unavailable."""
+        """Return the caller. Raises Unauthenticated, RateLimited, Unavailable."""
         digest = self._digest_of(authorization)
         known = self._known.get(digest)
         if known is not None and known.until > self._clock():
@@ -92,7 +92,7 @@ class Authenticator:
         self._remember(digest, await self._checked(parse_authorization(authorization), digest))
 
     async def is_open(self) -> bool:
-        """Say whether callers need no key. Once there has been a key they always do."""
+        """Return whether callers need no key. Once there has been a key they always do."""
         if not self._serves_openly:
             return False
         if self._open_until <= self._clock():

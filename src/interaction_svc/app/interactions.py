@@ -44,7 +44,7 @@ class Page(NamedTuple):
     next_page_token: str
     previous_page_token: str
     backward: bool = False
-    """Whether the page was read from its end, because it is the page before a row."""
+    """True if the page was read from its end, because it is the page before a row."""
 
 
 class Interactions:

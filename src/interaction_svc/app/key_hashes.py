@@ -8,7 +8,7 @@ from interaction_svc.app.store_calls import store_call
 from interaction_svc.store import Store
 
 FRESH_SECONDS = 2.0
-"""How old the hashes may be when a secret is compared with them."""
+"""The greatest age of the hashes when a secret is compared with them."""
 _SHARE = 20
 """Loading takes at most one 20th of the time: after a slow one the hashes may be older."""
 

@@ -16,7 +16,7 @@ from interaction_svc.store import Expired, InvolvesParticipant, Store
 from interaction_svc.store.factory import open_store
 
 ERASE_TRACES_SECONDS = 10.0
-"""How long a command waits until no other process reads what has been deleted."""
+"""The longest wait until no other process reads deleted content."""
 _RETRY_SECONDS = 0.2
 
 _DryRun = Annotated[

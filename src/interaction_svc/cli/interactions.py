@@ -54,7 +54,7 @@ class _Column(NamedTuple):
     property: str
     width: int | None
     from_width: int = 0
-    """How wide the terminal must be for it, in characters."""
+    """The least width of the terminal for it, in characters."""
 
 
 _COLUMNS = (
@@ -176,7 +176,7 @@ def delete(
 
 @contextmanager
 def _calling(settings: Settings) -> Iterator[InteractionServiceStub]:
-    """Give a stub; a failed call ends the command with its code and text."""
+    """Return a stub; a failed call ends the command with its code and text."""
     try:
         with _channel(settings) as channel:
             yield InteractionServiceStub(channel)
@@ -248,7 +248,7 @@ def _pages(
 
 
 def _resource(interaction: Interaction) -> Resource:
-    """Give the vendor's JSON object, but for `url`: gRPC doesn't know where REST is served."""
+    """Return the vendor's JSON object, but for `url`: gRPC doesn't know where REST is served."""
     resource = to_json(interaction, "", fraction=True)
     del resource["url"]
     return resource

@@ -56,7 +56,7 @@ def checked_sid(kind: Sid, option: str, value: str) -> str:
 
 
 def takes_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the options of these settings, and `--config`.
+    """Return a command the options of these settings, and `--config`.
 
     The command gets the loaded settings as its first argument. Raises SettingsError when called.
     """

@@ -17,7 +17,7 @@ from rich.console import Console
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 _BUFFER_BYTES = 64 * 1024
 _NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
-"""What a file system answers that does not sync."""
+"""The error codes of a file system that does not sync."""
 _MIN_COLUMNS = 80
 """SIDs and times have room in so many; a narrower terminal breaks the lines."""
 

@@ -25,7 +25,7 @@ MAX_PAGE = 2**31 - 1
 
 
 def _words(enum: Any, prefix: str) -> dict[int, str]:
-    """Give the vendor's words for an enum's numbers: RESOURCE_STATUS_IN_PROGRESS, in-progress."""
+    """Return the vendor's words for an enum's numbers: RESOURCE_STATUS_IN_PROGRESS, in-progress."""
     return {
         number: name.removeprefix(prefix).lower().replace("_", "-")
         for name, number in enum.items()
@@ -66,7 +66,7 @@ PROPERTY_OF = {name: name for name in PROPERTIES} | CAMEL_CASE
 
 
 def to_json(interaction: pb.Interaction, base_url: str, *, fraction: bool = False) -> Resource:
-    """Give an Interaction as the vendor's JSON object.
+    """Return an Interaction as the vendor's JSON object.
 
     `base_url` is what its `url` begins with. Times are whole seconds, as the vendor's SDKs want
     them; with `fraction` they keep their microseconds. Raises ValueError if one is outside the
@@ -170,7 +170,7 @@ def _by_property(resource: Mapping[str, object]) -> dict[str, object]:
 
 
 def property_of(field: str) -> str:
-    """Give the JSON property of a field of Interaction: inbound.resource_sid is a property too."""
+    """Return the JSON property of a field of Interaction, such as inbound.resource_sid."""
     return _TIMES.get(field, field.replace(".", "_"))
 
 
@@ -198,7 +198,7 @@ def _word(resource: Mapping[str, object], key: str, numbers: Mapping[str, int]) 
 
 
 def number_of(value: str, field: str, numbers: Mapping[str, int]) -> int:
-    """Give the number of one of the vendor's words, in any case. Raises InvalidField."""
+    """Return the number of one of the vendor's words, in any case. Raises InvalidField."""
     number = numbers.get(value.lower())
     if number is None:
         raise InvalidField(field, f"must be one of {', '.join(sorted(numbers))}")
@@ -206,22 +206,22 @@ def number_of(value: str, field: str, numbers: Mapping[str, int]) -> int:
 
 
 def type_number(value: str, field: str) -> int:
-    """Give the number of an Interaction's type by its word. Raises InvalidField."""
+    """Return the number of an Interaction's type by its word. Raises InvalidField."""
     return number_of(value, field, _TYPE_NUMBERS)
 
 
 def status_number(value: str, field: str) -> int:
-    """Give the number of a resource's status by its word. Raises InvalidField."""
+    """Return the number of a resource's status by its word. Raises InvalidField."""
     return number_of(value, field, _STATUS_NUMBERS)
 
 
 def list_url(base_url: str, service_sid: str, session_sid: str) -> str:
-    """Give the address of a Session's Interactions."""
+    """Return the address of a Session's Interactions."""
     return f"{base_url}/v1/Services/{service_sid}/Sessions/{session_sid}/Interactions"
 
 
 def interaction_url(base_url: str, interaction: pb.Interaction) -> str:
-    """Give the address of an Interaction."""
+    """Return the address of an Interaction."""
     parents = interaction.service_sid, interaction.session_sid
     return f"{list_url(base_url, *parents)}/{interaction.sid}"
 

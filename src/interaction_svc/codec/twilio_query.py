@@ -44,7 +44,7 @@ CARRIED = (
     "Order",
     *(name for field, name in _FIELDS.items() if field.startswith("filter.")),
 )
-"""What must stay the same from page to page, and so stands in every link."""
+"""The parameters that must stay the same from page to page, and that links repeat."""
 
 
 class ListParameters(NamedTuple):
@@ -132,7 +132,7 @@ def _set_conditions(request: ListInteractionsRequest, given: dict[str, str]) -> 
 
 
 def parameter_of(field: str) -> str:
-    """Give the parameter, of the query or the path, of a field of ListInteractionsRequest."""
+    """Return the parameter, of the query or the path, of a field of ListInteractionsRequest."""
     if field == "filter":  # a token of another filter
         return " and ".join(", ".join(CARRIED[2:]).rsplit(", ", 1))
     return _FIELDS.get(field, field)

@@ -66,7 +66,7 @@ class ServiceError(Exception):
 
     @classmethod
     def reason_name(cls) -> str:
-        """Give the name of its reason, as it stands in the ErrorInfo."""
+        """Return the name of its reason, as it stands in the ErrorInfo."""
         return reasons.ErrorReason.Name(cls.reason)
 
 
@@ -82,7 +82,7 @@ class InvalidField(ServiceError):
 
 
 class InvalidConsistencyToken(InvalidField):
-    """What was sent as the consistency token of a write is none of this service's."""
+    """The consistency token is malformed, or not of this service."""
 
     def __init__(self, field: str) -> None:
         super().__init__(field, "is damaged; send what a write answered unchanged, or leave it out")
@@ -165,7 +165,7 @@ class AmbiguousAccount(ServiceError):
 
 
 class DataLoss(ServiceError):
-    """What is stored of an Interaction is damaged, and is not answered."""
+    """The stored Interaction is damaged, and is not answered."""
 
     reason = reasons.ERROR_REASON_DATA_LOSS
 

@@ -1,4 +1,4 @@
-"""What identifies an Interaction, which Interactions a request may reach, and what a record did."""
+"""The key of an Interaction, the scope and filter of a request, and the outcome of a record."""
 
 from dataclasses import dataclass
 from enum import IntEnum

@@ -12,7 +12,7 @@ from interaction_svc.domain.errors import PermissionDenied
 
 
 class Permission(Enum):
-    """What an operation requires of a key."""
+    """A permission that an operation requires of a key."""
 
     READ = "read"
     DELETE = "delete"

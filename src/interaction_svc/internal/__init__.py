@@ -1,1 +1,1 @@
-"""What the service keeps for itself."""
+"""Messages that are not part of the API."""

@@ -1,4 +1,4 @@
-"""Whether the service can do its work: as long as its store can be used, and it isn't stopping."""
+"""Health: the service is healthy while its store is usable and it is not stopping."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -12,7 +12,7 @@ from interaction_svc.telemetry.task_failure import failure_of
 log = structlog.get_logger()
 
 PROBE_SECONDS = 1.0
-"""How often the store is probed."""
+"""The interval between probes of the store."""
 PROBE_TIMEOUT_SECONDS = 15.0
 """After which time a probe that doesn't return has failed: a disk may hang.
 
@@ -35,7 +35,7 @@ class Health:
         metrics.serving.set(0)
 
     async def listen(self, listener: Callable[[bool], Awaitable[None]]) -> None:
-        """Tell this one whether the service is serving, now and whenever that changes."""
+        """Call `listener` with the present status, and again whenever it changes."""
         self._listeners.append(listener)
         await listener(self.is_serving)
 

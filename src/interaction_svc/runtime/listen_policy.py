@@ -10,7 +10,7 @@ log = structlog.get_logger()
 
 
 async def check_listen_policy(settings: Settings, store: Store, *, warns: bool = True) -> bool:
-    """Say whether callers may do without keys, as long as the store has never had one.
+    """Return whether callers may do without keys, as long as the store has never had one.
 
     On loopback they may, and with `insecure`. What is open is warned of. Raises SettingsError,
     which says what to do, where a listener is reached from other machines without keys or TLS.

@@ -20,7 +20,7 @@ interval the writer's thread would get the interpreter by chance only.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _MIB = 1024 * 1024
 KEPT_BYTES = 8 * _MIB
-"""How much freed memory at the end of each heap stays with the process; threads have their own."""
+"""The freed memory at the end of each heap that stays with the process. Each thread has a heap."""
 _MAPPED_BYTES = 2 * _MIB
 """From which size on memory is the system's own again as soon as it is freed."""
 

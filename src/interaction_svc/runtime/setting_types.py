@@ -1,4 +1,4 @@
-"""What the values of single settings must be like; ValueErrors say what would be right."""
+"""Types of single settings. Each ValueError names the right form."""
 
 import re
 from pathlib import Path
@@ -44,12 +44,12 @@ def check_database_url(url: str) -> str:
 
 
 def is_database(url: str) -> bool:
-    """Say whether this URL of a store is that of a database; the others are of files."""
+    """Return whether this URL of a store is that of a database; the others are of files."""
     return not isinstance(check_url(url), Path)
 
 
 def check_public_url(url: str) -> str:
-    """Give a base URL without a slash at its end. Raises ValueError."""
+    """Return a base URL without a slash at its end. Raises ValueError."""
     if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", url):
         raise ValueError(
             f"{redact_url(url)!r} is not a base URL;"

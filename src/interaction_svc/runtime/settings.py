@@ -46,7 +46,7 @@ DEFAULT_FILE = Path("interaction-svc.toml")
 CLIENT_SETTINGS = (
     "server", "server_tls", "server_ca", "api_key", "client_certificate", "client_key",
 )  # fmt: skip
-"""What only the commands that call a server use."""
+"""The settings of the commands that call a server."""
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -256,7 +256,7 @@ class Settings(BaseSettings):
 
     @property
     def postgres_limits(self) -> PostgresLimits:
-        """What a server takes of a PostgreSQL store."""
+        """Return what a server takes of a PostgreSQL store."""
         return PostgresLimits(self.postgres_connections, self.postgres_statement_seconds)
 
     @property

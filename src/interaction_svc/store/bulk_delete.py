@@ -48,7 +48,7 @@ class DeletedBatch(NamedTuple):
     by_service: dict[str, int]
     """Number of deleted rows of each Service."""
     next: BulkDeleteCursor | None
-    """Where the next batch begins; None after the last one."""
+    """The start of the next batch; None after the last one."""
 
 
 class FoundRow(NamedTuple, Generic[StoredSid]):

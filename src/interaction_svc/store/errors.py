@@ -1,4 +1,4 @@
-"""What a store can fail with.
+"""The errors of a store.
 
 StoreError
 ├── StoreURLError           the URL names no store that this program knows
@@ -25,7 +25,7 @@ class StoreURLError(StoreError):
 
 
 class NotAStoreError(StoreError):
-    """What the URL names is there, but is not a store of this program."""
+    """The file or database of the URL exists, but is not a store of this program."""
 
 
 class SchemaTooNewError(StoreError):

@@ -51,7 +51,7 @@ def check_url(url: str) -> Path | Dsn:
 
 
 def name_of(url: str) -> str:
-    """Give what to call a store in logs and errors: no user, no password. Raises StoreURLError."""
+    """Return the name of a store for logs and errors, without secrets. Raises StoreURLError."""
     return _name_of(check_url(url))
 
 
@@ -194,7 +194,7 @@ async def _replicated(
 
 
 def _postgres_store() -> "type[PostgresStore]":
-    """Give the backend, whose driver not everyone installs."""
+    """Return the backend, whose driver not everyone installs."""
     try:
         from interaction_svc.store.postgres.store import PostgresStore  # noqa: PLC0415
     except ModuleNotFoundError as error:

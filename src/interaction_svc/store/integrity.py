@@ -12,7 +12,7 @@ from interaction_svc.store.interface import StoreReport
 from interaction_svc.store.rows import Row, decode, row_of
 
 MAX_NAMED_BAD_ROWS = 20
-"""How many damaged rows a report names."""
+"""The number of damaged rows that a report names."""
 
 Position = TypeVar("Position")
 RowKey = tuple[str, str, str]

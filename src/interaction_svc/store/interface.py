@@ -1,7 +1,4 @@
-"""The Store interface: what the application asks of a backend.
-
-One suite of tests (tests/store/) runs on every backend.
-"""
+"""The interface of a store. One suite, tests/store/contract, runs on every backend."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -24,7 +21,7 @@ from interaction_svc.store.tables import Table, TableKey, TableRow
 
 
 class ScanPosition(NamedTuple):
-    """A place in the order of a whole store."""
+    """A position in the order of a whole store."""
 
     session_sid: str
     account_sid: str
@@ -58,60 +55,60 @@ class StoredPage(NamedTuple):
     frames: bytes
     """The rows' frames, joined: those bytes are a ListInteractionsResponse."""
     rows: int
-    """How many."""
+    """The number of rows."""
     first: Position | None
     last: Position | None
     more: bool
 
 
 class MigrationProgress(Protocol):
-    """Learns how far a migration of a store has come."""
+    """A function that is told the progress of a migration."""
 
     def __call__(self, step: str, done: int, total: int) -> None:
-        """Take what the step is about, how much of it is done, and of how much."""
+        """Report a step: its name, the work done, and the work in all."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreReport:
-    """What a check of a store found."""
+    """The result of a check of a store."""
 
     schema_version: int
     known_version: int
     rows: int = 0
     bad_rows: int = 0
-    """Rows whose columns are not those of their frame."""
+    """Rows whose columns differ from their frame."""
     some_bad: tuple[tuple[str, str, str], ...] = ()
-    """The first of them, by session_sid, account_sid and sid."""
+    """The first bad rows, each by session_sid, account_sid and sid."""
     migration_bytes: int = 0
-    """How much more disk a migration takes while it runs, about; 0: none that is worth a word."""
+    """The disk that a migration needs while it runs, approximately; 0: next to none."""
 
     @property
     def is_current(self) -> bool:
-        """Whether no step is left to be taken; it may be newer than this program, if that fits."""
+        """Return whether no migration is needed. The schema may be newer, if it is compatible."""
         return self.schema_version >= self.known_version
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is left to be done or mended."""
+        """Return whether the schema is current and no row is bad."""
         return self.is_current and not self.bad_rows
 
 
 class Reads(Protocol):
-    """The reads of callers: see Store."""
+    """The reads of requests: see Store."""
 
     async def get(self, scope: Scope, key: InteractionKey) -> bytes | None:
-        """Give an Interaction's frame."""
+        """Return the frame of an Interaction."""
 
     async def page(self, scope: Scope, query: PageQuery) -> StoredPage:
-        """Give one page of a Session's Interactions."""
+        """Return one page of a Session's Interactions."""
 
 
 class Store(ABC):
-    """Where Interactions are kept. Made by open_store.
+    """A store of Interactions and API keys. `store.factory.open_store` opens one.
 
-    All methods raise StoreUnavailableError and StoreClosedError, the ones that write StoreFullError
-    as well, and may be called at once from many tasks. A call that is cancelled is either done or
-    not, never in part, and leaves the store usable.
+    All methods raise StoreUnavailableError and StoreClosedError. Methods that write also raise
+    StoreFullError. Any number of tasks may call them at the same time. A cancelled call is done
+    completely or not at all, and leaves the store usable.
     """
 
     @abstractmethod
@@ -131,15 +128,15 @@ class Store(ABC):
         """
 
     def at_least(self, _: Revision) -> Reads:
-        """Give reads that see all that was answered before this moment.
+        """Return reads that see all writes answered before this revision.
 
-        Where all reads are of what is written to, any do. Others may be behind without it: `get`
-        and `page`, but no more of them.
+        A store without a replica returns itself: all its reads see all writes. Otherwise `get` and
+        `page` of the store itself may read an earlier state.
         """
         return self
 
     async def current_revision(self) -> Revision | None:
-        """Give a moment after all that has been answered; None: every read sees all of that."""
+        """Return a revision after all answered writes; None: every read sees all of them."""
         return None
 
     @abstractmethod
@@ -184,11 +181,11 @@ class Store(ABC):
         now_us: int,
         dry_run: bool = False,
     ) -> DeletedBatch:
-        """Delete what is meant in the next stretch of the store, for good, and leave tombstones.
+        """Delete the matching rows of the next batch of the store for good, and leave tombstones.
 
-        Stretches are short, so that others don't wait; the caller goes on from where one ended.
-        What is recorded meanwhile in a part that is done stays. With `dry_run` nothing is deleted,
-        but counted. Raises StoreBusyError.
+        Batches are short, so that other work does not wait. The caller continues at the cursor of
+        the last batch. Rows recorded meanwhile in a finished part stay. With `dry_run` rows are
+        counted and not deleted. Raises StoreBusyError.
         """
 
     @abstractmethod
@@ -204,15 +201,15 @@ class Store(ABC):
 
     @abstractmethod
     async def keys_of(self, user: str) -> list[ApiKey]:
-        """Give the keys whose own SID, or whose account's, is `user`: oldest first, revoked too."""
+        """Return the keys of a key SID or account SID, oldest first, revoked ones included."""
 
     @abstractmethod
     async def keys(self) -> list[ApiKey]:
-        """Give all keys, oldest first, revoked ones included."""
+        """Return all keys, oldest first, revoked ones included."""
 
     @abstractmethod
     async def has_keys(self) -> bool:
-        """Say whether there has ever been a key; a revoked one counts."""
+        """Return whether there has ever been a key; a revoked one counts."""
 
     @abstractmethod
     async def erase_traces(self) -> bool:
@@ -242,7 +239,7 @@ class Store(ABC):
     async def read(
         self, table: Table, *, after: TableKey | None, limit: int, max_bytes: int
     ) -> list[TableRow]:
-        """Give a table's next records after a key, in the order of keys; none at the end.
+        """Return a table's next records after a key, in the order of keys; none at the end.
 
         At most `limit`, and less where their large columns would exceed `max_bytes`, but at least
         one if there is one. Raises DamagedRowError, which names the row.

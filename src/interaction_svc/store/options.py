@@ -1,15 +1,15 @@
-"""What a server takes of a database."""
+"""Options of a store on PostgreSQL."""
 
 from typing import NamedTuple
 
 
 class PostgresLimits(NamedTuple):
-    """How much at once, and how long."""
+    """The connections of a store, and the time limit of its statements."""
 
     connections: int = 10
     """Connections at most, but for the one that health probes through."""
     statement_seconds: float = 10.0
-    """How long a call waits for a connection, and each statement for its answer."""
+    """The time limit of a wait for a connection, and of each statement, in seconds."""
 
 
 class ReplicaStore(NamedTuple):
@@ -17,4 +17,4 @@ class ReplicaStore(NamedTuple):
 
     url: str
     wait_seconds: float = 0.2
-    """How long a read that has to see a write waits for the replica to have it."""
+    """The longest wait of a read with a consistency token for the replica, in seconds."""

@@ -6,7 +6,7 @@ from interaction_svc.domain.interactions import Outcome
 
 
 class Recorded(NamedTuple):
-    """What became of a record, and the frame that is now stored (None: there is none to show)."""
+    """The outcome of a record, and the frame that is stored now (None: there is none to show)."""
 
     outcome: Outcome
     frame: bytes | None

@@ -1,1 +1,1 @@
-"""What is recorded about requests and the process: logs, audit lines and metrics."""
+"""Records of requests and of the process: logs, audit lines and metrics."""

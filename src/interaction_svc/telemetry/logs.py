@@ -31,7 +31,7 @@ FLUSH_SECONDS = 0.02
 
 _LOGGABLE_TEXTS = (OperatorError, OSError, sqlite3.Error)
 _CLIENTS_FAULTS = ("ExecuteBatchError raised in core", "Invalid encoding on ")
-"""How grpc's messages begin that a client causes: by going away while it is answered, or by bytes
+"""The beginnings of grpc's messages that a client causes: by leaving early, or by bytes
 of metadata that are not UTF-8, which the message would quote, a key among them."""
 _UNFILTERED = structlog.make_filtering_bound_logger(0)
 
@@ -118,7 +118,7 @@ def buffered_logs() -> Iterator[None]:
 
 
 class _Printer:
-    """What structlog hands its lines to."""
+    """The logger that structlog writes its lines to."""
 
     def msg(self, message: str) -> None:
         """Print a line."""
@@ -132,7 +132,7 @@ _encode_in_ascii = json.JSONEncoder(default=repr, separators=(",", ":")).encode
 
 
 def _encode(event: structlog.typing.EventDict) -> str:
-    """Give a line in ASCII: what else a terminal shows may command it."""
+    """Return a line in ASCII: what else a terminal shows may command it."""
     try:
         line = orjson.dumps(event, default=repr)  # a tenth of what json takes
     except TypeError:  # half of a surrogate pair, or a number beyond 64 bits
@@ -262,7 +262,7 @@ def _describe_exception(_: Any, __: str, event: structlog.typing.EventDict) -> A
 
 
 def _described(error: BaseException) -> list[str]:
-    """Give the chain of exceptions, the last first: what and where."""
+    """Return the chain of exceptions, the last first: what and where."""
     lines: list[str] = []
     seen: BaseException | None = error
     while seen is not None and len(lines) < 100:

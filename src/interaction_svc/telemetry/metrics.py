@@ -1,4 +1,4 @@
-"""What Prometheus can ask the service: the metrics of the process, each made once, here.
+"""The metrics of the process, each defined once, here.
 
 With several workers, each counts by itself, and they are added up (workers/metrics.py); gauges say
 by their `multiprocess_mode` how. None has a SID, an address or anything else of callers in its

@@ -50,7 +50,7 @@ class NamedStore(NamedTuple):
     store: Store
 
     async def read(self, table: Table, after: TableKey | None) -> list[TableRow]:
-        """Give a table's next records after a key; none at the end. Raises StoreError."""
+        """Return a table's next records after a key; none at the end. Raises StoreError."""
         with naming(self.name):
             return await self.store.read(
                 table, after=after, limit=_STEP_ROWS, max_bytes=_STEP_BYTES
@@ -70,12 +70,12 @@ class Step(NamedTuple):
     source: list[TableRow]
     target: list[TableRow]
     target_ended: bool
-    """Whether the target has nothing more, here and after it."""
+    """True if the target has nothing more, here and after it."""
 
 
 @dataclass
 class Contents:
-    """What a table holds: how many records, and a checksum of them all in their order."""
+    """The contents of a table: the number of records, and a checksum of all in their order."""
 
     count: int = 0
     _sha256: "hashlib._Hash" = field(default_factory=hashlib.sha256)
@@ -95,7 +95,7 @@ class Contents:
 
 @dataclass
 class Verified:
-    """What a table is in both stores."""
+    """The contents of a table in both stores."""
 
     table: Table
     source: Contents
@@ -105,7 +105,7 @@ class Verified:
 
     @property
     def ok(self) -> bool:
-        """Whether both are the same."""
+        """Return whether both are the same."""
         return (self.source.count, self.source.checksum) == (
             self.target.count,
             self.target.checksum,
@@ -166,7 +166,7 @@ class StoreCopier:
             raise ForeignDataError(self._target.name, table, min(wrong))
 
     async def _deleted(self, step: Step) -> set[TableKey]:
-        """Give what the source has deleted among the keys of a step."""
+        """Return what the source has deleted among the keys of a step."""
         deleted: set[TableKey] = set()
         after = step.after
         while True:
@@ -237,7 +237,7 @@ def _missing(step: Step) -> list[TableRow]:
 
 
 def _is_earlier(record: TableRow, newer: TableRow) -> bool:
-    """Say whether a record may have become the newer one, by what servers do with it."""
+    """Return whether a record may have become the newer one, by what servers do with it."""
     if record == newer:
         return True
     if isinstance(record, Row) and isinstance(newer, Row):

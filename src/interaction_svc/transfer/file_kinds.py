@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes: UTF-16 is read as UTF-8, other kinds than text are named."""
+"""The kind of a file by its first bytes. UTF-16 is read as UTF-8; other kinds are named."""
 
 import codecs
 import io

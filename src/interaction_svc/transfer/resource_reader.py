@@ -223,7 +223,7 @@ class _Document(_Whole):
     """Ends with _TooLongError where nothing comes of too many bytes."""
 
     since_event = 0
-    """How many bytes have been read since the reader last made something of them."""
+    """The bytes read since the last complete item."""
 
     def readinto(self, buffer: "memoryview[int]") -> int:  # type: ignore[override]
         count = super().readinto(buffer)

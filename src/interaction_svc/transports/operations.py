@@ -57,11 +57,11 @@ class Operation(NamedTuple):
     permission: Permission | None = None
     """The permission that the caller's key must give; None: any key will do."""
     needs_credentials: bool = True
-    """Whether a caller without valid credentials is refused, where keys exist."""
+    """True if a caller without valid credentials is refused, where keys exist."""
     is_limited: bool = True
-    """Whether a request takes a place within the concurrency limit."""
+    """True if a request takes a place within the concurrency limit."""
     is_quiet: bool = False
-    """Whether its log line has level debug."""
+    """True if its log line has level debug."""
     kind: Kind = Kind.UNARY_UNARY
 
     @property

@@ -9,7 +9,7 @@ from interaction_svc.domain.errors import ServiceError
 
 
 class Codes(NamedTuple):
-    """How an error is answered in each protocol."""
+    """The codes of an error in each protocol."""
 
     grpc: int
     """A value of google.rpc.Code."""

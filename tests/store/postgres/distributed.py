@@ -70,7 +70,7 @@ class Statement(NamedTuple):
 
     @property
     def tables(self) -> list[str]:
-        """Which of the distributed tables it has, as often as it has them."""
+        """Return which of the distributed tables it has, as often as it has them."""
         return _TABLE.findall(self.text)
 
     @property
@@ -99,7 +99,7 @@ class Statement(NamedTuple):
 
 
 def _rest_of_select(text: str, begin: int) -> str:
-    """Give what follows, up to the end of this SELECT, without what stands in brackets."""
+    """Return what follows, up to the end of this SELECT, without what stands in brackets."""
     depth, rest = 0, ""
     for place in range(begin, len(text)):
         depth += (text[place] == "(") - (text[place] == ")")
@@ -110,7 +110,7 @@ def _rest_of_select(text: str, begin: int) -> str:
 
 
 def statements(cluster: Cluster, database: str) -> list[Statement]:
-    """Give what a database has been asked so far, of the distributed tables."""
+    """Return what a database has been asked so far, of the distributed tables."""
     found = []
     for line in (cluster.data / "log" / "log.json").read_text().splitlines():
         entry = json.loads(line)

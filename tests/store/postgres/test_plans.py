@@ -191,7 +191,7 @@ async def _blocks(cluster: Cluster, database: str, parents: Parents, asked: Page
 async def _blocks_of(
     cluster: Cluster, database: str, statement: str, values: Sequence[object]
 ) -> int:
-    """Give how many blocks a statement reads; fail unless it goes by an index."""
+    """Return how many blocks a statement reads; fail unless it goes by an index."""
     async with cluster.connected(database) as db:
         types, literals = zip(*map(_typed, values), strict=True)
         await db.execute(f"PREPARE page ({', '.join(types)}) AS {statement}")

@@ -1,4 +1,4 @@
-"""What the group and a worker tell each other, a line of JSON each way.
+"""The messages between the supervisor and a worker: one line of JSON in each direction.
 
 The group writes the settings to the worker's standard input, and leaves that open: its end is the
 end of the group. The worker writes to its standard output once, that it is ready or why it can't
@@ -15,11 +15,11 @@ _REASONS: dict[str, type[Exception]] = {
     kind.__name__: kind for kind in (SettingsError, StoreError, OSError)
 }
 FAILURES = tuple(_REASONS.values())
-"""What keeps a server from starting, and what its command says in a line."""
+"""The errors of a failed start, which the command prints in one line."""
 
 
 class StartupReport(NamedTuple):
-    """What became of starting a worker: it is ready if there is no `failure`."""
+    """The result of a worker's start: it is ready if there is no `failure`."""
 
     failure: Exception | None = None
 

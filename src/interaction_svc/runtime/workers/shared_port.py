@@ -29,6 +29,6 @@ class ReservedPort:
         self.address = address._replace(port=self._sockets[0].getsockname()[1])
 
     def close(self) -> None:
-        """Give it up."""
+        """Return it up."""
         for held in self._sockets:
             held.close()

@@ -204,7 +204,7 @@ class Supervisor:
             self._metrics.add(number, process.pid)
 
     def _settings_of_workers(self) -> Settings:
-        """Give them the ports that were found free."""
+        """Return them the ports that were found free."""
         addresses = {"grpc_address": self.grpc_address, "http_address": self.http_address}
         return self._settings.model_copy(
             update={name: str(address) for name, address in addresses.items() if address}

@@ -99,7 +99,7 @@ class _Workers(Collector):
         self._processes = processes
 
     def collect(self) -> Iterator[Metric]:
-        """Give the sum over the workers, and what the system says of each."""
+        """Return the sum over the workers, and what the system says of each."""
         families = self._files.collect()  # type: ignore[no-untyped-call]
         found: dict[str, Metric] = {family.name: family for family in families}
         found.pop("interaction_svc_wal_bytes", None)  # which is the group's

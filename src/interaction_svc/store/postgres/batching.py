@@ -72,7 +72,7 @@ class GetBatcher:
 
     def __init__(self, pool: Pool) -> None:
         self.by_session = False
-        """Whether the tables are distributed: then each is asked for by itself."""
+        """True if the tables are distributed: then each Get is a statement of its own."""
         self._pool = pool
         self._waiting: list[_Get] = []
         self._lanes = _Lanes(self._run, lambda: bool(self._waiting))
@@ -90,7 +90,7 @@ class GetBatcher:
         return await done
 
     async def close(self) -> None:
-        """Take no more, and wait for what was taken."""
+        """Refuse new calls, and wait for those in progress."""
         self._closed = True
         await self._lanes.end()
 
@@ -137,7 +137,7 @@ class RecordBatcher:
 
     def __init__(self, pool: Pool) -> None:
         self.by_session = False
-        """Whether the tables are distributed: then those of one Session are committed together."""
+        """True if the tables are distributed: then only rows of one Session share a commit."""
         self._pool = pool
         self._at_once = asyncio.Semaphore(SESSIONS_AT_ONCE)
         self._queue: WriteQueue[_Record] = WriteQueue()
@@ -158,7 +158,7 @@ class RecordBatcher:
         return await done
 
     async def close(self) -> None:
-        """Take no more, and wait until everything that was taken is written."""
+        """Refuse new records, and wait until all accepted ones are written."""
         self._closed = True
         await self._lanes.end()
 

@@ -196,5 +196,5 @@ async def delete(
 
 
 def counted(rows: Sequence[FoundRow]) -> dict[str, int]:
-    """Give how many rows of each Service there are."""
+    """Return how many rows of each Service there are."""
     return dict(Counter(f"KS{row.service_sid}" for row in rows))

@@ -1,4 +1,4 @@
-"""How a connection to PostgreSQL is opened: the servers of a URL in turn, each with its errors.
+"""Opens a connection to PostgreSQL: tries the servers of a URL in turn, each with its errors.
 
 asyncpg gets every parameter by itself and no URL of ours, for it reads some forms of a URL
 differently from libpq, and puts what it doesn't know into the server's settings.

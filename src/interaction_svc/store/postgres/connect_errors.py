@@ -38,7 +38,7 @@ _STATES = {
     "42601": "the server can't read `options` of the URL",
     "0A000": "the server speaks another version of PostgreSQL's protocol",
 }
-"""What a SQLSTATE means here, where it means something else than in a statement."""
+"""The meaning of a SQLSTATE at connection, where it differs from that in a statement."""
 
 _NO_TLS = "rejected SSL upgrade"
 _TLS_REFUSED = "the server doesn't speak TLS: set ssl = on there; or it is no PostgreSQL"
@@ -65,7 +65,7 @@ _FROM_DRIVER = {
 """By what is in a message of asyncpg's, or of asyncio's."""
 
 _OF_FILES = (ssl.SSLError, FileNotFoundError, PermissionError, IsADirectoryError)
-"""What the files of the TLS parameters may cause, and a socket as well."""
+"""The errors that files of the TLS parameters may cause. A socket may cause them too."""
 
 
 def explained(error: Exception, dsn: Dsn, host: Host) -> str:

@@ -37,15 +37,15 @@ class Connection:
 
     @property
     def is_closed(self) -> bool:
-        """Whether it is of no use any more."""
+        """Return whether it is of no use any more."""
         return self._raw.is_closed()
 
     async def fetch(self, statement: str, *values: object) -> list[Any]:
-        """Give the rows of a statement, which is prepared once."""
+        """Return the rows of a statement, which is prepared once."""
         return await self._bounded(self._raw.fetch(statement, *values))
 
     async def fetch_each(self, statement: str, values: Iterable[Sequence[object]]) -> list[Any]:
-        """Give the rows of a statement that is run for each of these values: one round trip."""
+        """Return the rows of a statement that is run for each of these values: one round trip."""
         return await self._bounded(self._raw.fetchmany(statement, values))
 
     async def execute(self, statement: str, *values: object) -> str:
@@ -101,6 +101,6 @@ class Connection:
         self._raw.terminate()
 
     async def close(self) -> None:
-        """Take leave of the server, if that can be done within a second."""
+        """Close the connection, or abort it after one second."""
         with suppress(*FAILURES):
             await self._raw.close(timeout=_CLOSE_SECONDS)

@@ -27,7 +27,7 @@ SCHEMES = ("postgresql", "postgres")
 FORM = "postgresql://user@host:5432/database"
 APPLICATION_NAME = "interaction-svc"
 CONNECT_SECONDS = 5
-"""How long each server of a URL may take to let us in, unless connect_timeout says otherwise."""
+"""The time limit of a connection to each server of a URL, without connect_timeout."""
 
 _URL = re.compile(
     r"(?P<scheme>postgres(?:ql)?)://(?P<authority>[^/?]*)(?:/(?P<path>[^?]*))?(?:\?(?P<query>.*))?",
@@ -57,16 +57,16 @@ class Host(NamedTuple):
 
 @dataclass(frozen=True)
 class Dsn:
-    """How to connect, and to which of several servers. Its repr has neither user nor password."""
+    """The parameters of a connection, and its servers. The repr has neither user nor password."""
 
     hosts: tuple[Host, ...]
     """In the order in which they are tried."""
     name: str
-    """What to call the database in logs and errors: no user, no password."""
+    """The name of the database in logs and errors, without user and password."""
     shown: str
     """The URL for a log: without what is secret."""
     parameters: Mapping[str, str] = field(repr=False)
-    """What is given, in the URL or the environment, under libpq's names."""
+    """The parameters of the URL and the environment, by libpq's names."""
     settings: Mapping[str, str] = field(repr=False)
     """Settings of the server for our connections."""
 
@@ -92,29 +92,29 @@ class Dsn:
 
     @property
     def attributes(self) -> str:
-        """Which of the servers will do (`target_session_attrs`)."""
+        """Return which of the servers will do (`target_session_attrs`)."""
         return self.parameters.get("target_session_attrs", ANY)
 
     @property
     def statement_cache_size(self) -> int:
-        """How many statements to prepare; 0 is what a pooler in transaction mode needs."""
+        """Return how many statements to prepare; 0 is what a pooler in transaction mode needs."""
         return int(self.parameters.get("statement_cache_size", DEFAULT_STATEMENT_CACHE_SIZE))
 
     @property
     def connect_seconds(self) -> int:
-        """How long each server may take to let us in."""
+        """Return how long each server may take to let us in."""
         return int(self.parameters.get("connect_timeout", CONNECT_SECONDS))
 
     @property
     def application_name(self) -> str:
-        """What the server calls our connections."""
+        """Return what the server calls our connections."""
         given = self.parameters
         name = given.get("application_name") or given.get("fallback_application_name")
         return name or APPLICATION_NAME
 
     @property
     def sslmode(self) -> str | None:
-        """How much TLS is asked for; None is libpq's default, `prefer` but at a socket."""
+        """Return how much TLS is asked for; None is libpq's default, `prefer` but at a socket."""
         return self.parameters.get("sslmode")
 
     def attempts(self) -> list[tuple[Host, str]]:

@@ -22,7 +22,7 @@ SECRET = frozenset({"password", "sslpassword", "options"})
 
 
 class ParameterError(OSError):
-    """What a parameter names, or its default, can't be used; the text says why."""
+    """The value of a parameter, or its default, can't be used. The text says why."""
 
 
 class Parameter(NamedTuple):
@@ -31,7 +31,7 @@ class Parameter(NamedTuple):
     variable: str = ""
     takes: Callable[[str], bool] = lambda _: True
     instead: str = ""
-    """What to do if a value isn't taken: completes the sentence that begins with the name."""
+    """The advice for a refused value. It completes a sentence that begins with the name."""
 
 
 def _one_of(*values: str, variable: str = "", because: str = "") -> Parameter:

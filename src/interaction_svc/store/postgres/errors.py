@@ -1,4 +1,4 @@
-"""What PostgreSQL and the network fail with, as the errors of a store: told by SQLSTATE alone."""
+"""Maps errors of PostgreSQL and the network to errors of a store, by SQLSTATE alone."""
 
 import os
 
@@ -81,7 +81,7 @@ class NotAReplicaError(OSError):
 
 
 def sqlstate(error: BaseException) -> str:
-    """Give the SQLSTATE of an error; the empty text if the server didn't send it."""
+    """Return the SQLSTATE of an error; the empty text if the server didn't send it."""
     return getattr(error, "sqlstate", None) or ""
 
 
@@ -96,12 +96,12 @@ def last_words(error: Exception) -> Exception:
 
 
 def is_conflict(error: BaseException) -> bool:
-    """Say whether a transaction was rolled back for another's sake, and may be tried again."""
+    """Return whether a transaction was rolled back for another's sake, and may be tried again."""
     return sqlstate(error) in (SERIALIZATION_FAILURE, DEADLOCK)
 
 
 def is_loss(error: BaseException) -> bool:
-    """Say whether the connection was lost, and with it what became of the statement."""
+    """Return whether the connection was lost, and with it what became of the statement."""
     if isinstance(error, StatementTimeoutError):
         return False  # who waited that long is not to wait once more
     if isinstance(error, asyncpg.PostgresError):
@@ -110,12 +110,12 @@ def is_loss(error: BaseException) -> bool:
 
 
 def is_cancelled(error: BaseException) -> bool:
-    """Say whether a statement was cancelled, by somebody or by the server's own timeout."""
+    """Return whether a statement was cancelled, by somebody or by the server's own timeout."""
     return sqlstate(error) == _CANCELLED
 
 
 def is_connection_limit(error: BaseException) -> bool:
-    """Say whether the server takes no more connections than it has."""
+    """Return whether the server takes no more connections than it has."""
     if isinstance(error, NotConnectedError):
         return error.is_connection_limit
     if isinstance(error, asyncpg.ProtocolViolationError):
@@ -124,14 +124,14 @@ def is_connection_limit(error: BaseException) -> bool:
 
 
 def invalidates_pool(error: BaseException) -> bool:
-    """Say whether other connections to that server are of no more use either."""
+    """Return whether other connections to that server are of no more use either."""
     if isinstance(error, StatementTimeoutError):
         return True
     return sqlstate(error).startswith((READ_ONLY, _OPERATOR_INTERVENTION))
 
 
 def translated(error: Failure) -> StoreError:
-    """Give the store's error; its text has nothing of what was asked for."""
+    """Return the store's error; its text has nothing of what was asked for."""
     if isinstance(error, NotConnectedError | NotAReplicaError):
         return StoreUnavailableError(str(error))
     said = last_words(error)
@@ -166,10 +166,10 @@ def _of_connection(error: Failure) -> str:
 
 
 def closed() -> StoreClosedError:
-    """Give the error of a store that has been closed."""
+    """Return the error of a store that has been closed."""
     return StoreClosedError("the store has been closed")
 
 
 def is_fault_of_one(error: StoreError) -> bool:
-    """Say whether one of several operations in a transaction may be at fault: data, or a limit."""
+    """Return whether the error may be of one operation alone: its data, or a limit."""
     return sqlstate(error.__cause__ or error).startswith(("21", "22", "23", "54"))

@@ -16,7 +16,7 @@ _CHECKED_AT_ONCE = 250
 def keyset_statement(
     columns: str, table: str = "interactions", key: Sequence[str] = KEY, *, after: bool
 ) -> str:
-    """Give the statement of a step: the first rows, or those `after` the key ($1, $2, $3).
+    """Return the statement of a step: the first rows, or those `after` the key ($1, $2, $3).
 
     The value that follows is their number at most. The rest of an account's rows, of a Session's,
     and the Sessions after it are ranges of one index, each read by itself: a condition on all of

@@ -16,7 +16,7 @@ from interaction_svc.store.postgres.schema import LATEST, NOTE, REWRITTEN, TABLE
 from interaction_svc.store.postgres.schema_lock import under_lock
 
 STATEMENT_SECONDS = 6 * 3600.0
-"""How long one statement of a migration may take: an index of a large table takes its time."""
+"""The time limit of one statement of a migration, such as an index on a large table."""
 
 _MAKE = (
     """
@@ -34,7 +34,7 @@ _MADE_BY_ANOTHER = ("42P07", "42710", "23505", "40001")
 
 
 class Versions(NamedTuple):
-    """Where a schema is."""
+    """The version of a schema."""
 
     version: int
     """The last step that ran; 0: none."""

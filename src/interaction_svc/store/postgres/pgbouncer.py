@@ -1,4 +1,4 @@
-"""What PgBouncer means by SQLSTATE 08P01, which it sends for nearly all of its own errors.
+"""The meaning of SQLSTATE 08P01, which PgBouncer sends for nearly all of its errors.
 
 It is told by how its message begins, which PgBouncer never translates. Nothing of it is shown.
 """

@@ -26,12 +26,12 @@ from interaction_svc.store.postgres.errors import (
 )
 
 ATTEMPTS = 3
-"""How often work that may be repeated is tried."""
+"""The number of attempts of work that may be repeated."""
 _CONFLICT_SECONDS = 0.02
-"""How long a transaction that met another's pauses at most, each time longer."""
+"""The longest pause of a transaction that conflicted with another. Pauses grow."""
 
 _FULL_HOUSE_SECONDS = 1.0
-"""How long no more connections are asked for, as long as there are some, after one was refused."""
+"""The time without new connections after one was refused, while there are others."""
 
 T = TypeVar("T")
 Work = Callable[[Connection], Awaitable[T]]
@@ -149,7 +149,7 @@ class Pool:
         return None
 
     def _is_full_house(self) -> bool:
-        """Say whether to wait for one of those in use, for the server lets no more in."""
+        """Return whether to wait for one of those in use, for the server lets no more in."""
         return bool(self._in_use) and self._now() < self._full_until
 
     async def _turn(self) -> Connection | None:
@@ -220,7 +220,7 @@ class Pool:
             connection.terminate()
 
     async def close(self) -> None:
-        """Take no more work, wait for what runs, and close. Doing it again does nothing."""
+        """Refuse new work, wait for running work, and close. A second call does nothing."""
         self._closed = True
         if self._tasks:
             await asyncio.wait(self._tasks)

@@ -25,7 +25,7 @@ class Migration(NamedTuple):
     the version before are still there. A step that adds has theirs, one that takes away its own.
     """
     online: bool = False
-    """Whether its statements run one by one outside of a transaction, as CREATE INDEX CONCURRENTLY
+    """True if its statements run one by one outside of a transaction, as CREATE INDEX CONCURRENTLY
     has to. Each must then bear to be run again, after it was broken off too.
     """
 
@@ -37,7 +37,7 @@ BY_SESSION = ("interactions", "tombstones", "session_owners")
 TABLES = (*BY_SESSION, "api_keys")
 
 LISTED = "created_us > -1000000000000000000"
-"""What every row meets, and every statement says that goes along the index of lists.
+"""A condition that every row meets. Each statement on the index of lists has to include it.
 
 That index has a condition so that no other statement can use it. To look up a key in it would read
 all of the account's rows in the Session; the planner takes it for as cheap as the primary key where

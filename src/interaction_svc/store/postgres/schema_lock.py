@@ -14,9 +14,9 @@ from interaction_svc.store.postgres.connection import Connection
 from interaction_svc.store.postgres.errors import LOCK_NOT_AVAILABLE, sqlstate
 
 WAIT_FOR_ANOTHER_SECONDS = 60
-"""How long a server waits for another that is migrating."""
+"""The longest wait for another server that migrates."""
 _WAIT_FOR_TABLE_SECONDS = 3
-"""How long a step waits for the lock on a table: everything that comes after it waits too."""
+"""The longest wait of a step for a table lock. All later statements on the table wait too."""
 _PAUSE_SECONDS = 0.1
 # Nobody waits for it within a statement: an index that is built online waits for all statements
 # that were begun before it, and this one would wait for the index.

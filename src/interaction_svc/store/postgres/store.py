@@ -46,7 +46,7 @@ from interaction_svc.store.rows import Row
 from interaction_svc.store.tables import Table, TableKey, TableRow
 
 PROBE_SECONDS = 5.0
-"""How long a statement of a probe may take."""
+"""The time limit of a statement of a probe."""
 _PROBE = (
     "SELECT current_setting('transaction_read_only') = 'on', pg_is_in_recovery(),"
     " (SELECT max(compatible_with) FROM schema_migrations)"

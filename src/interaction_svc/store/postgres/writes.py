@@ -95,7 +95,7 @@ class _ChangedError(Exception):
 
 
 class Statements(NamedTuple):
-    """How rows are asked for and written; a distributed database has its own (by_session.py)."""
+    """The statements that read and write rows. A distributed database has others (citus/)."""
 
     insert: Callable[[Connection, Sequence[Row]], Awaitable[list[Any]]]
     """Insert rows with different keys, in their order; return the keys of those that are new."""
@@ -253,7 +253,7 @@ def _decide(
     stored: dict[RowKey, Row],
     buried: set[RowKey],
 ) -> tuple[list[Recorded], dict[RowKey, Row]]:
-    """Give what becomes of each row, one after the other, and the rows to update in the end."""
+    """Return what becomes of each row, one after the other, and the rows to update in the end."""
     state = dict(stored)
     changed: dict[RowKey, Row] = {}
     recorded = []

@@ -31,7 +31,7 @@ JOURNAL_LIMIT_BYTES = 64 * MIB
 _PAGES_UNTIL_CHECKPOINT = 2_000  # of 8 KiB: 16 MiB
 _STEPS_PER_PROGRESS_CALL = 10_000  # of SQLite's virtual machine: well under 1 ms
 _SLICE_SECONDS = 0.001
-"""How long the thread works before it hands finished jobs to the event loop."""
+"""The time that the thread works before it hands finished jobs to the event loop."""
 OLDEST_SQLITE = (3, 37, 0)  # the first with STRICT tables
 
 # aiosqlite logs the parameters of every call, and so message bodies, at level DEBUG.
@@ -47,9 +47,9 @@ class _Job:
         self.work = work
         self.done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.is_cancelled = False
-        """Whether its caller has stopped waiting."""
+        """True if its caller no longer waits."""
         self.result: Any = None
-        """What the function returned; an exception if it raised one."""
+        """The result of the function, or the exception that it raised."""
 
 
 class Connection(aiosqlite.Connection):

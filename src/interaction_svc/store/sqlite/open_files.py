@@ -25,7 +25,7 @@ _LOG_MAGIC = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
 
 
 class Loss(StrEnum):
-    """What happened to the files, and what to do, as a text for the log."""
+    """The loss of a file and its remedy, as a text for the log."""
 
     FILE = "its file has been replaced or removed while it was open: restore it and restart"
     LOG = (

@@ -7,7 +7,7 @@ _CLIENT_PING_SECONDS = 10
 _AGE_GRACE_SECONDS = 60
 _WAITING_CALLS = 512
 _MAX_WAITING_CALLS = 1024
-"""How many calls wait for Python. Above _WAITING_CALLS grpc refuses calls at random.
+"""The calls that may wait for Python. Above _WAITING_CALLS grpc refuses calls at random.
 
 For Python to accept a call and refuse it costs as much as to serve it, so under overload only
 grpc's own queue can refuse cheaply. It answers CANCELLED. Its default length is three times as

@@ -39,7 +39,7 @@ log = structlog.get_logger()
 _PIECE_BYTES = 1024
 """The bytes parsed at once. It bounds the requests that wait for the one in progress."""
 _LINGER_SECONDS = 2.0
-"""How long a connection whose input is ignored stays open after its last response.
+"""The time that a connection whose input is ignored stays open after its last response.
 
 To close it at once would reset it, and the client would lose the response that it has not read.
 """

@@ -12,7 +12,7 @@ from interaction_svc.telemetry.request_context import RequestContext
 T = TypeVar("T")
 
 CHECK_SECONDS = 1.0
-"""How often a stream's key is checked. The Authenticator may cache it for 2 seconds more."""
+"""The interval between checks of a stream's key. The Authenticator may cache it for 2 s more."""
 
 
 class KeyWatch:

@@ -17,7 +17,7 @@ from interaction_svc.v1.interaction_service_pb2 import (
 )
 
 MAX_PAGE_BYTES = 4 * 1024 * 1024 - 64 * 1024
-"""What gRPC clients accept by default, 4 MiB, less room for tokens and framing."""
+"""The default limit of gRPC clients, 4 MiB, less room for tokens and framing."""
 
 
 class InteractionServicer:

@@ -47,7 +47,7 @@ class _Place(NamedTuple):
 
 
 async def is_distributed(db: Connection) -> bool:
-    """Say whether the tables are distributed: for a store to ask when it is opened."""
+    """Return whether the tables are distributed: for a store to ask when it is opened."""
     if not (await db.fetch(_HAS_CATALOG))[0][0]:
         return False
     places = await _places(db)

@@ -28,7 +28,7 @@ from interaction_svc.store.revision import UNKNOWN_REVISION, Revision
 from interaction_svc.telemetry import metrics
 
 ANSWER_SECONDS = 2.0
-"""How long a replica may take to answer a read; then the primary is asked."""
+"""The time limit of a read on the replica; after it the primary is read."""
 _FIRST_PAUSE_SECONDS = 0.002
 _LONGEST_PAUSE_SECONDS = 0.05
 
@@ -65,7 +65,7 @@ class Replica:
 
     @property
     def is_used(self) -> bool:
-        """Whether reads go there."""
+        """Return whether reads go there."""
         return self._cause is None
 
     async def start(self, primary: Revision) -> None:
@@ -85,12 +85,12 @@ class Replica:
             self._note(None)
 
     async def get(self, wanted: reads.Wanted) -> bytes | None:
-        """Give a frame as it stands here. Raises StoreError, TimeoutError."""
+        """Return a frame as it stands here. Raises StoreError, TimeoutError."""
         async with asyncio.timeout(ANSWER_SECONDS):
             return await self._gets.get(wanted)
 
     async def page(self, scope: Scope, query: PageQuery) -> StoredPage:
-        """Give a page as it stands here. Raises StoreError, TimeoutError."""
+        """Return a page as it stands here. Raises StoreError, TimeoutError."""
         async with asyncio.timeout(ANSWER_SECONDS):
             return await self._pool.run(partial(reads.page, scope=scope, query=query))
 

@@ -25,7 +25,7 @@ from interaction_svc.telemetry import metrics
 from interaction_svc.telemetry.metric_buffer import observe
 
 MOMENT_SECONDS = 1.0
-"""How long the answer of a write waits to learn at which moment it was done."""
+"""The longest wait of a write's response for its revision."""
 
 T = TypeVar("T")
 
@@ -82,7 +82,7 @@ class ReplicatedStore(PostgresStore):
     async def get_since(
         self, revision: Revision, scope: Scope, key: InteractionKey
     ) -> bytes | None:
-        """Give a frame as it was at this moment, or later."""
+        """Return a frame as it was at this moment, or later."""
         return await self._read(
             "caught_up",
             partial(self._replica.at_least, revision, partial(reads.get, wanted=(scope, key))),
@@ -90,7 +90,7 @@ class ReplicatedStore(PostgresStore):
         )
 
     async def page_since(self, revision: Revision, scope: Scope, query: PageQuery) -> StoredPage:
-        """Give a page as it was at this moment, or later."""
+        """Return a page as it was at this moment, or later."""
         return await self._read(
             "caught_up",
             partial(

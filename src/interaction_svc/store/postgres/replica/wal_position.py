@@ -1,4 +1,4 @@
-"""Where a server stands in the history of its database: a primary, or a standby that follows it.
+"""The position of a server in the write-ahead log: a primary, or a standby that follows it.
 
 PostgreSQL's own: the system identifier, the timeline, and the position in the write-ahead log.
 """
@@ -30,20 +30,20 @@ _64_BITS = 2**64 - 1
 
 
 class ReplicaState(NamedTuple):
-    """What a server is, and which moment its reads show at least."""
+    """The role of a server, and a revision that its reads show at least."""
 
     is_standby: bool
     revision: Revision
 
 
 async def of_primary(db: Connection) -> Revision:
-    """Give a moment after all that has been answered. Fails on a standby."""
+    """Return a moment after all that has been answered. Fails on a standby."""
     ((system, timeline, position),) = await db.fetch(_OF_PRIMARY)
     return Revision(system & _64_BITS, timeline, position)
 
 
 async def of_standby(db: Connection) -> ReplicaState:
-    """Give what a server has replayed, which the next statement on this connection will see."""
+    """Return what a server has replayed, which the next statement on this connection will see."""
     ((is_standby, system, timeline, position),) = await db.fetch(_OF_STANDBY)
     return ReplicaState(is_standby, Revision(system & _64_BITS, timeline, position))
 
@@ -56,7 +56,7 @@ class SharedMoments:
         self._unsent: asyncio.Task[Revision] | None = None
 
     async def now(self) -> Revision:
-        """Give a moment that is after this call. Raises StoreError."""
+        """Return a moment that is after this call. Raises StoreError."""
         if self._unsent is None or self._unsent.done():
             self._unsent = asyncio.create_task(self._pool.run(self._ask))
             self._unsent.add_done_callback(_heard)

@@ -21,9 +21,9 @@ from interaction_svc.store.rows import Row
 from interaction_svc.store.tables import INTERACTIONS, TOMBSTONES
 
 OLD = "_v1"
-"""How the names of the old tables end, once the new ones are in their place."""
+"""The suffix of the old tables, once the new ones have replaced them."""
 NEW = "_v2"
-"""How the names of the new tables end, until then."""
+"""The suffix of the new tables, until then."""
 CHUNK = 1_000
 """Rows of a Session that are carried over at once."""
 
@@ -58,7 +58,7 @@ _DELETE = (
 
 
 class Names(NamedTuple):
-    """What the old tables are called."""
+    """The names of the old tables."""
 
     interactions: str
     tombstones: str
@@ -83,12 +83,12 @@ class Entry(NamedTuple):
 
 
 class Carried(NamedTuple):
-    """What a step did."""
+    """The result of a step."""
 
     rest: list[Entry]
-    """What is to be put back into the queue."""
+    """The entries to put back into the queue."""
     rows: int
-    """How many rows of whole Sessions were looked at."""
+    """The number of rows of whole Sessions that were examined."""
 
 
 async def carry_over(db: Connection, old: Names, entries: Sequence[Entry]) -> Carried:

@@ -1,4 +1,4 @@
-"""What becomes of a row of version 1, whose SIDs are texts of either case, in version 2."""
+"""Converts rows of version 1, whose SIDs are texts of either case, to version 2."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple

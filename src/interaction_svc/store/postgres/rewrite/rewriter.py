@@ -39,9 +39,9 @@ SIZE_RATIO = 0.8
 rounded up (docs/postgresql.md).
 """
 _SHORT = 200
-"""What may be left in the queue when the old tables are locked."""
+"""The entries that may be left in the queue when the old tables are locked."""
 _FEWEST, _MOST = 4, 512
-"""How many entries of the queue a step takes."""
+"""The number of entries that a step takes from the queue."""
 _FEW_ROWS, _MANY_ROWS = 1_000, 4_000
 """With fewer rows a step takes twice the entries the next time, and half of them with more."""
 
@@ -162,12 +162,12 @@ class _State(NamedTuple):
 
     @property
     def old(self) -> Names:
-        """What the old tables are called."""
+        """Return what the old tables are called."""
         return Names.ending(OLD if self.is_offline else "")
 
 
 class _Stepped(NamedTuple):
-    """What a step did, and whether so little is left that the old tables may be locked for it."""
+    """The result of a step, and whether little enough is left to lock the old tables."""
 
     state: _State
     rows: int

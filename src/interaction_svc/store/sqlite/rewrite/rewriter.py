@@ -63,7 +63,7 @@ ROWS_PER_BATCH = 2_000
 _MARGIN_BYTES = 64 * 1024 * 1024
 """Disk space for the write-ahead log of the copy."""
 _SWITCH_SECONDS = 5.0
-"""How long the switch waits until other processes have closed the file."""
+"""The longest wait of the switch for other processes to close the file."""
 _RETRY_SECONDS = 0.05
 
 log = structlog.get_logger()
@@ -110,7 +110,7 @@ class _Position(NamedTuple):
     created_us: int
     sid: str
     is_whole: bool
-    """Whether the copy has reached the end."""
+    """True if the copy has reached the end."""
     rows: int
     """Number of rows of the old file that have been copied."""
     merged: int
