@@ -157,7 +157,7 @@ def test_a_key_that_could_not_be_stored_after_it_was_shown_is_named(tmp_path: Pa
     ran = run("keys", "create", "--role", "admin", "--json", f"--store=sqlite:///{path}")
     sid = json.loads(ran.stdout)["sid"]
     assert ran.returncode == 1
-    assert f"storing the key {sid} failed: it is good only if keys list" in ran.stderr.decode()
+    assert f"storing the key {sid} failed: it is valid only if keys list" in ran.stderr.decode()
 
 
 def test_messages_that_can_not_be_written_stop_no_import(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
-"""Checking callers against the keys in the store, and making and revoking keys.
+"""Authentication of callers by the API keys in the store.
 
-Who has shown a right key stays known for SECONDS_KNOWN; then the store is asked again, so that a
-key that another process revoked is refused within that time.
+A successful authentication is cached for SECONDS_KNOWN. Then the store is read again, so that a key
+that another process revoked is refused within that time.
 """
 
 import asyncio
@@ -28,6 +28,7 @@ log = structlog.get_logger()
 
 SECONDS_KNOWN = 2.0
 MAX_KNOWN = 10_000
+"""Successful authentications in the cache."""
 
 
 class _Known(NamedTuple):
@@ -36,52 +37,52 @@ class _Known(NamedTuple):
 
 
 class Authenticator:
-    """Tells who is calling from what they show.
+    """Returns the principal for the credentials of a request.
 
-    `allows_anonymous` says whether callers need no key as long as the store has never had one. Then
-    who shows credentials of the right form is believed, and an account's SID scopes to it.
+    With `allows_anonymous` callers need no key as long as the store has never had one. Credentials
+    of a valid form are then accepted unchecked, and an account SID limits the caller to it.
 
-    An address that has shown too many wrong credentials is told to wait, without a look-up. Right
-    ones are served from it all the same: their hash is among those of the keys in force.
+    An address with too many wrong credentials is refused without a look-up in the store. Valid
+    credentials from such an address are still accepted: KeyHashes recognizes them.
     """
 
     def __init__(
         self, store: Store, *, allows_anonymous: bool, clock: Clock = time.monotonic
     ) -> None:
         self._store = store
-        self._serves_openly = allows_anonymous
+        self._allows_anonymous = allows_anonymous
         self._clock = clock
         self._attempts = FailedAuthLimiter(clock)
         self._hashes = KeyHashes(store, clock)
-        # By a keyed hash: to find an entry takes equally long for right and wrong secrets.
+        # The cache is keyed by a keyed hash, so that a look-up takes the same time for any secret.
         self._hash_key = secrets.token_bytes(32)
         self._known: dict[bytes, _Known] = {}
         self._checking: dict[bytes, asyncio.Task[Principal]] = {}
         self._open_until = 0.0
 
     async def authenticate(self, authorization: str | None, peer: str) -> Principal:
-        """Return the caller. Raises Unauthenticated, RateLimited, Unavailable."""
+        """Return the principal. Raises Unauthenticated, RateLimited, Unavailable."""
         digest = self._digest_of(authorization)
         known = self._known.get(digest)
         if known is not None and known.until > self._clock():
             return known.principal
         if await self.is_open():
-            return _believed(authorization)
+            return _unchecked_principal(authorization)
         if authorization is None:
             raise Unauthenticated
         credentials = parse_authorization(authorization)
         checking = self._checking.get(digest)
-        if checking is None:  # calls that come together share one look-up, and one attempt
+        if checking is None:  # concurrent requests share one look-up, and count as one attempt
             checking = asyncio.create_task(self._check(credentials, digest, peer))
             self._checking[digest] = checking
             checking.add_done_callback(partial(self._end_check, digest))
         return await asyncio.shield(checking)
 
     async def check_again(self, authorization: str | None) -> None:
-        """Raise Unauthenticated if what has let a call in is no longer right; Unavailable.
+        """Raise Unauthenticated if credentials that were accepted are no longer valid.
 
-        It is not an attempt: who was right does not guess. The wrong attempts of an address would
-        otherwise keep the streams of a revoked key open.
+        It is not limited as an attempt. Otherwise wrong attempts of an address could keep the
+        streams of a revoked key open. Raises Unavailable.
         """
         digest = self._digest_of(authorization)
         known = self._known.get(digest)
@@ -92,16 +93,16 @@ class Authenticator:
         self._remember(digest, await self._checked(parse_authorization(authorization), digest))
 
     async def is_open(self) -> bool:
-        """Return whether callers need no key. Once there has been a key they always do."""
-        if not self._serves_openly:
+        """Return whether callers need no key. Once the store has had a key they always do."""
+        if not self._allows_anonymous:
             return False
         if self._open_until <= self._clock():
             with store_call("has_keys"):
-                self._serves_openly = not await self._store.has_keys()
-            if not self._serves_openly:
+                self._allows_anonymous = not await self._store.has_keys()
+            if not self._allows_anonymous:
                 log.info("there are keys: from now on callers need one")
             self._open_until = self._clock() + SECONDS_KNOWN
-        return self._serves_openly
+        return self._allows_anonymous
 
     async def _check(self, credentials: Credentials, digest: bytes, peer: str) -> Principal:
         with self._attempts.one(peer) as wait:
@@ -114,7 +115,7 @@ class Authenticator:
     def _end_check(self, digest: bytes, checking: asyncio.Task[Principal]) -> None:
         del self._checking[digest]
         if not checking.cancelled():
-            checking.exception()  # those who wait have it; there may be none any more
+            checking.exception()  # retrieved, so that asyncio does not log it
 
     async def _checked(self, credentials: Credentials, digest: bytes) -> Principal:
         with store_call("keys_of"):
@@ -134,22 +135,22 @@ class Authenticator:
     def _remember(self, digest: bytes, principal: Principal) -> None:
         self._known.pop(digest, None)
         if len(self._known) >= MAX_KNOWN:
-            del self._known[next(iter(self._known))]  # the one that was checked longest ago
+            del self._known[next(iter(self._known))]  # the oldest
         self._known[digest] = _Known(principal, self._clock() + SECONDS_KNOWN)
 
 
 def _known_roles(key: ApiKey) -> frozenset[Role]:
-    """Return the roles of a key; none, and a line in the log, if this version lacks one of them."""
+    """Return the roles of a key. If this version lacks one, log that and return none."""
     try:
         return roles_of(key.role)
-    except ValueError:  # a later version made it, and only that knows what it may not do
+    except ValueError:  # a later version made it, and only that knows its permissions
         log.error(
             "key refused: a role of it is unknown to this version", key_sid=key.sid, role=key.role
         )
         return frozenset()
 
 
-def _believed(authorization: str | None) -> Principal:
+def _unchecked_principal(authorization: str | None) -> Principal:
     if authorization is None:
         return ANONYMOUS
     user, _ = parse_authorization(authorization)

@@ -1,4 +1,4 @@
-"""The secret hashes of all keys in force, in memory: they tell a wrong secret without a look-up."""
+"""A cache of the secret hashes of all keys in force, to recognize wrong secrets by."""
 
 import asyncio
 import time
@@ -8,13 +8,13 @@ from interaction_svc.app.store_calls import store_call
 from interaction_svc.store import Store
 
 FRESH_SECONDS = 2.0
-"""The greatest age of the hashes when a secret is compared with them."""
+"""The maximum age of the hashes, unless loading them is slow."""
 _SHARE = 20
-"""Loading takes at most one 20th of the time: after a slow one the hashes may be older."""
+"""Loading takes at most a 20th of the time: the hashes are kept 20 times as long as it took."""
 
 
 class KeyHashes:
-    """Loads the hashes from the store when they are needed and no longer fresh."""
+    """Loads the hashes from the store when they are needed and too old."""
 
     def __init__(self, store: Store, clock: Clock = time.monotonic) -> None:
         self._store = store
@@ -26,10 +26,10 @@ class KeyHashes:
     async def has(self, secret_hash: bytes) -> bool:
         """Return whether a key in force has this hash. Raises Unavailable, Overloaded.
 
-        False may also be a key that was made since the hashes were loaded.
+        It is False as well for a key that was created since the hashes were loaded.
         """
         if self._fresh_until <= self._clock():
-            if self._loading is None:  # callers that come together share one load
+            if self._loading is None:  # concurrent callers share one load
                 self._loading = asyncio.create_task(self._load())
                 self._loading.add_done_callback(self._end_load)
             await asyncio.shield(self._loading)
@@ -46,4 +46,4 @@ class KeyHashes:
     def _end_load(self, loading: asyncio.Task[None]) -> None:
         self._loading = None
         if not loading.cancelled():
-            loading.exception()  # raised in those who wait, of whom none may be left
+            loading.exception()  # retrieved, so that asyncio does not log it

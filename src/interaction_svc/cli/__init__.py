@@ -1,4 +1,4 @@
-"""The command line, `interaction-svc`: one module a command or a group of them."""
+"""The command line, `interaction-svc`: a module for each command or group of commands."""
 
 import os
 import sys
@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-# grpc's core writes to standard error itself, and what strangers send it as it stands, line breaks
-# too: they could forge lines of the log. It asks for this when it is imported.
+# grpc's core writes bytes of requests to standard error, line breaks included, so that strangers
+# could forge log lines. It reads this variable when it is imported.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from interaction_svc import __version__
@@ -64,17 +64,17 @@ def _root(
         typer.Option(
             "--version",
             callback=_print_version,
-            is_eager=True,  # before a command is asked for
+            is_eager=True,  # works without a command
             help="Print the version and end.",
         ),
     ] = False,
 ) -> None:
-    if context.invoked_subcommand == "serve":  # it prints where it listens, which few need
+    if context.invoked_subcommand == "serve":  # it only prints its addresses there
         discard_output_if_closed()
 
 
 def main() -> None:
-    """Run the command line: exit status 1 is a failure, 2 a wrong use of it."""
+    """Run the command line. The exit status is 1 after a failure, 2 after a wrong use."""
     prepare_streams()
     configure_logs()
     try:
@@ -90,7 +90,7 @@ def main() -> None:
     except ServiceError as error:
         cause = f": {error.__cause__}" if isinstance(error.__cause__, StoreError) else ""
         _fail(f"{error.message}{cause}", 1)
-    except BrokenPipeError:  # the reader of a pipe has seen enough
+    except BrokenPipeError:  # the reader of a pipe has closed it
         _fail(None, 1)
     except (OutputError, OSError) as error:
         _fail(str(error), 1)

@@ -23,11 +23,11 @@ def backup(
 ) -> None:
     """Copy the store into a file, also while a server is using it.
 
-    The copy is the store at one moment, and holds everything that was answered before. To restore
-    it, start on it: interaction-svc serve --store sqlite:///FILE. It has people's messages in it,
-    and what is deleted afterwards.
+    The copy is the store at one moment, and has everything that was acknowledged before. To restore
+    it, serve it: interaction-svc serve --store sqlite:///FILE. It has people's messages in it, and
+    keeps what is deleted from the store later.
     """
-    # Ends by an exception, so that no half copy is left behind.
+    # SIGTERM raises SystemExit, so that no partial copy stays.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:

@@ -21,7 +21,7 @@ from interaction_svc.store.factory import check_url, name_of, open_store
 from interaction_svc.store.tables import TABLES, Table
 from interaction_svc.transfer.copier import ForeignDataError, NamedStore, StoreCopier, Verified
 
-_POSTGRES = PostgresLimits(statement_seconds=600)  # to count a large table takes its time
+_POSTGRES = PostgresLimits(statement_seconds=600)  # counting a large table takes minutes
 
 
 def copy(
@@ -32,24 +32,24 @@ def copy(
             "--to",
             metavar="URL",
             help="The store to copy it into: an empty one, or one that an earlier copy was made"
-            " into. A file is made, a database has to be there.",
+            " into. A file is created; a database must exist.",
         ),
     ],
     verify_only: Annotated[
         bool,
         typer.Option(
-            "--verify-only", help="Copy nothing: say whether both hold the same; status 1 if not."
+            "--verify-only", help="Copy nothing, but compare both; exit status 1 if they differ."
         ),
     ] = False,
 ) -> None:
     """Copy a store into another one: a file, a database, or from one to the other.
 
-    Everything is copied as it is: Interactions, what is known of deleted ones and of Sessions, and
+    Everything is copied as it is: Interactions, tombstones of deleted ones, owners of Sessions, and
     keys, revoked ones too. Then both are read and compared; the exit status is 1 if they differ.
 
-    Run it again to go on with a copy that was broken off, or to bring one up to date that was made
-    while a server was using the source; only what differs is written. Nothing must be written to
-    either during the last run. A password is better in PGPASSWORD or a password file.
+    Run it again to continue a copy that was interrupted, or to update one that was made while a
+    server used the source; only differences are written. Nothing may write to either store during
+    the last run. A password is better in PGPASSWORD or a password file.
     """
     if _are_the_same(from_, to):
         raise typer.BadParameter("is the store to copy from", param_hint="--to")
@@ -71,35 +71,35 @@ def _are_the_same(one: str, other: str) -> bool:
 
 async def _copy(from_: str, to: str, *, verify_only: bool) -> bool:
     async with AsyncExitStack() as cleanups:
-        # The source first: one that can't be read is to leave no new file behind.
+        # The source first, so that no new file stays if the source can't be read.
         places = []
         for url, migrate in ((from_, False), (to, not verify_only)):
             store = await open_store(url, migrate=migrate, postgres=_POSTGRES)
             cleanups.push_async_callback(store.close)
             places.append(NamedStore(name_of(url), store))
         source, target = places
-        shown = cleanups.enter_context(_Shown())
+        shown = cleanups.enter_context(_ProgressBars())
         if shown.is_shown:
             shown.totals = {table: await source.store.count(table) for table in TABLES}
-        copying = StoreCopier(source, target, shown.watch)
-        copied = None if verify_only else await _copied(copying)
-        verified = [await copying.verify(table) for table in TABLES]
+        copier = StoreCopier(source, target, shown.watch)
+        copied = None if verify_only else await _copy_tables(copier)
+        verified = [await copier.verify(table) for table in TABLES]
     for one in verified:
         done = "" if copied is None else f"{copied[one.table]:,} copied, "
-        typer.echo(f"{one.table.name}: {done}{_described(one, source.name, target.name)}")
+        typer.echo(f"{one.table.name}: {done}{_describe(one, source.name, target.name)}")
     return all(one.ok for one in verified)
 
 
-async def _copied(copying: StoreCopier) -> dict[Table, int]:
+async def _copy_tables(copier: StoreCopier) -> dict[Table, int]:
     try:
-        await copying.check_target()
+        await copier.check_target()
     except ForeignDataError as error:
         typer.echo(f"interaction-svc: {error}", err=True)
         raise typer.Exit(1) from error
-    return {table: await copying.copy(table) for table in TABLES}
+    return {table: await copier.copy(table) for table in TABLES}
 
 
-def _described(verified: Verified, source: str, target: str) -> str:
+def _describe(verified: Verified, source: str, target: str) -> str:
     if verified.ok:
         return f"{verified.source.count:,} in both, SHA-256 {verified.source.checksum}"
     return (
@@ -108,8 +108,8 @@ def _described(verified: Verified, source: str, target: str) -> str:
     )
 
 
-class _Shown(Progress):
-    """Progress bars on a terminal: one for each thing that is done with each table."""
+class _ProgressBars(Progress):
+    """Progress bars on a terminal, one for each activity with each table."""
 
     def __init__(self) -> None:
         console = Console(stderr=True)
@@ -126,12 +126,12 @@ class _Shown(Progress):
         self.totals: dict[Table, int] = {}
         self._bars: dict[tuple[str, Table], TaskID] = {}
 
-    def watch(self, doing: str, table: Table, done: int) -> None:
-        """Show how many of the source's records are done."""
-        if (doing, table) not in self._bars:
+    def watch(self, activity: str, table: Table, done: int) -> None:
+        """Show how many of the source's rows are done."""
+        if (activity, table) not in self._bars:
             total = self.totals.get(table)
-            self._bars[doing, table] = self.add_task(f"{doing} {table.name}", total=total)
-        self.update(self._bars[doing, table], completed=done)
+            self._bars[activity, table] = self.add_task(f"{activity} {table.name}", total=total)
+        self.update(self._bars[activity, table], completed=done)
 
 
 def add_to(app: typer.Typer) -> None:

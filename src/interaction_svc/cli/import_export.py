@@ -33,16 +33,16 @@ def import_(
         typer.Argument(metavar="FILE...", help="Files to read; - is standard input."),
     ],
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check the files, and leave the store alone.")
+        bool, typer.Option("--dry-run", help="Check the files, and do not change the store.")
     ] = False,
 ) -> None:
     """Record Interactions from files of Twilio's JSON.
 
-    A file may hold one resource, a list of them, list pages with their envelope, or JSON lines;
-    which it is, is told by its content. Dumps of the vendor's Node and Python SDKs are taken, too.
+    A file has one resource, a list of them, list pages with their envelope, or JSON lines; its
+    content decides which. Dumps of the vendor's Node and Python SDKs can be imported, too.
     Importing the same file again changes nothing.
 
-    A bad record is reported with its place, property and reason; the good ones are kept. The exit
+    A bad record is reported with its place, property and reason; good ones are recorded. The exit
     status is 1 if there was a bad one. May run beside a server on the same store.
     """
     for name in files:
@@ -53,7 +53,7 @@ def import_(
     report = ImportReport()
     try:
         asyncio.run(_import(files, settings, report, dry_run=dry_run))
-    finally:  # what is recorded is recorded, whatever ends the import
+    finally:  # records stay if an error ends the import
         _describe_keys(report)
         _print_counts(report, dry_run=dry_run)
     if report.rejected:
@@ -73,7 +73,7 @@ def _print_counts(report: ImportReport, *, dry_run: bool) -> None:
 
 
 def _describe_keys(report: ImportReport) -> None:
-    """Print what was made of keys that aren't as the vendor's JSON has them, if there were any."""
+    """Print the spelling of keys unless all are as in the vendor's JSON, and ignored keys."""
     if report.key_forms.keys() - {KeyForm.SNAKE_CASE}:
         forms = ", ".join(f"{report.key_forms[form]:,} {form.value}" for form in KeyForm)
         typer.echo(f"keys: {forms}", err=True)
@@ -110,7 +110,7 @@ def _opened(name: str, console: Console) -> AbstractContextManager[BinaryIO]:
     if name == _STDIN:
         return standard_input()
     path = Path(name)
-    if not (console.is_terminal and path.is_file()):  # of a pipe nobody knows the length
+    if not (console.is_terminal and path.is_file()):  # the length of a pipe is unknown
         return path.open("rb")
     progress = Progress(
         TextColumn("{task.description}"),
@@ -123,7 +123,7 @@ def _opened(name: str, console: Console) -> AbstractContextManager[BinaryIO]:
 
 
 class _Watched:
-    """A file whose reading moves a progress bar, which is shown while the file is open."""
+    """A file with a progress bar, which is shown while the file is open."""
 
     def __init__(self, progress: Progress, path: Path) -> None:
         self._progress = progress
@@ -152,9 +152,9 @@ def export(
 ) -> None:
     """Write Interactions to standard output as JSON lines.
 
-    They are ordered by Session, account, creation and SID. Importing them gives equal
-    Interactions: times keep their microseconds, which REST cuts off. What has been deleted is not
-    in it, nor that it has been.
+    They are ordered by Session, account, creation and SID. Importing them makes equal
+    Interactions: times have microseconds, which REST cuts off. Deleted Interactions and their
+    tombstones are not exported.
     """
     if session is not None and service is None:
         raise typer.BadParameter("needs --service", param_hint="--session")

@@ -29,11 +29,12 @@ from interaction_svc.v1.interaction_service_pb2 import (
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
 
 _DEADLINE_SECONDS = 30
-_CALLING = [name for name in CLIENT_SETTINGS if name != "api_key"]  # others see a flag's value
+# No flag for the key: every user of the machine can read the flags of a process.
+_CALLING = [name for name in CLIENT_SETTINGS if name != "api_key"]
 
 
 def _check_utf8(text: str) -> str:
-    if not text.isprintable():  # bytes that are no UTF-8, too; no request can carry those
+    if not text.isprintable():  # nor are bytes that are not UTF-8
         raise typer.BadParameter("is not printable UTF-8")
     return text
 
@@ -54,7 +55,7 @@ class _Column(NamedTuple):
     property: str
     width: int | None
     from_width: int = 0
-    """The least width of the terminal for it, in characters."""
+    """The smallest width of a terminal that has the column, in characters."""
 
 
 _COLUMNS = (
@@ -91,7 +92,7 @@ def list_(
     session: SessionArgument,
     account: AccountOption = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="End after this many. [default: all]")
+        int | None, typer.Option(min=1, metavar="N", help="At most this many. [default: all]")
     ] = None,
     order: Annotated[
         str | None,
@@ -110,14 +111,16 @@ def list_(
         str | None, typer.Option(metavar="TIME", help="Created before this time.")
     ] = None,
     participant: Annotated[
-        str | None, typer.Option(metavar="KP...", help="In which this participant took part.")
+        str | None, typer.Option(metavar="KP...", help="Only with this participant.")
     ] = None,
     resource: Annotated[
-        str | None, typer.Option(metavar="SID", help="With this Message or Call.")
+        str | None, typer.Option(metavar="SID", help="Only with this Message or Call.")
     ] = None,
     status: Annotated[
         str | None,
-        typer.Option(metavar="STATUS", help="With this status on either leg, such as delivered."),
+        typer.Option(
+            metavar="STATUS", help="Only with this status on either leg, such as delivered."
+        ),
     ] = None,
     json: JsonOption = None,
 ) -> None:
@@ -161,7 +164,7 @@ def delete(
 ) -> None:
     """Delete one Interaction for good.
 
-    A later record of it doesn't bring it back.
+    Recording it again doesn't bring it back.
     """
     with _calling(settings) as stub:
         request = DeleteInteractionRequest(
@@ -176,16 +179,16 @@ def delete(
 
 @contextmanager
 def _calling(settings: Settings) -> Iterator[InteractionServiceStub]:
-    """Return a stub; a failed call ends the command with its code and text."""
+    """Yield a stub; a failed call ends the command with its code and text."""
     try:
         with _channel(settings) as channel:
             yield InteractionServiceStub(channel)
     except grpc.RpcError as error:
-        call: grpc.Call = error  # type: ignore[assignment] # every error of a channel is one
+        call: grpc.Call = error  # type: ignore[assignment] # every RpcError of a channel is a Call
         hint = ""
         if call.code() is grpc.StatusCode.UNAUTHENTICATED:
             hint = f"; set {ENV_PREFIX}API_KEY to a key of that server, as SK...:secret"
-        message = _printable(call.details() or "")  # it is the server's, whatever that is
+        message = _printable(call.details() or "")  # a server's text is not trusted
         typer.echo(
             f"interaction-svc: {settings.server}: {call.code().name}: {message}{hint}", err=True
         )
@@ -193,7 +196,7 @@ def _calling(settings: Settings) -> Iterator[InteractionServiceStub]:
 
 
 def _channel(settings: Settings) -> grpc.Channel:
-    # A proxy that http_proxy names can't reach this machine.
+    # The proxy of http_proxy can't reach this machine's loopback.
     options = [("grpc.enable_http_proxy", 0)] if Address.parse(settings.server).is_loopback else []
     channel = (
         grpc.secure_channel(settings.server, _channel_credentials(settings), options)
@@ -222,7 +225,7 @@ def _channel_credentials(settings: Settings) -> grpc.ChannelCredentials:
 
 
 class _Authorization(grpc.UnaryUnaryClientInterceptor):
-    """Sends the key with every call."""
+    """Adds the key to every call."""
 
     def __init__(self, key: str) -> None:
         self._header = ("authorization", f"Basic {b64encode(key.encode()).decode()}")
@@ -248,23 +251,23 @@ def _pages(
 
 
 def _resource(interaction: Interaction) -> Resource:
-    """Return the vendor's JSON object, but for `url`: gRPC doesn't know where REST is served."""
+    """Return the vendor's JSON object without `url`: the address of REST is not known here."""
     resource = to_json(interaction, "", fraction=True)
     del resource["url"]
     return resource
 
 
 def _print_tables(pages: Iterable[Sequence[Interaction]]) -> None:
-    """Print a page when it comes, the heading above the first only.
+    """Print each page as it arrives, with a heading above the first.
 
-    SIDs and times are never cut; where the terminal is too narrow, the statuses are left out.
+    SIDs and times are never cut. A narrow terminal shows no statuses.
     """
     console = console_for_tables()
     columns = [column for column in _COLUMNS if console.width >= column.from_width]
     for number, page in enumerate(pages):
         table = Table(box=None, show_header=number == 0, pad_edge=False, expand=True)
         for column in columns:
-            ratio = None if column.width else 1  # the data has what the others leave
+            ratio = None if column.width else 1  # the data has the remaining width
             table.add_column(
                 column.heading, width=column.width, ratio=ratio, no_wrap=True, overflow="ellipsis"
             )
@@ -276,7 +279,7 @@ def _print_tables(pages: Iterable[Sequence[Interaction]]) -> None:
 
 
 def _printable(text: str) -> str:
-    """Hide what could command a terminal: the texts are other people's."""
+    """Replace control characters, which could command the terminal."""
     return "".join(
         character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
     )

@@ -23,7 +23,7 @@ T = TypeVar("T")
 keys = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Make, list and revoke the keys that callers show.\n\nThey are kept in the store, hashed."
+    help="Make, list and revoke the keys of callers.\n\nThe store keeps their hashes."
     " Running servers on the same store notice changes within seconds. Once there has been a key,"
     " every caller needs one.",
 )
@@ -35,9 +35,8 @@ def create(
     role: Annotated[
         list[Role],
         typer.Option(
-            help="What it gives the right to; several times for several roles. read: get and list;"
-            " operate: also delete; ingest: record; admin: everything, in all accounts; it stands"
-            " alone.",
+            help="Its role; several times for several roles. read: get and list; operate: also"
+            " delete; ingest: record; admin: everything, in all accounts, with no other role.",
         ),
     ],
     account: Annotated[
@@ -45,14 +44,14 @@ def create(
         typer.Option(
             metavar="AC...",
             help="The account whose Interactions it reaches. An admin key needs none; with one,"
-            " the account's SID may stand in for the key's.",
+            " callers may send the account's SID in place of the key's.",
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
     """Make a key, and print its SID and its secret.
 
-    The secret is shown this once, and kept nowhere. If it can't be printed, no key is made.
+    The secret is printed only now, and stored nowhere. If it can't be printed, no key is made.
     """
     shown: list[NewKey] = []
 
@@ -77,10 +76,10 @@ def create(
     except InvalidField as error:
         raise typer.BadParameter(error.problem, param_hint=f"--{error.field}") from error
     except (ServiceError, StoreError):
-        for made in shown:  # a database may have it, if the connection was lost during the commit
+        for made in shown:  # a database may have stored it before the connection was lost
             typer.echo(
                 f"interaction-svc: storing the key {made.key.sid} failed:"
-                " it is good only if keys list names it",
+                " it is valid only if keys list prints it",
                 err=True,
             )
         raise
@@ -91,7 +90,7 @@ def list_(
     settings: Settings,
     json: JsonOption = None,
 ) -> None:
-    """Print all keys, the oldest first, those that were revoked too."""
+    """Print all keys, the oldest first, revoked ones included."""
 
     async def keys_of(store: Store) -> list[ApiKey]:
         return await store.keys()

@@ -19,7 +19,7 @@ def migrate(
         bool,
         typer.Option(
             "--check",
-            help="Change nothing: say whether the schema is up to date and every row's key columns"
+            help="Change nothing, but check that the schema is up to date and every row's columns"
             " are those of its Interaction; exit status 1 if not.",
         ),
     ] = False,
@@ -27,16 +27,16 @@ def migrate(
         bool,
         typer.Option(
             "--distribute",
-            help="Then distribute the tables over the nodes of Citus, by Session. Once done it"
-            " changes nothing.",
+            help="Then distribute the tables over the nodes of Citus, by Session. Does nothing if"
+            " they are distributed.",
         ),
     ] = False,
 ) -> None:
     """Bring the store's schema up to date.
 
-    serve and import do so by themselves. A store of an earlier layout is rewritten, which needs
-    disk: --check says how much. It may be broken off and run again. A schema of a later version
-    than this program's is refused and left alone.
+    serve and import do this by themselves. A store of an earlier layout is rewritten, which needs
+    disk: --check prints how much. It may be interrupted and run again. A schema of a later version
+    than this program's is refused and not changed.
     """
     if check and distribute:
         raise typer.BadParameter(

@@ -1,6 +1,7 @@
-"""Options made of the settings, with their descriptions, environment variables and defaults.
+"""Command-line options made from the settings, with their descriptions and defaults.
 
-The options' own default is None, "not given", so that the environment and the file count.
+The default of each option is None, which means that it is not given: then the environment or the
+file decides.
 """
 
 import inspect
@@ -47,7 +48,7 @@ AccountOption = Annotated[
 
 
 def checked_sid(kind: Sid, option: str, value: str) -> str:
-    """Return the SID of an option in its stored spelling. Raises typer.BadParameter."""
+    """Return the canonical SID of an option. Raises typer.BadParameter."""
     try:
         check_sid(kind, option, value)
     except InvalidField as error:
@@ -56,9 +57,9 @@ def checked_sid(kind: Sid, option: str, value: str) -> str:
 
 
 def takes_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return a command the options of these settings, and `--config`.
+    """Return a decorator that adds the options of these settings, and `--config`, to a command.
 
-    The command gets the loaded settings as its first argument. Raises SettingsError when called.
+    The command gets the loaded settings as its first argument. Calling it raises SettingsError.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -76,7 +77,7 @@ def takes_settings(*names: str) -> Callable[[Callable[..., None]], Callable[...,
             for name, hint in options.items()
         ]
         kept = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
-        # What typer reads the options of a command from.
+        # typer reads the options of a command from these.
         with_settings.__signature__ = inspect.Signature([*kept, *made])  # type: ignore[attr-defined]
         with_settings.__annotations__ = {
             **{parameter.name: hints[parameter.name] for parameter in own},

@@ -23,17 +23,17 @@ def serve(
     settings: Settings,
     examples: Annotated[
         bool,
-        typer.Option("--examples", help="Print calls to paste, for a Session that is there."),
+        typer.Option("--examples", help="Print example calls for a Session of the store."),
     ] = False,
 ) -> None:
     """Serve gRPC and REST.
 
-    Until SIGTERM or Ctrl-C; then running calls may finish. A second one ends it at once.
+    At SIGTERM or Ctrl-C it stops, and running calls may finish. A second signal ends it at once.
 
     On loopback addresses callers need no keys until the first one is made (interaction-svc keys
-    create); on others it wants keys and TLS, or --insecure.
+    create). On other addresses it requires keys and TLS, or --insecure.
 
-    The addresses with their real ports are printed on standard output, logs on standard error.
+    It prints the addresses with their real ports on standard output, and logs on standard error.
     """
     if not (settings.grpc or settings.http):
         raise SettingsError("with neither gRPC nor HTTP there is nothing to serve")

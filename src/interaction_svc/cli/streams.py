@@ -1,4 +1,4 @@
-"""The standard streams of the command line: closed, full, without a reader, or not UTF-8."""
+"""The standard streams, which may be closed, full, without a reader, or not UTF-8."""
 
 import errno
 import fcntl
@@ -17,23 +17,23 @@ from rich.console import Console
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 _BUFFER_BYTES = 64 * 1024
 _NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
-"""The error codes of a file system that does not sync."""
+"""Errors of file systems without fsync."""
 _MIN_COLUMNS = 80
-"""SIDs and times have room in so many; a narrower terminal breaks the lines."""
+"""The width for SIDs and times; a narrower terminal wraps the lines."""
 
 
 class OutputError(Exception):
-    """Standard output does not take what is written to it. The text says why."""
+    """Standard output can't be written to. The text gives the reason."""
 
 
 def prepare_streams() -> None:
     """Make the standard streams of the process safe to use, whatever they were started with.
 
-    - A closed one is opened, so that no file or socket of the program gets its number. What reads
-      standard input or writes standard output then fails.
-    - Errors of standard output are OutputError; but BrokenPipeError stays what it is.
-    - Errors of standard error are ignored: they are no reason to stop working.
-    - What the encoding lacks is replaced.
+    - A closed stream is opened, so that no file or socket of the program gets its number. Reading
+      standard input or writing standard output then fails.
+    - Errors of standard output become OutputError, except BrokenPipeError.
+    - Errors of standard error are ignored: the command goes on.
+    - Characters that the encoding lacks are replaced.
     """
     for number, mode in ((_STDIN, os.O_WRONLY), (_STDOUT, os.O_RDONLY), (_STDERR, os.O_WRONLY)):
         if not _is_open(number):
@@ -43,21 +43,21 @@ def prepare_streams() -> None:
 
 
 def discard_output_if_closed() -> None:
-    """Take a closed standard output for one that nobody wants to read."""
+    """Discard the output if standard output was closed, instead of failing."""
     if not _is_writable(_STDOUT):
         _open_null(_STDOUT, os.O_WRONLY)
 
 
 def finish_output() -> None:
-    """Write out what standard output still holds. Raises OutputError, BrokenPipeError.
+    """Flush standard output. Raises OutputError, BrokenPipeError.
 
-    A file is synced as well: a disk may find out only then that it is full, and a secret must not
-    be lost in a power cut after its key was stored.
+    A file is synced as well: some disks report only then that they are full, and a power cut must
+    not lose a secret whose key is stored.
     """
     sys.stdout.flush()
     try:
         number = sys.stdout.fileno()
-    except OSError:  # a test's, in memory
+    except OSError:  # in memory, in a test
         return
     if stat.S_ISREG(os.fstat(number).st_mode):
         try:
@@ -68,7 +68,7 @@ def finish_output() -> None:
 
 
 def abandon_output() -> None:
-    """Keep Python from writing again, as it ends, what standard output did not take."""
+    """Keep Python from writing the rest of the output again when it exits."""
     _open_null(_STDOUT, os.O_WRONLY)
 
 
@@ -80,7 +80,7 @@ def standard_input() -> io.BufferedReader:
 
 
 def print_json(value: Any, *, indented: bool = False) -> None:
-    """Print a line, or some lines, of JSON: UTF-8 where that is the encoding, else ASCII."""
+    """Print a value as JSON, on one line or indented: UTF-8 if the encoding is that, else ASCII."""
     if sys.stdout.encoding.lower().replace("-", "") == "utf8":
         print_utf8_json(orjson.dumps(value, option=orjson.OPT_INDENT_2 if indented else 0) + b"\n")
     else:
@@ -90,7 +90,7 @@ def print_json(value: Any, *, indented: bool = False) -> None:
 
 
 def print_utf8_json(text: bytes) -> None:
-    """Print JSON in UTF-8; on a terminal, what could command it is escaped."""
+    """Print JSON in UTF-8; on a terminal, control characters are escaped."""
     if sys.stdout.isatty():
         sys.stdout.write("".join(map(_escaped, text.decode())))
     else:
@@ -105,7 +105,7 @@ def _escaped(character: str) -> str:
 
 
 def console_for_tables() -> Console:
-    """Return a console whose lines have at least 80 columns, whatever COLUMNS says."""
+    """Return a console of at least _MIN_COLUMNS columns, whatever COLUMNS is."""
     console = Console()
     console.width = max(console.width, _MIN_COLUMNS)
     return console
@@ -130,7 +130,7 @@ class _Messages(io.FileIO):
     """Standard error."""
 
     def write(self, data: Any) -> int:
-        """Write; what can't be written is lost."""
+        """Write, and ignore errors."""
         with suppress(OSError):
             if (count := super().write(data)) is not None:
                 return count

@@ -1,4 +1,4 @@
-"""Into the store and out of it: the vendor's JSON from files, and JSON lines back."""
+"""Import from files of the vendor's JSON, export as JSON lines, and copying between stores."""
 
 from interaction_svc.transfer.exporter import export_lines
 from interaction_svc.transfer.importer import ImportReport, KeyForm, Problem, import_stream

@@ -1,9 +1,8 @@
-"""Copying a store into another one of any kind, with everything in it as it is.
+"""Copies a store into another one of any kind.
 
-Both are walked at once in the order of their keys, and what the target doesn't have is loaded into
-it. So a copy that was broken off goes on by being begun again, and one that was made while the
-source was in use is brought up to date; what is there is read, not written. Afterwards both are
-walked once more, and must be equal.
+Both are scanned together in the order of their keys, and rows that the target lacks are loaded into
+it. A copy that was interrupted, or made while the source was in use, is completed by copying again:
+rows that the target has are only read. A last scan of both verifies that they are equal.
 """
 
 import asyncio
@@ -29,14 +28,14 @@ from interaction_svc.store.tables import (
 _SECOND_US = 1_000_000
 _STEP_ROWS = 2_000
 _STEP_BYTES = 4 * 1024 * 1024
-"""Of each store two steps are in memory at most."""
+"""Rows and bytes of a step; at most two steps of each store are in memory."""
 
 
 class ForeignDataError(Exception):
-    """The target holds something that the source never had, or that is newer than the source's."""
+    """The target has a row that the source never had, or a newer one."""
 
     def __init__(self, target: str, table: Table, key: TableKey) -> None:
-        """Name the target, and a record by its key."""
+        """Name the target, and a row by its key."""
         super().__init__(
             f"{target} has data of its own: in {table.name}, {', '.join(key)} is not in the source,"
             " or newer than there; give a store that is empty, or a copy of this source"
@@ -44,47 +43,47 @@ class ForeignDataError(Exception):
 
 
 class NamedStore(NamedTuple):
-    """A store that is open, and what to call it in errors."""
+    """An open store, with its name for errors."""
 
     name: str
     store: Store
 
     async def read(self, table: Table, after: TableKey | None) -> list[TableRow]:
-        """Return a table's next records after a key; none at the end. Raises StoreError."""
+        """Return a table's next rows after a key; none at the end. Raises StoreError."""
         with naming(self.name):
             return await self.store.read(
                 table, after=after, limit=_STEP_ROWS, max_bytes=_STEP_BYTES
             )
 
-    async def load(self, table: Table, records: list[TableRow]) -> None:
-        """Store records as they are. Raises StoreError."""
+    async def load(self, table: Table, rows: list[TableRow]) -> None:
+        """Store rows as they are. Raises StoreError."""
         with naming(self.name):
-            await self.store.load(table, records)
+            await self.store.load(table, rows)
 
 
 class Step(NamedTuple):
-    """All that both stores have after a key and up to another."""
+    """The rows of both stores after one key, up to and with another."""
 
     after: TableKey | None
     until: TableKey
     source: list[TableRow]
     target: list[TableRow]
     target_ended: bool
-    """True if the target has nothing more, here and after it."""
+    """Whether the target has no rows after `after`."""
 
 
 @dataclass
 class Contents:
-    """The contents of a table: the number of records, and a checksum of all in their order."""
+    """The number of rows of a table, and a checksum of all of them in order."""
 
     count: int = 0
     _sha256: "hashlib._Hash" = field(default_factory=hashlib.sha256)
 
-    def add(self, records: list[TableRow]) -> None:
-        """Add the next records: each is a line with a JSON array of its columns, bytes as hex."""
-        self.count += len(records)
-        for record in records:
-            columns = [one.hex() if isinstance(one, bytes) else one for one in record]
+    def add(self, rows: list[TableRow]) -> None:
+        """Add the next rows: each is a line with a JSON array of its columns, bytes as hex."""
+        self.count += len(rows)
+        for row in rows:
+            columns = [one.hex() if isinstance(one, bytes) else one for one in row]
             self._sha256.update(orjson.dumps(columns, option=orjson.OPT_APPEND_NEWLINE))
 
     @property
@@ -95,17 +94,17 @@ class Contents:
 
 @dataclass
 class Verified:
-    """The contents of a table in both stores."""
+    """The comparison of a table in both stores."""
 
     table: Table
     source: Contents
     target: Contents
     first_difference: TableKey | None = None
-    """The key of the first record that only one has, or that differs."""
+    """The key of the first row that differs, or that only one store has."""
 
     @property
     def ok(self) -> bool:
-        """Return whether both are the same."""
+        """Whether both are equal."""
         return (self.source.count, self.source.checksum) == (
             self.target.count,
             self.target.checksum,
@@ -113,29 +112,28 @@ class Verified:
 
 
 Watch = Callable[[str, Table, int], None]
-"""Gets what is being done, with which table, and how many of the source's records are done."""
+"""Called with the activity, the table, and the number of the source's rows that are done."""
 
 
 class StoreCopier:
-    """A source, and a target that is to become equal to it.
+    """Makes a target store equal to a source store.
 
-    The methods raise what stores raise, and load nothing again that is there. Nobody should write
-    to the target meanwhile. Who writes to the source is noticed by `verify`.
+    Rows that the target has are not loaded again. Nobody may write to the target meanwhile.
+    `verify` detects writes to the source. All methods raise StoreError.
     """
 
     def __init__(self, source: NamedStore, target: NamedStore, watch: Watch) -> None:
-        """Take two stores that are open."""
+        """Use two open stores, and call `watch` after each step."""
         self._source = source
         self._target = target
         self._watch = watch
         self._same: dict[Table, tuple[TableKey, int]] = {}
-        """Up to where tables are known to be the same, and how many records that is."""
+        """For each table, the last key of its equal beginning, and the number of its rows."""
 
     async def check_target(self) -> None:
-        """Make sure that all the target holds is what the source has, or had before.
+        """Raise ForeignDataError unless the source has, or had, every row of the target.
 
-        That is the target of a copy that was broken off, or was made earlier; or an empty one.
-        Raises ForeignDataError.
+        The target is then empty, an interrupted copy, or an earlier one.
         """
         for table in TABLES:
             same = True
@@ -152,8 +150,8 @@ class StoreCopier:
                 step = await self._step(table, step.until)
 
     async def _check_is_earlier(self, table: Table, step: Step) -> None:
-        source = {table.key_of(record): record for record in step.source}
-        target = {table.key_of(record): record for record in step.target}
+        source = {table.key_of(row): row for row in step.source}
+        target = {table.key_of(row): row for row in step.target}
         gone = target.keys() - source.keys()
         if gone and table is INTERACTIONS:
             gone -= await self._deleted(step)
@@ -166,7 +164,7 @@ class StoreCopier:
             raise ForeignDataError(self._target.name, table, min(wrong))
 
     async def _deleted(self, step: Step) -> set[TableKey]:
-        """Return what the source has deleted among the keys of a step."""
+        """Return the keys of a step that the source has deleted."""
         deleted: set[TableKey] = set()
         after = step.after
         while True:
@@ -178,16 +176,16 @@ class StoreCopier:
             after = keys[-1]
 
     async def copy(self, table: Table) -> int:
-        """Load what the target doesn't have as the source does, and give how many records.
+        """Load the rows that the target lacks or has differently, and return their number.
 
-        It goes on from where `check_target` has found the first difference.
+        It starts at the first difference that `check_target` found.
         """
         after, done = self._same.get(table, (None, 0))
         copied = 0
         step = await self._step(table, after)
         while step is not None:
             missing = _missing(step)
-            # Another step is read while this one is written: they have no key in common.
+            # The next step is read while this one is written: they have no key in common.
             _, following = await asyncio.gather(
                 self._target.load(table, missing), self._step(table, step.until)
             )
@@ -198,7 +196,7 @@ class StoreCopier:
         return copied
 
     async def verify(self, table: Table) -> Verified:
-        """Walk through all of a table, in both stores, and compare."""
+        """Compare all of a table in both stores."""
         verified = Verified(table, Contents(), Contents())
         step = await self._step(table, None)
         while step is not None:
@@ -212,11 +210,11 @@ class StoreCopier:
         return verified
 
     async def _step(self, table: Table, after: TableKey | None) -> Step | None:
-        """Read on in both, as far as both have been read; None at the end of both."""
+        """Return the next step, up to where both were read; None at the end of both."""
         source, target = await asyncio.gather(
             self._source.read(table, after), self._target.read(table, after)
         )
-        ends = [table.key_of(records[-1]) for records in (source, target) if records]
+        ends = [table.key_of(rows[-1]) for rows in (source, target) if rows]
         if not ends:
             return None
         until = min(ends)
@@ -225,28 +223,28 @@ class StoreCopier:
         )
 
 
-def _up_to(table: Table, records: list[TableRow], until: TableKey) -> list[TableRow]:
-    return records[: bisect_right(records, until, key=table.key_of)]
+def _up_to(table: Table, rows: list[TableRow], until: TableKey) -> list[TableRow]:
+    return rows[: bisect_right(rows, until, key=table.key_of)]
 
 
 def _missing(step: Step) -> list[TableRow]:
     if not step.target:
         return step.source
     there = set(step.target)
-    return [record for record in step.source if record not in there]
+    return [row for row in step.source if row not in there]
 
 
-def _is_earlier(record: TableRow, newer: TableRow) -> bool:
-    """Return whether a record may have become the newer one, by what servers do with it."""
-    if record == newer:
+def _is_earlier(row: TableRow, newer: TableRow) -> bool:
+    """Return whether a server may have turned `row` into `newer`."""
+    if row == newer:
         return True
-    if isinstance(record, Row) and isinstance(newer, Row):
-        # Of several times of creation the earliest second counts (see domain/merge).
+    if isinstance(row, Row) and isinstance(newer, Row):
+        # A merge keeps the earliest second of creation (see domain/merge).
         return (
-            record.service_sid == newer.service_sid
-            and record.created_us // _SECOND_US >= newer.created_us // _SECOND_US
-            and record.updated_us <= newer.updated_us
+            row.service_sid == newer.service_sid
+            and row.created_us // _SECOND_US >= newer.created_us // _SECOND_US
+            and row.updated_us <= newer.updated_us
         )
-    if isinstance(record, ApiKey) and isinstance(newer, ApiKey):
-        return record == newer._replace(revoked_us=None)
+    if isinstance(row, ApiKey) and isinstance(newer, ApiKey):
+        return row == newer._replace(revoked_us=None)
     return False

@@ -1,4 +1,4 @@
-"""Exporting: a store as JSON lines that an import reads back to an equal store."""
+"""Export of a store as JSON lines. Importing them makes an equal store."""
 
 from collections.abc import AsyncIterator
 
@@ -19,10 +19,11 @@ async def export_lines(
     session_sid: str | None = None,
     account_sid: str | None = None,
 ) -> AsyncIterator[bytes]:
-    """Yield the lines of one Interaction each, ordered by Session, account, creation and SID.
+    """Yield a line for each Interaction, ordered by Session, account, creation and SID.
 
-    Times keep their microseconds, which the REST API cuts off. The store is read page by page, so
-    that a slow reader holds up nobody; what is written meanwhile may or may not be in it.
+    Times have microseconds, which the REST API cuts off. The store is read in pages of at most
+    _PAGE_ROWS, so that a slow reader blocks nobody. Interactions that are written meanwhile may be
+    missing. Raises StoreError.
     """
     position: ScanPosition | None = None
     while True:

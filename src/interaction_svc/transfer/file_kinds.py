@@ -1,4 +1,4 @@
-"""The kind of a file by its first bytes. UTF-16 is read as UTF-8; other kinds are named."""
+"""Recognition of kinds of files by their first bytes, and conversion of UTF-16 to UTF-8."""
 
 import codecs
 import io
@@ -23,7 +23,7 @@ _KINDS: tuple[tuple[tuple[bytes, ...], str], ...] = (
 
 
 def name_of_kind(head: bytes) -> str:
-    """Return what a file with these first bytes is and what to do, if it is no text; else ""."""
+    """Return the kind of a file that is not text, with advice for the user; else an empty text."""
     for beginnings, name in _KINDS:
         if head.startswith(beginnings):
             return name
@@ -31,21 +31,20 @@ def name_of_kind(head: bytes) -> str:
 
 
 def is_utf16(head: bytes) -> bool:
-    """Tell text in UTF-16 with a byte order mark, as PowerShell's `>` writes it."""
+    """Return whether it is UTF-16 with a byte order mark, as PowerShell's `>` writes it."""
     return head.startswith(_UTF16_MARKS) and not head.startswith(_UTF32_MARKS)
 
 
 def as_utf8(utf16: BinaryIO) -> io.BufferedReader:
     """Return a stream of the same text in UTF-8.
 
-    What is not Unicode becomes bytes that are not UTF-8, so that who reads them finds the fault
-    where it is.
+    Bad UTF-16 becomes bad UTF-8, so that the reader reports the error at its place.
     """
     return io.BufferedReader(_Utf8(utf16))
 
 
 class _Utf8(io.RawIOBase):
-    """The bytes of a stream of UTF-16 as UTF-8."""
+    """A stream of UTF-16, read as UTF-8."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -61,7 +60,7 @@ class _Utf8(io.RawIOBase):
             try:
                 text = self._decoder.decode(chunk, final=not chunk)
                 self._ready = io.BytesIO(text.encode("utf-8", "surrogatepass"))
-            except UnicodeDecodeError:  # half of a character at the end
+            except UnicodeDecodeError:  # half a character at the end
                 self._decoder.reset()
                 self._ready = io.BytesIO(b"\xff")
             if not (chunk or self._ready.getbuffer()):

@@ -1,8 +1,8 @@
-"""Reading the vendor's JSON from a stream, in bounded memory.
+"""Reads resources in the vendor's JSON from a stream, in bounded memory.
 
-What a file is, is told by its content: one resource, a list of them, list pages with their
-envelope, or any of these one after the other; or JSON lines, each line any of these. Where lines
-can be told apart, a broken one costs no other. Text is UTF-8, or UTF-16 with a byte order mark.
+The form is recognized by the content. A document is one resource, a list of them, a list page with
+its envelope, or several of these in a row. In JSON lines each line is one of these, and a broken
+line does not affect others. Text is UTF-8, or UTF-16 with a byte order mark.
 """
 
 import io
@@ -19,10 +19,11 @@ from interaction_svc.codec.twilio_json import LIST_KEY, PROPERTY_OF
 from interaction_svc.transfer.file_kinds import as_utf8, is_utf16, name_of_kind
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
+"""Bytes of a line, or of a text in a document."""
 _HEAD_BYTES = 64 * 1024
 _MAX_HEAD_BYTES = 4 * 1024 * 1024
-"""Three lines are looked at; a resource whose `data` is as large as may be has 1.5 MiB."""
-_LINES_LOOKED_AT = 3
+"""Three lines decide the form; a resource with the largest `data` has 1.5 MiB."""
+_EXAMINED_LINES = 3
 _MAX_UNKNOWN_KEYS = 100
 MAX_KEY_LENGTH = 64
 _MAX_DEPTH = 100
@@ -30,10 +31,10 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class Item(NamedTuple):
-    """A JSON value that should be a resource, or the problem that there is none.
+    """A JSON value that should be a resource, or a problem.
 
-    `place` is where it stands: `line 3` in JSON lines, counted from 1, with an index if the line
-    holds a list; `index 2` otherwise, counted from 0 over the whole file.
+    `place` is `line 3` in JSON lines, counted from 1, with an index if the line has a list. In a
+    document it is `index 2`, counted from 0 over the whole file.
     """
 
     place: str
@@ -42,19 +43,19 @@ class Item(NamedTuple):
 
 
 _NESTED = object()
-"""Stands for a list or an object where a resource has a text or null."""
+"""Placeholder for a list or an object where a resource has a text or null."""
 
 
 @dataclass(slots=True)
 class _Object:
-    """An object being read: a resource, or an envelope, whose own properties don't count."""
+    """An object that is being read: a resource, or an envelope, whose properties are ignored."""
 
     properties: dict[str, object] = field(default_factory=dict)
     is_envelope: bool = False
     unknown_keys: int = 0
 
     def keep(self, key: str, value: object) -> None:
-        """Keep a resource's property; of whatever else there is, the beginning of some keys."""
+        """Keep a property of a resource; of other properties keep only some keys, shortened."""
         if key in PROPERTY_OF:
             self.properties[key] = value
         elif self.unknown_keys < _MAX_UNKNOWN_KEYS:
@@ -63,27 +64,25 @@ class _Object:
 
 
 def read_items(stream: BinaryIO) -> Iterator[Item]:
-    """Yield what should be resources."""
+    """Return an iterator over the resources of a stream, and the problems."""
     head = _head_of(stream)
     if is_utf16(head):
-        stream = as_utf8(io.BufferedReader(_Whole(head, stream)))
+        stream = as_utf8(io.BufferedReader(_Rejoined(head, stream)))
         head = _head_of(stream)
     elif kind := name_of_kind(head):
         return iter([Item("index 0", problem=f"is not valid JSON, but {kind}")])
     head = head.removeprefix(_BOM)
-    if (
-        not head.strip() and len(head) < _HEAD_BYTES
-    ):  # an empty file is no mistake: an export of nothing is one
+    if not head.strip() and len(head) < _HEAD_BYTES:  # an export of an empty store is empty
         return iter(())
     if _is_lines(head):
-        return _read_lines(io.BufferedReader(_Whole(head, stream), _HEAD_BYTES))
+        return _read_lines(io.BufferedReader(_Rejoined(head, stream), _HEAD_BYTES))
     return _read_document(_Document(head, stream))
 
 
 def _head_of(stream: BinaryIO) -> bytes:
-    """Read some bytes, if possible so many that a few whole lines are among them."""
+    """Return the first bytes of a stream, with three whole lines if _MAX_HEAD_BYTES have them."""
     head = bytearray()
-    while len(head) < _MAX_HEAD_BYTES and head.count(b"\n") < _LINES_LOOKED_AT:
+    while len(head) < _MAX_HEAD_BYTES and head.count(b"\n") < _EXAMINED_LINES:
         if not (chunk := stream.read(_HEAD_BYTES)):
             break
         head += chunk
@@ -91,15 +90,13 @@ def _head_of(stream: BinaryIO) -> bytes:
 
 
 def _is_lines(head: bytes) -> bool:
-    """Tell JSON lines by the first three lines that aren't empty.
+    """Return whether it is JSON lines, by the first three lines that aren't empty.
 
-    Two of them are whole objects; or one is, and they all begin an object, or both of two do.
-
-    In a document over several lines, a line that begins an object follows on one that doesn't end
-    there. What is taken for a document is read right whatever it is, but then nothing can be read
-    after what is not JSON.
+    It is if two of them are whole objects, or if one is and all begin an object. In a document over
+    several lines, a line that begins an object continues the line before it. JSON lines that are
+    taken for a document are read as well, but nothing after a line that is not JSON.
     """
-    lines = list(islice(filter(None, map(bytes.strip, io.BytesIO(head))), _LINES_LOOKED_AT))
+    lines = list(islice(filter(None, map(bytes.strip, io.BytesIO(head))), _EXAMINED_LINES))
     whole = sum(map(_is_whole_object, lines))
     all_begin = all(line.startswith(b"{") for line in lines)
     return len(lines) > 1 and (whole > 1 or (whole == 1 and all_begin))
@@ -122,7 +119,7 @@ def _read_lines(stream: BinaryIO) -> Iterator[Item]:
             while line and not line.endswith(b"\n"):
                 line = stream.readline(MAX_LINE_BYTES)
             yield Item(place, problem=f"is longer than {MAX_LINE_BYTES:,} bytes")
-        elif text := line.removeprefix(_BOM).strip():  # files with marks may have been joined
+        elif text := line.removeprefix(_BOM).strip():  # joined files may have marks within
             try:
                 value = orjson.loads(text)
             except orjson.JSONDecodeError as error:
@@ -134,7 +131,7 @@ def _read_lines(stream: BinaryIO) -> Iterator[Item]:
 
 
 def _resources(value: object) -> Iterator[object]:
-    """Yield the resources of a value that was read whole, however deep in lists they lie."""
+    """Yield the resources of a parsed value, out of lists of any depth."""
     pending = deque([value])
     while pending:
         value = pending.popleft()
@@ -147,17 +144,17 @@ def _resources(value: object) -> Iterator[object]:
 
 
 def _read_document(stream: "_Document") -> Iterator[Item]:
-    """Yield the resources of one or more values, without ever holding more than one of them.
+    """Yield the resources of one or more values, with one of them in memory.
 
-    The stack holds what is open: lists (None) and objects. Everything deeper than a resource's own
-    properties is passed over.
+    The stack has the open lists (None) and objects. Everything below a resource's own properties is
+    skipped.
     """
     stack: list[_Object | None] = []
     key = ""
-    skipped = 0  # how deep inside something that is passed over
+    skipped = 0  # the depth within a value that is skipped
     index = 0
     try:
-        # Little at a time, so that a text can be too long before it is in memory.
+        # A small buffer, so that a text that is too long is noticed before it is in memory.
         events = ijson.basic_parse(
             stream, multiple_values=True, use_float=True, buf_size=_HEAD_BYTES
         )
@@ -192,17 +189,17 @@ def _read_document(stream: "_Document") -> Iterator[Item]:
     except _TooLongError:
         problem = f"a text is longer than {MAX_LINE_BYTES:,} bytes; nothing after it is read"
         yield Item(f"index {index}", problem=problem)
-    except (ijson.JSONError, UnicodeDecodeError):  # its parser lets some through that is no UTF-8
+    except (ijson.JSONError, UnicodeDecodeError):  # ijson accepts some text that is not UTF-8
         problem = "is not valid JSON; nothing after it is read"
         yield Item(f"index {index}", problem=problem)
 
 
 class _TooLongError(Exception):
-    """A text goes on for longer than is allowed."""
+    """A text is longer than MAX_LINE_BYTES."""
 
 
-class _Whole(io.RawIOBase):
-    """The bytes that have been read to look at, and then the rest of their stream."""
+class _Rejoined(io.RawIOBase):
+    """A stream with the bytes that were read from its beginning put back."""
 
     def __init__(self, head: bytes, rest: BinaryIO) -> None:
         self._head = io.BytesIO(head)
@@ -219,11 +216,11 @@ class _Whole(io.RawIOBase):
         return len(data)
 
 
-class _Document(_Whole):
-    """Ends with _TooLongError where nothing comes of too many bytes."""
+class _Document(_Rejoined):
+    """Raises _TooLongError after MAX_LINE_BYTES without an event of the parser."""
 
     since_event = 0
-    """The bytes read since the last complete item."""
+    """Bytes read since the last event of the parser; the reader resets it."""
 
     def readinto(self, buffer: "memoryview[int]") -> int:  # type: ignore[override]
         count = super().readinto(buffer)
