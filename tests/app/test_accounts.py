@@ -122,7 +122,7 @@ async def both(
     return ours, theirs
 
 
-async def test_who_records_the_sids_first_blocks_and_shows_nothing(
+async def test_an_account_that_records_sids_first_neither_blocks_nor_reveals(
     reading: Reading, ingest: Ingest, keys: Keys, parents: Parents
 ) -> None:
     ours, theirs = await both(ingest, keys, parents)
@@ -234,7 +234,7 @@ async def test_a_key_may_name_its_own_account_and_no_other(
     assert (await failure(malformed))[1] == "ERROR_REASON_INVALID_FIELD"
 
 
-async def test_a_token_is_of_the_accounts_it_was_made_for(
+async def test_a_page_token_is_bound_to_its_account(
     reading: Reading, ingest: Ingest, keys: Keys, parents: Parents
 ) -> None:
     for n in range(2):

@@ -1,9 +1,9 @@
-"""Who gets in: keys and their roles, on both transports, and that no account reaches another."""
+"""API keys and their roles on both transports, and that no account reaches another."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import grpc
 import httpx
@@ -11,7 +11,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from testing.api_keys import InteractionKey, basic, new_key, revoke
 from testing.build import NOON_US, SECOND_US, Parents, new_interaction, new_parents, new_sid
-from testing.process import Served, served
+from testing.process import served
 from testing.requests import Code, failure, get_request, list_request
 from twilio.base.exceptions import TwilioException
 from twilio.rest import Client
@@ -22,8 +22,7 @@ from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
 from interaction_svc.v1.interaction_service_pb2 import DeleteInteractionRequest
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
-
-ROLES = ("read", "operate", "ingest", "admin")
+from tests.app.guarded import ROLES, Guarded, calls, serve_with_keys, shown
 
 ALLOWED = {
     "get": {"read", "operate", "admin"},
@@ -34,65 +33,22 @@ ALLOWED = {
 }
 
 
-class Guarded(NamedTuple):
-    """A server with one key of each role, all of the same account."""
-
-    server: Served
-    parents: Parents
-    keys: dict[str, InteractionKey]
-
-
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
-    yield from guarded_in(tmp_path_factory.mktemp("guarded"))
+    yield from serve_with_keys(tmp_path_factory.mktemp("guarded"))
 
 
 @pytest.fixture(scope="module")
 def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
-    """Another one, that doesn't slow this address down after 10 wrong credentials."""
+    """Another one, which accepts more than 10 wrong credentials of an address."""
     times = {"admission.rate_limits.WRONG_AT_ONCE": 1000}
-    yield from guarded_in(tmp_path_factory.mktemp("attacked"), times)
-
-
-def guarded_in(folder: Path, times: Mapping[str, float] | None = None) -> Iterator[Guarded]:
-    parents = new_parents()
-    keys = {role: new_key(folder / "interactions.db", role, parents.account_sid) for role in ROLES}
-    with served(folder, times=times) as server:
-        yield Guarded(server, parents, keys)
+    yield from serve_with_keys(tmp_path_factory.mktemp("attacked"), times)
 
 
 @pytest.fixture
 async def channel(guarded: Guarded) -> AsyncIterator[grpc.aio.Channel]:
     async with grpc.aio.insecure_channel(guarded.server.grpc_address) as opened:
         yield opened
-
-
-def calls(channel: grpc.aio.Channel, parents: Parents) -> dict[str, Callable[..., Any]]:
-    """Every RPC, as one that finds nothing wrong but perhaps its caller."""
-    reading, ingest = InteractionServiceStub(channel), IngestServiceStub(channel)
-    interaction = new_interaction(parents)
-    return {
-        "get": lambda **given: reading.GetInteraction(get_request(interaction), **given),
-        "list": lambda **given: reading.ListInteractions(list_request(parents), **given),
-        "delete": lambda **given: reading.DeleteInteraction(
-            DeleteInteractionRequest(
-                service_sid=parents.service_sid,
-                session_sid=parents.session_sid,
-                sid=interaction.sid,
-                allow_missing=True,
-            ),
-            **given,
-        ),
-        "record": lambda **given: ingest.RecordInteraction(
-            ingest_pb.RecordInteractionRequest(interaction=interaction), **given
-        ),
-        # Without requests: grpc's client puts INTERNAL for a refusal that comes before its write.
-        "stream": lambda **given: ingest.RecordInteractions(timeout=20, **given),
-    }
-
-
-def shown(authorization: str) -> list[tuple[str, str]]:
-    return [("authorization", authorization)]
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -185,7 +141,9 @@ async def test_credentials_are_asked_for_before_the_request_is_read(
     assert code is Code.PERMISSION_DENIED
 
 
-async def test_every_form_of_credentials(guarded: Guarded, channel: grpc.aio.Channel) -> None:
+async def test_all_forms_of_credentials_are_accepted(
+    guarded: Guarded, channel: grpc.aio.Channel
+) -> None:
     key = guarded.keys["operate"]
     account_sid = guarded.parents.account_sid
     for authorization in (key.basic, key.bearer, basic(account_sid, key.secret)):

@@ -82,7 +82,7 @@ async def test_a_revoked_key_of_a_stream_is_noticed_though_its_address_has_to_wa
             await authenticator.check_again(header(made))
 
 
-async def test_the_streams_of_a_revoked_key_use_up_no_attempts(
+async def test_streams_of_a_revoked_key_do_not_count_as_attempts(
     store: Store, time: Time, authenticator: Authenticator
 ) -> None:
     made, kept = [await create_key(store, new_sid("AC"), Role.INGEST) for _ in range(2)]
@@ -166,7 +166,7 @@ def counting(
     return counted
 
 
-async def test_a_key_made_or_revoked_counts_within_2_seconds_where_wrong_ones_wait(
+async def test_new_and_revoked_keys_take_effect_within_2_seconds_beyond_the_attempt_limit(
     store: Store, time: Time, authenticator: Authenticator
 ) -> None:
     revoked = await create_key(store, None, Role.ADMIN)
@@ -182,7 +182,7 @@ async def test_a_key_made_or_revoked_counts_within_2_seconds_where_wrong_ones_wa
         await authenticator.authenticate(header(revoked), PEER)
 
 
-async def test_without_its_store_nobody_is_told_that_a_key_is_wrong(
+async def test_credentials_are_not_refused_while_the_store_is_unavailable(
     store: Store, time: Time, authenticator: Authenticator
 ) -> None:
     made = await create_key(store, None, Role.ADMIN)
@@ -220,7 +220,9 @@ async def test_it_is_open_until_the_first_key_and_never_again(
         await authenticator.authenticate(None, PEER)
 
 
-async def test_where_it_may_not_be_open_it_is_not_open(store: Store, time: Time) -> None:
+async def test_callers_need_keys_where_anonymous_access_is_not_allowed(
+    store: Store, time: Time
+) -> None:
     closed = Authenticator(store, allows_anonymous=False, clock=time)
     with pytest.raises(Unauthenticated):
         await closed.authenticate(None, PEER)

@@ -103,7 +103,7 @@ async def test_the_further_status_is_kept_in_either_order(
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("is_reversed", [False, True])
-async def test_what_a_partial_record_leaves_out_stays(
+async def test_fields_that_a_partial_record_lacks_stay(
     server: Served,
     ingest: Ingest,
     reading: Reading,
@@ -138,7 +138,7 @@ IMPLAUSIBLE = [
 
 
 @pytest.mark.parametrize(("field", "name", "value"), IMPLAUSIBLE)
-async def test_what_is_not_plausible_is_refused_by_its_field_and_a_right_record_is_taken(
+async def test_implausible_values_are_refused_by_field_and_correct_ones_accepted(
     ingest: Ingest, parents: Parents, field: str, name: str, value: str
 ) -> None:
     right = resource(parents, new_sid("KI"), "sent", "2026-02-14T08:05:01Z")
@@ -153,7 +153,7 @@ async def test_what_is_not_plausible_is_refused_by_its_field_and_a_right_record_
     assert taken.outcome == ingest_pb.RECORD_OUTCOME_CREATED
 
 
-def test_an_import_refuses_what_is_not_plausible_and_takes_a_right_record_of_it(
+def test_an_import_rejects_implausible_values_and_accepts_correct_ones(
     server: Served, parents: Parents, tmp_path: Path
 ) -> None:
     lines = []

@@ -168,7 +168,7 @@ def test_a_moving_list_is_seen_exactly_once_both_ways(
     in_a_new_session(scenario)
 
 
-def test_back_and_forth_gives_the_same_pages() -> None:
+def test_paging_forth_and_back_returns_the_same_pages() -> None:
     async def scenario(store: Store) -> None:
         walk = Walk(store, new_parents(), only_voice=False)
         await walk.record([(n // 2, False) for n in range(20)])
@@ -183,7 +183,7 @@ def test_back_and_forth_gives_the_same_pages() -> None:
     in_a_new_session(scenario)
 
 
-def test_an_empty_page_leads_back_only() -> None:
+def test_an_empty_page_has_no_next_token() -> None:
     async def scenario(store: Store) -> None:
         walk = Walk(store, new_parents(), only_voice=False)
         made = sorted(await walk.record([(n, False) for n in range(4)]), key=in_order)

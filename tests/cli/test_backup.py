@@ -184,7 +184,7 @@ async def test_keys_and_tombstones_are_in_the_copy(tmp_path: Path, parents: Pare
     await copy.close()
 
 
-async def test_a_file_that_is_there_is_left_alone(tmp_path: Path, parents: Parents) -> None:
+async def test_a_backup_does_not_replace_a_file(tmp_path: Path, parents: Parents) -> None:
     await fill(tmp_path, parents, 1)
     target = tmp_path / "copy.db"
     target.write_text("something else")
@@ -202,7 +202,7 @@ async def test_a_file_that_is_there_is_left_alone(tmp_path: Path, parents: Paren
     assert sorted(os.listdir(tmp_path)) == ["copy.db", "interactions.db"]
 
 
-async def test_two_backups_to_one_file_don_t_mix(tmp_path: Path, parents: Parents) -> None:
+async def test_two_backups_to_one_file_do_not_mix(tmp_path: Path, parents: Parents) -> None:
     await fill(tmp_path, parents, 10)
     target = tmp_path / "copy.db"
 
@@ -218,7 +218,7 @@ async def test_two_backups_to_one_file_don_t_mix(tmp_path: Path, parents: Parent
     "name",
     ["file:copy.db", "file::memory:", ":memory:", "my copy.db", "copy.db?mode=memory", "%41"],
 )
-async def test_a_copy_has_the_name_that_was_given(
+async def test_a_backup_is_written_to_the_given_name(
     tmp_path: Path, parents: Parents, name: str
 ) -> None:
     await fill(tmp_path, parents, 10)
@@ -233,7 +233,7 @@ async def test_a_copy_has_the_name_that_was_given(
 
 
 @pytest.mark.parametrize("name", ["copy.db\n", " copy.db", "co\x1bpy.db", "copy.db\u200b"])
-async def test_a_name_that_may_be_a_mistake_gets_no_copy(
+async def test_a_backup_to_a_name_with_white_space_or_control_characters_is_refused(
     tmp_path: Path, parents: Parents, name: str
 ) -> None:
     await fill(tmp_path, parents, 1)
@@ -243,7 +243,7 @@ async def test_a_name_that_may_be_a_mistake_gets_no_copy(
     assert os.listdir(tmp_path) == ["interactions.db"]
 
 
-async def test_the_part_of_a_backup_that_was_killed_is_replaced_and_that_is_said(
+async def test_the_part_file_of_a_killed_backup_is_replaced(
     tmp_path: Path, parents: Parents
 ) -> None:
     await fill(tmp_path, parents, 20_000)
@@ -268,7 +268,7 @@ async def test_the_part_of_a_backup_that_was_killed_is_replaced_and_that_is_said
     assert (await check_store(f"sqlite:///{target}")).rows == 20_000
 
 
-async def test_a_part_that_is_something_else_is_left_alone(
+async def test_a_part_file_that_is_no_backup_is_not_replaced(
     tmp_path: Path, parents: Parents
 ) -> None:
     await fill(tmp_path, parents, 1)
@@ -284,7 +284,7 @@ async def test_a_part_that_is_something_else_is_left_alone(
     assert (await check_store(url(tmp_path))).rows == 1
 
 
-async def test_what_is_no_store_is_not_copied(tmp_path: Path, parents: Parents) -> None:
+async def test_a_file_that_is_no_store_is_not_backed_up(tmp_path: Path, parents: Parents) -> None:
     target = tmp_path / "copy.db"
     with pytest.raises(StoreUnavailableError, match="can't be opened"):
         backup_store(url(tmp_path), target, nobody)
@@ -328,9 +328,7 @@ async def test_a_store_with_a_damaged_interaction_is_not_copied(
     assert os.listdir(tmp_path) == ["interactions.db"]
 
 
-async def test_a_disk_without_room_for_it_gets_no_half_copy(
-    tmp_path: Path, parents: Parents
-) -> None:
+async def test_a_full_disk_leaves_no_partial_backup(tmp_path: Path, parents: Parents) -> None:
     await fill(tmp_path, parents, 1000)
     with small_disk(tmp_path / "small", "1m") as small:
         with pytest.raises(StoreFullError, match=r"copy\.db\.part: its disk is full"):

@@ -69,7 +69,7 @@ def test_list_follows_pages(
     ) == set(expected)
 
 
-def test_list_is_a_table_on_a_terminal_and_commands_it_nothing(
+def test_list_on_a_terminal_is_a_table_without_control_characters(
     server: Served, parents: Parents, interactions: list[pb.Interaction]
 ) -> None:
     command = [
@@ -90,7 +90,7 @@ def test_list_is_a_table_on_a_terminal_and_commands_it_nothing(
     assert all(len(row) <= 80 for row in narrow)
 
 
-async def test_json_on_a_terminal_commands_it_nothing(
+async def test_json_on_a_terminal_has_no_control_characters(
     server: Served, parents: Parents, ingest: Ingest
 ) -> None:
     odd = '{"body":"\x1b[31m \x9b31m \u202e \x7f \U000e0041 naïve 😀"}'
@@ -109,7 +109,7 @@ async def test_json_on_a_terminal_commands_it_nothing(
         assert json.loads(shown)["data"] == odd
 
 
-def test_a_proxy_is_not_asked_for_a_server_on_this_machine(
+def test_commands_use_no_proxy_for_a_loopback_server(
     server: Served, parents: Parents, interactions: list[pb.Interaction]
 ) -> None:
     got = run(
@@ -139,7 +139,7 @@ def on_a_terminal(command: list[str], columns: int = 160) -> str:
     return shown.decode().replace("\r\n", "\n")
 
 
-def test_a_server_that_is_not_there_is_said() -> None:
+def test_a_command_names_a_server_that_can_not_be_reached() -> None:
     ran = run("get", "KS1", "KC1", "KI1", "--server", "127.0.0.1:1")
     assert ran.returncode == 1
     assert b"127.0.0.1:1: UNAVAILABLE" in ran.stderr
@@ -179,7 +179,9 @@ def test_delete(server: Served, parents: Parents, interactions: list[pb.Interact
         (["serve", "--config", "none.toml"], "none.toml is not a file"),
     ],
 )
-def test_a_wrong_use_is_explained(tmp_path: Path, arguments: list[str], message: str) -> None:
+def test_a_wrong_use_of_a_command_fails_with_status_2(
+    tmp_path: Path, arguments: list[str], message: str
+) -> None:
     ran = run(*arguments, cwd=tmp_path)
     assert ran.returncode == 2
     assert message in re.sub(r"[\s│]+", " ", ran.stderr.decode())
@@ -187,7 +189,7 @@ def test_a_wrong_use_is_explained(tmp_path: Path, arguments: list[str], message:
     assert not os.listdir(tmp_path)
 
 
-def test_an_address_in_use_is_said(server: Served, tmp_path: Path) -> None:
+def test_an_address_in_use_fails_with_its_address(server: Served, tmp_path: Path) -> None:
     store = f"--store=sqlite:///{tmp_path}/x.db"
     http = server.base_url.removeprefix("http://")
     for flags in (
@@ -247,7 +249,7 @@ def test_settings_come_from_flags_then_environment_then_file(
     assert load_settings(other).http_address == "127.0.0.1:8080"
 
 
-def test_white_space_around_a_setting_does_not_count(
+def test_white_space_around_a_setting_is_ignored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = f"SK{'0' * 32}:secret"
@@ -279,7 +281,7 @@ def test_white_space_around_a_setting_does_not_count(
         ("store = ", "the settings file .*bad.toml: "),
     ],
 )
-def test_a_bad_settings_file_is_explained(tmp_path: Path, text: str, message: str) -> None:
+def test_a_bad_settings_file_fails_with_its_reason(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "bad.toml"
     file.write_text(text)
     with pytest.raises(SettingsError, match=message):
@@ -325,7 +327,7 @@ def test_every_setting_and_command_is_documented() -> None:
         assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0
 
 
-def test_examples_are_of_a_session_that_is_there(tmp_path: Path) -> None:
+def test_examples_name_a_stored_session(tmp_path: Path) -> None:
     samples = str(SAMPLES / "clinic.jsonl")
     run("import", samples, "--store", f"sqlite:///{tmp_path}/interactions.db")
     with served(tmp_path, "--examples") as running:

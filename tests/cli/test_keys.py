@@ -134,7 +134,7 @@ async def test_a_key_with_a_role_of_a_later_version_is_refused_and_logged(
         (["revoke", "SK" + "0" * 32], "there is no key SK0"),
     ],
 )
-def test_a_wrong_use_of_keys_is_explained(
+def test_a_wrong_use_of_keys_fails_with_status_2(
     tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     store = tmp_path / "interactions.db"
@@ -145,7 +145,7 @@ def test_a_wrong_use_of_keys_is_explained(
 
 
 @pytest.mark.parametrize("arguments", [("list",), ("revoke", "SK" + "0" * 32)])
-def test_looking_for_keys_makes_no_store(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+def test_keys_list_and_revoke_create_no_store(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     answer = run("keys", *arguments, "--store", f"sqlite:///{tmp_path}/misspelt.db")
     assert answer.returncode == 1
     assert "misspelt.db" in answer.stderr.decode()

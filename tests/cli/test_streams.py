@@ -83,21 +83,21 @@ def with_store(arguments: list[str], store: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_full_output_is_a_failure_that_is_explained(store: Path, name: str) -> None:
+def test_a_full_disk_behind_standard_output_fails_with_its_reason(store: Path, name: str) -> None:
     with full() as output:
         ran = run_into(output, *with_store(COMMANDS[name], store))
     assert (ran.returncode, ran.stderr) == (1, FULL + b"\n")
 
 
 @pytest.mark.parametrize("name", ["completion", "export", "keys list as a table"])
-def test_an_output_without_a_reader_ends_a_command_without_a_word(store: Path, name: str) -> None:
+def test_a_closed_pipe_ends_a_command_silently(store: Path, name: str) -> None:
     with without_reader() as output:
         ran = run_into(output, *with_store(COMMANDS[name], store))
     assert (ran.returncode, ran.stderr) == (1, b"")
 
 
 @pytest.mark.parametrize("name", ["version", "export", "migrate"])
-def test_a_closed_output_is_a_failure_that_is_explained(store: Path, name: str) -> None:
+def test_a_closed_standard_output_fails_with_its_reason(store: Path, name: str) -> None:
     before = store.read_bytes()
     ran = run_closed(*with_store(COMMANDS[name], store), closed=">&-")
     assert (ran.returncode, ran.stderr) == (1, CLOSED + b"\n")
@@ -108,7 +108,7 @@ def test_a_closed_output_is_a_failure_that_is_explained(store: Path, name: str) 
     ("fault", "form"),
     [("closed", []), ("full", []), ("full", ["--json"]), ("without a reader", ["--json"])],
 )
-def test_a_key_whose_secret_can_not_be_shown_is_not_made(
+def test_a_key_whose_secret_can_not_be_printed_is_not_created(
     tmp_path: Path, fault: str, form: list[str]
 ) -> None:
     path = tmp_path / "interactions.db"
@@ -127,7 +127,7 @@ def test_a_key_whose_secret_can_not_be_shown_is_not_made(
     db.close()
 
 
-def test_a_secret_is_shown_before_its_key_is_stored(tmp_path: Path) -> None:
+def test_a_secret_is_printed_before_its_key_is_stored(tmp_path: Path) -> None:
     """Killed in between, the process must not leave a key whose secret nobody knows."""
     path = tmp_path / "interactions.db"
     api_keys.new_key(path, "admin")
@@ -146,7 +146,7 @@ def test_a_secret_is_shown_before_its_key_is_stored(tmp_path: Path) -> None:
     blocking.close()
 
 
-def test_a_key_that_could_not_be_stored_after_it_was_shown_is_named(tmp_path: Path) -> None:
+def test_a_key_that_was_printed_and_not_stored_is_named(tmp_path: Path) -> None:
     path = tmp_path / "interactions.db"
     api_keys.new_key(path, "admin")
     with sqlite3.connect(path) as db:
@@ -160,7 +160,7 @@ def test_a_key_that_could_not_be_stored_after_it_was_shown_is_named(tmp_path: Pa
     assert f"storing the key {sid} failed: it is valid only if keys list" in ran.stderr.decode()
 
 
-def test_messages_that_can_not_be_written_stop_no_import(tmp_path: Path) -> None:
+def test_an_import_goes_on_without_standard_error(tmp_path: Path) -> None:
     path = tmp_path / "interactions.db"
     text = lines([FIVE[0], {"sid": "KI1"}, FIVE[2]]).encode()
     for closed in ("2>/dev/full", "2>&-"):
@@ -174,13 +174,13 @@ def test_messages_that_can_not_be_written_stop_no_import(tmp_path: Path) -> None
     assert len(run("export", f"--store=sqlite:///{path}").stdout.splitlines()) == 2
 
 
-def test_a_closed_input_is_said(tmp_path: Path) -> None:
+def test_a_closed_standard_input_fails_with_its_reason(tmp_path: Path) -> None:
     ran = run_closed("import", "-", f"--store=sqlite:///{tmp_path}/x.db", closed="<&-")
     assert ran.returncode == 1
     assert ran.stderr == b"interaction-svc: -: standard input is closed\n"
 
 
-def test_a_server_needs_no_output(tmp_path: Path) -> None:
+def test_serve_works_without_standard_output(tmp_path: Path) -> None:
     log = tmp_path / "log.jsonl"
     with log.open("wb") as messages:
         process = subprocess.Popen(
@@ -206,7 +206,7 @@ ENCODINGS = [
 
 
 @pytest.mark.parametrize("env", ENCODINGS, ids=lambda env: " ".join(env.values()))
-async def test_output_suits_the_encoding_of_its_reader(
+async def test_output_fits_the_encoding_of_standard_output(
     server: Served, parents: Parents, ingest: Ingest, env: dict[str, str]
 ) -> None:
     interaction = new_interaction(parents, data=BODY)

@@ -185,7 +185,7 @@ def replaced(store: Path, place: int, content: bytes) -> bytes:
     return before
 
 
-async def test_a_watcher_that_takes_nothing_holds_nobody_up(tmp_path: Path) -> None:
+async def test_a_health_watcher_that_does_not_read_blocks_nobody(tmp_path: Path) -> None:
     async with clients(tmp_path) as using:
         host, _, port = using.server.grpc_address.rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
@@ -207,7 +207,7 @@ async def test_a_watcher_that_takes_nothing_holds_nobody_up(tmp_path: Path) -> N
             await writer.wait_closed()
 
 
-async def test_told_to_stop_it_serves_on_unhealthy_for_a_while(
+async def test_a_stopping_server_is_unhealthy_and_serves_until_the_drain_delay_ends(
     tmp_path: Path, parents: Parents
 ) -> None:
     async with clients(tmp_path, "--drain-delay-seconds", "3") as using:

@@ -45,7 +45,7 @@ def test_other_addresses_than_loopback_want_keys_and_tls(tmp_path: Path, listene
     assert "tls_certificate and tls_key" in message
 
 
-def test_what_is_not_served_exposes_nothing(tmp_path: Path) -> None:
+def test_listeners_that_are_off_need_no_keys_and_no_tls(tmp_path: Path) -> None:
     with served(tmp_path, "--no-http", "--http-address", ANYWHERE) as server:
         assert server.grpc_address
 
@@ -170,7 +170,7 @@ async def test_client_certificates_and_their_names(tmp_path: Path, parents: Pare
         (("--tls-client-names", "x"), "tls_client_names: without tls_client_ca"),
     ],
 )
-def test_tls_settings_that_don_t_fit_are_explained(
+def test_tls_settings_that_do_not_fit_fail_with_the_reason(
     tmp_path: Path, flags: tuple[str, ...], message: str
 ) -> None:
     assert message in refused(tmp_path / "interactions.db", *flags)

@@ -59,14 +59,14 @@ def test_a_name_that_is_not_known_is_named(tmp_path: Path, listener: str, count:
     )
 
 
-def test_an_address_of_another_machine_is_named(tmp_path: Path) -> None:
+def test_an_address_of_another_machine_fails_with_its_address(tmp_path: Path) -> None:
     assert failure(tmp_path, "gRPC", "192.0.2.1:0", "1") == (
         "interaction-svc: can't listen for gRPC on 192.0.2.1:0: it is no address of this"
         " machine; choose another with --grpc-address"
     )
 
 
-def test_a_port_for_privileged_processes_is_named() -> None:
+def test_a_privileged_port_fails_with_its_address() -> None:
     refused = PermissionError(errno.EACCES, "Permission denied")
     assert str(cannot_listen("HTTP", Address("127.0.0.1", 80), refused)) == (
         "can't listen for HTTP on 127.0.0.1:80: the port is kept for privileged processes; grant"
@@ -105,7 +105,7 @@ def has_ipv6() -> bool:
     return True
 
 
-def test_of_localhost_the_family_whose_port_is_in_use_is_named(
+def test_localhost_fails_with_the_address_whose_port_is_in_use(
     tmp_path: Path, taken: Address
 ) -> None:
     message = failure(tmp_path, "HTTP", f"localhost:{taken.port}", "1")

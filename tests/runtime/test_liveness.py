@@ -174,7 +174,7 @@ async def test_a_metrics_thread_that_has_ended_is_noticed(monkeypatch: pytest.Mo
         await server.stop()
 
 
-async def test_a_task_that_ends_is_named_with_the_kind_of_its_error_alone(
+async def test_a_task_that_ends_is_reported_with_its_exception_type_only(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     async def fail() -> None:
@@ -217,11 +217,11 @@ async def test_retention_goes_on_after_an_unexpected_failure(
 
 
 @pytest.mark.parametrize("line", [b"", b"hello\n", b"[1]\n", b"7\n", b'{"reason": "Nothing"}\n'])
-def test_what_is_no_report_of_a_worker_is_a_failed_start(line: bytes) -> None:
+def test_a_malformed_startup_report_is_a_failed_start(line: bytes) -> None:
     assert isinstance(StartupReport.read(line).failure, OSError)
 
 
-def test_a_signal_is_no_failure(tmp_path: Path) -> None:
+def test_a_signal_ends_with_status_0(tmp_path: Path) -> None:
     with served(tmp_path) as server:
         server.process.send_signal(signal.SIGINT)
         assert server.exit_status() == 0

@@ -92,7 +92,7 @@ async def test_calls_finish_and_new_ones_are_refused(tmp_path: Path, parents: Pa
     db.close()
 
 
-async def test_an_http_request_alone_is_waited_for(tmp_path: Path, parents: Parents) -> None:
+async def test_shutdown_waits_for_an_http_request(tmp_path: Path, parents: Parents) -> None:
     with served(tmp_path) as server:
         interaction = new_interaction(parents)
         async with grpc.aio.insecure_channel(server.grpc_address) as channel:
@@ -137,7 +137,7 @@ async def until_http_is_refused(server: Served, parents: Parents) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_calls_that_do_not_finish_are_cut_off(tmp_path: Path, parents: Parents) -> None:
+async def test_calls_beyond_the_drain_time_are_cut_off(tmp_path: Path, parents: Parents) -> None:
     with served(tmp_path, "--drain-seconds", "0.3") as server:
         async with grpc.aio.insecure_channel(server.grpc_address) as channel:
             stream = IngestServiceStub(channel).RecordInteractions()
@@ -155,7 +155,7 @@ async def test_calls_that_do_not_finish_are_cut_off(tmp_path: Path, parents: Par
     db.close()
 
 
-def test_a_start_that_fails_ends_at_once(tmp_path: Path) -> None:
+def test_a_failed_start_ends_at_once(tmp_path: Path) -> None:
     """Were the delay waited out, run() would give up first."""
     with served(tmp_path) as server:
         other = tmp_path / "other"
@@ -170,7 +170,9 @@ def test_a_start_that_fails_ends_at_once(tmp_path: Path) -> None:
         assert b"can't listen for HTTP" in answer.stderr
 
 
-async def test_a_request_that_is_cut_off_is_told_so(tmp_path: Path, parents: Parents) -> None:
+async def test_a_request_that_the_drain_cuts_off_gets_an_error(
+    tmp_path: Path, parents: Parents
+) -> None:
     with served(tmp_path, "--drain-seconds", "0.3") as server:
         async with httpx.AsyncClient(
             base_url=server.base_url, auth=(parents.account_sid, "x"), trust_env=False
@@ -204,7 +206,7 @@ async def until_recorded(channel: grpc.aio.Channel, parents: Parents) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_streams_that_never_end_hold_nothing_up(tmp_path: Path) -> None:
+async def test_streams_without_an_end_do_not_delay_shutdown(tmp_path: Path) -> None:
     """Were they waited for, it would take longer than exit_status() waits."""
     with served(tmp_path, "--drain-seconds", "3600") as server:
         async with grpc.aio.insecure_channel(server.grpc_address) as channel:
@@ -223,7 +225,7 @@ async def test_streams_that_never_end_hold_nothing_up(tmp_path: Path) -> None:
         assert await exit_status(server) == 0
 
 
-async def test_a_second_signal_ends_it_at_once(tmp_path: Path, parents: Parents) -> None:
+async def test_a_second_signal_ends_the_server_at_once(tmp_path: Path, parents: Parents) -> None:
     status = 128 + signal.SIGINT
     with served(tmp_path, "--drain-seconds", "3600", status=status) as server:
         async with grpc.aio.insecure_channel(server.grpc_address) as channel:
@@ -248,7 +250,7 @@ async def test_a_second_signal_ends_it_at_once(tmp_path: Path, parents: Parents)
     db.close()
 
 
-async def test_idle_connections_hold_nothing_up(tmp_path: Path, parents: Parents) -> None:
+async def test_idle_connections_do_not_delay_shutdown(tmp_path: Path, parents: Parents) -> None:
     with served(tmp_path) as server:
         async with (
             grpc.aio.insecure_channel(server.grpc_address) as channel,
@@ -266,7 +268,7 @@ async def test_idle_connections_hold_nothing_up(tmp_path: Path, parents: Parents
             half_open.close()
 
 
-async def test_what_was_recorded_is_there_after_a_restart(tmp_path: Path, parents: Parents) -> None:
+async def test_recorded_interactions_survive_a_restart(tmp_path: Path, parents: Parents) -> None:
     interaction = new_interaction(parents)
 
     async def record(server: Served) -> int:

@@ -70,7 +70,7 @@ async def killed_in_the_middle(cluster: Cluster, source: str, database: str, row
         return int(await onlooker.fetchval("SELECT count(*) FROM interactions"))
 
 
-async def test_20_000_rows_move_through_a_kill_and_back_again(
+async def test_20_000_rows_survive_a_killed_copy_and_a_copy_back(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     source, database = url(tmp_path), cluster.new_database()
@@ -123,7 +123,7 @@ async def assert_it_serves(
         assert answer.outcome == RECORD_OUTCOME_DELETED
 
 
-async def test_everything_arrives_as_it_is_in_every_direction(source: str, target: str) -> None:
+async def test_copies_between_all_kinds_of_stores_are_equal(source: str, target: str) -> None:
     await fill(source, 300)
     first = await asyncio.to_thread(copied, source, target)
     assert (first.status, first.errors) == (0, "")
@@ -144,7 +144,7 @@ def sha256s(printed: Copied) -> list[str]:
     return [line.rpartition(" ")[2] for line in printed.tables.values()]
 
 
-def test_the_checksum_is_that_of_lines_anyone_can_make(tmp_path: Path) -> None:
+def test_the_checksum_is_the_sha256_of_json_lines(tmp_path: Path) -> None:
     asyncio.run(fill(url(tmp_path), 40))
     printed = copied(url(tmp_path), f"sqlite:///{tmp_path / 'copy.db'}")
     with closing(sqlite3.connect(tmp_path / "interactions.db")) as db:
@@ -170,7 +170,7 @@ class LinesSha256:
 
 
 @pytest.mark.parametrize("changed_one", ["source", "target"])
-async def test_a_row_that_was_changed_in_one_is_found(
+async def test_verify_finds_a_changed_row(
     cluster: Cluster, tmp_path: Path, changed_one: str
 ) -> None:
     source, database = url(tmp_path), cluster.new_database()
@@ -193,7 +193,7 @@ async def test_a_row_that_was_changed_in_one_is_found(
     assert "the stores differ" in found.errors
 
 
-def test_what_can_t_be_copied_is_said_and_makes_nothing(tmp_path: Path, cluster: Cluster) -> None:
+def test_a_copy_that_can_not_start_creates_nothing(tmp_path: Path, cluster: Cluster) -> None:
     source, target = url(tmp_path), f"sqlite:///{tmp_path / 'target.db'}"
     none = copied(source, target)
     assert (none.status, "interactions.db: it can't be opened" in none.errors) == (1, True)

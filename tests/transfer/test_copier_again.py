@@ -34,7 +34,9 @@ from tests.transfer.copies import (
 __all__ = ["target"]
 
 
-async def test_a_source_that_was_in_use_is_caught_up_with(tmp_path: Path, target: str) -> None:
+async def test_a_second_copy_adds_what_the_source_has_recorded_since(
+    tmp_path: Path, target: str
+) -> None:
     source = url(tmp_path)
     rows = await fill(source, 300)
     await copied_here(source, target)
@@ -46,7 +48,7 @@ async def test_a_source_that_was_in_use_is_caught_up_with(tmp_path: Path, target
     assert await contents(target) == await contents(source)
 
 
-async def test_what_was_broken_off_goes_on_from_there(tmp_path: Path, target: str) -> None:
+async def test_an_interrupted_copy_continues(tmp_path: Path, target: str) -> None:
     source = url(tmp_path)
     rows = await fill(source, 9_000)
     steps = []
@@ -69,9 +71,7 @@ async def test_what_was_broken_off_goes_on_from_there(tmp_path: Path, target: st
 
 
 @pytest.mark.parametrize("there", [slice(0, None, 3), slice(5_000, 7_000), slice(8_994, None)])
-async def test_gaps_of_any_width_are_found_and_filled(
-    tmp_path: Path, target: str, there: slice
-) -> None:
+async def test_gaps_of_any_size_are_copied(tmp_path: Path, target: str, there: slice) -> None:
     source = url(tmp_path)
     rows = sorted((await fill(source, 9_000))[5:])
     async with Opened(source) as here, Opened(target) as store:
@@ -136,9 +136,7 @@ OWN: dict[str, tuple[str, Callable[[Store, Row], Awaitable[object]]]] = {
 
 
 @pytest.mark.parametrize("own", OWN)
-async def test_a_target_with_data_of_its_own_is_left_alone(
-    tmp_path: Path, target: str, own: str
-) -> None:
+async def test_a_target_with_foreign_rows_is_refused(tmp_path: Path, target: str, own: str) -> None:
     source = url(tmp_path)
     rows = await fill(source, 60)
     await copied_here(source, target)

@@ -63,7 +63,7 @@ def ends_of_resources(data: bytes) -> list[int]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_file_cut_anywhere_gives_what_is_whole(form: str) -> None:
+def test_a_file_cut_anywhere_yields_its_whole_records(form: str) -> None:
     data = FORMS[form].encode()
     ends = ends_of_resources(data)
     assert len(ends) == imported(data)[0].checked > 0
@@ -115,7 +115,7 @@ def test_any_form_mangled_is_read_or_reported(seed: int, form: str) -> None:
 
 
 @given(st.lists(st.integers(0, 99), min_size=1, max_size=10, unique=True), st.integers(0, 2**32))
-def test_mangled_lines_cost_only_themselves(places: list[int], seed: int) -> None:
+def test_mangled_lines_do_not_affect_others(places: list[int], seed: int) -> None:
     rng = random.Random(seed)
     (sample,) = (path for path in SAMPLE_FILES if path.suffix == ".jsonl")
     good = contents(sample).splitlines()[:100]
@@ -170,7 +170,7 @@ def test_files_of_a_known_kind_are_named_with_what_to_do(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", OTHER_KINDS)
-def test_files_of_another_kind_are_said_not_to_be_json(kind: str) -> None:
+def test_files_of_other_kinds_are_rejected(kind: str) -> None:
     report, problems = imported(OTHER_KINDS[kind])
     assert report.checked == 0
     assert "is not valid JSON" in problems[0]
@@ -186,7 +186,7 @@ NOT_JSON_AT_FIRST = {
 
 
 @pytest.mark.parametrize("beginning", NOT_JSON_AT_FIRST)
-def test_a_bad_first_line_costs_no_other(beginning: str) -> None:
+def test_a_bad_first_line_does_not_affect_others(beginning: str) -> None:
     data, good = NOT_JSON_AT_FIRST[beginning]
     report, problems = imported(data + TEXT.encode())
     assert report.checked == good
@@ -241,7 +241,7 @@ def test_odd_values_cost_no_other_line_and_nothing_before_them(name: str) -> Non
             assert problems[0].startswith("index 1: ")
 
 
-def test_of_duplicate_keys_the_last_counts_in_every_form() -> None:
+def test_the_last_of_duplicate_keys_counts_in_every_form() -> None:
     for value, good in (('"last"', True), ("1", False)):
         for text in with_value(value).values():
             report, problems = imported(text.encode())
@@ -249,7 +249,7 @@ def test_of_duplicate_keys_the_last_counts_in_every_form() -> None:
             assert len(problems) == (not good)
 
 
-def test_nothing_but_depth_is_refused_in_every_form() -> None:
+def test_deep_nesting_is_refused_in_every_form() -> None:
     for opening in ("[", '{"a":', '{"interactions":[', '[{"interactions":'):
         for good, text in (
             (0, opening * 100_000),
@@ -299,7 +299,7 @@ def test_what_has_no_end_does_not_fill_the_memory(tmp_path: Path, name: str) -> 
 
 
 @pytest.mark.parametrize("piece", ["1", r"\u0041", "é", r"\\"])
-def test_a_value_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch, piece: str) -> None:
+def test_an_endless_value_is_rejected(monkeypatch: pytest.MonkeyPatch, piece: str) -> None:
     monkeypatch.setattr(reading_module, "MAX_LINE_BYTES", MIB)
     quote = "" if piece == "1" else '"'
     report, problems = imported(
@@ -309,19 +309,19 @@ def test_a_value_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch, piece:
     assert problems == ["index 1: a text is longer than 1,048,576 bytes; nothing after it is read"]
 
 
-def test_a_device_without_an_end_is_no_json(tmp_path: Path) -> None:
+def test_an_endless_device_is_rejected(tmp_path: Path) -> None:
     ran = run("import", "/dev/zero", "--dry-run", cwd=tmp_path)
     assert (ran.returncode, ran.stdout) == (1, b"0 good, 1 rejected\n")
     assert ran.stderr.startswith(b"/dev/zero: index 0: is not valid JSON")
 
 
-def test_a_directory_is_no_file(tmp_path: Path) -> None:
+def test_a_directory_is_refused(tmp_path: Path) -> None:
     ran = run("import", str(tmp_path), cwd=tmp_path)
     assert ran.returncode == 2
     assert b"is not a file" in ran.stderr
 
 
-def test_the_good_ones_of_many_bad_files_are_kept(tmp_path: Path) -> None:
+def test_valid_records_of_bad_files_are_kept(tmp_path: Path) -> None:
     files: list[str] = []
     for number, data in enumerate(
         [

@@ -70,7 +70,7 @@ def as_exported(text: bytes) -> list[dict[str, str]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_names_of_ignored_keys_command_no_terminal(tmp_path: Path) -> None:
+def test_names_of_ignored_keys_are_printed_without_control_characters(tmp_path: Path) -> None:
     odd = lines([{**FIVE[0], "\x1b[31m": 1, "é": "secret"}]).encode()
     ran = run("import", "--dry-run", "-", stdin=odd, cwd=tmp_path)
     assert ran.stderr == b'ignored keys: "\\u001b[31m" in 1, "\\u00e9" in 1\n'

@@ -71,7 +71,7 @@ FORMS: dict[str, tuple[str, int]] = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_is_told_by_its_content(form: str) -> None:
+def test_every_form_is_recognized_by_its_content(form: str) -> None:
     text, count = FORMS[form]
     items = list(read_items(io.BytesIO(text.encode())))
     assert [item.problem for item in items] == [""] * count
@@ -89,7 +89,7 @@ def test_utf_16_with_a_byte_order_mark_is_read(form: str, encoding: str) -> None
     assert [item.resource for item in items] == expected
 
 
-def test_in_utf_16_too_a_bad_line_costs_no_other() -> None:
+def test_a_bad_line_of_utf_16_does_not_affect_others() -> None:
     text = ("\ufeff" + lines([FIVE[0]])).encode("utf-16-le")
     text += b'"\0\x00\xd8"\0\n\0' + lines(FIVE[2:]).encode("utf-16-le") + b"{"
     items = list(read_items(io.BytesIO(text)))
@@ -211,7 +211,7 @@ def import_text(text: str, ingest: Ingest | None = None) -> tuple[ImportReport, 
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_bad_records_are_named_and_good_ones_taken(name: str) -> None:
+def test_bad_records_are_reported_and_good_ones_counted(name: str) -> None:
     text, good, expected = CASES[name]
     report, problems = import_text(text)
     assert report.checked == good
@@ -220,7 +220,7 @@ def test_bad_records_are_named_and_good_ones_taken(name: str) -> None:
         assert problem.startswith(beginning)
 
 
-def test_the_keys_that_were_read_and_ignored_are_counted() -> None:
+def test_key_forms_and_ignored_keys_are_counted() -> None:
     more = {f"key{number:04}": number for number in range(300)}
     for made in (lines, json.dumps):
         report, _ = import_text(
@@ -239,7 +239,7 @@ def test_the_keys_that_were_read_and_ignored_are_counted() -> None:
         assert report.has_more_ignored_keys
 
 
-def test_a_line_without_end_costs_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_that_is_too_long_does_not_affect_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading_module, "MAX_LINE_BYTES", 2000)
     text = lines([FIVE[0], broken(data="x" * 9000), FIVE[2]])
     report, problems = import_text(text)
@@ -247,7 +247,7 @@ def test_a_line_without_end_costs_only_itself(monkeypatch: pytest.MonkeyPatch) -
     assert problems == ["line 2: is longer than 2,000 bytes"]
 
 
-def test_a_text_without_end_ends_the_document(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_that_is_too_long_ends_the_document(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading_module, "MAX_LINE_BYTES", 200_000)
     text = json.dumps([FIVE[0], broken(data="x" * 500_000), FIVE[2]])
     report, problems = import_text(text)
@@ -256,7 +256,7 @@ def test_a_text_without_end_ends_the_document(monkeypatch: pytest.MonkeyPatch) -
 
 
 @given(st.binary(max_size=300) | st.text('[]{},:"\\ \nabinteractions123').map(str.encode))
-def test_whatever_a_file_holds_it_is_read_or_reported(data: bytes) -> None:
+def test_random_bytes_are_read_or_reported(data: bytes) -> None:
     report, problems = ImportReport(), list[Problem]()
     asyncio.run(import_stream(io.BytesIO(data), None, report, problems.append))
     assert report.checked == 0

@@ -33,7 +33,7 @@ from interaction_svc.transfer import ImportReport, Problem, export_lines, import
 from interaction_svc.v1 import interaction_pb2 as pb
 
 
-def test_a_damaged_row_is_said_and_named(tmp_path: Path) -> None:
+def test_export_names_a_damaged_row(tmp_path: Path) -> None:
     run("import", "-", store_flag(tmp_path), stdin=lines(FIVE).encode())
     with sqlite3.connect(tmp_path / "interactions.db") as db:
         sid = pack(str(FIVE[2]["sid"]))
@@ -48,7 +48,7 @@ def test_a_damaged_row_is_said_and_named(tmp_path: Path) -> None:
     assert f"interaction {FIVE[2]['sid']}" in checked.stdout.decode()
 
 
-def test_a_pipe_is_a_file_too(tmp_path: Path) -> None:
+def test_import_reads_a_pipe(tmp_path: Path) -> None:
     command = " ".join([*COMMAND, "import", "--dry-run", "<(cat)"])
     ran = subprocess.run(
         ["bash", "-c", command], input=lines(FIVE).encode(), capture_output=True, check=False
@@ -122,13 +122,13 @@ def test_an_import_with_a_bad_record_keeps_the_others_and_fails(tmp_path: Path) 
     assert len(run("export", store_flag(tmp_path)).stdout.splitlines()) == 2
 
 
-def test_a_dry_run_leaves_the_store_alone(tmp_path: Path) -> None:
+def test_a_dry_run_does_not_change_the_store(tmp_path: Path) -> None:
     ran = run("import", "--dry-run", "-", store_flag(tmp_path), stdin=lines(FIVE).encode())
     assert (ran.returncode, ran.stdout) == (0, b"5 good, 0 rejected\n")
     assert not os.listdir(tmp_path)
 
 
-def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     ran = run("import", "-", "none.json", store_flag(tmp_path), cwd=tmp_path, stdin=b"")
     assert ran.returncode == 2
     assert b"none.json is not a file" in ran.stderr
@@ -178,7 +178,7 @@ def test_export_keeps_microseconds(tmp_path: Path) -> None:
     assert json.loads(run("export", store_flag(tmp_path)).stdout) == json.loads(text)
 
 
-def test_export_from_a_store_that_is_not_there_makes_none(tmp_path: Path) -> None:
+def test_export_creates_no_store(tmp_path: Path) -> None:
     ran = run("export", store_flag(tmp_path))
     assert ran.returncode == 1
     assert b"can't be opened" in ran.stderr

@@ -133,7 +133,7 @@ async def streaming(channel: grpc.aio.Channel, parents: Parents) -> Any:
     return stream
 
 
-async def test_both_answer_on_both_ports(group: Served, parents: Parents) -> None:
+async def test_both_workers_serve_both_ports(group: Served, parents: Parents) -> None:
     async with AsyncExitStack() as stack:
         await connected_to_each(group, parents, stack)
 
@@ -150,7 +150,9 @@ async def test_both_answer_on_both_ports(group: Served, parents: Parents) -> Non
     await asyncio.to_thread(wait_until, lambda: answering() == {1, 2})
 
 
-async def test_records_of_both_at_once_are_all_there(group: Served, parents: Parents) -> None:
+async def test_concurrent_records_of_both_workers_are_stored(
+    group: Served, parents: Parents
+) -> None:
     async with AsyncExitStack() as stack:
         channels = await connected_to_each(group, parents, stack)
         recorded = await asyncio.gather(
@@ -163,7 +165,7 @@ async def test_records_of_both_at_once_are_all_there(group: Served, parents: Par
             assert {interaction.sid for interaction in page.interactions} == set(recorded)
 
 
-async def test_metrics_are_those_of_all_added_up(group: Served, parents: Parents) -> None:
+async def test_metrics_are_the_sums_over_the_workers(group: Served, parents: Parents) -> None:
     method = "interaction_svc.v1.IngestService/RecordInteraction"
     labels = {"transport": "grpc", "method": method, "code": "OK"}
     before = metric(group, "calls_total", **labels)
@@ -206,7 +208,7 @@ def test_their_ports_are_refused_to_others(
     assert f"interaction-svc: can't listen for {name} on {taken}" in answer.stderr.decode()
 
 
-async def test_one_that_was_killed_is_started_again(group: Served, parents: Parents) -> None:
+async def test_a_killed_worker_is_started_again(group: Served, parents: Parents) -> None:
     """What it had counted isn't lost, and its successor does what is the first one's: retention."""
     until_both_serve(group)
     async with AsyncExitStack() as stack:
@@ -234,7 +236,7 @@ async def test_one_that_was_killed_is_started_again(group: Served, parents: Pare
         await connected_to_each(group, parents, stack)
 
 
-def test_one_that_cannot_start_is_tried_again_ever_more_rarely(tmp_path: Path) -> None:
+def test_the_pause_before_a_worker_is_restarted_doubles(tmp_path: Path) -> None:
     with served(tmp_path, "--workers", "2") as group:
         aside = group.store.rename(tmp_path / "aside")
         os.kill(workers(group)[2], signal.SIGKILL)
@@ -246,7 +248,7 @@ def test_one_that_cannot_start_is_tried_again_ever_more_rarely(tmp_path: Path) -
         until_both_serve(group)
 
 
-async def test_calls_under_way_in_each_finish(tmp_path: Path, parents: Parents) -> None:
+async def test_running_calls_of_each_worker_finish(tmp_path: Path, parents: Parents) -> None:
     with served(tmp_path, "--workers", "2") as group:
         async with AsyncExitStack() as stack:
             channels = await connected_to_each(group, parents, stack)
@@ -265,7 +267,7 @@ async def test_calls_under_way_in_each_finish(tmp_path: Path, parents: Parents) 
         assert db.execute("SELECT count(*) FROM interactions").fetchone() == (2,)
 
 
-async def test_a_second_signal_ends_all_at_once(tmp_path: Path, parents: Parents) -> None:
+async def test_a_second_signal_ends_all_workers_at_once(tmp_path: Path, parents: Parents) -> None:
     status = 128 + signal.SIGINT
     with served(tmp_path, "--workers", "2", status=status) as group:
         processes = list(workers(group).values())
@@ -326,7 +328,7 @@ def test_what_a_killed_group_left_in_memory_is_removed_by_the_next(
     assert not folder.exists()
 
 
-def test_ctrl_c_is_for_the_group_to_tell(group: Served) -> None:
+def test_workers_ignore_ctrl_c(group: Served) -> None:
     before = workers(group)
     for process in before.values():
         os.kill(process, signal.SIGINT)
@@ -334,7 +336,7 @@ def test_ctrl_c_is_for_the_group_to_tell(group: Served) -> None:
     assert workers(group) == before
 
 
-def test_what_keeps_them_from_starting_is_said_once(tmp_path: Path) -> None:
+def test_a_startup_failure_of_workers_is_printed_once(tmp_path: Path) -> None:
     answer = run(
         "serve", "--workers", "2", "--grpc-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0",
         "--no-metrics", "--tls-certificate", "no.pem", "--tls-key", "no.pem",
@@ -347,6 +349,6 @@ def test_what_keeps_them_from_starting_is_said_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 65])
-def test_between_1_and_64(count: int) -> None:
+def test_the_number_of_workers_is_from_1_to_64(count: int) -> None:
     with pytest.raises(SettingsError, match="workers"):
         load_settings(workers=count)
