@@ -13,6 +13,7 @@ from interaction_svc.domain import timestamps
 from interaction_svc.domain.interactions import Filter, Scope
 from interaction_svc.domain.paging import Cursor, Position
 from interaction_svc.store import ApiKey, Expired, PageQuery, Row, decode, row_of
+from interaction_svc.store.bulk_delete import MAX_DELETED, FoundRow
 from interaction_svc.store.postgres import api_keys, bulk_delete, reads, writes
 from interaction_svc.store.postgres.connection import Connection
 from interaction_svc.store.postgres.row_format import digits, packed_row
@@ -145,8 +146,7 @@ def calls_on(filled: Filled) -> list[tuple[str, Callable[[int], Call]]]:
 
     def swept(_: int) -> Call:
         found = [
-            bulk_delete.FoundRow(*map(digits, row[:4]))
-            for row in (next(some) for _ in range(bulk_delete.MAX_DELETED))
+            FoundRow(*map(digits, row[:4])) for row in (next(some) for _ in range(MAX_DELETED))
         ]
         return partial(bulk_delete.delete, what=Expired(2**62), rows=found, now_us=NOON_US)
 
@@ -174,7 +174,7 @@ def calls_on(filled: Filled) -> list[tuple[str, Callable[[int], Call]]]:
         ("Delete", delete),
         ("key lookup", key),
         ("sweep: a stretch of Sessions without anything old", sweep(NOON_US)),
-        (f"sweep: to delete {bulk_delete.MAX_DELETED}", swept),
+        (f"sweep: to delete {MAX_DELETED}", swept),
     ]  # fmt: skip
 
 

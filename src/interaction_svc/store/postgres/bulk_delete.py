@@ -1,10 +1,16 @@
-"""The statements of sweeps: those that find a stretch's rows, and those that delete them."""
+"""Bulk deletion: the statements that find the rows of a batch, and those that delete them."""
 
-from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
 
-from interaction_svc.store.bulk_delete import BulkDeleteCursor, Expired, InvolvesParticipant
+from interaction_svc.store.bulk_delete import (
+    MAX_DELETED,
+    MAX_EXAMINED,
+    BulkDeleteCursor,
+    Expired,
+    FoundRow,
+    InvolvesParticipant,
+    count_by_service,
+)
 from interaction_svc.store.postgres import row_format
 from interaction_svc.store.postgres.connection import Connection
 from interaction_svc.store.postgres.keyset_scan import keyset_statement
@@ -12,11 +18,6 @@ from interaction_svc.store.postgres.row_format import digits, digits_or_none
 from interaction_svc.store.postgres.schema import LISTED
 from interaction_svc.store.postgres.writes import BURY
 from interaction_svc.store.tables import OWNERS
-
-MAX_DELETED = 200
-"""Rows that a stretch deletes: one short transaction, so that others don't wait for it."""
-MAX_EXAMINED = 2_000
-"""Rows that it looks at, and about as many Sessions of an account."""
 
 _FIRST_US = -(2**63)
 _BEFORE_ALL = _FIRST_US, "0" * 32
@@ -59,16 +60,7 @@ _DELETE = "DELETE FROM interactions WHERE session_sid = $1 AND account_sid = $2 
 _RETURNING = "RETURNING session_sid, account_sid, sid, service_sid"
 
 
-class FoundRow(NamedTuple):
-    """A row to be deleted. Its SIDs are as in their columns."""
-
-    session_sid: str
-    account_sid: str
-    sid: str
-    service_sid: str
-
-
-Found = tuple[list[FoundRow], BulkDeleteCursor | None]
+Found = tuple[list[FoundRow[str]], BulkDeleteCursor | None]
 _Owner = tuple[str, str, str]
 """A Session, and a Service and an account that it has, as in their columns."""
 
@@ -116,7 +108,7 @@ async def _find_expired(
     db: Connection, what: Expired, after: BulkDeleteCursor | None, *, by_session: bool
 ) -> Found:
     """Look at the oldest rows only of each account in a Session, which its index holds together."""
-    found: list[FoundRow] = []
+    found: list[FoundRow[str]] = []
     left = MAX_EXAMINED
     owner: _Owner | None = None
     within: tuple[int, str] | None = None  # how far the first owner's rows have been looked at
@@ -155,7 +147,7 @@ async def _find_expired(
 async def _find_took_part(
     db: Connection, what: InvolvesParticipant, after: BulkDeleteCursor | None
 ) -> Found:
-    found: list[FoundRow] = []
+    found: list[FoundRow[str]] = []
     place: BulkDeleteCursor = after or ()
     examined = 0
     participant = digits(what.participant_sid)
@@ -175,10 +167,10 @@ async def _find_took_part(
 
 
 async def delete(
-    db: Connection, what: Expired | InvolvesParticipant, rows: Sequence[FoundRow], now_us: int
+    db: Connection, what: Expired | InvolvesParticipant, rows: Sequence[FoundRow[str]], now_us: int
 ) -> dict[str, int]:
-    """Delete rows that were found, and give how many of each Service were still there."""
-    # What it was found by may have changed since: an update moves a time of creation, too.
+    """Delete the rows that still match, and return their number for each Service."""
+    # A row may have changed since it was found: an update can change its time of creation too.
     keys: list[tuple[object, ...]]
     if isinstance(what, InvolvesParticipant):
         statement = f"{_DELETE} AND $4 IN ({_PARTICIPANTS})"
@@ -190,11 +182,11 @@ async def delete(
     async def delete_and_bury(db: Connection) -> dict[str, int]:
         deleted = await db.fetch_each(f"{statement} {_RETURNING}", keys)
         await db.execute_each(BURY, [(*row[:3], now_us) for row in map(tuple, deleted)])
-        return dict(Counter(row_format.service(row[3]) for row in deleted))
+        return count_by_service((row[3] for row in deleted), row_format.service)
 
     return await db.in_transaction(delete_and_bury)
 
 
-def counted(rows: Sequence[FoundRow]) -> dict[str, int]:
-    """Return how many rows of each Service there are."""
-    return dict(Counter(f"KS{row.service_sid}" for row in rows))
+def counted(rows: Sequence[FoundRow[str]]) -> dict[str, int]:
+    """Return the number of rows of each Service."""
+    return count_by_service((row.service_sid for row in rows), "KS{}".format)

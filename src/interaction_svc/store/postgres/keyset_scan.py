@@ -1,13 +1,12 @@
-"""Walking through all rows in the order of their keys, for what looks at each of them."""
+"""A scan of all rows in the order of their keys, in batches."""
 
 from collections.abc import Sequence
 
-from interaction_svc.store.checksum import checksum_of
-from interaction_svc.store.errors import DamagedRowError
+from interaction_svc.store.integrity import CheckedRows, RowKey, matches_frame
 from interaction_svc.store.postgres import row_format
 from interaction_svc.store.postgres.connection import Connection
 from interaction_svc.store.postgres.row_format import digits, row_from
-from interaction_svc.store.rows import COLUMNS, Row, decode, row_of
+from interaction_svc.store.rows import COLUMNS
 
 KEY = ("session_sid", "account_sid", "sid")
 _CHECKED_AT_ONCE = 250
@@ -16,11 +15,11 @@ _CHECKED_AT_ONCE = 250
 def keyset_statement(
     columns: str, table: str = "interactions", key: Sequence[str] = KEY, *, after: bool
 ) -> str:
-    """Return the statement of a step: the first rows, or those `after` the key ($1, $2, $3).
+    """Return the statement of a batch: the first rows, or those `after` the key ($1, $2, $3).
 
-    The value that follows is their number at most. The rest of an account's rows, of a Session's,
-    and the Sessions after it are ranges of one index, each read by itself: a condition on all of
-    them at once would read a Session from its beginning.
+    The next parameter is the limit. The rest of the account's rows, of the Session's rows, and the
+    later Sessions are three ranges of one index. Each is read by its own subquery, because one
+    condition for all of them would read a Session from its beginning.
     """
     order = ", ".join(key)
     if not after:
@@ -43,24 +42,16 @@ def keyset_statement(
 
 
 _ROWS = {after: keyset_statement(COLUMNS, after=after) for after in (False, True)}
-# Asked for after the rows, in a statement of its own, for distributed engines don't look up
-# something for each row of a limited number: an owner stays, so none is missed.
+# A statement of its own after that of the rows, because distributed engines can't join a limited
+# number of rows. Owners are never removed, so none is missed.
 _OWNERS = (
     "SELECT session_sid, service_sid, account_sid FROM session_owners"
     " WHERE session_sid = ANY($1::uuid[])"
 )
 
-InteractionKey = tuple[str, str, str]
-"""session_sid, account_sid, sid."""
 
-
-async def check_rows(
-    db: Connection, after: InteractionKey | None
-) -> tuple[int, list[InteractionKey], InteractionKey | None]:
-    """Compare the columns and the checksum of the next rows with their frames.
-
-    Returns how many there were, the keys of the bad ones, and where to go on (None: done).
-    """
+async def check_batch(db: Connection, after: RowKey | None) -> CheckedRows[RowKey]:
+    """Check the columns, the checksum and the owner of the rows after a key."""
     place = () if after is None else map(digits, after)
     found = await db.fetch(_ROWS[after is not None], *place, _CHECKED_AT_ONCE)
     rows = list(map(row_from, found))
@@ -72,17 +63,8 @@ async def check_rows(
     bad = [
         row[:3]
         for row in rows
-        if (row.session_sid, row.service_sid, row.account_sid) not in owners or not agrees(row)
+        if (row.session_sid, row.service_sid, row.account_sid) not in owners
+        or not matches_frame(row)
     ]
     last = rows[-1][:3] if len(rows) == _CHECKED_AT_ONCE else None
-    return len(rows), bad, last
-
-
-def agrees(row: Row) -> bool:
-    """Return whether a row's columns and checksum are those of its frame."""
-    try:
-        made = row_of(decode(row.frame), row.inbound_status_us, row.outbound_status_us)
-    except (DamagedRowError, ValueError):
-        return False
-    # The bytes themselves may be ordered differently by another version of protobuf.
-    return made[:-2] == row[:-2] and checksum_of(row.frame) == row.checksum
+    return CheckedRows(len(rows), bad, last)

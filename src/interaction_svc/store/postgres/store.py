@@ -14,6 +14,7 @@ from interaction_svc.store.bulk_delete import (
     InvolvesParticipant,
 )
 from interaction_svc.store.errors import StoreUnavailableError
+from interaction_svc.store.integrity import check_rows
 from interaction_svc.store.interface import (
     MigrationProgress,
     PageQuery,
@@ -58,7 +59,6 @@ _READ_ONLY_BY_DEFAULT = (
     "the server takes no writes: default_transaction_read_only is on for the role, the database or"
     " the server; set it off, as with ALTER ROLE … SET default_transaction_read_only = off"
 )
-_NAMED_BAD_ROWS = 20
 
 
 class PostgresStore(Store):
@@ -239,16 +239,11 @@ class PostgresStore(Store):
     async def check(self) -> StoreReport:
         """See Store."""
         version = (await self._pool.run(migrations.inspect)).version
-        rows = bad_rows = 0
-        some_bad: list[keyset_scan.InteractionKey] = []
-        after: keyset_scan.InteractionKey | None = None
-        while True:
-            seen, bad, after = await self._pool.run(partial(keyset_scan.check_rows, after=after))
-            rows, bad_rows = rows + seen, bad_rows + len(bad)
-            some_bad += bad[: _NAMED_BAD_ROWS - len(some_bad)]
-            if after is None:
-                break
-        return StoreReport(version, LATEST, rows, bad_rows, tuple(some_bad))
+        return await check_rows(
+            lambda after: self._pool.run(partial(keyset_scan.check_batch, after=after)),
+            schema_version=version,
+            known_version=LATEST,
+        )
 
     async def count(self, table: Table) -> int:
         """See Store."""
