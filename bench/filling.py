@@ -125,7 +125,7 @@ def calls_on(filled: Filled) -> list[tuple[str, Callable[[int], Call]]]:
         return asked
 
     def record(make: Callable[[], list[Row]]) -> Callable[[int], Call]:
-        return lambda _: partial(writes.record, rows=make(), statements=writes.TOGETHER)
+        return lambda _: partial(writes.record, rows=make(), statements=writes.UNSHARDED)
 
     def new(parents: Parents) -> Row:
         return row_of(new_interaction(parents, data=_BODY))

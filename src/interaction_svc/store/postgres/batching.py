@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from interaction_svc.store.errors import StoreError
 from interaction_svc.store.postgres import reads, writes
-from interaction_svc.store.postgres.citus.sharded_statements import BY_SESSION
+from interaction_svc.store.postgres.citus.sharded_statements import SHARDED
 from interaction_svc.store.postgres.errors import closed, is_fault_of_one
 from interaction_svc.store.postgres.pool import Pool
 from interaction_svc.store.recorded import Recorded
@@ -71,7 +71,7 @@ class GetBatcher:
     """Gets, of which those that wait together are asked for together."""
 
     def __init__(self, pool: Pool) -> None:
-        self.by_session = False
+        self.is_distributed = False
         """True if the tables are distributed: then each Get is a statement of its own."""
         self._pool = pool
         self._waiting: list[_Get] = []
@@ -82,7 +82,7 @@ class GetBatcher:
         """See Store.get."""
         if self._closed:
             raise closed()
-        if self.by_session:
+        if self.is_distributed:
             return await self._pool.run(partial(reads.get, wanted=wanted))
         done: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Get(wanted, done))
@@ -136,7 +136,7 @@ class RecordBatcher:
     """
 
     def __init__(self, pool: Pool) -> None:
-        self.by_session = False
+        self.is_distributed = False
         """True if the tables are distributed: then only rows of one Session share a commit."""
         self._pool = pool
         self._at_once = asyncio.Semaphore(SESSIONS_AT_ONCE)
@@ -164,8 +164,8 @@ class RecordBatcher:
 
     async def _run(self) -> None:
         taken = self._queue.take()
-        if self.by_session:
-            await asyncio.gather(*map(self._commit_in_turn, _by_session(taken)))
+        if self.is_distributed:
+            await asyncio.gather(*map(self._commit_in_turn, _is_distributed(taken)))
         elif taken:
             await self._commit(taken)
 
@@ -190,13 +190,13 @@ class RecordBatcher:
 
     async def _record(self, records: Sequence[_Record]) -> list[list[Recorded]]:
         works = [record.work for record in records]
-        statements = BY_SESSION if self.by_session else writes.TOGETHER
+        statements = SHARDED if self.is_distributed else writes.UNSHARDED
         return await self._pool.run_in_task(
             partial(writes.record_together, works=works, statements=statements)
         )
 
 
-def _by_session(records: Sequence[_Record]) -> list[list[_Record]]:
+def _is_distributed(records: Sequence[_Record]) -> list[list[_Record]]:
     """Put records together that are of the same one Session; others stay by themselves.
 
     All rows of a record are one transaction, whatever their Sessions.

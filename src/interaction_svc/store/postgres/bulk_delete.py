@@ -70,15 +70,15 @@ async def find(
     what: Expired | InvolvesParticipant,
     after: BulkDeleteCursor | None,
     *,
-    by_session: bool = False,
+    is_distributed: bool = False,
 ) -> Found:
     """Find the rows of the next stretch, and where the one after it begins; None: nowhere.
 
-    `by_session`: the tables are distributed.
+    `is_distributed`: the tables are distributed.
     """
     if isinstance(what, InvolvesParticipant):
         return await _find_took_part(db, what, after)
-    return await _find_expired(db, what, after, by_session=by_session)
+    return await _find_expired(db, what, after, is_distributed=is_distributed)
 
 
 async def _next_owners(db: Connection, after: _Owner | None, limit: int) -> list[_Owner]:
@@ -87,7 +87,7 @@ async def _next_owners(db: Connection, after: _Owner | None, limit: int) -> list
 
 
 async def _with_old(
-    db: Connection, what: Expired, owners: Sequence[_Owner], *, by_session: bool
+    db: Connection, what: Expired, owners: Sequence[_Owner], *, is_distributed: bool
 ) -> set[_Owner]:
     """Return those that have something old enough, of whatever Service."""
     asked = [
@@ -97,7 +97,7 @@ async def _with_old(
     ]
     if not asked:
         return set()
-    if by_session:
+    if is_distributed:
         return {owners[row[0] - 1] for row in await db.fetch_each(_OLD_SESSION, asked)}
     *columns, places = map(list, zip(*asked, strict=True))
     found = await db.fetch(_OLD_SESSIONS, *columns)
@@ -105,7 +105,7 @@ async def _with_old(
 
 
 async def _find_expired(
-    db: Connection, what: Expired, after: BulkDeleteCursor | None, *, by_session: bool
+    db: Connection, what: Expired, after: BulkDeleteCursor | None, *, is_distributed: bool
 ) -> Found:
     """Look at the oldest rows only of each account in a Session, which its index holds together."""
     found: list[FoundRow[str]] = []
@@ -141,7 +141,7 @@ async def _find_expired(
         owners = await _next_owners(db, owner, left)
         if not owners:
             return found, None
-        old = await _with_old(db, what, owners, by_session=by_session)
+        old = await _with_old(db, what, owners, is_distributed=is_distributed)
 
 
 async def _find_took_part(

@@ -32,9 +32,9 @@ class Migration(NamedTuple):
 
 REWRITTEN = 1
 """The version whose tables have text for SIDs, and no account in their keys."""
-BY_SESSION = ("interactions", "tombstones", "session_owners")
+DISTRIBUTED_TABLES = ("interactions", "tombstones", "session_owners")
 """The tables whose keys begin with a Session."""
-TABLES = (*BY_SESSION, "api_keys")
+TABLES = (*DISTRIBUTED_TABLES, "api_keys")
 
 LISTED = "created_us > -1000000000000000000"
 """A condition that every row meets. Each statement on the index of lists has to include it.
@@ -46,7 +46,7 @@ it expects few rows of an account in a Session.
 
 
 def tables_of_sessions(suffix: str = "") -> tuple[str, ...]:
-    """Return the statements that make the tables of BY_SESSION; the suffix is one of their names.
+    """Return the statements that create DISTRIBUTED_TABLES, with a suffix of their names.
 
     Wide columns come first, and then narrower ones, so that none is padded to its alignment.
     """

@@ -73,7 +73,7 @@ class PostgresStore(Store):
         self._probes = _pool(dsn, PROBE_SECONDS, size=1)
         self._gets = GetBatcher(self._pool)
         self._records = RecordBatcher(self._pool)
-        self._by_session = False
+        self._is_distributed = False
         self._closing: asyncio.Task[None] | None = None
 
     @classmethod
@@ -99,7 +99,9 @@ class PostgresStore(Store):
                 await _migrate(dsn, on_migration)
             await self._pool.run(migrations.check_is_current)
             if await self._pool.run(distribution.is_distributed):
-                self._by_session = self._gets.by_session = self._records.by_session = True
+                self._is_distributed = self._gets.is_distributed = self._records.is_distributed = (
+                    True
+                )
         except BaseException:
             await asyncio.shield(self.close())
             raise
@@ -182,7 +184,9 @@ class PostgresStore(Store):
         dry_run: bool = False,
     ) -> DeletedBatch:
         """See Store."""
-        find = partial(bulk_delete.find, what=what, after=after, by_session=self._by_session)
+        find = partial(
+            bulk_delete.find, what=what, after=after, is_distributed=self._is_distributed
+        )
         rows, following = await self._pool.run(find)
         if dry_run or not rows:
             return DeletedBatch(bulk_delete.counted(rows), following)

@@ -239,7 +239,7 @@ async def _own(db: Connection, owners: Sequence[Owner]) -> None:
     await db.execute(_OWN, *_columns(owners))
 
 
-TOGETHER = Statements(_insert, _stored, _look, _own)
+UNSHARDED = Statements(_insert, _stored, _look, _own)
 """A statement for all rows, whatever their Sessions."""
 
 

@@ -10,12 +10,12 @@ from typing import NamedTuple
 from interaction_svc.store.errors import NotAStoreError, StoreUnavailableError
 from interaction_svc.store.postgres.connection import Connection
 from interaction_svc.store.postgres.pool import Pool
-from interaction_svc.store.postgres.schema import BY_SESSION
+from interaction_svc.store.postgres.schema import DISTRIBUTED_TABLES
 from interaction_svc.store.postgres.schema_lock import under_lock
 
 COLUMN = "session_sid"
-_FIRST = BY_SESSION[0]
-ON_EVERY_NODE = ("api_keys",)
+_FIRST = DISTRIBUTED_TABLES[0]
+REFERENCE_TABLES = ("api_keys",)
 """Reference tables: small, asked by every server, rarely written."""
 # schema_migrations stays the coordinator's own: its row is the lock of who changes the schema, and
 # only the coordinator may.
@@ -67,7 +67,7 @@ async def distribute(pool: Pool) -> list[str]:
     # a transaction in which it has copied rows over many connections.
     done = [
         table
-        for table in (*ON_EVERY_NODE, *BY_SESSION)
+        for table in (*REFERENCE_TABLES, *DISTRIBUTED_TABLES)
         if await pool.run(
             partial(under_lock, change=partial(_distribute, table=table)),
             repeatable=False,
@@ -89,7 +89,7 @@ async def _check_extension(db: Connection) -> None:
 async def _distribute(db: Connection, table: str) -> bool:
     if table in await _places(db):
         return False
-    if table in ON_EVERY_NODE:
+    if table in REFERENCE_TABLES:
         await db.execute(_REPLICATE, table)
         return True
     return await distribute_by_session(db, table, _FIRST)
@@ -105,12 +105,14 @@ async def distribute_by_session(db: Connection, table: str, first: str) -> bool:
 
 
 def _check_places(places: dict[str, _Place]) -> None:
-    distributed = [table for table in BY_SESSION if table in places]
+    distributed = [table for table in DISTRIBUTED_TABLES if table in places]
     wrong = [
         table
         for table in distributed
         if (places[table].method, places[table].column) != (_HASH, COLUMN)
-    ] + [table for table in ON_EVERY_NODE if table in places and places[table].column is not None]
+    ] + [
+        table for table in REFERENCE_TABLES if table in places and places[table].column is not None
+    ]
     if wrong:
         raise NotAStoreError(
             f"its table {wrong[0]} is distributed in another way: {_RIGHT}; undo that with"
@@ -125,14 +127,17 @@ def _check_places(places: dict[str, _Place]) -> None:
         )
 
 
-_RIGHT = f"{', '.join(BY_SESSION)} go by hash of {COLUMN}, {', '.join(ON_EVERY_NODE)} to every node"
+_RIGHT = (
+    f"{', '.join(DISTRIBUTED_TABLES)} go by hash of {COLUMN},"
+    f" {', '.join(REFERENCE_TABLES)} to every node"
+)
 
 
 async def _drop_copies(db: Connection) -> None:
-    for table in BY_SESSION:
+    for table in DISTRIBUTED_TABLES:
         await db.execute(_DROP_COPY, table)
 
 
 async def _places(db: Connection) -> dict[str, _Place]:
-    found = await db.fetch(_DISTRIBUTED, [*BY_SESSION, *ON_EVERY_NODE])
+    found = await db.fetch(_DISTRIBUTED, [*DISTRIBUTED_TABLES, *REFERENCE_TABLES])
     return {row[0]: _Place(row[1], row[2], row[3]) for row in found}

@@ -99,5 +99,5 @@ def _by_account(keys: Sequence[RowKey]) -> list[tuple[str, str, list[str]]]:
     ]
 
 
-BY_SESSION = Statements(_insert, _stored, _look_again, _own)
+SHARDED = Statements(_insert, _stored, _look_again, _own)
 """Statements for each Session by itself."""

@@ -49,7 +49,7 @@ class ReplicatedStore(PostgresStore):
         store = cls(dsn, limits, replica)
         await store._made_ready(dsn, migrate=migrate, on_migration=LoggedProgress())
         try:
-            if store._by_session:
+            if store._is_distributed:
                 # A moment is a place in one server's log, and rows are in those of many.
                 raise StoreURLError(
                     "its tables are distributed over nodes, so that no replica can be asked whether"

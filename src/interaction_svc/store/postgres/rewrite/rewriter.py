@@ -24,7 +24,7 @@ from interaction_svc.store.postgres.connection import Connection
 from interaction_svc.store.postgres.pool import Pool
 from interaction_svc.store.postgres.rewrite.carry_over import NEW, OLD, Entry, Names, carry_over
 from interaction_svc.store.postgres.schema import (
-    BY_SESSION,
+    DISTRIBUTED_TABLES,
     MIGRATIONS,
     NOTE,
     REWRITTEN,
@@ -103,7 +103,7 @@ _ESTIMATED = (
 )
 _LIST = (
     "INSERT INTO rewrite_queue (session_sid, is_listed) SELECT session_sid, true FROM ("
-    + " UNION ".join(f"SELECT DISTINCT session_sid FROM {{{name}}}" for name in BY_SESSION)
+    + " UNION ".join(f"SELECT DISTINCT session_sid FROM {{{name}}}" for name in DISTRIBUTED_TABLES)
     + ") AS every ORDER BY session_sid"
 )
 _TAKE = (
@@ -180,7 +180,7 @@ async def needed_bytes(db: Connection) -> int:
     name = f"{'citus' if distributed else 'pg'}_total_relation_size"
     statement = _SIZE.format(function=name)
     old, replaced, new = [
-        int((await db.fetch(statement, list(BY_SESSION), suffix))[0][0])
+        int((await db.fetch(statement, list(DISTRIBUTED_TABLES), suffix))[0][0])
         for suffix in ("", OLD, NEW)
     ]
     return max(0, round((old or replaced) * SIZE_RATIO) - new)
@@ -193,7 +193,7 @@ async def rewrite(pool: Pool, on_progress: MigrationProgress) -> None:
     tables are then as they were.
     """
     await pool.run(partial(under_lock, change=_begin))
-    for name in BY_SESSION:
+    for name in DISTRIBUTED_TABLES:
         await pool.run(partial(under_lock, change=partial(_distribute, name=name)))
     await pool.run(partial(under_lock, change=_list))
     most = _FEWEST
@@ -249,12 +249,12 @@ async def _begin(db: Connection) -> None:
         "INSERT INTO rewrite_state (is_offline, rows_total) VALUES ($1, $2)", is_offline, rows
     )
     if is_offline:
-        for name in BY_SESSION:
+        for name in DISTRIBUTED_TABLES:
             await _rename(db, name, "", OLD)
         return
     ((schema,),) = await db.fetch("SELECT quote_ident(current_schema())")
     await db.execute(_FUNCTION.format(schema=schema))
-    for name in BY_SESSION:
+    for name in DISTRIBUTED_TABLES:
         await db.execute(_TRIGGER.format(table=name))
 
 
@@ -266,7 +266,7 @@ async def _distribute(db: Connection, *, name: str) -> None:
     ((shards,),) = await db.fetch(_SHARDS, f"{name}{OLD}")
     if shards:
         await db.execute(f"SET LOCAL citus.shard_count = {shards}")
-    await distribution.distribute_by_session(db, f"{name}{NEW}", f"{BY_SESSION[0]}{NEW}")
+    await distribution.distribute_by_session(db, f"{name}{NEW}", f"{DISTRIBUTED_TABLES[0]}{NEW}")
 
 
 async def _list(db: Connection) -> None:
@@ -303,7 +303,7 @@ async def _carry_some(db: Connection, state: _State, most: int) -> int:
 
 
 async def _analyze(db: Connection) -> None:
-    for name in BY_SESSION:
+    for name in DISTRIBUTED_TABLES:
         await db.execute(f"ANALYZE {name}{NEW}")
 
 
@@ -318,10 +318,10 @@ async def _exchange(db: Connection) -> bool:
         # A transaction that changes tables asks all shards one after another.
         await db.execute("SET LOCAL citus.multi_shard_modify_mode = 'sequential'")
     else:
-        await db.execute(f"LOCK TABLE {', '.join(BY_SESSION)} IN ACCESS EXCLUSIVE MODE")
+        await db.execute(f"LOCK TABLE {', '.join(DISTRIBUTED_TABLES)} IN ACCESS EXCLUSIVE MODE")
     while (await db.fetch(_LEFT, 1))[0][0]:
         await _carry_some(db, state, _MOST)
-    for name, old in zip(BY_SESSION, state.old, strict=True):
+    for name, old in zip(DISTRIBUTED_TABLES, state.old, strict=True):
         for (statement,) in await db.fetch(_LIKE_OLD.format(new=f"{name}{NEW}", old=old)):
             await db.execute(statement)
         if not state.is_offline:
@@ -344,7 +344,7 @@ async def _rename(db: Connection, name: str, before: str, after: str) -> None:
 
 
 async def _left_over(db: Connection) -> list[str]:
-    names = [f"{name}{OLD}" for name in BY_SESSION]
+    names = [f"{name}{OLD}" for name in DISTRIBUTED_TABLES]
     return [row[0] for row in await db.fetch(_LEFT_OVER, names, _REPLACED)]
 
 
