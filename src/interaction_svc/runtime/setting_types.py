@@ -1,4 +1,4 @@
-"""What the values of single settings must be like; ValueErrors say what would be right."""
+"""Checks of the values of single settings. ValueErrors have texts for users."""
 
 import re
 from pathlib import Path
@@ -42,12 +42,12 @@ def check_database_url(url: str) -> str:
 
 
 def is_database(url: str) -> bool:
-    """Say whether this URL of a store is that of a database; the others are of files."""
+    """Return whether this URL of a store is that of a database; the others are of files."""
     return not isinstance(check_url(url), Path)
 
 
 def check_public_url(url: str) -> str:
-    """Give a base URL without a slash at its end. Raises ValueError."""
+    """Return a base URL without a slash at its end. Raises ValueError."""
     if not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", url):
         raise ValueError(
             f"{without_password(url)!r} is not a base URL;"
@@ -70,14 +70,14 @@ def check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def split_list(given: object) -> object:
-    """Split what comes as one text: from the environment, or a flag."""
+    """Split a text of the environment or of a flag at commas; return other values as they are."""
     if isinstance(given, str):
         return [part.strip() for part in given.split(",") if part.strip()]
     return given
 
 
 def split_mapping(given: object) -> object:
-    """Make a mapping of what comes as one text. Raises ValueError."""
+    """Return the mapping of a text `NAME=VALUE,...`; another value as it is. Raises ValueError."""
     parts = split_list(given)
     if not isinstance(parts, list):
         return given
