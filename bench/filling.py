@@ -34,7 +34,7 @@ Call = Callable[[Connection], Awaitable[object]]
 
 @dataclass
 class Filled:
-    """What is in the database, and what may be asked of it."""
+    """The contents of the database, and the keys to query."""
 
     large: Parents
     large_rows: list[Row] = field(default_factory=list)

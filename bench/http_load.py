@@ -27,12 +27,12 @@ class HttpRequest(NamedTuple):
 
 @dataclass
 class HttpAnswered:
-    """What became of requests; times are in seconds since the load began."""
+    """The results of requests; times are in seconds since the start of the load."""
 
     ok: list[tuple[float, float]] = field(default_factory=list)
     """When an answer ended that was 200 and of the right length, and how long it took."""
     failed: Counter[str] = field(default_factory=Counter)
-    """What else there was: another status, a body of another length, no answer."""
+    """Other results: another status, a body of another length, no response."""
     asked: int = 0
     """How many requests there were."""
 

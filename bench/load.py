@@ -32,7 +32,7 @@ class Request(NamedTuple):
 
 @dataclass
 class Answered:
-    """What became of calls; times are in seconds since the load began."""
+    """The results of calls; times are in seconds since the start of the load."""
 
     ok: list[tuple[float, float]] = field(default_factory=list)
     """When a call ended that was served, and how long it took."""

@@ -1,4 +1,4 @@
-"""What the service holds of memory: at rest, for idle connections, and under load. Linux only."""
+"""The memory of the service: idle, with idle connections, and under load. Linux only."""
 
 import resource
 import socket

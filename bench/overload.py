@@ -1,4 +1,4 @@
-"""What the service does when it is offered several times what it can serve.
+"""The service under several times the load that it can serve.
 
 `python -m bench.overload` measures what a server with its default settings serves (but without the
 limit of calls a second, which would hide the rest), offers it 3 and 6 times as much, whatever comes

@@ -1,4 +1,4 @@
-"""Where the time of a read goes: what a sampling profiler sees of the server under load.
+"""The shares of a read's time, by a sampling profiler on a server under load.
 
 py-spy looks a few hundred times a second what the threads of the event loop and of the store are
 at; a sample counts for the innermost module on its stack that is ours or the transport's. What
@@ -61,7 +61,7 @@ _PARTS = {
 """By module, or by the folder of one; the longest that fits."""
 OTHER = "the rest"
 _BEGINNINGS = ("run_forever", "_work_through")
-"""Where the work of a thread begins: of the event loop's, and of the store's."""
+"""The functions at which the work of the event loop's and the store's threads begins."""
 
 
 def parts(seconds: float) -> list[tuple[str, ...]] | None:

@@ -1,4 +1,4 @@
-"""What each statement costs a PostgreSQL that holds many rows, and how large those are.
+"""The cost of each statement in a PostgreSQL with many rows, and the size of the rows.
 
 `python -m bench.plans` fills one of its own with 1,000,000 rows of many Sessions, runs the store's
 functions on it, and prints what the server says of their statements (auto_explain, which is EXPLAIN
@@ -59,7 +59,7 @@ _MS = "duration in ms"
 
 @dataclass
 class Seen:
-    """What a call's statements did."""
+    """The work of a call's statements."""
 
     statements: int
     scans: tuple[str, ...]

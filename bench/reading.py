@@ -1,4 +1,4 @@
-"""What a read costs, beside an empty RPC or route and beside rivals, all in one run.
+"""The cost of reads, next to an empty RPC or route and to rivals, all in one run.
 
 Every contender gets the same requests, in rounds that take turns. The cost is the processor time of
 the server's process for each request. Nothing is measured before every contender has given the same
@@ -246,7 +246,7 @@ def method_of(request: Any) -> str:
 
 
 def grpc_answer(address: str, request: Any, metadata: http2.Pairs) -> bytes:
-    """Ask over gRPC, and give the answer's bytes."""
+    """Return the bytes of a response over gRPC."""
     with grpc.insecure_channel(address) as channel:
         ask: Any = channel.unary_unary(method_of(request))
         answer: bytes = ask(request.SerializeToString(), metadata=metadata)
@@ -254,7 +254,7 @@ def grpc_answer(address: str, request: Any, metadata: http2.Pairs) -> bytes:
 
 
 def rest_body(address: str, path: str, header: str) -> bytes:
-    """Ask over REST, and give the answer's body. Raises RuntimeError unless it is 200."""
+    """Return the body of a response over REST. Raises RuntimeError unless it is a 200."""
     status, body = asyncio.run(http_load.fetch(address, http_load.get(path, header)))
     if status != 200:
         raise RuntimeError(f"{address}{path}: {status}")

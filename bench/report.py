@@ -1,4 +1,4 @@
-"""What a run found, as a table and as a plot."""
+"""The results of a run, as a table and as a plot."""
 
 import os
 import platform
@@ -25,16 +25,16 @@ class Measure(NamedTuple):
     name: str
     ratios: list[float]
     measured: str
-    """What is measured, in its own unit."""
+    """The measured value, in its own unit."""
     base: str
-    """What it is related to."""
+    """The value that it is compared with."""
     must: float | None = None
     """None: it has no target."""
     aim: float | None = None
     at_least: bool = False
     """Whether more is better."""
     floor: float | None = None
-    """What there is no getting under: an empty answer of the same size."""
+    """The lower bound: an empty response of the same size."""
 
     @property
     def median(self) -> float:

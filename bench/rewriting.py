@@ -1,4 +1,4 @@
-"""What it costs to bring a PostgreSQL of version 1 of the schema to version 2, under writes.
+"""The cost of migrating a PostgreSQL schema from version 1 to 2 under writes.
 
 `python -m bench.rewriting` fills one of its own with 1,000,000 rows of version 1, 100 a Session,
 that arrive interleaved over the Sessions. Then it migrates, while a client goes on to record,

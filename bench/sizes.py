@@ -1,4 +1,4 @@
-"""What a Get costs in tables of several sizes, and what the last page of a long list costs."""
+"""The cost of a Get in tables of several sizes, and of the last page of a long list."""
 
 import secrets
 import sqlite3

@@ -1,4 +1,4 @@
-"""What writing costs, and what it costs those who read meanwhile.
+"""The cost of writes, and their effect on concurrent reads.
 
 `python -m bench.writing` relates, each time in rounds that take turns in one run on servers with
 default settings and keys: records of 64 callers at once to those of one, beside what 64 callers of
@@ -46,7 +46,7 @@ from interaction_svc.v1 import interaction_service_pb2 as pb
 AT_ONCE = 64
 CONNECTIONS = 8
 SLOW_FLUSH_MS = 2
-"""What a flush takes on disks that are reached over a network."""
+"""The time of a flush on network disks."""
 PAGE = 50
 WARM_SECONDS = 1.0
 
@@ -60,7 +60,7 @@ class Ratio(NamedTuple):
     measured: float
     base: float
     transport: float | None = None
-    """What the transport alone does, where that is known."""
+    """The throughput of the transport alone, where it was measured."""
 
     @property
     def value(self) -> float:

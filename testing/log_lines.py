@@ -8,7 +8,9 @@ from testing.process import Served
 
 def logged(server: Served, event: str, **fields: Any) -> list[dict[str, Any]]:
     """Return the lines of this event that have these fields."""
-    lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+    # The last line may be half written: the server is running.
+    whole, _, _ = server.log.read_text().rpartition("\n")
+    lines = [json.loads(line) for line in whole.splitlines()]
     return [
         line
         for line in lines

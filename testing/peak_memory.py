@@ -1,7 +1,7 @@
-"""Runs the command line to its end, and tells how much memory it had at its peak.
+"""Runs the command line to its end, and measures its peak memory.
 
-The child reads it itself, as VmHWM, which begins anew when it is executed. What `wait4` tells of a
-child also has what its parent held when it forked, here a pytest worker that may be far larger.
+The child reads its own VmHWM, which starts anew at exec. The value of `wait4` would include the
+memory of the parent at the fork, and a pytest worker may be far larger.
 """
 
 import os
@@ -29,7 +29,7 @@ runpy.run_module("interaction_svc", run_name="__main__", alter_sys=True)
 
 
 class Measured(NamedTuple):
-    """How a run ended, the files with what it wrote, and its peak resident size in MiB."""
+    """The exit status of a run, the files with its output, and its peak resident size in MiB."""
 
     status: int
     output: Path
@@ -38,16 +38,16 @@ class Measured(NamedTuple):
 
 
 def nothing(_: IO[bytes]) -> None:
-    """Return no input."""
+    """Write no input."""
 
 
 def measured(*arguments: str, cwd: Path, feed: Callable[[IO[bytes]], object] = nothing) -> Measured:
-    """Run the command line on what `feed` writes, of which it need not read all.
+    """Run the command line with the input that `feed` writes; it need not read all of it.
 
-    What it writes goes into files in its folder, for it may be much.
+    Its output goes into files in its folder, because it may be large.
     """
     output, messages, noted = (cwd / name for name in ("output", "messages", "peak"))
-    noted.unlink(missing_ok=True)  # of a run before, which is not to stand for this one
+    noted.unlink(missing_ok=True)  # of an earlier run
     with output.open("wb") as out, messages.open("wb") as err:
         process = subprocess.Popen(
             [sys.executable, "-c", _PROGRAM, *arguments],

@@ -1,4 +1,4 @@
-"""Runs the service as a user does: a process of its own, on free ports, on a file of its own."""
+"""Runs the service as a user does: a process with its own store, on free ports."""
 
 import json
 import os
@@ -25,9 +25,9 @@ runpy.run_module("interaction_svc", run_name="__main__", alter_sys=True)
 
 
 def command(times: Mapping[str, float] | None) -> list[str]:
-    """Return the command line; `times` replaces constants by their names.
+    """Return the command line, with other values for these constants: `app.module.NAME`.
 
-    They are for limits that no setting changes and a test would have to wait for.
+    They are for limits that no setting changes and that a test would have to wait for.
     """
     if times is None:
         return COMMAND
@@ -45,7 +45,7 @@ class Served:
     told: bool = False
 
     def terminate(self) -> None:
-        """Tell it to stop, as an operator does: once; a second signal would end it at once."""
+        """Send SIGTERM, only once: a second signal would end the server at once."""
         if not self.told and self.process.poll() is None:
             self.told = True
             self.process.send_signal(signal.SIGTERM)
@@ -62,7 +62,7 @@ def served(
     status: int = 0,
     times: Mapping[str, float] | None = None,
 ) -> Iterator[Served]:
-    """Serve until the end of the block; fail unless it then ends by itself, with this status."""
+    """Serve until the end of the block; fail unless it then stops with this exit status."""
     store, log = folder / "interactions.db", folder / "log.jsonl"
     serve = [
         *command(times), "serve", "--store", f"sqlite:///{store}",

@@ -1,4 +1,4 @@
-"""Five Interactions of a Session as the vendor's JSON, and the forms that they come in."""
+"""Five Interactions of a Session in the vendor's JSON, and the forms of files with them."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Small disks of their own, for what a disk can do to a store. Mounting needs root, or sudo."""
+"""Small disks, for tests of full and read-only disks. Mounting needs root, or sudo."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Holding a server's store up, as another process may."""
+"""A lock on the store of a server, as another process may hold it."""
 
 import sqlite3
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A machine between a client and a server, as a firewall or a load balancer is, which forgets."""
+"""A TCP proxy that drops connections without a FIN, as a firewall or a load balancer does."""
 
 import asyncio
 import socket
@@ -10,8 +10,8 @@ _HOST = "127.0.0.1"
 _RESET_AT_CLOSE = struct.pack("ii", 1, 0)
 
 
-class Between:
-    """Passes on what it is sent, until it forgets a connection; a later word of its is reset."""
+class TcpProxy:
+    """Forwards bytes until it forgets a connection; later bytes of the client are reset."""
 
     def __init__(self, target: int) -> None:
         self._target = target
@@ -20,7 +20,7 @@ class Between:
         self.port = 0
 
     def forget(self) -> int:
-        """Forget all connections, and give how many there were."""
+        """Forget all connections, and return their number."""
         count = len(self._connections)
         for server in self._connections:
             server.close()
@@ -28,7 +28,7 @@ class Between:
         return count
 
     def serve(self, client: asyncio.StreamReader, answers: asyncio.StreamWriter) -> None:
-        """Be between for one connection."""
+        """Forward one connection."""
         task = asyncio.create_task(self._serve(client, answers))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
@@ -65,9 +65,9 @@ class Between:
 
 
 @asynccontextmanager
-async def between(target: int) -> AsyncIterator[Between]:
-    """Be between clients and this port until the end of the block."""
-    made = Between(target)
+async def tcp_proxy(target: int) -> AsyncIterator[TcpProxy]:
+    """Forward connections to this port until the end of the block."""
+    made = TcpProxy(target)
     listening = await asyncio.start_server(made.serve, _HOST, 0)
     made.port = listening.sockets[0].getsockname()[1]
     async with listening:

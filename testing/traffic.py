@@ -1,4 +1,4 @@
-"""Writers and readers that go on whatever happens, and keep account of what they were answered."""
+"""Writers and readers that go on after failures, and count their responses."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -33,7 +33,7 @@ async def until(condition: Callable[[], bool], what: str, seconds: float = 40) -
 
 
 class Traffic:
-    """Calls of one client to one server, and what came of them."""
+    """Calls of one client to one server, and their results."""
 
     def __init__(self, channel: grpc.aio.Channel, parents: Parents, seconds: float | None) -> None:
         self.reading = InteractionServiceStub(channel)
@@ -42,7 +42,7 @@ class Traffic:
         self.seconds = seconds
         self.acknowledged: list[pb.Interaction] = []
         self.in_doubt: list[pb.Interaction] = []
-        """What was recorded without an answer that it is."""
+        """Interactions whose record had no response."""
         self.reads = 0
         self.refused: list[Code] = []
         self.health: list[int] = []
@@ -70,7 +70,7 @@ class Traffic:
         self.reads += await self._answered(call)
 
     async def _answered(self, call: Awaitable[Any]) -> bool:
-        """Return whether a call succeeded; a failure must be one after which to try again."""
+        """Return whether a call succeeded; a failure must be one that may be retried."""
         try:
             await call
         except grpc.aio.AioRpcError as error:

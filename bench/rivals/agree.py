@@ -23,14 +23,14 @@ ReadRequest = GetInteractionRequest | ListInteractionsRequest
 
 
 class GrpcServer(NamedTuple):
-    """Where to ask, HOST:PORT, and the metadata to show."""
+    """The address, HOST:PORT, and the metadata of requests."""
 
     address: str
     metadata: Sequence[tuple[str, str]] = ()
 
 
 class RestServer(NamedTuple):
-    """Where to ask, http://HOST:PORT, and the header Authorization to show."""
+    """The base URL, http://HOST:PORT, and the Authorization header of requests."""
 
     base_url: str
     authorization: str = ""
@@ -43,7 +43,7 @@ class DisagreementError(AssertionError):
 def agree_grpc(
     ours: GrpcServer, theirs: GrpcServer, requests: Iterable[ReadRequest], *, pages: int = 1
 ) -> None:
-    """Ask both the same, and compare all fields of all Interactions, and their order.
+    """Send both the same requests, and compare all fields of all Interactions, and their order.
 
     Lists are followed for so many `pages`, each by the server's own tokens: these may differ, but
     not whether there is one. Raises DisagreementError, grpc.RpcError.
@@ -64,7 +64,7 @@ def agree_grpc(
 def agree_rest(
     ours: RestServer, theirs: RestServer, paths: Iterable[str], *, pages: int = 1
 ) -> None:
-    """Ask both for the same paths, and compare the JSON.
+    """Get the same paths of both, and compare the JSON.
 
     As agree_grpc, but the host in links may differ, too. Raises DisagreementError,
     httpx.HTTPError.

@@ -65,7 +65,7 @@ class Interaction(BaseModel):
 
 
 class Meta(BaseModel):
-    """What the vendor tells of a page."""
+    """The vendor's description of a page."""
 
     page: int
     page_size: int

@@ -1,4 +1,4 @@
-"""Stopping: SIGTERM in the middle of calls. They finish, new ones are refused, the status is 0."""
+"""Shutdown by SIGTERM: running calls finish, new ones are refused, the exit status is 0."""
 
 import asyncio
 import signal
@@ -23,7 +23,7 @@ from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceSt
 
 
 async def is_refused(address: str, parents: Parents) -> bool:
-    """Whether a new call on a new connection is refused."""
+    """Return whether a new call on a new connection is refused."""
     async with grpc.aio.insecure_channel(address) as channel:
         try:
             await InteractionServiceStub(channel).ListInteractions(
@@ -117,7 +117,7 @@ async def test_shutdown_waits_for_an_http_request(tmp_path: Path, parents: Paren
 async def until_waiting(
     channel: grpc.aio.Channel, http: httpx.AsyncClient, parents: Parents
 ) -> None:
-    """Return when what was sent before on both connections has been taken up: answers are later."""
+    """Return when the server has taken up all that was sent before on both connections."""
     for _ in range(3):
         await InteractionServiceStub(channel).ListInteractions(
             ListInteractionsRequest(
@@ -156,7 +156,7 @@ async def test_calls_beyond_the_drain_time_are_cut_off(tmp_path: Path, parents: 
 
 
 def test_a_failed_start_ends_at_once(tmp_path: Path) -> None:
-    """Were the delay waited out, run() would give up first."""
+    """If it waited for the delay, run() would time out."""
     with served(tmp_path) as server:
         other = tmp_path / "other"
         other.mkdir()
@@ -207,7 +207,7 @@ async def until_recorded(channel: grpc.aio.Channel, parents: Parents) -> None:
 
 
 async def test_streams_without_an_end_do_not_delay_shutdown(tmp_path: Path) -> None:
-    """Were they waited for, it would take longer than exit_status() waits."""
+    """If it waited for them, exit_status() would time out."""
     with served(tmp_path, "--drain-seconds", "3600") as server:
         async with grpc.aio.insecure_channel(server.grpc_address) as channel:
             watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())

@@ -1,4 +1,4 @@
-"""What tests of `copy` share: stores to copy, and what is in them."""
+"""Stores to copy in tests, and their contents."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +24,7 @@ from tests.store.contract.table_io import everything
 class Copied(NamedTuple):
     status: int
     tables: dict[str, str]
-    """What is printed of each table."""
+    """The output for each table."""
     errors: str
 
 

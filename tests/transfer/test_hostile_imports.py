@@ -1,4 +1,4 @@
-"""What an import withstands: files that are cut, mangled, of another kind, or have no end."""
+"""Imports of files that are cut, mangled, of another kind, or endless."""
 
 import asyncio
 import bz2
@@ -57,7 +57,7 @@ FORMS = {
 
 
 def ends_of_resources(data: bytes) -> list[int]:
-    """Return where the objects end that hold no other."""
+    """Return the ends of the innermost objects."""
     resource = rb'\{[^{}]*"sid"(?:[^{}"]|"(?:\\.|[^"\\])*")*\}'
     return [match.end() for match in re.finditer(resource, data)]
 
@@ -195,7 +195,7 @@ def test_a_bad_first_line_does_not_affect_others(beginning: str) -> None:
 
 
 def with_value(value: str) -> dict[str, str]:
-    """Return two good resources and between them one with this JSON value, in two forms."""
+    """Return two forms of two good resources with one between them that has this JSON value."""
     odd = json.dumps(FIVE[1])[:-1] + f', "data": {value}, "more": {value}}}'
     first, last = json.dumps(FIVE[0]), json.dumps(FIVE[2])
     return {"lines": f"{first}\n{odd}\n{last}\n", "list": f"[{first}, {odd}, {last}]"}

@@ -1,4 +1,4 @@
-"""What users of the vendor's SDKs have saved is imported as the vendor's own JSON is."""
+"""Dumps of the vendor's SDKs are imported like the vendor's JSON."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What a file may hold: every form of it, and bad records in it."""
+"""Forms of files to import, and bad records in them."""
 
 import asyncio
 import io

@@ -1,4 +1,4 @@
-"""Health: the service is healthy while its store is usable and it is not stopping."""
+"""Health: the service is serving while its store can be used and it is not stopping."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -12,18 +12,18 @@ from interaction_svc.telemetry.task_failure import failure_of
 log = structlog.get_logger()
 
 PROBE_SECONDS = 1.0
-"""The interval between probes of the store."""
+"""The interval between two probes of the store."""
 PROBE_TIMEOUT_SECONDS = 15.0
-"""After which time a probe that doesn't return has failed: a disk may hang.
+"""A probe that takes longer has failed, for example because the disk hangs.
 
-More than it takes to find, behind somebody else's commit, that the lock isn't to be had.
+It is longer than a probe waits for the write lock behind the commit of another process.
 """
 
 
 class Health:
-    """Follows the store by probing it, and tells those who listen of every change.
+    """Probes the store at an interval, and notifies listeners of each change.
 
-    Not serving until it has been started, and for good once it is told to stop.
+    It is not serving before `start`, and never again after `stop`.
     """
 
     def __init__(self, store: Store) -> None:
@@ -35,15 +35,12 @@ class Health:
         metrics.serving.set(0)
 
     async def listen(self, listener: Callable[[bool], Awaitable[None]]) -> None:
-        """Call `listener` with the present status, and again whenever it changes."""
+        """Call `listener` with whether the service is serving, now and at each change."""
         self._listeners.append(listener)
         await listener(self.is_serving)
 
     async def start(self) -> None:
-        """Begin to follow the store; the first probe is done when it returns.
-
-        Doing it again does nothing.
-        """
+        """Start probing, and return after the first probe. A second call does nothing."""
         if self._probing is not None:
             return
         await self._probe()
@@ -56,7 +53,7 @@ class Health:
         return await failure_of(self._probing)
 
     async def stop(self) -> None:
-        """Turn not serving for good. Doing it again does nothing."""
+        """Stop probing, and be not serving for good. A second call does nothing."""
         if self._probing is not None:
             self._probing.cancel()
             await asyncio.wait([self._probing])
@@ -75,12 +72,12 @@ class Health:
         except StoreBusyError as error:
             if not self.is_serving:
                 await self._set(False, str(error))
-            # Else it has much to do, and does it.
+            # A full write queue alone does not make it unhealthy.
         except TimeoutError:
             await self._set(False, "it doesn't answer")
         except StoreError as error:
             await self._set(False, str(error))
-        except Exception:  # or nobody would look any more
+        except Exception:  # otherwise the probing would end
             log.exception("the store can't be probed")
             await self._set(False, "it can't be probed")
         else:
@@ -90,7 +87,7 @@ class Health:
         if is_serving == self.is_serving and cause == self._cause:
             return
         self._cause = cause
-        if cause:  # also where it never was serving, or another cause has taken over
+        if cause:  # also before it was serving, and when the cause changes
             log.error("not serving: the store can't be used", cause=cause)
         else:
             log.info("serving" if is_serving else "not serving: stopping")

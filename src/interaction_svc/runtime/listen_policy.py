@@ -1,4 +1,4 @@
-"""Safe by default: what is reached from other machines is served with keys and TLS only."""
+"""Listen policy: listeners that other machines can reach require keys and TLS."""
 
 import structlog
 
@@ -12,8 +12,9 @@ log = structlog.get_logger()
 async def check_listen_policy(settings: Settings, store: Store, *, warns: bool = True) -> bool:
     """Return whether callers may do without keys, as long as the store has never had one.
 
-    On loopback they may, and with `insecure`. What is open is warned of. Raises SettingsError,
-    which says what to do, where a listener is reached from other machines without keys or TLS.
+    They may on loopback, and with `insecure`. With `warns` a warning for each listener without keys
+    or TLS is logged. Raises SettingsError, with what to do, if other machines can reach a listener
+    without keys or TLS.
     """
     exposed = [
         f"{name} {address}"

@@ -1,6 +1,6 @@
-"""Notices parts of the process that end by themselves: listeners, and tasks that run for ever.
+"""Liveness: detects listeners and endless tasks that have ended by themselves.
 
-A part that has ended would otherwise leave behind a process that looks healthy and does not serve.
+Otherwise the process would look healthy and not serve.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ class Liveness:
     """Watches parts until it is stopped."""
 
     ended: asyncio.Future[str]
-    """Done when a part has ended by itself; its result says which, and why."""
+    """Done when a part has ended by itself; the result is a text with the part and the cause."""
 
     def __init__(self) -> None:
         self.ended = asyncio.get_running_loop().create_future()
@@ -30,7 +30,7 @@ class Liveness:
         self._watching.append(task)
 
     async def stop(self) -> None:
-        """Watch no more: from here on parts are ended on purpose."""
+        """Stop watching, because parts are ended on purpose from now on."""
         for task in self._watching:
             task.cancel()
         if self._watching:
@@ -40,7 +40,7 @@ class Liveness:
         if task.cancelled():
             return
         error = task.exception()
-        # Of an exception only its kind: its text may hold what a stranger sent.
+        # Only the type of an exception: its text may have bytes of a request.
         cause = task.result() if error is None else type(error).__name__
         log.error("a part of the server has ended by itself", part=part, cause=cause)
         if not self.ended.done():

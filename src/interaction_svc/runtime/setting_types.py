@@ -1,4 +1,4 @@
-"""Types of single settings. Each ValueError names the right form."""
+"""Checks of the values of single settings. ValueErrors have texts for users."""
 
 import re
 from pathlib import Path
@@ -72,14 +72,14 @@ def check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def split_list(given: object) -> object:
-    """Split what comes as one text: from the environment, or a flag."""
+    """Split a text of the environment or of a flag at commas; return other values as they are."""
     if isinstance(given, str):
         return [part.strip() for part in given.split(",") if part.strip()]
     return given
 
 
 def split_mapping(given: object) -> object:
-    """Make a mapping of what comes as one text. Raises ValueError."""
+    """Return the mapping of a text `NAME=VALUE,...`; another value as it is. Raises ValueError."""
     parts = split_list(given)
     if not isinstance(parts, list):
         return given

@@ -46,14 +46,14 @@ DEFAULT_FILE = Path("interaction-svc.toml")
 CLIENT_SETTINGS = (
     "server", "server_tls", "server_ca", "api_key", "client_certificate", "client_key",
 )  # fmt: skip
-"""The settings of the commands that call a server."""
+"""Settings of the commands that call a server; `serve` does not use them."""
 
 KIB = 1024
 MIB = 1024 * KIB
 
 
 class SettingsError(OperatorError):
-    """A setting can't be used. The text names it and says what would be right."""
+    """A setting can't be used. The text names it and the right form."""
 
 
 AddressText = Annotated[str, AfterValidator(check_address)]
@@ -61,7 +61,7 @@ Days = Annotated[int, Field(ge=0, le=36_500)]
 
 
 class Settings(BaseSettings):
-    """All settings, checked each by itself; what must fit together is checked where it is used."""
+    """All settings. Each is checked alone; combinations are checked where they are used."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX,
@@ -256,7 +256,7 @@ class Settings(BaseSettings):
 
     @property
     def postgres_limits(self) -> PostgresLimits:
-        """Return what a server takes of a PostgreSQL store."""
+        """The limits of connections to a PostgreSQL store."""
         return PostgresLimits(self.postgres_connections, self.postgres_statement_seconds)
 
     @property
@@ -285,7 +285,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Put the sources in their order, the strongest first."""
+        """Return the sources in the order of precedence."""
         if isinstance(env_settings, EnvSettingsSource):  # blank is empty, and so not given
             env_settings.env_vars = {
                 name: value
@@ -295,7 +295,7 @@ class Settings(BaseSettings):
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
     def redacted(self) -> dict[str, Any]:
-        """Return the settings for a log: without secrets, in the URLs of stores neither."""
+        """Return the settings for a log, without secrets and without passwords in URLs."""
         shown = self.model_dump(mode="json")
         for name in ("store", "replica_store"):
             if shown[name] is not None:

@@ -1,4 +1,4 @@
-"""`serve --workers 2`: two processes on the same ports, which are one server to who uses them."""
+"""`serve --workers 2`: two processes that share their ports are one server for clients."""
 
 import asyncio
 import os
@@ -209,7 +209,7 @@ def test_their_ports_are_refused_to_others(
 
 
 async def test_a_killed_worker_is_started_again(group: Served, parents: Parents) -> None:
-    """What it had counted isn't lost, and its successor does what is the first one's: retention."""
+    """Its counts are kept, and its successor takes over retention, which is worker 1's task."""
     until_both_serve(group)
     async with AsyncExitStack() as stack:
         first, second = await connected_to_each(group, parents, stack)

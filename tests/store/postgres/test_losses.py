@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 import pytest
 from testing.build import Parents, new_interaction
 from testing.postgres import Cluster, found_programs, running_cluster
-from testing.tcp_proxy import between
+from testing.tcp_proxy import tcp_proxy
 
 from interaction_svc.domain.interactions import Outcome
 from interaction_svc.store import PostgresLimits, StoreUnavailableError, row_of
@@ -108,7 +108,7 @@ async def test_a_call_finds_its_way_past_any_number_of_dead_connections(
     """A machine in between was started anew: it knows none, and says so when one is used."""
     row = row_of(new_interaction(parents))
     async with (
-        between(cluster.port) as machine,
+        tcp_proxy(cluster.port) as machine,
         opened_store(cluster.url(database, port=machine.port)) as store,
     ):
         await store.record([row])

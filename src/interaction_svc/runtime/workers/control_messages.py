@@ -1,8 +1,8 @@
-"""The messages between the supervisor and a worker: one line of JSON in each direction.
+"""Messages between the supervisor and a worker, a line of JSON in each direction.
 
-The group writes the settings to the worker's standard input, and leaves that open: its end is the
-end of the group. The worker writes to its standard output once, that it is ready or why it can't
-be. It is told to stop by SIGTERM.
+The supervisor writes the settings to the worker's standard input and keeps it open: a worker whose
+standard input ends knows that the supervisor has ended. The worker writes its startup report to
+standard output once. SIGTERM tells it to stop.
 """
 
 import json
@@ -15,17 +15,17 @@ _REASONS: dict[str, type[Exception]] = {
     kind.__name__: kind for kind in (SettingsError, StoreError, OSError)
 }
 FAILURES = tuple(_REASONS.values())
-"""The errors of a failed start, which the command prints in one line."""
+"""Errors that keep a server from starting; the command prints their text."""
 
 
 class StartupReport(NamedTuple):
-    """The result of a worker's start: it is ready if there is no `failure`."""
+    """The result of starting a worker: it is ready if there is no `failure`."""
 
     failure: Exception | None = None
 
     @classmethod
     def read(cls, line: bytes) -> "StartupReport":
-        """Read a worker's line; the empty one is of a worker that has ended without any."""
+        """Return the report in a worker's line. An empty line means that the worker has ended."""
         if not line:
             return cls(OSError("a worker has ended before it was ready"))
         try:
@@ -35,7 +35,7 @@ class StartupReport(NamedTuple):
             return cls(OSError("a worker has written something else than its report"))
 
     def line(self) -> bytes:
-        """Write it as the line that `read` reads."""
+        """Return the line that `read` reads."""
         if self.failure is None:
             return b"{}\n"
         reason = next(name for name, kind in _REASONS.items() if isinstance(self.failure, kind))

@@ -1,4 +1,4 @@
-"""Ports that several processes of this user listen on."""
+"""A port that several processes of one user listen on."""
 
 import socket
 
@@ -8,27 +8,27 @@ from interaction_svc.transports.sockets import bind
 
 
 class ReservedPort:
-    """A port kept for the sockets of workers, so that nobody else gets it while they start anew.
+    """A port reserved for the workers, so that no other program takes it while they restart.
 
-    Sockets with SO_REUSEPORT share it; the system gives each connection to one that listens. One
-    that is only bound, as these are, gets none.
+    Sockets with SO_REUSEPORT share a port, and the system gives each connection to one that
+    listens. The sockets of this class are bound and do not listen, so they get none.
     """
 
     def __init__(self, address: Address) -> None:
-        """Take the port; 0 is any free one. Raises OSError if it can't be had, SettingsError."""
+        """Reserve the port; 0 is any free one. Raises OSError if it is in use, SettingsError."""
         if not hasattr(socket, "SO_REUSEPORT"):
             raise SettingsError("workers: this system can't share a port; serve with one")
-        # Bound without sharing, it is refused where anyone else listens, be it another group; from
-        # here on it shares.
+        # Bound without SO_REUSEPORT first, so that it fails if another program, or another group,
+        # listens on it.
         self._sockets = bind(address)
         for held in self._sockets:
             held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, True)
-            # What a server before this one left waiting (TIME_WAIT) doesn't count until it is
-            # bound; afterwards the same option would let others in.
+            # SO_REUSEADDR ignores connections in TIME_WAIT of an earlier server. Once the port is
+            # bound, it would let other programs bind it.
             held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, False)
         self.address = address._replace(port=self._sockets[0].getsockname()[1])
 
     def close(self) -> None:
-        """Return it up."""
+        """Release the port."""
         for held in self._sockets:
             held.close()

@@ -1,4 +1,4 @@
-"""The group of workers: starts them, starts again those that end, and stops them all."""
+"""The supervisor of the workers: starts them, restarts those that end, and stops them all."""
 
 import asyncio
 import os
@@ -24,10 +24,10 @@ from interaction_svc.transports.address import Address
 from interaction_svc.transports.sockets import cannot_listen
 
 FIRST_PAUSE_SECONDS = 0.1
-"""Before a worker that has ended is started again; each time twice as long."""
+"""The pause before a worker is restarted; it doubles each time."""
 LONGEST_PAUSE_SECONDS = 30.0
 STEADY_SECONDS = 60.0
-"""A worker that has served this long has the first pause again."""
+"""After a worker has served this long, its pause is the first one again."""
 
 _Pipes = tuple[asyncio.StreamWriter, asyncio.StreamReader]
 
@@ -35,17 +35,17 @@ log = structlog.get_logger()
 
 
 class Supervisor:
-    """Workers on the same ports, used as a Server is: entering starts them, leaving drains them.
+    """Workers on the same ports, used like a Server: entering starts them, leaving drains them.
 
-    Entering raises what entering a Server does; a worker's errors are passed on. Leaving raises
-    OSError if a worker didn't end well.
+    Entering raises the errors of entering a Server, those of the workers included. Leaving raises
+    OSError if a worker ended with an error.
     """
 
     grpc_address: Address | None = None
     http_address: Address | None = None
     metrics_address: Address | None = None
     ended: asyncio.Future[str]
-    """Done when a part of the group itself has ended; workers that end are started again."""
+    """Done when a part of the supervisor has ended by itself; workers that end are restarted."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -72,9 +72,9 @@ class Supervisor:
                 self.metrics_address = server.start()
                 self._liveness.watch("the metrics listener", server.failure())
             if settings.grpc:
-                self.grpc_address = self._hold("gRPC", settings.grpc_address, cleanups)
+                self.grpc_address = self._reserve("gRPC", settings.grpc_address, cleanups)
             if settings.http:
-                self.http_address = self._hold("HTTP", settings.http_address, cleanups)
+                self.http_address = self._reserve("HTTP", settings.http_address, cleanups)
             cleanups.push_async_callback(self._stop)
             cleanups.push_async_callback(self._liveness.stop)
             await self._start()
@@ -90,7 +90,7 @@ class Supervisor:
         await self._cleanups.aclose()
 
     def end_at_once(self, status: int) -> None:
-        """End the workers and this process without another word."""
+        """Kill the workers, and end this process with this exit status."""
         for process in self._processes.values():
             with suppress(ProcessLookupError):
                 process.kill()
@@ -99,15 +99,15 @@ class Supervisor:
         os._exit(status)
 
     async def _prepare_store(self) -> None:
-        """Do once what would otherwise be done by all: migrate, and warn of what is open."""
+        """Migrate the store and log warnings once, so that the workers need not."""
         store = await open_store(self._settings.store, replica=self._settings.replica)
         try:
             await check_listen_policy(self._settings, store)
         finally:
             await store.close()
 
-    def _hold(self, what: str, text: str, cleanups: AsyncExitStack) -> Address:
-        """Take a port for the workers, and give its address."""
+    def _reserve(self, what: str, text: str, cleanups: AsyncExitStack) -> Address:
+        """Reserve a port for the workers, and return its address."""
         address = Address.parse(text)
         try:
             held = ReservedPort(address)
@@ -129,31 +129,31 @@ class Supervisor:
             self._liveness.watch(f"the supervision of worker {number}", failure_of(keeping))
 
     async def _stop(self) -> None:
-        """Drain all at once: each takes its own time for that."""
+        """Drain all workers concurrently; each has the drain time."""
         self._stopping.set()
         for process in self._processes.values():
             _tell_to_stop(process)
-        await asyncio.gather(*self._keeping, return_exceptions=True)  # liveness knows of them
-        for process in self._processes.values():  # whose keeper has failed
+        await asyncio.gather(*self._keeping, return_exceptions=True)  # reported already
+        for process in self._processes.values():  # whose supervision has failed
             await process.wait()
         if self._ended_badly:
             raise OSError("; ".join(self._ended_badly))
 
     async def _supervise(self, number: int, ready: asyncio.Future[None]) -> None:
-        """Keep a worker running until the group stops; `ready` is of its first start."""
+        """Keep a worker running until the group stops; `ready` is done at its first start."""
         loop = asyncio.get_running_loop()
         pause = FIRST_PAUSE_SECONDS
         while True:
             begun = loop.time()
             try:
                 how, failure = await self._run(number, ready)
-            except OSError as error:  # there is no room for one more process
+            except OSError as error:  # the process can't be created
                 how, failure = "not started", error
             if self._stopping.is_set():
                 return
             if not ready.done():
                 ready.set_exception(failure or OSError(f"a worker ended: {how}"))
-                ready.exception()  # one that is told of is enough
+                ready.exception()  # retrieved: one error is enough for the caller
                 return
             if loop.time() - begun > STEADY_SECONDS:
                 pause = FIRST_PAUSE_SECONDS
@@ -172,7 +172,7 @@ class Supervisor:
                 self._metrics.restarts.inc()
 
     async def _run(self, number: int, ready: asyncio.Future[None]) -> tuple[str, Exception | None]:
-        """Run a worker to its end; tell how it ended, and why if it never was ready."""
+        """Run a worker to its end. Return how it ended, and the error if it never was ready."""
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-P", "-m", "interaction_svc.runtime.workers", str(number),
             stdin=PIPE, stdout=PIPE, env=self._environment(),
@@ -204,14 +204,14 @@ class Supervisor:
             self._metrics.add(number, process.pid)
 
     def _settings_of_workers(self) -> Settings:
-        """Return them the ports that were found free."""
+        """Return the settings with the reserved ports."""
         addresses = {"grpc_address": self.grpc_address, "http_address": self.http_address}
         return self._settings.model_copy(
             update={name: str(address) for name, address in addresses.items() if address}
         )
 
     def _environment(self) -> dict[str, str]:
-        """Have workers find the same modules as this process, and the folder of the metrics."""
+        """Return the environment, with the module path and the folder of the metrics."""
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         environment.pop(FOLDER_VARIABLE, None)
         if self._metrics is not None:
@@ -220,11 +220,11 @@ class Supervisor:
 
 
 def _pass_on(ready: asyncio.Future[None], keeping: asyncio.Task[None]) -> None:
-    """Have who waits for a worker's start hear of the failure of what keeps it."""
+    """Set the error of a worker's supervision on the future of its start."""
     if not ready.done() and not keeping.cancelled() and (error := keeping.exception()):
         ready.set_exception(error)
 
 
 def _tell_to_stop(process: Process) -> None:
-    with suppress(ProcessLookupError):  # it has ended by itself
+    with suppress(ProcessLookupError):  # it has ended
         process.terminate()

@@ -1,4 +1,4 @@
-"""A worker: a server on the group's ports, which ends when the group does."""
+"""A worker: a server on the ports of its supervisor, which ends with the supervisor."""
 
 import asyncio
 import io
@@ -18,11 +18,11 @@ from interaction_svc.telemetry.logs import configure_logs
 
 
 def main(number: int) -> None:
-    """Serve until told to stop: the first worker is number 1."""
+    """Serve until SIGTERM; the first worker is number 1."""
     group = io.FileIO(sys.stdin.fileno(), closefd=False)
     line = group.readline()
     if not line:
-        sys.exit(1)  # the group ended before it had begun
+        sys.exit(1)  # the supervisor has ended
     threading.Thread(target=_end_with, args=(group,), daemon=True).start()
     settings = read_settings(line)
     configure_logs(settings.log_level, worker=number)
@@ -37,7 +37,7 @@ async def _serve(settings: Settings, number: int) -> None:
     told = asyncio.Event()
     async with Server(settings, worker=number) as server:
         process_tuning.apply()
-        # Once more changes nothing: a service manager may tell all processes, as the group does.
+        # A second SIGTERM changes nothing: a service manager may signal all processes, too.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
         _report(StartupReport())
         stopping = asyncio.create_task(_wait_for(told))
@@ -52,12 +52,12 @@ async def _wait_for(told: asyncio.Event) -> None:
 
 
 def _end_with(group: io.FileIO) -> None:
-    """End at once if the group was killed, from a thread: the event loop may be busy."""
+    """End at once if the supervisor was killed; in a thread, as the event loop may be busy."""
     try:
         group.read(1)
         if folder := os.environ.get(FOLDER_VARIABLE):
-            shutil.rmtree(folder, ignore_errors=True)  # which was the group's to do
-    finally:  # whatever becomes of the reading, nobody looks after this worker any more
+            shutil.rmtree(folder, ignore_errors=True)  # instead of the supervisor
+    finally:  # nobody supervises this worker any more
         os._exit(1)
 
 

@@ -1,7 +1,7 @@
-"""The metrics of a group: what its workers count, added up.
+"""The sums of the metrics of all workers.
 
-Each worker writes its own into files of a folder, as prometheus_client has it for several
-processes. The group reads them when it is asked.
+Each worker writes its metrics into files of a folder, by prometheus_client's multiprocess mode. The
+supervisor reads the files at each scrape.
 """
 
 import fcntl
@@ -27,10 +27,10 @@ _MEMORY = Path("/dev/shm")  # noqa: S108 the folder in it is private
 
 
 class AggregatedMetrics:
-    """Collects the metrics of a group of workers; `registry` has them."""
+    """Collects the metrics of the workers into `registry`."""
 
     def __init__(self) -> None:
-        # In memory if there is such a place: a full disk would kill who writes to a mapped file.
+        # In memory if possible: writing to a mapped file on a full disk kills the process.
         where = _MEMORY if os.access(_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
         remove_leftovers(where)
         self.folder, self._lock = _locked_folder(where)
@@ -45,7 +45,7 @@ class AggregatedMetrics:
             registry=self.registry,
         )
         self.registry.register(metrics.build)
-        # The file is one: the group looks itself, since it has opened the store.
+        # There is one WAL file, whose size the supervisor reads.
         self.registry.register(metrics.wal_bytes)
         self.registry.register(_Workers(self.folder, self._processes))
 
@@ -55,7 +55,7 @@ class AggregatedMetrics:
         self._workers.set(len(self._processes))
 
     def remove(self, worker: int) -> None:
-        """Forget what holds of a worker only as long as it lives."""
+        """Remove the gauges of a worker that has ended."""
         self._processes.pop(worker, None)
         self._workers.set(len(self._processes))
         mark_process_dead(worker, str(self.folder))  # type: ignore[no-untyped-call]
@@ -67,12 +67,12 @@ class AggregatedMetrics:
 
 
 def remove_leftovers(where: Path) -> None:
-    """Remove the folders of groups of this user that are gone, killed together with their workers.
+    """Remove the folders of supervisors of this user that were killed together with their workers.
 
-    A group holds a lock on its folder, which the system lets go of with the process.
+    A supervisor holds a lock on its folder, which the system releases when the process ends.
     """
     for folder in where.glob(f"{_PREFIX}*"):
-        with suppress(OSError):  # another user's, no folder, or one that is being removed
+        with suppress(OSError):  # it is another user's, not a folder, or being removed
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -82,7 +82,7 @@ def remove_leftovers(where: Path) -> None:
 
 
 def _locked_folder(where: Path) -> tuple[Path, int]:
-    """Make a folder and lock it, anew if another group has removed it before it was locked."""
+    """Create and lock a folder; again if another supervisor removed it before it was locked."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=where))
         with suppress(OSError):
@@ -99,10 +99,10 @@ class _Workers(Collector):
         self._processes = processes
 
     def collect(self) -> Iterator[Metric]:
-        """Return the sum over the workers, and what the system says of each."""
+        """Yield the sums over the workers, and the process metrics of each."""
         families = self._files.collect()  # type: ignore[no-untyped-call]
         found: dict[str, Metric] = {family.name: family for family in families}
-        found.pop("interaction_svc_wal_bytes", None)  # which is the group's
+        found.pop("interaction_svc_wal_bytes", None)  # the supervisor has its own
         if "interaction_svc_serving" not in found:  # no worker lives
             found["interaction_svc_serving"] = GaugeMetricFamily(
                 "interaction_svc_serving", "1 while health says SERVING, else 0.", value=0
