@@ -168,7 +168,7 @@ class Cluster:
         return printed
 
     def own(self, path: Path) -> None:
-        """Return a file to the user that runs the server."""
+        """Change the owner of a file to the user that runs the server."""
         if self._user is not None:
             entry = pwd.getpwnam(self._user)
             os.chown(path, entry.pw_uid, entry.pw_gid)
