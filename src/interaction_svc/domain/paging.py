@@ -21,7 +21,7 @@ class Position(NamedTuple):
 
 
 class Cursor(NamedTuple):
-    """Where a page begins: after a row in the order of the list, or before it if `backward`.
+    """The start of a page: after a row in the order of the list, or before it if `backward`.
 
     The row itself belongs to the page only if `inclusive`. It may have been deleted.
     """
