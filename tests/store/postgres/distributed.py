@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from testing.fake_citus import with_stand_in
 from testing.postgres import Cluster, found_programs
+from testing.wait import wait_until
 
 from interaction_svc.store.factory import distribute_store
 
@@ -110,9 +111,14 @@ def _rest_of_select(text: str, begin: int) -> str:
 
 
 def statements(cluster: Cluster, database: str) -> list[Statement]:
-    """Return what a database has been asked so far, of the distributed tables."""
+    """Return the statements on the distributed tables that a database has logged so far."""
+    log = cluster.data / "log" / "log.json"
+    # The server logs through another process. Its lines are in order, so this one is the last.
+    marker = secrets.token_hex(8)
+    cluster.sql(database, f"SELECT '{marker}'")
+    wait_until(lambda: f"{marker}'" in log.read_text())
     found = []
-    for line in (cluster.data / "log" / "log.json").read_text().splitlines():
+    for line in log.read_text().rpartition("\n")[0].splitlines():
         entry = json.loads(line)
         message = entry.get("message", "")
         if entry.get("dbname") != database or not message.startswith("execute "):
