@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import grpc
 from testing import http2
-from testing.api_keys import InteractionKey, new_key
+from testing.api_keys import IssuedKey, new_key
 from testing.build import Parents, new_interaction, new_parents, new_session
 from testing.postgres import Cluster, running_cluster
 from testing.process import Served, served
@@ -102,7 +102,7 @@ def measured(rounds: int, seconds: float) -> list[str]:
 
 def _loads(
     server: Served,
-    key: InteractionKey,
+    key: IssuedKey,
     parents: Parents,
     session: list[Any],
     rounds: int,
@@ -224,7 +224,7 @@ def _table(costs: dict[tuple[str, str], list[Cost]]) -> str:
     return markdown(rows)
 
 
-def _record(server: Served, key: InteractionKey, interactions: list[Any]) -> None:
+def _record(server: Served, key: IssuedKey, interactions: list[Any]) -> None:
     request = ingest_pb.RecordInteractionsRequest(interactions=interactions[:1000])
     rest = ingest_pb.RecordInteractionsRequest(interactions=interactions[1000:])
     with grpc.insecure_channel(server.grpc_address) as channel:

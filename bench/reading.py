@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import grpc
 from testing import http2
-from testing.api_keys import InteractionKey, basic, new_key
+from testing.api_keys import IssuedKey, basic, new_key
 from testing.build import Parents, new_interaction, new_parents, new_session
 from testing.process import Served, served
 from testing.requests import get_request, list_request
@@ -73,7 +73,7 @@ class Stored(NamedTuple):
     """A service that has something to read: a Session of 1,000 and more, among others."""
 
     server: Served
-    key: InteractionKey
+    key: IssuedKey
     parents: Parents
     read: list[Interaction]
     others: list[Parents]

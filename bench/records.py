@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 from testing import http2
-from testing.api_keys import InteractionKey, new_key
+from testing.api_keys import IssuedKey, new_key
 from testing.build import NOON_US, Parents, new_interaction, new_parents
 from testing.process import Served, served
 
@@ -32,7 +32,7 @@ _ODD = 0x9E3779B1
 
 
 @contextmanager
-def writable(env: dict[str, str] | None = None) -> Iterator[tuple[Served, InteractionKey, str]]:
+def writable(env: dict[str, str] | None = None) -> Iterator[tuple[Served, IssuedKey, str]]:
     """Serve, with a key of the role ingest, and give the account that it writes for."""
     account = new_parents().account_sid
     with tempfile.TemporaryDirectory(dir=_disk()) as name:
@@ -50,7 +50,7 @@ def _disk() -> Path:
     return Path.cwd() if max(under)[1] == "tmpfs" else folder
 
 
-def record_requests(account: str, key: InteractionKey, count: int) -> Iterator[Request]:
+def record_requests(account: str, key: IssuedKey, count: int) -> Iterator[Request]:
     """Return requests that record one Interaction each: new ones, of SESSIONS new Sessions."""
     templates = [
         request_of(
@@ -92,17 +92,17 @@ def _digits(count: int) -> Iterator[bytes]:
         yield b"%08x" % (number * _ODD % 2**32)
 
 
-def request_of(method: str, key: InteractionKey, data: bytes) -> Request:
+def request_of(method: str, key: IssuedKey, data: bytes) -> Request:
     """Return a call's request ready to be sent."""
     return Request(http2.call_headers(method, metadata_of(key)), http2.message(data))
 
 
-def metadata_of(key: InteractionKey) -> tuple[tuple[str, str], ...]:
+def metadata_of(key: IssuedKey) -> tuple[tuple[str, str], ...]:
     """Return the metadata that shows a key."""
     return (("authorization", key.bearer),)
 
 
-def stream(address: str, key: InteractionKey, batches: Iterable[bytes]) -> int:
+def stream(address: str, key: IssuedKey, batches: Iterable[bytes]) -> int:
     """Stream batches; give how many Interactions are new, and fail if any isn't."""
     with grpc.insecure_channel(address) as channel:
         call: Any = channel.stream_unary(_STREAM)
@@ -113,7 +113,7 @@ def stream(address: str, key: InteractionKey, batches: Iterable[bytes]) -> int:
 
 
 @contextmanager
-def ingesting(server: Served, key: InteractionKey, account: str) -> Iterator[None]:
+def ingesting(server: Served, key: IssuedKey, account: str) -> Iterator[None]:
     """Stream at full speed during the block, from a process of its own."""
     spawning = get_context("spawn")
     over, begun = spawning.Event(), spawning.Event()
@@ -133,9 +133,7 @@ def ingesting(server: Served, key: InteractionKey, account: str) -> Iterator[Non
     assert rows_in(server.store) > before
 
 
-def _stream_until(
-    address: str, key: InteractionKey, account: str, begun: Event, over: Event
-) -> None:
+def _stream_until(address: str, key: IssuedKey, account: str, begun: Event, over: Event) -> None:
     def batches() -> Iterator[bytes]:
         for number, batch in enumerate(batches_of(account, 2**32)):
             if over.is_set():

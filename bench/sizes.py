@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 from testing import http2
-from testing.api_keys import InteractionKey, new_key
+from testing.api_keys import IssuedKey, new_key
 from testing.build import NOON_US, Parents, new_interaction, new_parents
 from testing.process import Served, served
 from testing.requests import list_request
@@ -89,7 +89,7 @@ def by_page(rounds: int, seconds: float, rows: int = 100_000) -> list[Ratio]:
 @contextmanager
 def _filled(
     sessions: list[Parents], rows: int
-) -> Iterator[tuple[Served, InteractionKey, list[tuple[Any, bytes]]]]:
+) -> Iterator[tuple[Served, IssuedKey, list[tuple[Any, bytes]]]]:
     """Serve a store with so many rows; give some to ask for, with their answers."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -154,12 +154,12 @@ def _cost(server: Served, requests: tuple[load.Request, ...], seconds: float) ->
     return (cpu_seconds(server.process.pid) - before) / len(answered.ok) * 1e6
 
 
-def _request(method: str, key: InteractionKey, asked: Any, answer: bytes) -> load.Request:
+def _request(method: str, key: IssuedKey, asked: Any, answer: bytes) -> load.Request:
     headers = http2.call_headers(method, (("authorization", key.bearer),))
     return load.Request(headers, http2.message(asked.SerializeToString()), len(answer))
 
 
-def _answer(server: Served, method: str, key: InteractionKey, asked: Any) -> bytes:
+def _answer(server: Served, method: str, key: IssuedKey, asked: Any) -> bytes:
     with grpc.insecure_channel(server.grpc_address) as channel:
         ask: Any = channel.unary_unary(method)
         answer: bytes = ask(asked.SerializeToString(), metadata=(("authorization", key.bearer),))

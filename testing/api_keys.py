@@ -18,7 +18,9 @@ from interaction_svc.store.factory import open_store
 T = TypeVar("T")
 
 
-class InteractionKey(NamedTuple):
+class IssuedKey(NamedTuple):
+    """An API key with its secret."""
+
     sid: str
     secret: str
 
@@ -39,14 +41,14 @@ def _url(store: Path | str) -> str:
     return f"sqlite:///{store}" if isinstance(store, Path) else store
 
 
-def new_key(store: Path | str, role: str, account_sid: str | None = None) -> InteractionKey:
+def new_key(store: Path | str, role: str, account_sid: str | None = None) -> IssuedKey:
     key, secret = _with_store(
         store, lambda opened: create_key(opened, account_sid, *roles_of(role))
     )
-    return InteractionKey(key.sid, secret)
+    return IssuedKey(key.sid, secret)
 
 
-def revoke(store: Path | str, key: InteractionKey) -> None:
+def revoke(store: Path | str, key: IssuedKey) -> None:
     assert _with_store(store, lambda opened: revoke_key(opened, key.sid)) is not None
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
-from testing.api_keys import InteractionKey, new_key
+from testing.api_keys import IssuedKey, new_key
 from testing.build import Parents, new_interaction, new_parents
 from testing.process import Served, served
 from testing.requests import get_request, list_request
@@ -23,7 +23,7 @@ class Guarded(NamedTuple):
 
     server: Served
     parents: Parents
-    keys: dict[str, InteractionKey]
+    keys: dict[str, IssuedKey]
 
 
 def serve_with_keys(folder: Path, times: Mapping[str, float] | None = None) -> Iterator[Guarded]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import grpc
 import httpx
 import pytest
-from testing.api_keys import InteractionKey, new_key
+from testing.api_keys import IssuedKey, new_key
 from testing.build import NOON_US, Parents, new_interaction, new_parents, new_sid
 from testing.process import Served, served
 from testing.requests import failure
@@ -31,11 +31,11 @@ OWNER, OTHER = new_sid("AC"), new_sid("AC")
 
 
 class Keys(NamedTuple):
-    owner: InteractionKey
-    other: InteractionKey
-    admin: InteractionKey
-    owner_ingest: InteractionKey
-    other_ingest: InteractionKey
+    owner: IssuedKey
+    other: IssuedKey
+    admin: IssuedKey
+    owner_ingest: IssuedKey
+    other_ingest: IssuedKey
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def parents() -> Parents:
     return new_parents(account_sid=OWNER)
 
 
-def as_key(key: InteractionKey) -> tuple[tuple[str, str], ...]:
+def as_key(key: IssuedKey) -> tuple[tuple[str, str], ...]:
     return (("authorization", key.bearer),)
 
 

@@ -9,7 +9,7 @@ import grpc
 import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from testing.api_keys import InteractionKey, basic, new_key, revoke
+from testing.api_keys import IssuedKey, basic, new_key, revoke
 from testing.build import NOON_US, SECOND_US, Parents, new_interaction, new_parents, new_sid
 from testing.process import served
 from testing.requests import Code, failure, get_request, list_request
@@ -108,7 +108,7 @@ async def test_a_role_gives_its_rights_over_http(
          "bearer-cut", "bearer-without-secret", "bearer-without-key", "scheme", "empty", "huge"],
 )  # fmt: skip
 async def test_wrong_credentials_are_refused_on_both_transports(
-    attacked: Guarded, forge: Callable[[InteractionKey, str], str]
+    attacked: Guarded, forge: Callable[[IssuedKey, str], str]
 ) -> None:
     authorization = forge(attacked.keys["admin"], attacked.parents.account_sid)
     async with grpc.aio.insecure_channel(attacked.server.grpc_address) as channel:

@@ -8,7 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 from testing import api_keys
-from testing.api_keys import InteractionKey
+from testing.api_keys import IssuedKey
 from testing.build import Parents, new_interaction, new_parents, new_sid
 from testing.log_lines import logged
 from testing.process import run, served
@@ -20,16 +20,16 @@ from interaction_svc.v1.interaction_service_pb2 import DeleteInteractionRequest
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
 
 
-def new_key(store: Path, *roles: str, account_sid: str | None = None) -> InteractionKey:
+def new_key(store: Path, *roles: str, account_sid: str | None = None) -> IssuedKey:
     account = () if account_sid is None else ("--account", account_sid)
     flags = [flag for role in roles for flag in ("--role", role)]
     made = run("keys", "create", "--store", f"sqlite:///{store}", *flags, *account, "--json")
     assert made.returncode == 0, made.stderr
     shown = json.loads(made.stdout)
-    return InteractionKey(shown["sid"], shown["secret"])
+    return IssuedKey(shown["sid"], shown["secret"])
 
 
-def revoke(store: Path, key: InteractionKey) -> None:
+def revoke(store: Path, key: IssuedKey) -> None:
     revoked = run("keys", "revoke", key.sid, "--store", f"sqlite:///{store}")
     assert revoked.returncode == 0, revoked.stderr
 

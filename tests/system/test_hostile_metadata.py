@@ -10,7 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 from testing import http2
-from testing.api_keys import InteractionKey, new_key
+from testing.api_keys import IssuedKey, new_key
 from testing.build import Parents, new_parents
 from testing.hostile_client import LIST, RECORD_MANY, SECRET
 from testing.log_lines import logged
@@ -30,14 +30,14 @@ def parents() -> Parents:
 
 
 @pytest.fixture(scope="module")
-def key(tmp_path_factory: pytest.TempPathFactory, parents: Parents) -> InteractionKey:
+def key(tmp_path_factory: pytest.TempPathFactory, parents: Parents) -> IssuedKey:
     folder = tmp_path_factory.getbasetemp() / "metadata"
     folder.mkdir(exist_ok=True)
     return new_key(folder / "interactions.db", "read", parents.account_sid)
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, key: InteractionKey) -> Iterator[Served]:
+def server(tmp_path_factory: pytest.TempPathFactory, key: IssuedKey) -> Iterator[Served]:
     with served(tmp_path_factory.getbasetemp() / "metadata") as running:
         yield running
 
@@ -85,7 +85,7 @@ async def client_of(server: Served) -> AsyncIterator[Client]:
         await writer.wait_closed()
 
 
-async def serves(server: Served, key: InteractionKey, parents: Parents) -> None:
+async def serves(server: Served, key: IssuedKey, parents: Parents) -> None:
     async with grpc.aio.insecure_channel(server.grpc_address) as channel:
         await InteractionServiceStub(channel).ListInteractions(
             list_request(parents), metadata=[("authorization", key.bearer)]
@@ -94,7 +94,7 @@ async def serves(server: Served, key: InteractionKey, parents: Parents) -> None:
 
 @pytest.mark.parametrize("odd", [b"\xff\xfe", b"\x80", "\u00e9".encode(), "\u4e2d".encode()])
 async def test_an_authorization_that_is_not_ascii_is_refused_and_not_logged(
-    server: Served, key: InteractionKey, parents: Parents, odd: bytes
+    server: Served, key: IssuedKey, parents: Parents, odd: bytes
 ) -> None:
     request = list_request(parents).SerializeToString()
     before = server.log.stat().st_size
@@ -117,7 +117,7 @@ async def test_an_authorization_that_is_not_ascii_is_refused_and_not_logged(
 
 @pytest.mark.parametrize("method", [LIST, RECORD_MANY])
 async def test_any_grpc_timeout_header_gets_a_response(
-    server: Served, key: InteractionKey, parents: Parents, method: str
+    server: Served, key: IssuedKey, parents: Parents, method: str
 ) -> None:
     request = list_request(parents).SerializeToString()
     # The key may not record, so both methods end in the pipeline.

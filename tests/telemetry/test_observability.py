@@ -14,7 +14,7 @@ import pytest
 import structlog
 from google.protobuf.json_format import MessageToJson
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from testing.api_keys import InteractionKey, basic, new_key
+from testing.api_keys import IssuedKey, basic, new_key
 from testing.build import Parents, new_interaction, new_parents
 from testing.log_lines import logged
 from testing.process import COMMAND, Served, run, served
@@ -33,10 +33,10 @@ SERVICE = "interaction_svc.v1.InteractionService"
 class Seen(NamedTuple):
     server: Served
     parents: Parents
-    admin: InteractionKey
-    reader: InteractionKey
+    admin: IssuedKey
+    reader: IssuedKey
 
-    def shown(self, key: InteractionKey | None = None) -> list[tuple[str, str]]:
+    def shown(self, key: IssuedKey | None = None) -> list[tuple[str, str]]:
         return [("authorization", (key or self.admin).basic)]
 
 

@@ -106,7 +106,7 @@ async def test_20_000_rows_survive_a_killed_copy_and_a_copy_back(
 
 
 async def assert_it_serves(
-    server: Served, key: api_keys.InteractionKey, live: Row, deleted: Row
+    server: Served, key: api_keys.IssuedKey, live: Row, deleted: Row
 ) -> None:
     """Keys of before let in, nobody else is let in, and what was deleted stays so."""
     path = Parents(live.account_sid, live.service_sid, live.session_sid).path

@@ -23,7 +23,7 @@ class KeyedTokenBucket:
         self._full_at: dict[str, float] = {}
 
     def take(self, name: str) -> float:
-        """Take a token and return 0, or take none and return the seconds until there is one."""
+        """Remove a token and return 0, or return the seconds until there is one."""
         now = self._clock()
         full_at = max(self._full_at.get(name, now), now)
         wait = full_at - self._tolerance - now

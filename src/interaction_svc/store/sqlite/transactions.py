@@ -31,10 +31,10 @@ def transaction(db: sqlite3.Connection, timeout_seconds: float | None = None) ->
 
 
 def _begin_immediate(db: sqlite3.Connection, timeout_seconds: float) -> None:
-    """Take the write lock, trying every 0.5 ms.
+    """Begin a transaction with the write lock, trying every 0.5 ms.
 
-    SQLite's busy handler tries ever more rarely, in the end every 100 ms. Beside a process that
-    writes all the time the lock is free for moments only, which that mostly misses.
+    SQLite's busy handler tries at growing intervals, up to 100 ms. Beside a process that writes all
+    the time, the lock is free only for moments, which the busy handler mostly misses.
     """
     deadline = time.monotonic() + timeout_seconds
     while True:

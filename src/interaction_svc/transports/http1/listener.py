@@ -28,7 +28,7 @@ class LimitedListener(socket.socket):
     def __init__(
         self, bound: socket.socket, connections: OpenConnections, *, unread_seconds: float
     ) -> None:
-        """Take over a bound socket.
+        """Adopt the descriptor of a bound socket.
 
         On Linux the kernel closes a connection whose client reads nothing for `unread_seconds`.
         """
