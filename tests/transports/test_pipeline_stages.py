@@ -27,7 +27,7 @@ from interaction_svc.store.factory import open_store
 from interaction_svc.transports.pipeline import Pipeline
 from interaction_svc.transports.rest.app import create_app
 from tests.store.sqlite import files
-from tests.transports.grpcio import test_pipeline as echo
+from tests.transports.grpcio import echo
 
 PRIVATE = "a private text"
 TRANSPORTS = (*echo.KINDS, "rest")

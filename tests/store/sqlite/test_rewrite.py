@@ -5,99 +5,44 @@ import os
 import signal
 import sqlite3
 import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from testing.build import NOON_US, SECOND_US, new_interaction, new_leg, new_parents, new_sid
+from testing.build import NOON_US, new_interaction, new_leg, new_sid
 from testing.small_disk import small_disk
 
-from interaction_svc.domain import timestamps
 from interaction_svc.domain.interactions import Outcome, Scope
 from interaction_svc.store import (
     DamagedRowError,
-    Store,
     StoreClosedError,
     StoreDamagedError,
     StoreFullError,
     StoreUnavailableError,
-    decode,
     row_of,
 )
-from interaction_svc.store.factory import backup_store, check_store, open_store
-from interaction_svc.store.interface import MigrationProgress
-from interaction_svc.store.sqlite import connection, migrations
-from interaction_svc.store.sqlite.migrations import LATEST
+from interaction_svc.store.factory import check_store, open_store
 from interaction_svc.store.sqlite.rewrite import rewriter as rewriting
 from interaction_svc.store.sqlite.rewrite.files import size_of
-from interaction_svc.store.sqlite.rewrite.rewriter import Rewritten, needed_bytes
+from interaction_svc.store.sqlite.rewrite.rewriter import needed_bytes
 from interaction_svc.v1 import interaction_pb2 as pb
 from tests.store.contract.stores import EVERYONE, MIB
 from tests.store.sqlite.files import url
 from tests.store.sqlite.old_stores import add, delete, make_old_store, opened
+from tests.store.sqlite.rewrites import (
+    COMMAND,
+    PARENTS,
+    everything,
+    in_order,
+    path,
+    rewrite,
+    small_batches,
+    some,
+    stored,
+)
 
-PARENTS = new_parents()
-COMMAND = [sys.executable, "-m", "interaction_svc"]
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "interactions.db"
-
-
-@pytest.fixture(autouse=True)
-def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rewriting, "ROWS_PER_BATCH", 10)
-
-
-def ignored(step: str, done: int, total: int) -> None:
-    pass
-
-
-def rewrite(
-    path: Path, on_progress: MigrationProgress = ignored, stop: threading.Event | None = None
-) -> Rewritten | None:
-    return rewriting.rewrite(path, on_progress, stop)
-
-
-async def everything(store: Store) -> list[pb.Interaction]:
-    found, after = [], None
-    while True:
-        frames, after = await store.scan(after=after, limit=1000, max_bytes=MIB)
-        found += [decode(frame) for frame in frames]
-        if after is None:
-            return found
-
-
-def in_order(interactions: Iterable[pb.Interaction]) -> list[pb.Interaction]:
-    return sorted(
-        interactions,
-        key=lambda one: (
-            one.session_sid,
-            one.account_sid,
-            timestamps.to_us(one.create_time),
-            one.sid,
-        ),
-    )
-
-
-def some(count: int) -> list[pb.Interaction]:
-    """Return Interactions of three Sessions of different accounts."""
-    parents = [new_parents() for _ in range(3)]
-    return [new_interaction(parents[n % 3], NOON_US + n * SECOND_US) for n in range(count)]
-
-
-async def stored(folder: Path) -> list[pb.Interaction]:
-    report = await check_store(url(folder))
-    assert report.ok
-    store = await open_store(url(folder), migrate=False)
-    try:
-        return await everything(store)
-    finally:
-        await store.close()
+__all__ = ["path", "small_batches"]
 
 
 @pytest.mark.parametrize("version", [1, 2, 3])
@@ -347,69 +292,6 @@ async def test_symlink_mode_and_owner_are_preserved(tmp_path: Path) -> None:
     assert after.st_ino != before.st_ino
     assert {file.name for file in folder.iterdir()} == {"real.db"}
     await stored(tmp_path)
-
-
-async def test_one_of_two_processes_rewrites_while_the_other_waits(
-    tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.undo()
-    interactions = some(3000)
-    make_old_store(path, interactions)
-    processes = [
-        subprocess.Popen([*COMMAND, "migrate", "--store", url(tmp_path)])  # noqa: ASYNC220
-        for _ in range(2)
-    ]
-    assert [process.wait(60) for process in processes] == [0, 0]
-    assert await stored(tmp_path) == in_order(interactions)
-
-
-def migrate(folder: Path) -> None:
-    async def opened_and_closed() -> None:
-        await (await open_store(url(folder))).close()
-
-    asyncio.run(opened_and_closed())
-
-
-def check_and_serve(folder: Path) -> None:
-    asyncio.run(stored(folder))
-
-
-def back_up(folder: Path) -> None:
-    backup_store(url(folder), folder / "backup.db", lambda _done, _total: None)
-    with closing(sqlite3.connect(folder / "backup.db")) as db:
-        assert db.execute("SELECT max(version) FROM schema_migrations").fetchone() == (LATEST,)
-
-
-@pytest.mark.parametrize("use", [migrate, check_and_serve, back_up])
-@pytest.mark.parametrize("is_read", [False, True], ids=["just opened", "header read"])
-async def test_a_process_that_opened_the_old_file_before_the_switch_uses_the_new_one(
-    tmp_path: Path,
-    path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    use: Callable[[Path], None],
-    is_read: bool,
-) -> None:
-    interactions = some(5)
-    make_old_store(path, interactions)
-    with closing(sqlite3.connect(path)) as db:
-        db.execute("PRAGMA journal_mode = DELETE")  # no lock is held between two statements
-    is_open, is_rewritten = threading.Event(), threading.Event()
-    module, name = (migrations, "_checked_version") if is_read else (connection, "_read_header")
-    read = getattr(module, name)
-
-    def read_after_the_rewrite(db: sqlite3.Connection) -> object:
-        monkeypatch.setattr(module, name, read)
-        is_open.set()
-        is_rewritten.wait(10)
-        return read(db)
-
-    monkeypatch.setattr(module, name, read_after_the_rewrite)
-    using = asyncio.create_task(asyncio.to_thread(use, tmp_path))
-    await asyncio.to_thread(is_open.wait, 10)
-    assert await asyncio.to_thread(rewrite, path) is not None
-    is_rewritten.set()
-    await using
-    assert await stored(tmp_path) == in_order(interactions)
 
 
 async def test_check_prints_the_disk_space_that_the_migration_needs(

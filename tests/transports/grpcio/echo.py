@@ -1,0 +1,201 @@
+"""A gRPC service of the tests with all four kinds of RPC, behind the interceptors.
+
+Its methods take and return bytes, as ours do. The request selects the effect of a method.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grpc
+from testing.build import new_sid
+from testing.requests import failure
+
+from interaction_svc.admission.concurrency import ConcurrencyLimit
+from interaction_svc.admission.control import AdmissionControl
+from interaction_svc.admission.rate_limits import RequestRateLimit
+from interaction_svc.app.api_keys import NewKey, create_key
+from interaction_svc.app.authentication import Authenticator
+from interaction_svc.domain.errors import InvalidField
+from interaction_svc.domain.principals import Permission, Role
+from interaction_svc.store import Store
+from interaction_svc.store.factory import open_store
+from interaction_svc.telemetry.request_context import current_request
+from interaction_svc.transports.grpcio.interceptors import (
+    Admission,
+    Authentication,
+    Chain,
+    Errors,
+    InFlight,
+    Telemetry,
+)
+from interaction_svc.transports.operations import Kind, Operation
+from interaction_svc.transports.pipeline import Pipeline, StreamTimes
+from tests.store.sqlite import files
+
+KINDS = ("unary_unary", "stream_unary", "unary_stream", "stream_stream")
+STREAMS = KINDS[1:]
+STREAMS_OF_A_KEY = 2
+PLACES = 8
+LARGE = 1024 * 1024
+
+
+class Times(NamedTuple):
+    """Time limits in seconds: of a unary call, and of a stream of requests."""
+
+    call: float
+    idle: float
+    stream: float
+
+
+LONG = Times(30, 30, 30)
+Metadata = list[tuple[str, str]]
+
+
+class Echo:
+    """Answers each request with the caller's key and the request. Some requests have an effect."""
+
+    def __init__(self) -> None:
+        self.left = asyncio.Event()
+        """Set once a hanging call has ended in any way."""
+
+    async def unary_unary(self, request: bytes, _: Any) -> bytes:
+        return await self._answer(request)
+
+    async def stream_unary(self, requests: AsyncIterator[bytes], _: Any) -> bytes:
+        try:
+            return b"".join([await self._answer(request) async for request in requests])
+        finally:
+            self.left.set()
+
+    async def unary_stream(self, request: bytes, _: Any) -> AsyncIterator[bytes]:
+        for part in request.split(b","):
+            yield await self._answer(part)
+
+    async def stream_stream(self, requests: AsyncIterator[bytes], _: Any) -> AsyncIterator[bytes]:
+        try:
+            async for request in requests:
+                yield await self._answer(request)
+        finally:
+            self.left.set()
+
+    async def _answer(self, request: bytes) -> bytes:
+        if request == b"bad":
+            raise InvalidField("field", "is bad")
+        if request == b"crash":
+            raise RuntimeError("a private text")
+        if request == b"hang":
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.left.set()
+        if request == b"large":
+            return bytes(LARGE)
+        return f"{current_request().principal.key_sid}:".encode() + request
+
+
+class EchoServer:
+    """The served chain and its parts."""
+
+    def __init__(self, store: Store, times: Times, *, cached_forever: bool) -> None:
+        self.store = store
+        self.echo = Echo()
+        operations = {
+            path_of(kind): Operation(path_of(kind), None, Permission.READ, kind=Kind(kind))
+            for kind in KINDS
+        }
+        self.concurrency = ConcurrencyLimit(PLACES, streams_per_key=STREAMS_OF_A_KEY)
+        self.admission = AdmissionControl(self.concurrency, RequestRateLimit(0), times.call)
+        clock = (lambda: 0.0) if cached_forever else asyncio.get_running_loop().time
+        self.in_flight = InFlight()
+        stages = Pipeline(Authenticator(store, allows_anonymous=False, clock=clock), self.admission)
+        chain = Chain(
+            [
+                self.in_flight,
+                Telemetry(),
+                Errors(),
+                Admission(stages, StreamTimes(times.idle, times.stream)),
+                Authentication(stages, open_to_all=(), is_peer_allowed=lambda _: True),
+            ],
+            refuses=stages.refuses,
+            operations=operations,
+        )
+        handlers = {
+            kind: getattr(grpc, f"{kind}_rpc_method_handler")(getattr(self.echo, kind))
+            for kind in KINDS
+        }
+        chain.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler("test.Echo", handlers),)
+        )
+        self.server = grpc.aio.server(handlers=[chain])
+        self.port = self.server.add_insecure_port("127.0.0.1:0")
+
+    @property
+    def places(self) -> int:
+        """The number of places in use."""
+        return self.concurrency._count
+
+    @property
+    def unsent(self) -> int:
+        """The number of unread bytes of responses."""
+        return self.admission.response_backlog._all
+
+    async def key(self, role: Role = Role.READ) -> NewKey:
+        return await create_key(self.store, new_sid("AC"), role)
+
+
+def path_of(kind: str) -> str:
+    return f"/test.Echo/{kind}"
+
+
+def shown(key: NewKey) -> Metadata:
+    return [("authorization", f"Bearer {key.key.sid}.{key.secret}")]
+
+
+@asynccontextmanager
+async def opened(
+    folder: Path, times: Times = LONG, *, cached_forever: bool = True
+) -> AsyncIterator[tuple[EchoServer, grpc.aio.Channel]]:
+    async with AsyncExitStack() as stack:
+        store = await open_store(files.url(folder))
+        stack.push_async_callback(store.close)
+        pipeline = EchoServer(store, times, cached_forever=cached_forever)
+        await pipeline.server.start()
+        stack.push_async_callback(pipeline.server.stop, None)
+        address = f"127.0.0.1:{pipeline.port}"
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(address))
+        await stack.enter_async_context(asyncio.timeout(30))
+        yield pipeline, channel
+
+
+def start(channel: grpc.aio.Channel, kind: str, *requests: bytes, **given: Any) -> Any:
+    """Start a call of a kind with these requests."""
+    method: Any = getattr(channel, kind)(path_of(kind))
+    if kind.startswith("unary"):
+        return method(requests[0], **given)
+    return method(iter(requests), **given)
+
+
+def open_call(channel: grpc.aio.Channel, kind: str, **given: Any) -> Any:
+    """Start a call without end: a stream of requests is silent, a stream of responses hangs."""
+    method: Any = getattr(channel, kind)(path_of(kind))
+    return method(b"hang", **given) if kind.startswith("unary") else method(**given)
+
+
+async def answers_of(call: Any, kind: str) -> list[bytes]:
+    if kind.endswith("stream"):
+        return [answer async for answer in call]
+    return [await call]
+
+
+async def ended(call: Any, kind: str) -> Any:
+    """Await the end of a call that fails."""
+    return await failure(answers_of(call, kind))
+
+
+async def turned(condition: Callable[[], bool]) -> None:
+    """Return when the condition holds, which needs other tasks to run."""
+    while not condition():
+        await asyncio.sleep(0.01)
