@@ -9,13 +9,7 @@ import gc
 import resource
 import sys
 
-SWITCH_SECONDS = 0.0001
-"""The interval after which a thread may ask another to release the interpreter; 5 ms by default.
-
-It has to be less than what a stream checks in one go (admission/fairness.py). A stream releases the
-interpreter for a moment after that. A thread that waits then starts to wait anew, so with a longer
-interval the writer's thread would get the interpreter by chance only.
-"""
+from interaction_svc.admission.fairness import SWITCH_INTERVAL_SECONDS
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _MIB = 1024 * 1024
@@ -50,7 +44,7 @@ def allow_open_files() -> None:
 
 def apply() -> None:
     """Tune the interpreter and the C library of this process, after a server has started."""
-    sys.setswitchinterval(SWITCH_SECONDS)
+    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     # The objects of a started server stay. Garbage collection of them costs a Get a twentieth.
     gc.collect()
     gc.freeze()
