@@ -10,12 +10,12 @@ import resource
 import sys
 
 from interaction_svc.admission.fairness import SWITCH_INTERVAL_SECONDS
+from interaction_svc.domain.units import MIB
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-_MIB = 1024 * 1024
-KEPT_BYTES = 8 * _MIB
+KEPT_BYTES = 8 * MIB
 """The freed memory at the end of each heap that stays with the process. Each thread has a heap."""
-_MAPPED_BYTES = 2 * _MIB
+_MAPPED_BYTES = 2 * MIB
 """From which size on memory is the system's own again as soon as it is freed."""
 
 
