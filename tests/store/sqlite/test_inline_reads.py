@@ -1,6 +1,7 @@
 """Fast reads run on the event loop, all others on the thread."""
 
 import asyncio
+import gc
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
@@ -97,6 +98,25 @@ async def test_a_slow_read_pauses_inline_reads(inline: InlineReader, clock: Cloc
         await inline.run(lambda _: None)
     clock.now += rest * 0.02
     await inline.run(lambda _: None)
+
+
+async def test_refused_reads_leave_no_reference_cycles(inline: InlineReader, clock: Clock) -> None:
+    def slow(_: sqlite3.Connection) -> None:
+        clock.now += 2 * SLOW_READ_SECONDS
+
+    gc.collect()
+    gc.disable()
+    try:
+        first = inline.run(slow)
+        waiting = [inline.run(lambda _: None) for _ in range(20)]
+        await first
+        for read in waiting:
+            await asyncio.wait([read])
+            assert isinstance(read.exception(), NotInlineError)
+        del first, waiting, read
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 async def test_a_slow_read_that_fails_pauses_inline_reads(

@@ -213,7 +213,6 @@ def connect(path: Path, *, create: bool = False, read_only: bool = False) -> sql
         timeout=transactions.BUSY_TIMEOUT_SECONDS,
         isolation_level=None,  # transactions begin only by an explicit BEGIN
         check_same_thread=False,  # aiosqlite may close it on another thread
-        cached_statements=256,
     )
     try:
         _read_header(db)

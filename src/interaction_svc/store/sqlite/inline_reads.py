@@ -57,7 +57,12 @@ class InlineReader:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> "asyncio.Future[T]":
-        """Execute `work` at the end of this pass. The result raises NotInlineError, StoreError."""
+        """Execute `work` at the end of this pass. Raises NotInlineError while reads are paused.
+
+        The result raises NotInlineError, StoreError.
+        """
+        if self._clock() < self._paused_until:
+            raise NotInlineError
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
         self._waiting.append(_Read(lambda db: work(db, *args, **kwargs), done))
@@ -76,8 +81,13 @@ class InlineReader:
                 return
             if done.done():  # its caller was cancelled
                 continue
+            if before < self._paused_until:
+                # It is not raised: a traceback would refer to the futures of all reads, and they to
+                # it. Such a cycle is left to the garbage collector.
+                done.set_exception(NotInlineError())
+                continue
             try:
-                done.set_result(self._result_of(work, before))
+                done.set_result(self._result_of(work))
             except BaseException as error:
                 done.set_exception(error)
             ended = self._clock()
@@ -85,11 +95,9 @@ class InlineReader:
                 self._paused_until = ended + _PAUSE_FACTOR * (ended - before)
             before = ended
 
-    def _result_of(self, work: Callable[[sqlite3.Connection], Any], now: float) -> Any:
+    def _result_of(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
         if self._db is None:
             raise StoreClosedError("the store has been closed")
-        if now < self._paused_until:
-            raise NotInlineError
         try:
             return work(self._db)
         except sqlite3.Error as error:

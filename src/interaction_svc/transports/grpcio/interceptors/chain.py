@@ -38,8 +38,8 @@ class Interceptor(ABC):
 class Chain(grpc.GenericRpcHandler):
     """All methods with all interceptors around them, as one handler of grpc.
 
-    An interceptor of grpc's own would add a coroutine to each call to find the handler: 5 % of the
-    cost of an empty RPC. Unknown methods pass the interceptors too.
+    Each method is wrapped once. grpc's own interceptors would wrap its handler in each call. Calls
+    of unknown methods pass the stages too.
     """
 
     def __init__(
