@@ -80,7 +80,7 @@ REFUSALS = {
     **dict.fromkeys(
         (
             "escaped zeros", "line ends in the query", "credentials that are none",
-            "an unknown coding", "a coding behind a tab", "bad chunks", "a chunk out of bounds",
+            "a coding behind a tab", "bad chunks", "a chunk out of bounds",
             "a request in a body", "an upgrade", "an upgrade to http/2",
         ),
         401,

@@ -2,8 +2,9 @@
 
 A request that does not reach the application is refused here with the API's error body: status 400
 if it is not HTTP or could be read in two ways, 431 if its headers are too large, 408 if they are
-too slow. A request that announces a body is answered as one without, and then the connection ends:
-the API takes no bodies, so a body can neither be endless nor smuggle a second request past a proxy.
+too slow. A body is read as the application asks for it, at most 64 KiB ahead. If the application
+answers without reading all of it, the connection ends: what follows a body that is not read could
+otherwise be taken for a request, and smuggle it past a proxy.
 """
 
 import asyncio
@@ -38,6 +39,7 @@ log = structlog.get_logger()
 
 _PIECE_BYTES = 1024
 """The bytes parsed at once. It bounds the requests that wait for the one in progress."""
+_END_OF_HEADERS = b"\r\n\r\n"
 _LINGER_SECONDS = 2.0
 """The time that a connection whose input is ignored stays open after its last response.
 
@@ -91,6 +93,9 @@ class RestProtocol(UvicornProtocol):
         self._awaits_headers = False  # whether the timer is the header timeout
         self._read_closed = False  # whether further input is ignored
         self._refusal: MalformedRequest | None = None  # to send after the responses before it
+        self._last_bytes = b""  # the last bytes parsed, where _END_OF_HEADERS may begin
+        self._in_body = False  # whether the parser is behind headers and before the end of a body
+        self._framing_bytes = 0  # bytes in a body that belong to no part of it, since its last part
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the header timeout."""
@@ -135,24 +140,42 @@ class RestProtocol(UvicornProtocol):
         scope["query_string"] = url.query or b""
         self._header_bytes = 0
         self._stop_timeout()
-        is_last = announces_body(self.headers) or parser.should_upgrade()
+        is_last = parser.should_upgrade()
         keep_alive = not is_last and version != "1.0" and parser.should_keep_alive()
-        is_answering = self._is_answering()
-        cycle = self.cycle = RequestCycle(self, scope, keep_alive=keep_alive)
-        if is_answering:
-            self.flow.pause_reading()
-            self.pipeline.append(cycle)
-        else:
-            self._run(cycle)
+        self._in_body = has_body = announces_body(self.headers)
+        self._framing_bytes = 0
+        cycle = self.cycle = RequestCycle(
+            self,
+            scope,
+            keep_alive=keep_alive,
+            has_body=has_body and not is_last,
+            expects_continue=self.expect_100_continue,
+        )
+        self.pipeline.append(cycle)  # it starts when the parser has accepted the headers
         if is_last:
             self._read_closed = True
             raise StopParsing
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Add a header. The fields behind a chunked body are ignored."""
+        if not self._in_body:
+            super().on_header(name, value)
+
     def on_body(self, body: bytes) -> None:
-        """Ignore bodies: nothing is parsed after a request that announces one."""
+        """Pass a part of a body to the application."""
+        self._framing_bytes = -_PIECE_BYTES  # of this piece, no byte counts
+        if self.cycle is not None:
+            self.cycle.add_body(body)
 
     def on_message_complete(self) -> None:
-        """Do nothing: a request is complete with its headers."""
+        """End the body."""
+        if self._in_body and self.cycle is not None:
+            self._in_body = False
+            self.cycle.end_body()
+
+    def read_on(self) -> None:
+        """Read more of a body, because the application has asked for it."""
+        self._parse()
 
     def response_sent(self, answered: RequestCycle) -> None:
         """Serve the next request, or wait for one."""
@@ -160,6 +183,8 @@ class RestProtocol(UvicornProtocol):
         if self.transport.is_closing():
             return
         if not answered.keep_alive:
+            if not answered.body_complete:
+                self._read_closed = True
             if self._read_closed:
                 self.linger()
             else:
@@ -186,11 +211,24 @@ class RestProtocol(UvicornProtocol):
         self.tasks.add(cycle.task)
 
     def _parse(self) -> None:
-        while self._unparsed and not self._read_closed and not self._is_answering():
-            piece = bytes(self._unparsed[:_PIECE_BYTES])
-            del self._unparsed[:_PIECE_BYTES]
-            self._feed(piece)
+        while self._unparsed and not self._read_closed and self._can_parse():
+            self._feed(self._next_piece())
         self._after_parsing()
+
+    def _next_piece(self) -> bytes:
+        """Return the next bytes to parse, which end with the headers of a request.
+
+        A body is thus parsed only when the application asks for it.
+        """
+        size = _PIECE_BYTES
+        if not self._in_body:
+            end = (self._last_bytes + self._unparsed[:size]).find(_END_OF_HEADERS)
+            if end >= 0:
+                size = end + len(_END_OF_HEADERS) - len(self._last_bytes)
+        piece = bytes(self._unparsed[:size])
+        del self._unparsed[:size]
+        self._last_bytes = (self._last_bytes + piece)[1 - len(_END_OF_HEADERS) :]
+        return piece
 
     def _after_parsing(self) -> None:
         if self._unparsed and not self._read_closed:
@@ -202,21 +240,39 @@ class RestProtocol(UvicornProtocol):
             self._await_headers()
 
     def _feed(self, piece: bytes) -> None:
-        cycle, before = self.cycle, self._header_bytes
+        cycle, before, was_in_body = self.cycle, self._header_bytes, self._in_body
+        was_answering = self._is_answering()
         self._most_header_bytes = before + len(piece)
         try:
             self.parser.feed_data(piece)
         except httptools.HttpParserError as error:
             if not self._read_closed:
+                if self.cycle is not cycle:  # the request can't be read, so it is not served
+                    self.pipeline.pop()
+                    self.cycle = cycle
                 cause = error.__context__
                 self._refuse(
                     cause
                     if isinstance(cause, MalformedRequest)
                     else MalformedRequest("This is not an HTTP request")
                 )
-            return
-        if self.cycle is cycle:  # this piece completed no headers
-            self._header_bytes = before + len(piece)
+        else:
+            self._count(len(piece), cycle, before, was_in_body=was_in_body)
+        if self.pipeline and not was_answering:
+            self._run(self.pipeline.popleft())
+
+    def _count(
+        self, size: int, cycle: RequestCycle | None, before: int, *, was_in_body: bool
+    ) -> None:
+        """Count the bytes of a piece as those of headers, or of a body's framing."""
+        if self._in_body:
+            self._framing_bytes += size
+            if self._framing_bytes > self._limits.max_header_bytes:
+                self._refuse(HeadersTooLarge(self._too_large()))
+        elif was_in_body:  # it has ended in this piece
+            self._header_bytes = size if self._header_bytes else 0
+        elif self.cycle is cycle:  # this piece completed no headers
+            self._header_bytes = before + size
             if self._header_bytes > self._limits.max_header_bytes:
                 self._refuse(HeadersTooLarge(self._too_large()))
 
@@ -225,6 +281,9 @@ class RestProtocol(UvicornProtocol):
         fields = sum(len(name) + len(value) + len(": \r\n") for name, value in self.headers)
         if line + fields + len("\r\n") > self._limits.max_header_bytes:
             raise HeadersTooLarge(self._too_large())
+
+    def _can_parse(self) -> bool:
+        return not self._is_answering() or (self.cycle is not None and self.cycle.wants_body)
 
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
@@ -255,9 +314,14 @@ class RestProtocol(UvicornProtocol):
         self._stop_timeout()
         metrics.errors.labels("http", _REASON).inc()
         log.debug("request refused", status=codes_of(type(error)).http)  # without any input
-        if self._is_answering():
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            self._send_refusal(error)
+        elif cycle.body_complete or cycle.response_started:
             self._refusal = error
-        else:
+        else:  # the application waits for a body that can't be read: it gets no response from there
+            cycle.disconnected = True
+            cycle.message_event.set()
             self._send_refusal(error)
 
     def _send_refusal(self, error: MalformedRequest) -> None:

@@ -1,9 +1,11 @@
 """One request and its response, which uvicorn calls a cycle.
 
-It does less than uvicorn's cycle, because the API takes no request bodies. It sends the headers of
-a response together with the body, in one system call: two cost 10 % more for an empty request. It
-creates no reference cycles for the garbage collector. A body in several parts is sent in chunks,
-or over HTTP/1.0 until the end of the connection.
+It sends the headers of a response together with the body, in one system call: two cost 10 % more
+for an empty request. It creates no reference cycles for the garbage collector. A response in
+several parts is sent in chunks, or over HTTP/1.0 until the end of the connection.
+
+A connection whose request body the application has not read ends with the response, so that no part
+of a body can be taken for a request.
 """
 
 import asyncio
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+_WAITING_BODY_BYTES = 64 * KIB
+"""The connection is not read while this many bytes of a body wait for the application."""
 _JOINED_BYTES = 64 * KIB
 """A body up to this size is copied behind its headers. A second send is cheaper for more."""
 
@@ -30,11 +34,16 @@ class RequestCycle:
     """A request that the application answers. uvicorn uses the attributes without a `_`."""
 
     __slots__ = (
+        "_body",
+        "_body_is_read",
+        "_expects_continue",
         "_head",
+        "_is_asked",
         "_is_chunked",
+        "_is_told",
         "_protocol",
-        "_received",
         "_scope",
+        "body_complete",
         "disconnected",
         "keep_alive",
         "message_event",
@@ -43,10 +52,24 @@ class RequestCycle:
         "task",
     )
 
-    def __init__(self, protocol: "RestProtocol", scope: Scope, *, keep_alive: bool) -> None:
+    def __init__(
+        self,
+        protocol: "RestProtocol",
+        scope: Scope,
+        *,
+        keep_alive: bool,
+        has_body: bool,
+        expects_continue: bool,
+    ) -> None:
         self._protocol = protocol
         self._scope = scope
-        self._received = False
+        self._body = bytearray()  # what has arrived and is not read
+        self._body_is_read = not has_body
+        self._is_asked = False  # whether the application has asked for the body
+        self._is_told = False  # whether the application has the end of the body
+        self._expects_continue = expects_continue
+        self.body_complete = not has_body
+        """Whether all of the request's body has arrived."""
         self._head = b""  # status line and headers, until they are sent
         self._is_chunked = False
         self.keep_alive = keep_alive
@@ -54,7 +77,7 @@ class RequestCycle:
         self.response_started = False
         self.response_complete = False
         self.message_event = asyncio.Event()
-        """Set at the end of the connection or of the response."""
+        """Set when a part of the body arrives, and at the end of the connection or the response."""
         self.task: asyncio.Task[None] | None = None
 
     async def run(self, app: Any) -> None:
@@ -78,12 +101,44 @@ class RequestCycle:
                 self._protocol.tasks.discard(self.task)
 
     async def receive(self) -> Message:
-        """Return the empty body, and at the second call wait for the end."""
-        if not self._received:
-            self._received = True
-            return {"type": "http.request", "body": b"", "more_body": False}
-        await self.message_event.wait()
+        """Return the next part of the body, and after the last part wait for the end."""
+        while not (self.disconnected or self.response_complete):
+            if self._body or (self.body_complete and not self._is_told):
+                return self._next_part()
+            self.message_event.clear()
+            if not self.body_complete:
+                self._ask_for_body()
+            await self.message_event.wait()
         return {"type": "http.disconnect"}
+
+    def add_body(self, part: bytes) -> None:
+        """Add a part of the body, which the application gets from `receive`."""
+        self._body += part
+        self.message_event.set()
+
+    def end_body(self) -> None:
+        """Note that the body is complete."""
+        self.body_complete = True
+        self.message_event.set()
+
+    def _next_part(self) -> Message:
+        part = bytes(self._body)
+        self._body.clear()
+        self._is_told = self._body_is_read = self.body_complete
+        return {"type": "http.request", "body": part, "more_body": not self.body_complete}
+
+    def _ask_for_body(self) -> None:
+        self._is_asked = True
+        if self._expects_continue:
+            self._expects_continue = False
+            if not self.response_started:
+                self._protocol.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._protocol.read_on()
+
+    @property
+    def wants_body(self) -> bool:
+        """Return whether the application has asked for the body, and more of it may wait."""
+        return self._is_asked and not self.body_complete and len(self._body) < _WAITING_BODY_BYTES
 
     async def send(self, message: Message) -> None:
         """Send the start of a response, or its body or a part of it.
@@ -114,6 +169,7 @@ class RequestCycle:
     def _begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self.response_started = True
         headers = [*self._protocol.server_state.default_headers, *headers]
+        self.keep_alive = self.keep_alive and self._body_is_read
         if not self.keep_alive:
             headers.append((b"connection", b"close"))
         fields = b"".join([b"%b: %b\r\n" % header for header in headers])
