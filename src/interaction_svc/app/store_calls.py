@@ -1,4 +1,4 @@
-"""Mapping of the store's errors to those of callers."""
+"""Mapping of store errors to service errors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +28,7 @@ log = structlog.get_logger()
 
 @contextmanager
 def store_call(operation: str) -> Iterator[None]:
-    """Raise ServiceErrors for the errors of a store's call in the block.
+    """Map the store errors that the block raises to service errors.
 
     Raises Overloaded, StoreFull, Unavailable, AmbiguousAccount, DataLoss. `operation` is the name
     of the call in the log.
@@ -42,7 +42,7 @@ def store_call(operation: str) -> Iterator[None]:
 
 
 def _map(error: StoreError, operation: str) -> ServiceError | None:
-    """Return the caller's error for an error of the store; None: it is a fault of the service."""
+    """Return the service error for a store error; None if it is an internal error."""
     if isinstance(error, StoreBusyError):
         return Overloaded()
     if isinstance(error, StoreFullError):

@@ -1,9 +1,9 @@
 """One request and its response, which uvicorn calls a cycle.
 
-It does less than uvicorn's cycle, because the API takes no request bodies. It sends the headers of
-a response together with the body, in one system call: two cost 10 % more for an empty request. It
-creates no reference cycles for the garbage collector. A body in several parts is sent in chunks,
-or over HTTP/1.0 until the end of the connection.
+It does less than uvicorn's cycle, because the API takes no request bodies. It sends the headers and
+the body of a response in one system call, because a second call would add 10 % to the cost of an
+empty request. It creates no reference cycles, which only the garbage collector could free. A body
+in several parts is sent with chunked encoding, or over HTTP/1.0 until the end of the connection.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 _JOINED_BYTES = 64 * 1024
-"""A body up to this size is copied behind its headers. A second send is cheaper for more."""
+"""A body up to this size is copied, to send it with its headers. Above, two sends are cheaper."""
 
 
 class RequestCycle:
@@ -62,7 +62,7 @@ class RequestCycle:
             await app(self._scope, self.receive, self.send)
         except BaseException as cause:
             if self.response_started and isinstance(cause, ServiceError):
-                return  # the log line of the request has it
+                return  # the log line of the request has the error
             error = Internal()
             log.error("no answer was made", reference=error.reference, exc_info=cause)
             if not self.response_started:
@@ -71,13 +71,13 @@ class RequestCycle:
         finally:
             if not self.response_complete and not self.disconnected:
                 # The application failed, or the client did not read the response before the
-                # deadline. The client notices that the end of the body is missing.
+                # deadline. After the abort the client knows that the response is incomplete.
                 self._protocol.transport.abort()
             if self.task is not None:
                 self._protocol.tasks.discard(self.task)
 
     async def receive(self) -> Message:
-        """Return the empty body, and at the second call wait for the end."""
+        """Return the empty body. A second call waits for the end of the response or connection."""
         if not self._received:
             self._received = True
             return {"type": "http.request", "body": b"", "more_body": False}
@@ -87,9 +87,9 @@ class RequestCycle:
     async def send(self, message: Message) -> None:
         """Send the start of a response, or its body or a part of it.
 
-        A body sent as a whole needs a Content-Length among the headers. The method returns when
-        uvicorn's flow control permits more: until then the request keeps its place, and its
-        deadline runs. Raises ClientGoneError if the client has gone before the last part.
+        A body that is sent as a whole needs a Content-Length among the headers. The method waits
+        until uvicorn's flow control permits more. While it waits, the request keeps its place, and
+        its deadline runs. Raises ClientGoneError if the client has gone before the last part.
         """
         if message["type"] == "http.response.start":
             if not self.disconnected:
@@ -128,7 +128,8 @@ class RequestCycle:
                 write(head + body)
                 return
             write(head)
-        # asyncio cuts off what the kernel does not take at once; of a view it makes no copy.
+        # asyncio keeps a slice of the data that the kernel does not accept at once. A slice of a
+        # memoryview is no copy.
         write(memoryview(body))
 
     def _write_part(self, part: bytes, *, is_last: bool) -> None:
@@ -141,7 +142,7 @@ class RequestCycle:
         if self._scope["method"] != "HEAD":
             if not has_chunks:
                 pieces.append(part)
-            elif part:  # an empty chunk is the end
+            elif part:  # an empty chunk would end the body
                 pieces += (b"%x\r\n" % len(part), part, b"\r\n")
             if has_chunks and is_last:
                 pieces.append(b"0\r\n\r\n")
