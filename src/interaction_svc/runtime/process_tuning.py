@@ -43,7 +43,7 @@ def keep_freed_heap() -> bool:
 
 
 def allow_open_files() -> None:
-    """Raise the soft limit of open files, often 1,024, to the hard one. Each connection is a file."""
+    """Raise the soft limit of open files, often 1,024, to the hard one. A connection is a file."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
