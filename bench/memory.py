@@ -27,7 +27,7 @@ _RECORDS = "/interaction_svc.v1.IngestService/RecordInteractions"
 
 
 def memory(seconds: float, rows: int) -> list[tuple[str, str]]:
-    """Measure resident memory under loads of so many seconds, and a stream of so many rows."""
+    """Measure resident memory under loads of `seconds` each, and a stream of `rows` rows."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         key = new_key(folder / "interactions.db", "admin")

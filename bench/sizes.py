@@ -64,7 +64,7 @@ def by_table_size(
 
 
 def by_page(rounds: int, seconds: float, rows: int = 100_000) -> list[Ratio]:
-    """Measure the last and the first page of a Session of so many rows, in microseconds."""
+    """Measure the last and the first page of a Session of `rows` rows, in microseconds."""
     parents = new_parents()
     with _filled([parents], rows) as (server, key, _):
         end = Position(NOON_US + rows - PAGE - 1, "KI" + "f" * 32)  # after all rows of that time
@@ -90,7 +90,7 @@ def by_page(rounds: int, seconds: float, rows: int = 100_000) -> list[Ratio]:
 def _filled(
     sessions: list[Parents], rows: int
 ) -> Iterator[tuple[Served, IssuedKey, list[tuple[Any, bytes]]]]:
-    """Serve a store with so many rows. Yield the server, a key, and requests with responses."""
+    """Serve a store of `rows` rows. Yield the server, a key, and requests with their responses."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         store = folder / "interactions.db"

@@ -208,7 +208,7 @@ def reads_while_ingesting(rounds: int, seconds: float, at_once: int = 1) -> list
 
 
 def stream_memory(rows: int) -> Memory:
-    """Measure a server's resident memory before and during a bulk stream of so many rows."""
+    """Measure a server's resident memory before and during a bulk stream of `rows` rows."""
     with writable() as (server, key, account):
         assert stream(server.grpc_address, key, batches_of(account, WARM_ROWS // BATCH))
         process = Path(f"/proc/{server.process.pid}")

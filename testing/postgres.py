@@ -199,7 +199,7 @@ class Cluster:
 
     @asynccontextmanager
     async def connected(self, database: str) -> AsyncIterator[asyncpg.Connection]:
-        """Yield a connection of its own, which is open until the end of the block."""
+        """Yield a new connection, which is open until the end of the block."""
         connection = await asyncpg.connect(self.url(database))
         try:
             yield connection

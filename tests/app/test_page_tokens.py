@@ -1,4 +1,4 @@
-"""Page tokens: decoding returns what was encoded, and all else is refused."""
+"""Page tokens: decoding returns the encoded cursor; other texts are refused."""
 
 import re
 

@@ -186,7 +186,7 @@ def test_export_creates_no_store(tmp_path: Path) -> None:
 
 
 def write_many(file: Path, count: int, form: str) -> None:
-    """Write so many Interactions, a thousand in a Session, as JSON lines or as one list page.
+    """Write `count` Interactions, a thousand in a Session, as JSON lines or as one list page.
 
     Each has some 5 kB, so that few rows fill the memory.
     """

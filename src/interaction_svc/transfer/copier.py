@@ -107,7 +107,7 @@ class Verified:
 
     @property
     def ok(self) -> bool:
-        """Whether both are equal."""
+        """Return whether both are equal."""
         return (self.source.count, self.source.checksum) == (
             self.target.count,
             self.target.checksum,

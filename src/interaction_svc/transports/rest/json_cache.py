@@ -16,7 +16,7 @@ SECONDS_KEPT = 60.0
 """An entry that is not used is dropped after this time, or at most twice this time."""
 
 _OVERHEAD_BYTES = 200
-"""The memory of an entry beside its bytes: two objects and a slot of the dict."""
+"""The memory overhead of an entry: two objects and a slot of the dict."""
 
 
 class JsonCache:
