@@ -13,6 +13,13 @@ bench: $(VENV)/.dev $(GO_RIVAL) ## what requests cost, beside an empty RPC and r
 bench-quick: $(VENV)/.dev $(GO_RIVAL) ## the same in under 2 minutes, less exact, into .build/bench
 	$(BIN)/python -m bench.speed --quick --into .build/bench
 
+BASE ?= HEAD
+.PHONY: bench-compare
+bench-compare: $(VENV)/.dev ## what reads cost here ÷ at another commit, in one run of 3 minutes; BASE=commit
+	rm -rf .build/bench/base && mkdir -p .build/bench/base
+	git archive $(BASE) src | tar -x -C .build/bench/base
+	$(BIN)/python -m bench.compare .build/bench/base/src
+
 .PHONY: bench-postgres
 bench-postgres: $(VENV)/.dev ## the same on PostgreSQL, beside SQLite; a minute, into docs/bench
 	$(BIN)/python -m bench.postgres --into docs/bench/postgres.md

@@ -12,6 +12,7 @@ from testing.postgres import Cluster
 from interaction_svc.domain import timestamps
 from interaction_svc.domain.interactions import Filter, Scope
 from interaction_svc.domain.paging import Cursor, Position
+from interaction_svc.domain.units import MIB
 from interaction_svc.store import ApiKey, Expired, PageQuery, Row, decode, row_of
 from interaction_svc.store.bulk_delete import MAX_DELETED, FoundRow
 from interaction_svc.store.postgres import api_keys, bulk_delete, reads, writes
@@ -25,7 +26,6 @@ KEYS = 1_000
 TOMBSTONES = 100_000
 TOGETHER = 100
 """Records in a batch."""
-MIB = 1024 * 1024
 _BODY = '{"body":"' + "Your courier is on the way and will be with you shortly. " * 2 + '"}'
 _BATCH = 10_000
 _CHOSEN = 40_000

@@ -41,7 +41,7 @@ AT_ONCE_LARGE = 4
 """Concurrent requests for pages of 1,000, so that the client is not the bottleneck."""
 _LARGE = 1000
 _CONNECTIONS = 4
-_GETS = 200
+GETS = 200
 _OTHERS = 20_000
 _SERVICE = "/interaction_svc.v1.InteractionService/"
 _RECORDS = "/interaction_svc.v1.IngestService/RecordInteractions"
@@ -63,7 +63,9 @@ UNSEEN = f"{case_of(_LARGE)} of uncached rows"
 """The case of rows whose JSON is not in the cache of REST."""
 
 
-class _Contender(NamedTuple):
+class Contender(NamedTuple):
+    """A server and the requests that it is measured with."""
+
     name: str
     pid: int
     address: str
@@ -97,38 +99,60 @@ def read_costs(rounds: int, seconds: float) -> tuple[Costs, Costs]:
         return _measured(over_grpc, rounds, seconds), _measured(over_rest, rounds, seconds)
 
 
-@contextmanager
-def serve_rows(folder: Path) -> Iterator[Stored]:
-    """Serve a store with rows until the end of the block."""
+class Rows(NamedTuple):
+    """Interactions to record: a Session of 1,200, among 20 others of 1,000."""
+
+    parents: Parents
+    session: list[Interaction]
+    others: list[Parents]
+    made: list[Interaction]
+    """All Interactions, in the order in which they are recorded."""
+
+
+def make_rows() -> Rows:
+    """Return new rows. Those of the Session are scattered, as in production."""
     parents = new_parents()
-    key = new_key(folder / "interactions.db", "read", parents.account_sid)
-    writer = new_key(folder / "interactions.db", "ingest", parents.account_sid)
     session = new_session(parents, max(SIZES) + 200)
     others = [parents._replace(session_sid=new_parents().session_sid) for _ in range(20)]
     made = []
-    for number in range(_OTHERS):  # the Session's rows are scattered, as in production
+    for number in range(_OTHERS):
         made.append(new_interaction(others[number % len(others)]))
         if number * len(session) % _OTHERS < len(session):
             made.append(session[number * len(session) // _OTHERS])
+    return Rows(parents, session, others, made)
+
+
+@contextmanager
+def serve_rows(folder: Path) -> Iterator[Stored]:
+    """Serve a store with something to read."""
+    rows = make_rows()
+    account_sid = rows.parents.account_sid
+    key = new_key(folder / "interactions.db", "read", account_sid)
+    writer = new_key(folder / "interactions.db", "ingest", account_sid)
     with served(folder) as server:
-        with grpc.insecure_channel(server.grpc_address) as channel:
-            record: Any = channel.stream_unary(_RECORDS)
-            batches = (
-                ingest_pb.RecordInteractionsRequest(interactions=made[begin : begin + 1000])
-                for begin in range(0, len(made), 1000)
-            )
-            answer = record(
-                (batch.SerializeToString() for batch in batches),
-                metadata=(("authorization", writer.bearer),),
-            )
-            counts = ingest_pb.RecordInteractionsResponse.FromString(answer)
-            assert counts.created == len(made)
-        yield Stored(server, key, parents, session[:_GETS], others)
+        record(server.grpc_address, writer, rows.made)
+        yield Stored(server, key, rows.parents, rows.session[:GETS], rows.others)
+
+
+def record(address: str, key: IssuedKey, made: Sequence[Interaction]) -> None:
+    """Record Interactions over gRPC."""
+    batches = (
+        ingest_pb.RecordInteractionsRequest(interactions=made[begin : begin + 1000])
+        for begin in range(0, len(made), 1000)
+    )
+    with grpc.insecure_channel(address) as channel:
+        stream: Any = channel.stream_unary(_RECORDS)
+        answer = stream(
+            (batch.SerializeToString() for batch in batches),
+            metadata=(("authorization", key.bearer),),
+        )
+    counts = ingest_pb.RecordInteractionsResponse.FromString(answer)
+    assert counts.created == len(made)
 
 
 def _grpc_contenders(
     stack: ExitStack, run: _Run, folder: Path, stored: Stored, theirs: Path
-) -> list[_Contender]:
+) -> list[Contender]:
     metadata = (("authorization", stored.key.bearer),)
     asked: dict[str, list[Any]] = {GET: list(map(get_request, stored.read))}
     for size in SIZES:
@@ -156,21 +180,14 @@ def _grpc_contenders(
         if name != OURS:
             agree_grpc(GrpcServer(ours, metadata), GrpcServer(address), everything)
         requests = {
-            case: tuple(
-                load.Request(
-                    http2.call_headers(method_of(request), metadata),
-                    http2.message(request.SerializeToString()),
-                    len(grpc_answer(address, request, metadata)),
-                )
-                for request in requests
-            )
+            case: tuple(grpc_request(address, request, metadata) for request in requests)
             for case, requests in asked.items()
         }
-        contenders.append(_Contender(name, pid, address, requests))
+        contenders.append(Contender(name, pid, address, requests))
     return contenders
 
 
-def _rest_contenders(run: _Run, folder: Path, stored: Stored, theirs: Path) -> list[_Contender]:
+def _rest_contenders(run: _Run, folder: Path, stored: Stored, theirs: Path) -> list[Contender]:
     header = header_of(stored.key.basic)
     asked = {GET: [f"{stored.parents.path}/{read.sid}" for read in stored.read]}
     for size in SIZES:
@@ -194,15 +211,10 @@ def _rest_contenders(run: _Run, folder: Path, stored: Stored, theirs: Path) -> l
                 everything,
             )
         requests = {
-            case: tuple(
-                http_load.HttpRequest(
-                    http_load.get(path, shown), len(rest_body(address, path, shown))
-                )
-                for path in paths
-            )
+            case: tuple(rest_request(address, path, shown) for path in paths)
             for case, paths in asked.items()
         }
-        contenders.append(_Contender(name, pid, address, requests))
+        contenders.append(Contender(name, pid, address, requests))
     return contenders
 
 
@@ -211,18 +223,22 @@ def header_of(authorization: str) -> str:
     return f"Authorization: {authorization}"
 
 
-def _measured(contenders: Sequence[_Contender], rounds: int, seconds: float) -> Costs:
+def _measured(contenders: Sequence[Contender], rounds: int, seconds: float) -> Costs:
     costs: Costs = {}
     for number in range(rounds + 1):  # the first one warms up
         for case in contenders[0].requests:
             for contender in contenders:
-                cost = _cost(contender, case, seconds if number else seconds / 4)
+                cost = cost_of(contender, case, seconds if number else seconds / 4)
                 if number:
                     costs.setdefault((case, contender.name), []).append(cost)
     return costs
 
 
-def _cost(contender: _Contender, case: str, seconds: float) -> float:
+def cost_of(contender: Contender, case: str, seconds: float) -> float:
+    """Return the processor time of the server for a request of a case, in microseconds.
+
+    Raises RuntimeError if a request fails.
+    """
     requests = contender.requests[case]
     at_once = AT_ONCE_LARGE if case.startswith(case_of(_LARGE)) else AT_ONCE
     before = cpu_seconds(contender.pid)
@@ -239,6 +255,20 @@ def _cost(contender: _Contender, case: str, seconds: float) -> float:
     if failed or not served_:
         raise RuntimeError(f"{contender.name}, {case}: {failed} of {failed + served_} failed")
     return (cpu_seconds(contender.pid) - before) / served_ * 1e6
+
+
+def grpc_request(address: str, request: Any, metadata: http2.Pairs) -> load.Request:
+    """Return a call, with the length of its response from this server."""
+    return load.Request(
+        http2.call_headers(method_of(request), metadata),
+        http2.message(request.SerializeToString()),
+        len(grpc_answer(address, request, metadata)),
+    )
+
+
+def rest_request(address: str, path: str, header: str) -> http_load.HttpRequest:
+    """Return a GET, with the length of its body from this server."""
+    return http_load.HttpRequest(http_load.get(path, header), len(rest_body(address, path, header)))
 
 
 def method_of(request: Any) -> str:

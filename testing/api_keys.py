@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from interaction_svc.app.api_keys import create_key, revoke_key
-from interaction_svc.domain.principals import roles_of
+from interaction_svc.domain.principals import parse_roles
 from interaction_svc.store import Store
 from interaction_svc.store.factory import open_store
 
@@ -43,7 +43,7 @@ def _url(store: Path | str) -> str:
 
 def new_key(store: Path | str, role: str, account_sid: str | None = None) -> IssuedKey:
     key, secret = _with_store(
-        store, lambda opened: create_key(opened, account_sid, *roles_of(role))
+        store, lambda opened: create_key(opened, account_sid, *parse_roles(role))
     )
     return IssuedKey(key.sid, secret)
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from interaction_svc.domain import timestamps
 from interaction_svc.domain.interactions import InteractionKey
+from interaction_svc.domain.validation import normalize
 from interaction_svc.v1 import interaction_pb2 as pb
 
 NOON_US = int(datetime(2026, 2, 14, 12, tzinfo=UTC).timestamp()) * 1_000_000
@@ -79,3 +80,11 @@ def new_session(parents: Parents, count: int) -> list[pb.Interaction]:
 
 def in_order(interaction: pb.Interaction) -> tuple[int, str]:
     return timestamps.to_us(interaction.create_time), interaction.sid
+
+
+def normalized(given: pb.Interaction, *, now_us: int, make_sid: bool = False) -> pb.Interaction:
+    """Return a normalized copy of an Interaction (see interaction_svc.domain.validation)."""
+    record = pb.Interaction()
+    record.CopyFrom(given)
+    normalize(record, now_us=now_us, make_sid=make_sid)
+    return record

@@ -10,6 +10,7 @@ import grpc
 from google.protobuf.message import Message
 from grpc_status import rpc_status
 
+from interaction_svc.domain.units import MIB
 from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 from interaction_svc.v1 import interaction_service_pb2 as reading_pb
 from testing.build import new_interaction, new_parents
@@ -52,8 +53,8 @@ class Hostile:
             server.grpc_address,
             options=[
                 ("grpc.max_send_message_length", -1),
-                ("grpc.max_metadata_size", 1024 * 1024),
-                ("grpc.absolute_max_metadata_size", 1024 * 1024),
+                ("grpc.max_metadata_size", MIB),
+                ("grpc.absolute_max_metadata_size", MIB),
             ],
         )
         self.parents = new_parents()

@@ -4,13 +4,14 @@ from interaction_svc.admission.concurrency import ConcurrencyLimit
 from interaction_svc.admission.control import AdmissionControl
 from interaction_svc.admission.rate_limits import RequestRateLimit
 from interaction_svc.app.authentication import Authenticator
+from interaction_svc.domain.units import KIB, MIB
 from interaction_svc.store import Store
 from interaction_svc.transports.grpcio.limits import GrpcLimits
 from interaction_svc.transports.pipeline import Pipeline
 
 GRPC_LIMITS = GrpcLimits(
-    max_message_bytes=4 * 1024 * 1024,
-    max_header_bytes=16 * 1024,
+    max_message_bytes=4 * MIB,
+    max_header_bytes=16 * KIB,
     max_streams_per_connection=100,
     max_connections=100,
     header_timeout_seconds=10,

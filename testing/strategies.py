@@ -3,9 +3,9 @@
 from hypothesis import strategies as st
 
 from interaction_svc.domain import timestamps
-from interaction_svc.domain.validation import EARLIEST_US, LATEST_AHEAD_US, normalized
+from interaction_svc.domain.validation import EARLIEST_US, LATEST_AHEAD_US
 from interaction_svc.v1 import interaction_pb2 as pb
-from testing.build import NOON_US, SECOND_US
+from testing.build import NOON_US, SECOND_US, normalized
 
 
 def sids(prefix: str) -> st.SearchStrategy[str]:

@@ -16,12 +16,12 @@ from testing.process import Served, served
 from testing.requests import list_request
 
 from interaction_svc.admission.response_backlog import ResponseBacklog
+from interaction_svc.domain.units import KIB, MIB
 from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
 
 LIST = "/interaction_svc.v1.InteractionService/ListInteractions"
-MIB = 1024 * 1024
 CALLS = 150
 ANSWER_BYTES = 3 * MIB
 """At least, of a List of the Session that is filled here; as JSON it is six times as large."""
@@ -34,7 +34,7 @@ async def test_an_http_answer_that_nobody_takes_is_given_up(
         await fill(server, parents)
         host, _, port = server.base_url.removeprefix("http://").rpartition(":")
         with socket.socket() as client:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 256 * 1024)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 256 * KIB)
             client.settimeout(20)
             client.connect((host, int(port)))
             client.sendall(

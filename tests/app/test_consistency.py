@@ -4,7 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interaction_svc.app.consistency import KEY, MAX_TOKEN_LENGTH, decode_token, encode_token
+from interaction_svc.app.consistency import (
+    CONSISTENCY_HEADER,
+    MAX_TOKEN_LENGTH,
+    decode_token,
+    encode_token,
+)
 from interaction_svc.domain.errors import InvalidConsistencyToken
 from interaction_svc.store import UNKNOWN_REVISION, Revision
 
@@ -32,7 +37,7 @@ def test_a_token_with_another_character_is_refused(revision: Revision, data: st.
 
 @given(st.text(max_size=2 * MAX_TOKEN_LENGTH))
 def test_random_text_is_refused_and_the_header_named(text: str) -> None:
-    with pytest.raises(InvalidConsistencyToken, match=KEY):
+    with pytest.raises(InvalidConsistencyToken, match=CONSISTENCY_HEADER):
         decode_token(text)
 
 

@@ -15,6 +15,7 @@ from interaction_svc.app.interactions import Interactions, Page
 from interaction_svc.domain.errors import InvalidField
 from interaction_svc.domain.paging import resolve_page_size
 from interaction_svc.domain.principals import ANONYMOUS
+from interaction_svc.domain.units import MIB
 from interaction_svc.store import Store
 from interaction_svc.store.factory import open_store
 from interaction_svc.transports.rpc.interaction_service import MAX_PAGE_BYTES
@@ -216,7 +217,7 @@ def test_a_page_of_huge_interactions_stays_under_what_grpc_clients_accept() -> N
         seen, token = 0, ""
         while True:
             page = await walk.page(Order.ORDER_CREATED_ASC, token, 1000)
-            assert 0 < len(page.frames) < 4 * 1024 * 1024 - 1024
+            assert 0 < len(page.frames) < 4 * MIB - 1024
             seen, token = seen + page.rows, page.next_page_token
             if not token:
                 break

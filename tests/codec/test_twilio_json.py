@@ -7,7 +7,7 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from testing.build import new_interaction, new_parents
+from testing.build import new_interaction, new_parents, normalized
 from testing.strategies import NOW_US, interactions
 
 from interaction_svc.codec.twilio_json import (
@@ -21,7 +21,6 @@ from interaction_svc.codec.twilio_json import (
     to_json,
 )
 from interaction_svc.domain.errors import InvalidField
-from interaction_svc.domain.validation import normalized
 from interaction_svc.v1 import interaction_pb2 as pb
 
 BASE_URL = "https://log.example.com"

@@ -31,7 +31,7 @@ FIRST_LINES = {
         "newest_first = ListInteractionsRequest(service_sid=service, session_sid=session)\n"
     ),
     ("docs/grpc-python.md", 2): "import grpc\nkey = 'SK' + 'a' * 32, 'secret'\n",
-    ("docs/operations.md", 0): (
+    ("docs/access.md", 0): (
         "from twilio.rest import Client\nkey_sid, secret = 'SK' + 'a' * 32, 'secret'\n"
     ),
     ("docs/sdks.md", 1): (
@@ -161,7 +161,7 @@ def write_mentioned_files(page: str, folder: Path) -> None:
         issued.key.rename(secrets / "tls.key")
     elif page == "docs/grpc-python.md":
         Authority(folder)
-    elif page == "docs/operations.md":
+    elif page == "docs/sqlite.md":
         (folder / "no.db").write_text("This is no SQLite database.\n" * 100)
         shutil.copy(folder / "interactions.db", folder / "damaged.db")
 

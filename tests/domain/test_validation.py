@@ -5,7 +5,15 @@ from typing import Any
 
 import pytest
 from hypothesis import given
-from testing.build import NOON_US, SECOND_US, new_interaction, new_leg, new_parents, new_sid
+from testing.build import (
+    NOON_US,
+    SECOND_US,
+    new_interaction,
+    new_leg,
+    new_parents,
+    new_sid,
+    normalized,
+)
 from testing.strategies import NOW_US, interactions, times_us
 
 from interaction_svc.domain import timestamps
@@ -15,7 +23,6 @@ from interaction_svc.domain.validation import (
     EARLIEST_US,
     LATEST_AHEAD_US,
     MAX_DATA_BYTES,
-    normalized,
 )
 from interaction_svc.store import decode, row_of
 from interaction_svc.v1 import interaction_pb2 as pb

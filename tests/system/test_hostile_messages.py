@@ -35,11 +35,12 @@ from testing.mutations import length_delimited, mutated, varint
 from testing.process import served
 from testing.requests import Code, get_request, list_request
 
+from interaction_svc.domain.units import MIB
 from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 from interaction_svc.v1 import interaction_pb2 as pb
 from interaction_svc.v1 import interaction_service_pb2 as reading_pb
 
-MAX_MESSAGE = 4 * 1024 * 1024
+MAX_MESSAGE = 4 * MIB
 AT_ONCE = 64
 UNARY = (GET, LIST, DELETE, RECORD)
 

@@ -15,7 +15,7 @@ from testing.replication import Pair, pair, running_pair
 from testing.requests import Code, failure, get_request, list_request
 from testing.stubs import Ingest, Reading
 
-from interaction_svc.app.consistency import KEY, decode_token, encode_token
+from interaction_svc.app.consistency import CONSISTENCY_HEADER, decode_token, encode_token
 from interaction_svc.store import UNKNOWN_REVISION, Revision
 from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
@@ -74,10 +74,10 @@ async def client(replicated: Served, parents: Parents) -> AsyncIterator[Client]:
 async def token_in(call: Any) -> str:
     """Return the consistency token in the trailers of a call. Check that they have a request id."""
     await call
-    assert KEY not in dict(await call.initial_metadata())
+    assert CONSISTENCY_HEADER not in dict(await call.initial_metadata())
     trailers = dict(await call.trailing_metadata())
     assert trailers["x-request-id"]
-    return str(trailers[KEY])
+    return str(trailers[CONSISTENCY_HEADER])
 
 
 def record_request(interaction: Any) -> ingest_pb.RecordInteractionRequest:
@@ -94,14 +94,16 @@ async def test_over_grpc_a_token_makes_a_read_see_the_write(
     pair.standby.pause()
     token = await token_in(ingest.RecordInteraction(record_request(one)))
     assert (await failure(reading.GetInteraction(get_request(one))))[0] is Code.NOT_FOUND
-    got = await reading.GetInteraction(get_request(one), metadata=[(KEY, token)])
+    got = await reading.GetInteraction(get_request(one), metadata=[(CONSISTENCY_HEADER, token)])
     assert got.interaction == one
 
     batch = ingest_pb.RecordInteractionsRequest(interactions=[many])
     token = await token_in(ingest.RecordInteractions(iter([batch])))
     listed = await reading.ListInteractions(list_request(parents))
     assert [found.sid for found in listed.interactions] == [first.sid]
-    listed = await reading.ListInteractions(list_request(parents), metadata=[(KEY, token)])
+    listed = await reading.ListInteractions(
+        list_request(parents), metadata=[(CONSISTENCY_HEADER, token)]
+    )
     assert len(listed.interactions) == 3
 
     doomed = DeleteInteractionRequest(
@@ -109,17 +111,17 @@ async def test_over_grpc_a_token_makes_a_read_see_the_write(
     )
     token = await token_in(reading.DeleteInteraction(doomed))
     assert (await reading.GetInteraction(get_request(first))).interaction == first
-    gone = reading.GetInteraction(get_request(first), metadata=[(KEY, token)])
+    gone = reading.GetInteraction(get_request(first), metadata=[(CONSISTENCY_HEADER, token)])
     assert (await failure(gone))[0] is Code.NOT_FOUND
     assert await client.reads() == {"replica: any": 3, "primary: behind": 3}
 
     pair.standby.resume()
     pair.catch_up()
-    got = await reading.GetInteraction(get_request(one), metadata=[(KEY, token)])
+    got = await reading.GetInteraction(get_request(one), metadata=[(CONSISTENCY_HEADER, token)])
     assert got.interaction == one
     read = reading.GetInteraction(get_request(one))
     assert (await read).interaction == one
-    assert KEY not in dict(await read.trailing_metadata())
+    assert CONSISTENCY_HEADER not in dict(await read.trailing_metadata())
     assert await client.reads() == {
         "replica: any": 4, "primary: behind": 3, "replica: caught_up": 1,
     }  # fmt: skip
@@ -134,7 +136,7 @@ async def test_over_rest_a_token_makes_a_read_see_the_write(
     recorded = await token_in(client.ingest.RecordInteraction(record_request(interaction)))
     pair.catch_up()
     pair.standby.pause()
-    assert (await http.get(path, headers={KEY: recorded})).status_code == 200
+    assert (await http.get(path, headers={CONSISTENCY_HEADER: recorded})).status_code == 200
     deleted = await http.delete(path)
     assert deleted.status_code == 204
     headers = {"Interaction-Svc-Consistency": deleted.headers["interaction-svc-consistency"]}
@@ -177,7 +179,7 @@ async def test_tokens_of_another_timeline_are_accepted_and_invalid_tokens_refuse
         UNKNOWN_REVISION,
     ):
         call = client.reading.GetInteraction(
-            get_request(interaction), metadata=[(KEY, encode_token(other))]
+            get_request(interaction), metadata=[(CONSISTENCY_HEADER, encode_token(other))]
         )
         assert (await call).interaction == interaction
     assert await client.reads() == {**before, "primary: unrelated": 3}
@@ -188,17 +190,17 @@ async def refuses_bad_tokens(reading: Reading, http: httpx.AsyncClient, parents:
     interaction = new_interaction(parents)
     for bad in (BAD, "", encode_token(Revision(1, 1, 1))[:-1]):
         for call in (
-            reading.GetInteraction(get_request(interaction), metadata=[(KEY, bad)]),
-            reading.ListInteractions(list_request(parents), metadata=[(KEY, bad)]),
+            reading.GetInteraction(get_request(interaction), metadata=[(CONSISTENCY_HEADER, bad)]),
+            reading.ListInteractions(list_request(parents), metadata=[(CONSISTENCY_HEADER, bad)]),
         ):
             code, reason, details = await failure(call)
             assert (code, reason) == (Code.INVALID_ARGUMENT, "ERROR_REASON_INVALID_FIELD")
             (violation,) = details["BadRequest"].field_violations  # type: ignore[attr-defined]
-            assert violation.field == KEY
+            assert violation.field == CONSISTENCY_HEADER
         for path in (parents.path, f"{parents.path}/{interaction.sid}"):
-            answer = await http.get(path, headers={KEY: bad})
+            answer = await http.get(path, headers={CONSISTENCY_HEADER: bad})
             assert (answer.status_code, answer.json()["code"]) == (400, 20001)
-            assert answer.json()["message"].startswith(KEY)
+            assert answer.json()["message"].startswith(CONSISTENCY_HEADER)
 
 
 async def test_without_a_replica_writes_return_no_token_and_reads_accept_any_valid_one(
@@ -207,13 +209,15 @@ async def test_without_a_replica_writes_return_no_token_and_reads_accept_any_val
     interaction = new_interaction(parents)
     call = ingest.RecordInteraction(record_request(interaction))
     await call
-    assert KEY not in dict(await call.trailing_metadata())
+    assert CONSISTENCY_HEADER not in dict(await call.trailing_metadata())
     token = encode_token(Revision(1, 1, 2**60))
-    got = await reading.GetInteraction(get_request(interaction), metadata=[(KEY, token)])
+    got = await reading.GetInteraction(
+        get_request(interaction), metadata=[(CONSISTENCY_HEADER, token)]
+    )
     assert got.interaction == interaction
     path = f"{parents.path}/{interaction.sid}"
-    assert (await http.get(path, headers={KEY: token})).status_code == 200
-    assert KEY not in (await http.delete(path)).headers
+    assert (await http.get(path, headers={CONSISTENCY_HEADER: token})).status_code == 200
+    assert CONSISTENCY_HEADER not in (await http.delete(path)).headers
     await refuses_bad_tokens(reading, http, parents)
 
 
@@ -232,7 +236,7 @@ async def test_a_dead_replica_does_not_make_the_service_unhealthy(
                 IngestServiceStub(channel).RecordInteraction(record_request(interaction))
             )
             reading = InteractionServiceStub(channel)
-            for metadata in ([], [(KEY, token)]):
+            for metadata in ([], [(CONSISTENCY_HEADER, token)]):
                 got = await reading.GetInteraction(get_request(interaction), metadata=metadata)
                 assert got.interaction == interaction
             assert (await http.get("/readyz")).status_code == 200

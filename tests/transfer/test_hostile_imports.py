@@ -23,10 +23,10 @@ from testing.peak_memory import measured
 from testing.process import run
 from testing.resources import BASE_URL, FIVE, broken, envelope, lines
 
+from interaction_svc.domain.units import MIB
 from interaction_svc.transfer import ImportReport, Problem, import_stream
 from interaction_svc.transfer import resource_reader as reading_module
 
-MIB = 1024 * 1024
 SAMPLE_FILES = sorted(SAMPLES.glob("*.json*"))
 PLACE = re.compile(r"(line [1-9]\d*(, index \d+)?|index \d+): \S")
 PEAK_MIB = 150

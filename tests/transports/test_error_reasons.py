@@ -18,6 +18,7 @@ from interaction_svc.admission.response_backlog import ResponseBacklog
 from interaction_svc.domain import errors
 from interaction_svc.domain.errors import ServiceError
 from interaction_svc.domain.principals import ANONYMOUS, Principal
+from interaction_svc.domain.units import MIB
 from interaction_svc.telemetry.request_context import RequestContext
 from interaction_svc.transports.rpc.error_details import status_of
 from interaction_svc.transports.status import codes_of
@@ -81,7 +82,7 @@ class Case(NamedTuple):
 
 
 def unsent_of_account() -> ServiceError:
-    return beyond_unsent(ACCOUNT, "a:1", held_by=2, bytes_of_each=60 * 1024 * 1024)
+    return beyond_unsent(ACCOUNT, "a:1", held_by=2, bytes_of_each=60 * MIB)
 
 
 CASES: dict[str, list[Case]] = {
@@ -108,7 +109,7 @@ CASES: dict[str, list[Case]] = {
         ),
         Case(unsent_of_account, {"scope": "account"}),
         Case(
-            lambda: beyond_unsent(ACCOUNT, "other:0", held_by=1, bytes_of_each=1024 * 1024),
+            lambda: beyond_unsent(ACCOUNT, "other:0", held_by=1, bytes_of_each=MIB),
             {"scope": "connection"},
         ),
     ],

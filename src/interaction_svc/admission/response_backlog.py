@@ -4,10 +4,8 @@ import asyncio
 from collections.abc import Callable
 
 from interaction_svc.domain.errors import Overloaded
+from interaction_svc.domain.units import KIB, MIB
 from interaction_svc.telemetry.request_context import RequestContext
-
-KIB = 1024
-MIB = 1024 * KIB
 
 
 class ResponseBacklog:

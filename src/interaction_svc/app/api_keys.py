@@ -7,7 +7,7 @@ from typing import NamedTuple
 from interaction_svc.app.credentials import hash_secret, new_secret
 from interaction_svc.app.store_calls import store_call
 from interaction_svc.domain.errors import InvalidField
-from interaction_svc.domain.principals import Role, spelt
+from interaction_svc.domain.principals import Role, format_roles
 from interaction_svc.domain.sids import Sid, canonical_sid
 from interaction_svc.domain.timestamps import now_us
 from interaction_svc.domain.validation import check_sid
@@ -36,7 +36,7 @@ async def create_key(
     that is not valid. In the other order it would have stored a key with an unknown secret.
     """
     roles = {role, *more_roles}
-    names = spelt(roles)
+    names = format_roles(roles)
     if Role.ADMIN in roles and len(roles) > 1:
         raise InvalidField("role", "admin gives every right in all accounts; give it alone")
     if account_sid is not None:

@@ -20,7 +20,7 @@ from interaction_svc.app.credentials import Credentials, hash_secret, parse_auth
 from interaction_svc.app.key_hashes import KeyHashes
 from interaction_svc.app.store_calls import store_call
 from interaction_svc.domain.errors import Unauthenticated
-from interaction_svc.domain.principals import ANONYMOUS, Principal, Role, rights_of, roles_of
+from interaction_svc.domain.principals import ANONYMOUS, Principal, Role, parse_roles, rights_of
 from interaction_svc.domain.sids import Sid
 from interaction_svc.store import ApiKey, Store
 
@@ -143,7 +143,7 @@ class Authenticator:
 def _known_roles(key: ApiKey) -> frozenset[Role]:
     """Return the roles of a key. If one is unknown to this version, log that and return none."""
     try:
-        return roles_of(key.role)
+        return parse_roles(key.role)
     except ValueError:  # a later version of the service created the key
         log.error(
             "key refused: a role of it is unknown to this version", key_sid=key.sid, role=key.role

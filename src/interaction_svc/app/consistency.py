@@ -11,7 +11,7 @@ from interaction_svc.app.store_calls import store_call
 from interaction_svc.domain.errors import InvalidConsistencyToken
 from interaction_svc.store import UNKNOWN_REVISION, Revision, Store
 
-KEY = "interaction-svc-consistency"
+CONSISTENCY_HEADER = "interaction-svc-consistency"
 """The name of the gRPC metadata and the HTTP header with a token."""
 MAX_TOKEN_LENGTH = 64
 """Characters; tokens of this version have 34."""
@@ -39,7 +39,7 @@ def decode_token(token: str) -> Revision:
             return UNKNOWN_REVISION
         return Revision(*_REVISION.unpack(body[1:]))
     except (opaque_token.DamagedTokenError, struct.error) as error:
-        raise InvalidConsistencyToken(KEY) from error
+        raise InvalidConsistencyToken(CONSISTENCY_HEADER) from error
 
 
 async def current_token(store: Store) -> str | None:

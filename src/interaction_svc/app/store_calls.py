@@ -1,8 +1,5 @@
 """Mapping of store errors to service errors."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import structlog
 
 from interaction_svc.domain.errors import (
@@ -26,19 +23,24 @@ from interaction_svc.store import (
 log = structlog.get_logger()
 
 
-@contextmanager
-def store_call(operation: str) -> Iterator[None]:
-    """Map the store errors that the block raises to service errors.
+class store_call:  # noqa: N801 used like a function
+    """Context manager that maps the store errors of its block to service errors.
 
     Raises Overloaded, StoreFull, Unavailable, AmbiguousAccount, DataLoss. `operation` is the name
     of the call in the log.
     """
-    try:
-        yield
-    except StoreError as error:
-        if mapped := _map(error, operation):
+
+    __slots__ = ("_operation",)
+
+    def __init__(self, operation: str) -> None:
+        self._operation = operation
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, StoreError) and (mapped := _map(error, self._operation)):
             raise mapped from error
-        raise
 
 
 def _map(error: StoreError, operation: str) -> ServiceError | None:

@@ -14,8 +14,10 @@ from typing import Any
 import orjson
 from rich.console import Console
 
+from interaction_svc.domain.units import KIB
+
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
-_BUFFER_BYTES = 64 * 1024
+_BUFFER_BYTES = 64 * KIB
 _NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 """Errors of file systems without fsync."""
 _MIN_COLUMNS = 80

@@ -45,13 +45,13 @@ _RIGHTS = {
 }
 
 
-def spelt(roles: Iterable[Role]) -> str:
+def format_roles(roles: Iterable[Role]) -> str:
     """Return a set of roles as the store keeps it: sorted names with commas, `ingest,read`."""
     return ",".join(sorted(set(roles)))
 
 
-def roles_of(text: str) -> frozenset[Role]:
-    """Return the roles that `spelt` wrote. Raises ValueError for an unknown role."""
+def parse_roles(text: str) -> frozenset[Role]:
+    """Return the roles that `format_roles` wrote. Raises ValueError for an unknown role."""
     return frozenset(map(Role, text.split(",")))
 
 

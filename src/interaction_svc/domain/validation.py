@@ -43,14 +43,6 @@ _is_url = re.compile(  # a user, a host, a port, and the rest
 _RESOURCE_TYPES = {"message": "Message", "call": "Call"}
 
 
-def normalized(given: pb.Interaction, *, now_us: int, make_sid: bool = False) -> pb.Interaction:
-    """Return a normalized copy of an Interaction (see `normalize`)."""
-    record = pb.Interaction()
-    record.CopyFrom(given)
-    normalize(record, now_us=now_us, make_sid=make_sid)
-    return record
-
-
 def normalize(record: pb.Interaction, *, now_us: int, make_sid: bool = False) -> None:
     """Validate an Interaction and change it to its stored form. Raises InvalidField.
 

@@ -9,19 +9,13 @@ import gc
 import resource
 import sys
 
-SWITCH_SECONDS = 0.0001
-"""The switch interval: after this wait a thread requests the interpreter lock. Default: 5 ms.
-
-It has to be shorter than the time that a bulk stream computes between two pauses
-(admission/fairness.py). At each pause the stream releases the lock for a moment, and the wait of
-other threads starts again. With a longer interval the writer's thread would rarely get the lock.
-"""
+from interaction_svc.admission.fairness import SWITCH_INTERVAL_SECONDS
+from interaction_svc.domain.units import MIB
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-_MIB = 1024 * 1024
-KEPT_BYTES = 8 * _MIB
+KEPT_BYTES = 8 * MIB
 """The freed memory at the end of each heap that the process keeps. Each thread has a heap."""
-_MAPPED_BYTES = 2 * _MIB
+_MAPPED_BYTES = 2 * MIB
 """Allocations of at least this size are returned to the system as soon as they are freed."""
 
 
@@ -50,7 +44,7 @@ def allow_open_files() -> None:
 
 def apply() -> None:
     """Tune the interpreter and the C library of this process, after a server has started."""
-    sys.setswitchinterval(SWITCH_SECONDS)
+    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
     # The objects of a started server stay. Collecting them again would cost 5 % of a Get.
     gc.collect()
     gc.freeze()

@@ -83,11 +83,13 @@ class Server:
             if certificates is not None:
                 await certificates.start()
                 cleanups.push_async_callback(certificates.stop)
+            reads = ReadPriority()
             opened = await open_store(
                 settings.store,
                 create=not self._is_worker,
                 postgres=settings.postgres_limits,
                 replica=settings.replica,
+                reads=reads,
             )
             self.store = InstrumentedStore(opened)
             cleanups.push_async_callback(self.store.close)
@@ -118,7 +120,6 @@ class Server:
             cleanups.push_async_callback(self._liveness.stop)
             if self._is_worker:
                 await health.start()  # its ports receive calls as soon as it listens
-            reads = ReadPriority()
             interactions, ingest = Interactions(self.store, reads), Ingest(self.store, reads)
             if settings.grpc:
                 await self._start_grpc(interactions, ingest, pipeline, health, certificates)

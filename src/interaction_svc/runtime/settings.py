@@ -24,6 +24,7 @@ from pydantic_settings import (
 )
 
 from interaction_svc.domain.errors import OperatorError
+from interaction_svc.domain.units import KIB, MIB
 from interaction_svc.runtime.setting_types import (
     check_address,
     check_api_key,
@@ -47,9 +48,6 @@ CLIENT_SETTINGS = (
     "server", "server_tls", "server_ca", "api_key", "client_certificate", "client_key",
 )  # fmt: skip
 """Settings of the commands that call a server; `serve` does not use them."""
-
-KIB = 1024
-MIB = 1024 * KIB
 
 
 class SettingsError(OperatorError):

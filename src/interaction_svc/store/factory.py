@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from interaction_svc.admission.fairness import ReadPriority
 from interaction_svc.store.errors import StoreError, StoreUnavailableError, StoreURLError
 from interaction_svc.store.interface import MigrationProgress, Store, StoreReport
 from interaction_svc.store.options import PostgresLimits, ReplicaStore
@@ -88,13 +89,14 @@ async def open_store(
     postgres: PostgresLimits = PostgresLimits(),  # noqa: B008 immutable
     replica: ReplicaStore | None = None,
     on_migration: MigrationProgress | None = None,
+    reads: ReadPriority | None = None,
 ) -> Store:
     """Open the store, make it if it isn't there, and bring its schema up to date.
 
     With `migrate=False` a store that isn't there or isn't up to date is an error, with
     `create=False` only one that isn't there; a database always has to be there, and a new one has
     no schema. `on_migration` learns how far a migration has come; without it the log does. Callers'
-    reads go to the replica, which only a database can have. Raises
+    reads go to the replica, which only a database can have. Bulk writes pause for `reads`. Raises
     StoreURLError, NotAStoreError, SchemaTooNewError, StoreUnavailableError, StoreFullError.
     """
     place = check_url(url)
@@ -109,7 +111,7 @@ async def open_store(
         if not (create or place.exists()):
             raise StoreUnavailableError("the file isn't there")
         return await SqliteStore.open(
-            place, migrate=migrate, on_migration=on_migration or LoggedProgress()
+            place, migrate=migrate, on_migration=on_migration or LoggedProgress(), reads=reads
         )
 
 

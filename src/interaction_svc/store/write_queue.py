@@ -4,11 +4,11 @@ import asyncio
 from collections import Counter, deque
 from typing import Any, Generic, Protocol, TypeVar
 
+from interaction_svc.domain.units import MIB
 from interaction_svc.store.errors import StoreBusyError
 from interaction_svc.telemetry import metrics
-from interaction_svc.telemetry.metric_buffer import observe
+from interaction_svc.telemetry.metric_buffer import add
 
-MIB = 1024 * 1024
 MAX_WAITING_ROWS = 10_000
 """Most rows in the queue. Further operations are refused."""
 MAX_WAITING_BYTES = 64 * MIB
@@ -124,5 +124,5 @@ class WriteQueue(Generic[W]):
         self._waiting_sizes[account] += size
         if account not in self._queues:
             del self._waiting[account], self._waiting_sizes[account]
-        observe(metrics.waiting_rows, rows)
-        observe(metrics.waiting_bytes, size)
+        add(metrics.waiting_rows, rows)
+        add(metrics.waiting_bytes, size)

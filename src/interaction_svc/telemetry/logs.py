@@ -67,8 +67,15 @@ class _LogBuffer:
         return list(map(_line_of, ended))
 
 
-_buffers: dict[asyncio.AbstractEventLoop | None, _LogBuffer] = {}
-"""The buffer of each event loop that runs a server."""
+class _Thread(threading.local):
+    """The buffer of this thread, while its event loop runs a server."""
+
+    buffer: _LogBuffer | None = None
+
+
+_thread = _Thread()
+_buffers: set[_LogBuffer] = set()
+"""The buffers of all threads."""
 
 
 class _Output:
@@ -83,7 +90,7 @@ class _Output:
     def write(self, *last: str) -> None:
         """Write the lines that wait, and then these."""
         with self._lock:
-            lines = [line for buffer in tuple(_buffers.values()) for line in buffer.take()]
+            lines = [line for buffer in tuple(_buffers) for line in buffer.take()]
             lines += last
             if lines:
                 with suppress(OSError, ValueError):
@@ -105,16 +112,17 @@ def buffered_logs() -> Iterator[None]:
 
     Without a buffer each line is written at once.
     """
-    loop = asyncio.get_running_loop()
-    if loop in _buffers:  # of another server on this loop
+    if _thread.buffer is not None:  # of another server on this event loop
         yield
         return
-    _buffers[loop] = _LogBuffer(loop)
+    buffer = _thread.buffer = _LogBuffer(asyncio.get_running_loop())
+    _buffers.add(buffer)
     try:
         yield
     finally:
         _output.flush()
-        del _buffers[loop]
+        _thread.buffer = None
+        _buffers.remove(buffer)
 
 
 class _Printer:
@@ -193,7 +201,7 @@ def log_call(call: RequestContext, seconds: float) -> None:
     """Log how a call ended, at info or, if it is quiet, at debug."""
     if _Form.level <= (logging.DEBUG if call.is_quiet else logging.INFO):
         ended = _EndedCall(call, seconds, time.time())
-        buffer = _buffers.get(asyncio._get_running_loop())
+        buffer = _thread.buffer
         if buffer is not None:
             buffer.add(ended)
         else:

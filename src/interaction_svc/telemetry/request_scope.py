@@ -8,7 +8,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from interaction_svc.domain.errors import PermissionDenied, RateLimited, Unauthenticated
 from interaction_svc.telemetry import metrics
 from interaction_svc.telemetry.logs import audit, log_call
-from interaction_svc.telemetry.metric_buffer import observe
+from interaction_svc.telemetry.metric_buffer import add, observe
 from interaction_svc.telemetry.request_context import RequestContext, begin, end
 
 _AUDITED = (Unauthenticated, PermissionDenied, RateLimited)
@@ -27,16 +27,16 @@ class request_scope:  # noqa: N801 it is used like a function
 
     def __enter__(self) -> None:
         self._begun = time.perf_counter()
-        observe(_in_flight(self._call.transport), 1)
+        add(_in_flight(self._call.transport), 1)
         self._token = begin(self._call)
 
     def __exit__(self, *_: object) -> None:
         call = self._call
         try:
             seconds = time.perf_counter() - self._begun
-            observe(_in_flight(call.transport), -1)
+            add(_in_flight(call.transport), -1)
             observe(_seconds(call.transport, call.method), seconds)
-            observe(_count(call.transport, call.method, call.code), 1)
+            add(_count(call.transport, call.method, call.code), 1)
             if call.error is not None:
                 metrics.errors.labels(call.transport, call.error.reason_name()).inc()
                 if isinstance(call.error, _AUDITED):

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import orjson
 
+from interaction_svc.domain.units import MIB
 from interaction_svc.store import ApiKey, Row, Store
 from interaction_svc.store.factory import naming
 from interaction_svc.store.tables import (
@@ -27,7 +28,7 @@ from interaction_svc.store.tables import (
 
 _SECOND_US = 1_000_000
 _STEP_ROWS = 2_000
-_STEP_BYTES = 4 * 1024 * 1024
+_STEP_BYTES = 4 * MIB
 """Rows and bytes of a step; at most two steps of each store are in memory."""
 
 

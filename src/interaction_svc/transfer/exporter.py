@@ -5,10 +5,11 @@ from collections.abc import AsyncIterator
 import orjson
 
 from interaction_svc.codec.twilio_json import to_json
+from interaction_svc.domain.units import MIB
 from interaction_svc.store import ScanPosition, Store, decode
 
 _PAGE_ROWS = 1000
-_PAGE_BYTES = 4 * 1024 * 1024
+_PAGE_BYTES = 4 * MIB
 
 
 async def export_lines(

@@ -4,7 +4,9 @@ import codecs
 import io
 from typing import BinaryIO
 
-_CHUNK_BYTES = 64 * 1024
+from interaction_svc.domain.units import KIB
+
+_CHUNK_BYTES = 64 * KIB
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _UTF32_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 _KINDS: tuple[tuple[tuple[bytes, ...], str], ...] = (

@@ -11,12 +11,13 @@ from interaction_svc.codec.twilio_json import CAMEL_CASE, PROPERTY_OF, from_json
 from interaction_svc.domain.errors import InvalidField, ServiceError
 from interaction_svc.domain.interactions import Outcome
 from interaction_svc.domain.principals import ANONYMOUS
+from interaction_svc.domain.units import MIB
 from interaction_svc.store import Row
 from interaction_svc.transfer.resource_reader import MAX_KEY_LENGTH, read_items
 
 MAX_IGNORED_KEYS = 20
 """The maximum number of distinct ignored keys that are counted; a file may have more."""
-_BATCH_BYTES = 4 * 1024 * 1024
+_BATCH_BYTES = 4 * MIB
 _SNAKE_CASE = frozenset(CAMEL_CASE.values())
 
 

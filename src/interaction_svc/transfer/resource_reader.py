@@ -17,12 +17,13 @@ import ijson
 import orjson
 
 from interaction_svc.codec.twilio_json import LIST_KEY, PROPERTY_OF
+from interaction_svc.domain.units import KIB, MIB
 from interaction_svc.transfer.file_kinds import as_utf8, is_utf16, name_of_kind
 
-MAX_LINE_BYTES = 16 * 1024 * 1024
+MAX_LINE_BYTES = 16 * MIB
 """The maximum size of a line, or of a JSON string in a document."""
-_HEAD_BYTES = 64 * 1024
-_MAX_HEAD_BYTES = 4 * 1024 * 1024
+_HEAD_BYTES = 64 * KIB
+_MAX_HEAD_BYTES = 4 * MIB
 """The most that is read to find _EXAMINED_LINES. A resource with the largest `data` has 1.5 MiB."""
 _EXAMINED_LINES = 3
 _MAX_UNKNOWN_KEYS = 100

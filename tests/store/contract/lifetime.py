@@ -10,9 +10,10 @@ import pytest
 from testing.build import NOON_US, Parents, new_interaction, new_sid
 
 from interaction_svc.domain.interactions import Outcome
+from interaction_svc.domain.units import MIB
 from interaction_svc.store import Expired, Row, Store, StoreClosedError, row_of
 from interaction_svc.store.tables import INTERACTIONS
-from tests.store.contract.stores import EVERYONE, MIB, NOW_US, StoreTests, query, sids
+from tests.store.contract.stores import EVERYONE, NOW_US, StoreTests, query, sids
 
 
 class CancelAt:

@@ -7,6 +7,7 @@ from testing.build import NOON_US, Parents, new_interaction, new_leg, new_sid
 
 from interaction_svc.domain.interactions import Filter, Outcome, Scope
 from interaction_svc.domain.paging import Cursor
+from interaction_svc.domain.units import MIB
 from interaction_svc.store import (
     AmbiguousAccountError,
     DamagedRowError,
@@ -18,7 +19,6 @@ from interaction_svc.store.tables import INTERACTIONS, OWNERS, SessionOwner
 from interaction_svc.v1 import interaction_pb2 as pb
 from tests.store.contract.stores import (
     EVERYONE,
-    MIB,
     NOW_US,
     StoreTests,
     position,

@@ -10,6 +10,7 @@ from testing.build import NOON_US, SECOND_US, Parents
 
 from interaction_svc.domain.interactions import Scope
 from interaction_svc.domain.paging import Position
+from interaction_svc.domain.units import MIB
 from interaction_svc.store import PageQuery, Row, Store
 from interaction_svc.v1.interaction_service_pb2 import ListInteractionsResponse
 
@@ -17,9 +18,6 @@ EVERYONE = Scope(None)
 
 
 NOW_US = NOON_US + 3600 * SECOND_US
-
-
-MIB = 1024 * 1024
 
 
 def query(parents: Parents, **given: Any) -> PageQuery:

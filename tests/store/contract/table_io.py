@@ -4,6 +4,7 @@ import pytest
 from testing.build import NOON_US, Parents, new_interaction, new_parents, new_sid
 
 from interaction_svc.domain.interactions import Outcome
+from interaction_svc.domain.units import MIB
 from interaction_svc.store import Row, Store, decode, row_of
 from interaction_svc.store.checksum import checksum_of
 from interaction_svc.store.tables import (
@@ -18,7 +19,7 @@ from interaction_svc.store.tables import (
     Tombstone,
 )
 from tests.store.contract.api_keys import new_key
-from tests.store.contract.stores import EVERYONE, MIB, NOW_US, StoreTests, query
+from tests.store.contract.stores import EVERYONE, NOW_US, StoreTests, query
 
 _UNKNOWN_FIELD = b"\xfa\x3f\x01x"
 

@@ -9,6 +9,7 @@ import pytest
 from testing.build import NOON_US, SECOND_US, new_interaction, new_parents
 
 from interaction_svc.domain import timestamps
+from interaction_svc.domain.units import MIB
 from interaction_svc.store import (
     Store,
     decode,
@@ -18,7 +19,6 @@ from interaction_svc.store.interface import MigrationProgress
 from interaction_svc.store.sqlite.rewrite import rewriter as rewriting
 from interaction_svc.store.sqlite.rewrite.rewriter import Rewritten
 from interaction_svc.v1 import interaction_pb2 as pb
-from tests.store.contract.stores import MIB
 from tests.store.sqlite.files import url
 
 PARENTS = new_parents()

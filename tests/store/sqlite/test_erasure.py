@@ -17,6 +17,7 @@ from testing.build import NOON_US, SECOND_US, Parents, new_interaction, new_leg,
 
 from interaction_svc.app.bulk_delete import bulk_delete
 from interaction_svc.domain.interactions import InteractionKey
+from interaction_svc.domain.units import MIB
 from interaction_svc.store import Expired, InvolvesParticipant, Row, Store, decode, row_of
 from interaction_svc.store.factory import open_store
 from interaction_svc.store.sqlite import schema
@@ -26,7 +27,7 @@ from interaction_svc.store.sqlite.erasure.page_wiper import PageWiper, has_resid
 from interaction_svc.store.sqlite.erasure.wal_truncation import ERASED_WITHIN_SECONDS
 from interaction_svc.store.sqlite.row_format import pack
 from interaction_svc.store.tables import INTERACTIONS, TOMBSTONES, Tombstone
-from tests.store.contract.stores import EVERYONE, MIB, NOW_US
+from tests.store.contract.stores import EVERYONE, NOW_US
 from tests.store.sqlite.files import another_process, url
 
 _INNER_PAGE = 0x02

@@ -15,6 +15,7 @@ import pytest
 from testing.build import NOON_US, Parents, new_interaction
 from testing.small_disk import change_disk, small_disk
 
+from interaction_svc.domain.units import MIB
 from interaction_svc.store import (
     NotAStoreError,
     Store,
@@ -28,7 +29,7 @@ from interaction_svc.store.factory import check_store, open_store
 from interaction_svc.store.sqlite import probe, schema, transactions
 from interaction_svc.store.sqlite.errors import translated
 from interaction_svc.store.sqlite.write_errors import os_failure
-from tests.store.contract.stores import EVERYONE, MIB, NOW_US, query
+from tests.store.contract.stores import EVERYONE, NOW_US, query
 from tests.store.sqlite.files import another_process, url
 
 PAGE = schema.PAGE_BYTES

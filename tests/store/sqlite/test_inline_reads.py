@@ -1,8 +1,8 @@
 """Fast reads run on the event loop, all others on the thread."""
 
 import asyncio
+import gc
 import sqlite3
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -10,14 +10,13 @@ from pathlib import Path
 import pytest
 from testing.build import NOON_US, Parents, new_interaction
 
-from interaction_svc.domain.interactions import Filter, Outcome
+from interaction_svc.domain.interactions import Filter
 from interaction_svc.domain.paging import Cursor, Position
 from interaction_svc.store import StoreClosedError, StoreError, row_of
 from interaction_svc.store.factory import open_store
 from interaction_svc.store.sqlite import page_concat, page_reads
 from interaction_svc.store.sqlite.connection import connect
 from interaction_svc.store.sqlite.inline_reads import (
-    RECENT_SECONDS,
     SLOW_READ_SECONDS,
     InlineReader,
     NotInlineError,
@@ -99,6 +98,25 @@ async def test_a_slow_read_pauses_inline_reads(inline: InlineReader, clock: Cloc
         await inline.run(lambda _: None)
     clock.now += rest * 0.02
     await inline.run(lambda _: None)
+
+
+async def test_refused_reads_leave_no_reference_cycles(inline: InlineReader, clock: Clock) -> None:
+    def slow(_: sqlite3.Connection) -> None:
+        clock.now += 2 * SLOW_READ_SECONDS
+
+    gc.collect()
+    gc.disable()
+    try:
+        first = inline.run(slow)
+        waiting = [inline.run(lambda _: None) for _ in range(20)]
+        await first
+        for read in waiting:
+            await asyncio.wait([read])
+            assert isinstance(read.exception(), NotInlineError)
+        del first, waiting, read
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 async def test_a_slow_read_that_fails_pauses_inline_reads(
@@ -257,45 +275,3 @@ async def test_rows_beyond_the_byte_limit_of_a_page_are_not_read(
     count, statements = await asyncio.to_thread(read)
     assert count == 9
     assert not any("group_concat" in statement for statement in statements)
-
-
-async def test_a_read_counts_as_recent_for_a_limited_time(
-    inline: InlineReader, clock: Clock
-) -> None:
-    assert not inline.has_read_recently()
-    await inline.run(lambda _: None)
-    clock.now += 0.9 * RECENT_SECONDS
-    assert inline.has_read_recently()
-    clock.now += 0.2 * RECENT_SECONDS
-    assert not inline.has_read_recently()
-
-
-@pytest.mark.parametrize("has_readers", [True, False])
-async def test_a_batch_pauses_between_statements_while_there_are_readers(
-    store: SqliteStore, parents: Parents, monkeypatch: pytest.MonkeyPatch, has_readers: bool
-) -> None:
-    statements: list[str] = []
-    rests: list[float] = []
-    monkeypatch.setattr(InlineReader, "has_read_recently", lambda _: has_readers)
-    await store._write.run(lambda db: db.set_trace_callback(statements.append))
-    monkeypatch.setattr(time, "sleep", rests.append)
-    rows = [row_of(new_interaction(parents)) for _ in range(620)]
-    assert {outcome for outcome, _ in await store.record(rows)} == {Outcome.CREATED}
-    inserts = [each.count("), (") + 1 for each in statements if "INTO interactions" in each]
-    if has_readers:
-        assert inserts == [50] * 12 + [20]
-        assert len(rests) == 12
-        assert all(0 < rest <= 0.005 for rest in rests)
-    else:
-        assert inserts == [250, 250, 50, 50, 20]
-        assert rests == []
-
-
-async def test_single_records_do_not_pause(
-    store: SqliteStore, parents: Parents, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rests: list[float] = []
-    monkeypatch.setattr(InlineReader, "has_read_recently", lambda _: True)
-    monkeypatch.setattr(time, "sleep", rests.append)
-    await asyncio.gather(*(store.record([row_of(new_interaction(parents))]) for _ in range(40)))
-    assert rests == []

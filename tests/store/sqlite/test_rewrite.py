@@ -14,6 +14,7 @@ from testing.build import NOON_US, new_interaction, new_leg, new_sid
 from testing.small_disk import small_disk
 
 from interaction_svc.domain.interactions import Outcome, Scope
+from interaction_svc.domain.units import MIB
 from interaction_svc.store import (
     DamagedRowError,
     StoreClosedError,
@@ -27,7 +28,7 @@ from interaction_svc.store.sqlite.rewrite import rewriter as rewriting
 from interaction_svc.store.sqlite.rewrite.files import size_of
 from interaction_svc.store.sqlite.rewrite.rewriter import needed_bytes
 from interaction_svc.v1 import interaction_pb2 as pb
-from tests.store.contract.stores import EVERYONE, MIB
+from tests.store.contract.stores import EVERYONE
 from tests.store.sqlite.files import url
 from tests.store.sqlite.old_stores import add, delete, make_old_store, opened
 from tests.store.sqlite.rewrites import (

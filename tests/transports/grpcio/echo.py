@@ -20,6 +20,7 @@ from interaction_svc.app.api_keys import NewKey, create_key
 from interaction_svc.app.authentication import Authenticator
 from interaction_svc.domain.errors import InvalidField
 from interaction_svc.domain.principals import Permission, Role
+from interaction_svc.domain.units import MIB
 from interaction_svc.store import Store
 from interaction_svc.store.factory import open_store
 from interaction_svc.telemetry.request_context import current_request
@@ -39,7 +40,7 @@ KINDS = ("unary_unary", "stream_unary", "unary_stream", "stream_stream")
 STREAMS = KINDS[1:]
 STREAMS_OF_A_KEY = 2
 PLACES = 8
-LARGE = 1024 * 1024
+LARGE = MIB
 
 
 class Times(NamedTuple):

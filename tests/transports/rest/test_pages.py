@@ -24,6 +24,7 @@ from interaction_svc.admission.response_backlog import ResponseBacklog
 from interaction_svc.app.interactions import Interactions, Page
 from interaction_svc.domain.errors import Unavailable
 from interaction_svc.domain.principals import ANONYMOUS, Principal
+from interaction_svc.domain.units import MIB
 from interaction_svc.store import Store, row_of
 from interaction_svc.store.factory import open_store
 from interaction_svc.transports.address import Address
@@ -33,8 +34,6 @@ from interaction_svc.transports.rest.app import create_app
 from interaction_svc.transports.rest.responses import STREAM_BYTES, error_response
 from interaction_svc.v1 import interaction_pb2 as pb
 from tests.store.sqlite import files
-
-MIB = 1024 * 1024
 
 
 def large(parents: Parents, count: int, data_bytes: int = 200_000) -> list[pb.Interaction]:

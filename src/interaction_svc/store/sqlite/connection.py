@@ -18,6 +18,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import aiosqlite
 
+from interaction_svc.domain.units import MIB
 from interaction_svc.store.errors import NotAStoreError, StoreClosedError, StoreUnavailableError
 from interaction_svc.store.sqlite import transactions
 from interaction_svc.store.sqlite.errors import primary_code, translated
@@ -25,7 +26,6 @@ from interaction_svc.store.sqlite.errors import primary_code, translated
 P = ParamSpec("P")
 T = TypeVar("T")
 
-MIB = 1024 * 1024
 CACHE_BYTES = 16 * MIB
 JOURNAL_LIMIT_BYTES = 64 * MIB
 _PAGES_UNTIL_CHECKPOINT = 2_000  # of 8 KiB: 16 MiB
@@ -213,7 +213,6 @@ def connect(path: Path, *, create: bool = False, read_only: bool = False) -> sql
         timeout=transactions.BUSY_TIMEOUT_SECONDS,
         isolation_level=None,  # transactions begin only by an explicit BEGIN
         check_same_thread=False,  # aiosqlite may close it on another thread
-        cached_statements=256,
     )
     try:
         _read_header(db)

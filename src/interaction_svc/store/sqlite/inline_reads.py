@@ -19,8 +19,6 @@ SLOW_READ_SECONDS = 0.005
 """A read that takes longer waited for the disk, or was large."""
 _PAUSE_FACTOR = 100
 """Inline reads pause for 100 times as long as a slow read took: slow ones get 1 % of the time."""
-RECENT_SECONDS = 0.01
-"""A read within this time counts as recent."""
 
 
 class NotInlineError(Exception):
@@ -49,7 +47,6 @@ class InlineReader:
         disable_busy_timeout(self._db)
         self._clock = clock
         self._paused_until = float("-inf")
-        self._read_at = float("-inf")
         self._waiting: list[_Read] = []
         self.on_error: Callable[[StoreError], None] = lambda _: None
         """Called with the error of each failed read."""
@@ -60,7 +57,12 @@ class InlineReader:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> "asyncio.Future[T]":
-        """Execute `work` at the end of this pass. The result raises NotInlineError, StoreError."""
+        """Execute `work` at the end of this pass. Raises NotInlineError while reads are paused.
+
+        The result raises NotInlineError, StoreError.
+        """
+        if self._clock() < self._paused_until:
+            raise NotInlineError
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
         self._waiting.append(_Read(lambda db: work(db, *args, **kwargs), done))
@@ -79,20 +81,23 @@ class InlineReader:
                 return
             if done.done():  # its caller was cancelled
                 continue
+            if before < self._paused_until:
+                # It is not raised: a traceback would refer to the futures of all reads, and they to
+                # it. Such a cycle is left to the garbage collector.
+                done.set_exception(NotInlineError())
+                continue
             try:
-                done.set_result(self._result_of(work, before))
+                done.set_result(self._result_of(work))
             except BaseException as error:
                 done.set_exception(error)
             ended = self._clock()
             if ended - before > SLOW_READ_SECONDS:
                 self._paused_until = ended + _PAUSE_FACTOR * (ended - before)
-            self._read_at = before = ended
+            before = ended
 
-    def _result_of(self, work: Callable[[sqlite3.Connection], Any], now: float) -> Any:
+    def _result_of(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
         if self._db is None:
             raise StoreClosedError("the store has been closed")
-        if now < self._paused_until:
-            raise NotInlineError
         try:
             return work(self._db)
         except sqlite3.Error as error:
@@ -101,10 +106,6 @@ class InlineReader:
             translation = translated(error)
             self.on_error(translation)
             raise translation from error
-
-    def has_read_recently(self) -> bool:
-        """Return whether a read ended in the last 10 ms. Callable on any thread."""
-        return self._clock() - self._read_at < RECENT_SECONDS
 
     def drop_page_cache(self) -> None:
         """Drop the pages in memory."""

@@ -11,6 +11,7 @@ from typing import Concatenate, ParamSpec, Self, TypeVar
 
 import structlog
 
+from interaction_svc.admission.fairness import ReadPriority
 from interaction_svc.domain.interactions import InteractionKey, Outcome, Scope
 from interaction_svc.store.api_keys import ApiKey
 from interaction_svc.store.bulk_delete import (
@@ -71,8 +72,16 @@ class SqliteStore(Store):
     """
 
     def __init__(
-        self, path: Path, inline: InlineReader, read: Connection, write: Connection, *, concat: bool
+        self,
+        path: Path,
+        inline: InlineReader,
+        read: Connection,
+        write: Connection,
+        reads: ReadPriority,
+        *,
+        concat: bool,
     ) -> None:
+        self._reads = reads
         self._can_concat = concat
         self._inline = inline
         self._read = read
@@ -92,7 +101,14 @@ class SqliteStore(Store):
         self._closing: asyncio.Task[None] | None = None
 
     @classmethod
-    async def open(cls, path: Path, *, migrate: bool, on_migration: MigrationProgress) -> Self:
+    async def open(
+        cls,
+        path: Path,
+        *,
+        migrate: bool,
+        on_migration: MigrationProgress,
+        reads: ReadPriority | None = None,
+    ) -> Self:
         """Open the file; see open_store."""
         # Left by a process that was killed, perhaps before it erased deleted rows. Read now: the
         # next statement empties the log when it closes the file.
@@ -115,7 +131,7 @@ class SqliteStore(Store):
             opened.push_async_callback(lambda: asyncio.shield(read.close()))
             inline = await _open_inline_reader(path)
             opened.pop_all()
-        store = cls(path, inline, read, write, concat=concat)
+        store = cls(path, inline, read, write, reads or ReadPriority(), concat=concat)
         metrics.wal_bytes.set_function(partial(_size, _wal_of(path)))
         if has_log:
             store._truncator.request_after_crash()
@@ -142,7 +158,7 @@ class SqliteStore(Store):
     async def record(self, rows: Sequence[Row]) -> list[Recorded]:
         """See Store."""
         return await self._run_write(
-            writes.UpsertBatch(rows, self._inline.has_read_recently),
+            writes.UpsertBatch(rows, self._reads),
             len(rows),
             sum(len(row.frame) for row in rows),
             erased=_some_replaced,

@@ -10,9 +10,10 @@ import resource
 import tempfile
 from pathlib import Path
 
+from interaction_svc.domain.units import KIB
 from interaction_svc.store.errors import StoreError, StoreFullError, StoreUnavailableError
 
-_TEST_WRITE_BYTES = 64 * 1024
+_TEST_WRITE_BYTES = 64 * KIB
 """Size of the test write; more than SQLite writes at once (a page, or 32 KiB of shared memory)."""
 
 

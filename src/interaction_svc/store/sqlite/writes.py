@@ -2,10 +2,15 @@
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 
+from interaction_svc.admission.fairness import (
+    MAX_STATEMENT_PAUSE_SECONDS,
+    ROWS_PER_STATEMENT,
+    ReadPriority,
+)
 from interaction_svc.domain.interactions import InteractionKey, Outcome, Scope
 from interaction_svc.store.errors import AmbiguousAccountError
 from interaction_svc.store.recorded import Recorded
@@ -19,17 +24,7 @@ from interaction_svc.store.sqlite.row_format import (
     unpack_row,
 )
 
-_ROWS_BESIDE_READERS = 50
-"""While there are readers, a statement inserts at most 50 rows, and then pauses for as long.
-
-Otherwise a batch occupies one of two cores for 30 ms, and the slowest of 100 Lists takes 2.6 times
-as long as on an idle server; with the pauses 2.2 times. They slow no stream, which pauses longer
-between its batches.
-"""
-_MAX_PAUSE_SECONDS = 0.005
-"""Longest pause. A longer statement waits for the disk, which leaves the cores free, and a pause
-holds the write lock."""
-_STATEMENT_ROWS = (250, _ROWS_BESIDE_READERS, *range(25, 0, -1))
+_STATEMENT_ROWS = (250, ROWS_PER_STATEMENT, *range(25, 0, -1))
 """Numbers of rows for which an INSERT statement exists; each is prepared once.
 
 A statement releases and takes the interpreter lock once, not once per row. The event loop may take
@@ -101,23 +96,23 @@ class UpsertBatch:
     """An operation of the writer: records rows."""
 
     rows: Sequence[Row]
-    has_readers: Callable[[], bool] = lambda: False
-    """Returns whether there are readers at the moment. Callable on any thread."""
+    reads: ReadPriority
+    """Statements pause while these reads run."""
 
     def __call__(self, db: sqlite3.Connection) -> list[Recorded]:
         """Record the rows; see Store.record."""
-        return record(db, self.rows, self.has_readers)
+        return record(db, self.rows, self.reads)
 
 
 def record_batches(db: sqlite3.Connection, works: Sequence[UpsertBatch]) -> list[list[Recorded]]:
     """Record several batches with shared statements; return the results of each."""
     rows = [row for work in works for row in work.rows]
-    recorded = iter(record(db, rows, works[0].has_readers))
+    recorded = iter(record(db, rows, works[0].reads))
     return [list(islice(recorded, len(work.rows))) for work in works]
 
 
 def record(
-    db: sqlite3.Connection, rows: Sequence[Row], has_readers: Callable[[], bool] = lambda: False
+    db: sqlite3.Connection, rows: Sequence[Row], reads: ReadPriority | None = None
 ) -> list[Recorded]:
     """See Store.record."""
     packed = list(map(pack_row, rows))
@@ -140,9 +135,9 @@ def record(
                 stored[key] = merged
                 (new if key in new else changed)[key] = pack_row(merged)
     created = list(new.values())
-    insert(db, created, has_readers)
+    insert(db, created, reads)
     owners = {(columns[0], columns[4], columns[1]) for columns in created}
-    _insert_all(db, _INSERT_OWNERS, list(owners), has_readers)
+    _insert_all(db, _INSERT_OWNERS, list(owners), reads)
     update(db, changed.values())
     return recorded
 
@@ -184,10 +179,10 @@ def _find(
 def insert(
     db: sqlite3.Connection,
     rows: Sequence[Packed],
-    has_readers: Callable[[], bool] = lambda: False,
+    reads: ReadPriority | None = None,
 ) -> None:
     """Insert rows whose keys are not stored."""
-    _insert_all(db, _INSERT, rows, has_readers)
+    _insert_all(db, _INSERT, rows, reads)
 
 
 def update(db: sqlite3.Connection, rows: Iterable[Packed]) -> None:
@@ -199,20 +194,20 @@ def _insert_all(
     db: sqlite3.Connection,
     inserts: Sequence[tuple[int, str]],
     rows: Sequence[Packed],
-    has_readers: Callable[[], bool],
+    reads: ReadPriority | None,
 ) -> None:
-    """Insert rows, with pauses while there are readers."""
+    """Insert rows, with pauses while reads run."""
     begin = 0
     for count, statement in inserts:
         while len(rows) - begin >= count:
-            yields = count >= _ROWS_BESIDE_READERS and has_readers()
-            if yields and count > _ROWS_BESIDE_READERS:
+            yields = count >= ROWS_PER_STATEMENT and reads is not None and reads.has_recent_read()
+            if yields and count > ROWS_PER_STATEMENT:
                 break
             values = tuple(chain.from_iterable(rows[begin : begin + count]))
             begun = time.perf_counter()
             db.execute(statement, values)
             if yields:
-                time.sleep(min(time.perf_counter() - begun, _MAX_PAUSE_SECONDS))
+                time.sleep(min(time.perf_counter() - begun, MAX_STATEMENT_PAUSE_SECONDS))
             begin += count
 
 

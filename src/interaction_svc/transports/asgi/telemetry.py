@@ -5,7 +5,7 @@ from collections.abc import Awaitable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from interaction_svc.app import consistency
+from interaction_svc.app.consistency import CONSISTENCY_HEADER
 from interaction_svc.telemetry.request_context import (
     REQUEST_ID_HEADER,
     TWILIO_REQUEST_ID,
@@ -25,7 +25,7 @@ NO_STORE = (b"cache-control", b"no-store")
 """A header of every response: most have personal data, and errors are temporary."""
 _REQUEST_ID = REQUEST_ID_HEADER.encode()
 _AUTHORIZATION = b"authorization"
-_CONSISTENCY = consistency.KEY.encode()
+_CONSISTENCY = CONSISTENCY_HEADER.encode()
 _MAX_LOGGED_PATH = 256
 
 

@@ -13,6 +13,7 @@ import structlog
 from starlette.types import Message, Scope
 
 from interaction_svc.domain.errors import Internal, ServiceError
+from interaction_svc.domain.units import KIB
 from interaction_svc.transports.asgi.client_gone import ClientGoneError
 from interaction_svc.transports.http1.uvicorn_internals import STATUS_LINE
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-_JOINED_BYTES = 64 * 1024
+_JOINED_BYTES = 64 * KIB
 """A body up to this size is copied, to send it with its headers. Above, two sends are cheaper."""
 
 

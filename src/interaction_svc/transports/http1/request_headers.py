@@ -18,10 +18,10 @@ _is_host = re.compile(
 
 def announces_body(headers: Headers) -> bool:
     """Return whether the headers announce a body."""
-    return any(
-        name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0"))
-        for name, value in headers
-    )
+    for name, value in headers:
+        if name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0")):
+            return True
+    return False
 
 
 def check_headers(headers: Headers, version: str) -> None:

@@ -7,15 +7,16 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from interaction_svc.app import consistency
+from interaction_svc.app.consistency import CONSISTENCY_HEADER
 from interaction_svc.domain.errors import MalformedRequest
 from interaction_svc.telemetry.request_context import REQUEST_ID_HEADER, current_request
 from interaction_svc.transports.rest.responses import error_response
 
 _METHODS = ("GET", "HEAD", "DELETE")
-_REQUEST_HEADERS = ("Authorization", REQUEST_ID_HEADER, consistency.KEY)
+_REQUEST_HEADERS = ("Authorization", REQUEST_ID_HEADER, CONSISTENCY_HEADER)
 _RESPONSE_HEADERS = (
-    "Twilio-Request-Id", "Twilio-Request-Duration", "X-Request-Id", "Retry-After", consistency.KEY,
+    "Twilio-Request-Id", "Twilio-Request-Duration", "X-Request-Id", "Retry-After",
+    CONSISTENCY_HEADER,
 )  # fmt: skip
 
 

@@ -8,9 +8,10 @@ import orjson
 from interaction_svc.codec import twilio_json
 from interaction_svc.codec.encoded import DamagedEncodingError, decode_item, split_encoded
 from interaction_svc.domain.errors import DataLoss
+from interaction_svc.domain.units import MIB
 from interaction_svc.v1.interaction_pb2 import Interaction
 
-KEPT_BYTES = 16 * 1024 * 1024
+KEPT_BYTES = 16 * MIB
 """The maximum size of the cache, rows and JSON together. One page may exceed it."""
 SECONDS_KEPT = 60.0
 """An entry that is not used is dropped after this time, or at most twice this time."""

@@ -8,7 +8,8 @@ from http import HTTPStatus
 from typing import Any
 
 from interaction_svc import __version__
-from interaction_svc.app import consistency, page_tokens
+from interaction_svc.app import page_tokens
+from interaction_svc.app.consistency import CONSISTENCY_HEADER, MAX_TOKEN_LENGTH
 from interaction_svc.codec.twilio_json import MAX_PAGE, STATUSES, TYPES
 from interaction_svc.codec.twilio_query import ACCOUNT
 from interaction_svc.domain.errors import (
@@ -37,11 +38,11 @@ from interaction_svc.transports.rest.openapi_schemas import (
 )
 from interaction_svc.transports.status import codes_of
 
-_CONSISTENCY = consistency.KEY.title()
+_CONSISTENCY = CONSISTENCY_HEADER.title()
 _TOKEN: Schema = {
     "type": "string",
     "pattern": "^[A-Za-z0-9_-]+$",
-    "maxLength": consistency.MAX_TOKEN_LENGTH,
+    "maxLength": MAX_TOKEN_LENGTH,
 }
 
 _ACCOUNT: tuple[Schema, str] = (

@@ -9,14 +9,15 @@ from typing import NamedTuple
 
 from interaction_svc.app.interactions import Page
 from interaction_svc.codec.twilio_json import LIST_KEY
+from interaction_svc.domain.units import KIB, MIB
 from interaction_svc.transports.rest.json_cache import JsonCache
 from interaction_svc.transports.rest.responses import JsonStream
 
-READ_BYTES = 1024 * 1024
+READ_BYTES = MIB
 """The size of one read from the store."""
 LIST_BEGIN = b'{"%b":[' % LIST_KEY.encode()
 """The JSON of a page before its first row."""
-_SENT_BYTES = 256 * 1024
+_SENT_BYTES = 256 * KIB
 """Rendered rows are sent once they have this size."""
 
 Read = Callable[[str, int], Awaitable[Page]]

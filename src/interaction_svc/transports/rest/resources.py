@@ -9,9 +9,13 @@ from starlette.types import Receive, Scope, Send
 from interaction_svc.app.interactions import Interactions, Page
 from interaction_svc.codec import twilio_json
 from interaction_svc.codec.twilio_query import parameter_of, read_account, read_parameters
-from interaction_svc.domain.errors import InteractionNotFound, InvalidConsistencyToken, InvalidField
+from interaction_svc.domain.errors import (
+    InteractionNotFound,
+    InvalidConsistencyToken,
+    InvalidField,
+    PageTokenMismatch,
+)
 from interaction_svc.domain.interactions import InteractionKey
-from interaction_svc.domain.sids import Sid
 from interaction_svc.telemetry.request_context import current_request
 from interaction_svc.transports.rest import pages
 from interaction_svc.transports.rest.json_cache import JsonCache
@@ -36,8 +40,6 @@ class InteractionList:
     async def get(self, scope: Scope, _: Receive, send: Send) -> None:
         """Send a page."""
         service_sid, session_sid = scope["path_params"].values()
-        if not (Sid.SERVICE.matches(service_sid) and Sid.SESSION.matches(session_sid)):
-            raise InteractionNotFound(scope["path"])
         context = current_request()
         request, number, carried = read_parameters(service_sid, session_sid, _query(scope))
         token, size = request.page_token, request.page_size
@@ -66,6 +68,9 @@ class InteractionList:
         try:
             first_part = await pages.read_first(read, token, size)
         except InvalidField as error:
+            # A Session with a malformed SID does not exist.
+            if error.field in scope["path_params"] and not isinstance(error, PageTokenMismatch):
+                raise InteractionNotFound(scope["path"]) from error
             raise InvalidField(parameter_of(error.field), error.problem) from error
         page = first_part.page
         if not first_part.following:

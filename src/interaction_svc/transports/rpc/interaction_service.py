@@ -7,6 +7,7 @@ of its other fields. This is valid, because protobuf parses concatenated message
 
 from interaction_svc.app.interactions import Interactions
 from interaction_svc.domain.interactions import InteractionKey
+from interaction_svc.domain.units import KIB, MIB
 from interaction_svc.telemetry.request_context import current_request
 from interaction_svc.transports.rpc.requests import parse_request
 from interaction_svc.v1.interaction_service_pb2 import (
@@ -16,7 +17,7 @@ from interaction_svc.v1.interaction_service_pb2 import (
     ListInteractionsResponse,
 )
 
-MAX_PAGE_BYTES = 4 * 1024 * 1024 - 64 * 1024
+MAX_PAGE_BYTES = 4 * MIB - 64 * KIB
 """The default limit of gRPC clients, 4 MiB, less room for tokens and framing."""
 
 

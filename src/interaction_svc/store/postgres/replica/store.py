@@ -22,7 +22,7 @@ from interaction_svc.store.postgres.store import PostgresStore
 from interaction_svc.store.progress import LoggedProgress
 from interaction_svc.store.revision import UNKNOWN_REVISION, Revision
 from interaction_svc.telemetry import metrics
-from interaction_svc.telemetry.metric_buffer import observe
+from interaction_svc.telemetry.metric_buffer import add
 
 MOMENT_SECONDS = 1.0
 """The longest wait of a write's response for its revision."""
@@ -118,9 +118,9 @@ class ReplicatedStore(PostgresStore):
                 why = "failed"
                 self._replica.check_soon()
             else:
-                observe(_reads("replica", reason), 1)
+                add(_reads("replica", reason), 1)
                 return answer
-        observe(_reads("primary", why), 1)
+        add(_reads("primary", why), 1)
         return await at_primary()
 
     async def current_revision(self) -> Revision:

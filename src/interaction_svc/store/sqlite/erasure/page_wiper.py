@@ -24,6 +24,7 @@ from typing import ClassVar, NamedTuple
 
 import structlog
 
+from interaction_svc.domain.units import MIB
 from interaction_svc.store.sqlite.connection import drop_page_cache
 from interaction_svc.store.sqlite.transactions import transaction
 
@@ -40,7 +41,7 @@ _PAGES_OF_A_SPLIT = 3
 """A commit that redistributed rows wrote at least two neighbouring pages and their parent."""
 _MOST_PAGES = 1 << 25
 """With this many pages (256 GiB) an overflow page may begin like a page of a table."""
-_READ_BYTES = 4 * 1024 * 1024
+_READ_BYTES = 4 * MIB
 # SQLite's own residue, pointers of 2 bytes below the page size, never matches.
 _TEXT = re.compile(rb"[\x20-\xff]{8}")
 

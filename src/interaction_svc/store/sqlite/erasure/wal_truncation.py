@@ -12,8 +12,9 @@ from pathlib import Path
 
 import structlog
 
+from interaction_svc.domain.units import MIB
 from interaction_svc.store.errors import StoreError
-from interaction_svc.store.sqlite.connection import MIB, Connection, connect
+from interaction_svc.store.sqlite.connection import Connection, connect
 from interaction_svc.store.sqlite.erasure.page_wiper import MAX_RESIDUE_PAGES, PageWiper
 from interaction_svc.store.sqlite.probe import read_something
 from interaction_svc.store.sqlite.transactions import busy_timeout

@@ -25,6 +25,7 @@ from typing import NamedTuple
 import structlog
 
 from interaction_svc.domain.interactions import Outcome
+from interaction_svc.domain.units import MIB
 from interaction_svc.store.checksum import checksum_of
 from interaction_svc.store.errors import (
     StoreClosedError,
@@ -60,7 +61,7 @@ from interaction_svc.store.sqlite.transactions import transaction
 ENDING = ".rewrite"
 """Suffix of the new file while it is being written."""
 ROWS_PER_BATCH = 2_000
-_MARGIN_BYTES = 64 * 1024 * 1024
+_MARGIN_BYTES = 64 * MIB
 """Disk space for the write-ahead log of the copy."""
 _SWITCH_SECONDS = 5.0
 """The longest wait of the switch for other processes to close the file."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc
 
-from interaction_svc.app import consistency
+from interaction_svc.app.consistency import CONSISTENCY_HEADER
 from interaction_svc.telemetry.request_context import (
     REQUEST_ID_HEADER,
     RequestContext,
@@ -41,7 +41,7 @@ class Telemetry(Interceptor):
                     response = await behavior(request, context)
                     if call.written is not None:
                         context.set_trailing_metadata(
-                            ((REQUEST_ID_HEADER, request_id), (consistency.KEY, call.written))
+                            ((REQUEST_ID_HEADER, request_id), (CONSISTENCY_HEADER, call.written))
                         )
                     return response
                 except asyncio.CancelledError:
@@ -73,7 +73,7 @@ def _headers_of(context: Context) -> tuple[str | None, str | None, str, str | No
         _text(first.get(REQUEST_ID_HEADER)),
         authorization,
         problem,
-        _text(first.get(consistency.KEY)),
+        _text(first.get(CONSISTENCY_HEADER)),
     )
 
 
