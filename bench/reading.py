@@ -124,7 +124,7 @@ def make_rows() -> Rows:
 
 @contextmanager
 def serve_rows(folder: Path) -> Iterator[Stored]:
-    """Serve a store with something to read."""
+    """Serve a store with rows until the end of the block."""
     rows = make_rows()
     account_sid = rows.parents.account_sid
     key = new_key(folder / "interactions.db", "read", account_sid)
