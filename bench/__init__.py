@@ -1,1 +1,1 @@
-"""Measurements of the service, on the real thing."""
+"""Benchmarks of the service, as a real process."""

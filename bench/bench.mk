@@ -1,7 +1,6 @@
 # The benchmark and its rivals; included at the end of the Makefile, after clients/clients.mk.
 
-# Without Go and gcc this rival isn't built, and is left out. SQLite is compiled in, which takes a
-# minute the first time.
+# Without Go and gcc this rival is left out. The first build compiles SQLite, which takes a minute.
 GO_RIVAL := $(if $(and $(shell command -v go 2>/dev/null),$(shell command -v gcc 2>/dev/null)),$(TOOLS)/rival-go)
 
 $(TOOLS)/rival-go: $(wildcard bench/rivals/go/*.go bench/rivals/go/go.*) $(GO_STUBS)

@@ -1,8 +1,8 @@
-"""`make bench-compare`: the cost of reads of this source tree next to that of another commit.
+"""`make bench-compare`: the cost of reads of this source tree, compared with another commit.
 
-Both servers store the same Interactions and get the same requests, in rounds that take turns in
-random order. A third server runs this tree again: its ratio to the first shows the noise of the
-machine, so a smaller difference between the commits means nothing.
+Both servers store the same Interactions and get the same requests, in alternating rounds in random
+order. A third server runs this tree again. Its ratio to the first is the noise of the machine: a
+smaller difference between the commits is not significant.
 """
 
 import argparse

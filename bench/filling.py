@@ -1,4 +1,4 @@
-"""A database with many rows of many Sessions, and the calls that bench/plans.py explains."""
+"""A database with many rows of many Sessions, and the store calls that bench/plans.py measures."""
 
 import random
 from collections.abc import Awaitable, Callable
@@ -21,11 +21,11 @@ from interaction_svc.store.postgres.row_format import digits, packed_row
 
 ROWS_A_SESSION = 100
 LARGE_PART = 10
-"""One row of so many is of a Session that is not like the others."""
+"""One row in 10 belongs to the large Session."""
 KEYS = 1_000
 TOMBSTONES = 100_000
 TOGETHER = 100
-"""Records that waited together."""
+"""Records in a batch."""
 _BODY = '{"body":"' + "Your courier is on the way and will be with you shortly. " * 2 + '"}'
 _BATCH = 10_000
 _CHOSEN = 40_000
@@ -39,12 +39,12 @@ class Filled:
     large: Parents
     large_rows: list[Row] = field(default_factory=list)
     some: list[Row] = field(default_factory=list)
-    """Of all other Sessions; each is used once."""
+    """Rows of the other Sessions; each is used once."""
     keys: list[ApiKey] = field(default_factory=list)
 
 
 async def fill(cluster: Cluster, database: str, count: int) -> Filled:
-    """Copy rows into the tables; the Sessions take turns, as they do in life."""
+    """Fill the tables. The rows of the Sessions are interleaved, as in production."""
     large = new_parents()
     filled = Filled(large)
     sessions = [new_parents() for _ in range(max(1, count // ROWS_A_SESSION))]
@@ -91,7 +91,7 @@ async def fill(cluster: Cluster, database: str, count: int) -> Filled:
 
 
 def _row(template: Row, parents: Parents, number: int) -> Row:
-    """Return the template another key; only its SIDs and times change."""
+    """Return a copy of the template with other SIDs and times."""
     ids = {"sid": new_sid("KI"), **parents._asdict(), "inbound_participant_sid": new_sid("KP")}
     frame = template.frame
     for name, sid in ids.items():
@@ -103,7 +103,7 @@ def _row(template: Row, parents: Parents, number: int) -> Row:
 
 
 def calls_on(filled: Filled) -> list[tuple[str, Callable[[int], Call]]]:
-    """Return the calls, each made anew for its round."""
+    """Return pairs of a call's name and a factory, which makes the call for a round."""
     large, rows = filled.large, sorted(filled.large_rows, key=lambda row: (row.created_us, row.sid))
     some = iter(filled.some)
     scope = Scope(large.account_sid)
@@ -157,24 +157,24 @@ def calls_on(filled: Filled) -> list[tuple[str, Callable[[int], Call]]]:
     rare = Filter(participant_sid=rows[len(rows) // 2].inbound_participant_sid)
     return [
         ("Get", get),
-        ("16 Gets that waited together", gets),
+        ("batch of 16 Gets", gets),
         ("List 50, first page", page(50)),
         (f"List 50, last page of {len(rows):,}", page(50, at=last)),
         ("List 50, newest first", page(50, descending=True)),
-        ("List 50, of a type that all have", page(50, filter=Filter(type=1))),
-        (f"List 50, of a participant of 1 in {len(rows):,}", page(50, filter=rare)),
+        ("List 50, filter: the type of all rows", page(50, filter=Filter(type=1))),
+        (f"List 50, filter: a participant of 1 row in {len(rows):,}", page(50, filter=rare)),
         ("List 1000, first page", page(1000)),
         ("Record, new", record(lambda: [new(_parents(next(some)))])),
         ("Record, new, the first of its Session", record(lambda: [new(new_parents())])),
-        ("Record, again", record(lambda: [next(some)])),
+        ("Record, unchanged", record(lambda: [next(some)])),
         ("Record, an update", record(lambda: [updated(next(some))])),
-        (f"{TOGETHER} Records of as many Sessions", record(
+        (f"batch of {TOGETHER} Records, of {TOGETHER} Sessions", record(
             lambda: [new(_parents(next(some))) for _ in range(TOGETHER)]
         )),
         ("Delete", delete),
         ("key lookup", key),
-        ("sweep: a stretch of Sessions without anything old", sweep(NOON_US)),
-        (f"sweep: to delete {MAX_DELETED}", swept),
+        ("bulk delete: scan, nothing expired", sweep(NOON_US)),
+        (f"bulk delete: batch of {MAX_DELETED}", swept),
     ]  # fmt: skip
 
 

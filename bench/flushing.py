@@ -1,4 +1,4 @@
-"""Disks of other speeds: what a record costs depends on how long its flush takes."""
+"""Simulation of slower disks, because the cost of a record depends on the time of a flush."""
 
 import shutil
 import subprocess
@@ -8,9 +8,9 @@ _SOURCE = Path(__file__).with_name("slow_flush.c")
 
 
 def slower_by(milliseconds: int, folder: Path) -> dict[str, str] | None:
-    """Return the environment of a process whose flushes take so much longer.
+    """Return the environment of a process whose flushes take `milliseconds` longer.
 
-    What it needs is built into the folder. None: there is no C compiler.
+    A library for it is built in the folder. Return None if there is no C compiler.
     """
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:

@@ -1,7 +1,7 @@
-"""Load on an HTTP server from a process of its own, cheap enough not to be what is measured.
+"""A load generator for HTTP servers that is cheap, so that it does not limit the measurement.
 
-Its requests are bytes made beforehand, and of an answer it reads the status and the length only:
-some 20 microseconds a call, where httpx takes twenty times as much.
+Requests are bytes that are prepared beforehand. Of a response only the status and the length are
+read. A call takes some 20 microseconds, a twentieth of the time of httpx.
 """
 
 import asyncio
@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 _LAST_SECONDS = 10.0
-"""How long answers are waited for once no more requests are made."""
+"""The maximum wait for responses after the last request."""
 _HEAD_END = b"\r\n\r\n"
 _LENGTH = b"\r\ncontent-length: "
 _STATUS = slice(9, 12)  # of `HTTP/1.1 200 OK`
 
 
 class HttpRequest(NamedTuple):
-    """A request ready to be sent, and how many bytes the body of its answer has."""
+    """The bytes of a request, and the size of the body of its response."""
 
     sent: bytes
     body_bytes: int
@@ -30,14 +30,14 @@ class HttpAnswered:
     """The results of requests; times are in seconds since the start of the load."""
 
     ok: list[tuple[float, float]] = field(default_factory=list)
-    """When an answer ended that was 200 and of the right length, and how long it took."""
+    """The end and the duration of each response with status 200 and the expected length."""
     failed: Counter[str] = field(default_factory=Counter)
     """Other results: another status, a body of another length, no response."""
     asked: int = 0
-    """How many requests there were."""
+    """The number of requests."""
 
     def add(self, other: "HttpAnswered") -> None:
-        """Add what became of another process's requests."""
+        """Add the results of another process."""
         self.ok += other.ok
         self.failed += other.failed
         self.asked += other.asked
@@ -45,25 +45,25 @@ class HttpAnswered:
 
 @dataclass(frozen=True)
 class HttpLoad:
-    """How much is asked for: one request at a time on each connection, closed-loop."""
+    """The parameters of a closed-loop load: one request at a time on each connection."""
 
     address: str
     """Host and port."""
     requests: tuple[HttpRequest, ...]
-    """Of these one is chosen at random every time, or, `in_turn`, one after the other."""
+    """The requests, which are chosen at random, or in their order with `in_turn`."""
     seconds: float
     connections: int = 8
     in_turn: bool = False
 
 
 def get(path: str, *headers: str) -> bytes:
-    """Make a GET request."""
+    """Return the bytes of a GET request."""
     lines = (f"GET {path} HTTP/1.1", "Host: localhost", *headers, "", "")
     return "\r\n".join(lines).encode("ascii")
 
 
 async def fetch(address: str, sent: bytes) -> tuple[int, bytes]:
-    """Send one request on a connection of its own; give the answer's status and its body."""
+    """Send one request on a new connection, and return the status and the body of the response."""
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
@@ -76,12 +76,12 @@ async def fetch(address: str, sent: bytes) -> tuple[int, bytes]:
 
 
 def run(load: HttpLoad) -> HttpAnswered:
-    """Put this load on the server, from this process, and give what became of it."""
+    """Generate the load from this process, and return the results."""
     return asyncio.run(_run(load))
 
 
 class _Connection(asyncio.Protocol):
-    """A connection; as soon as it has an answer it asks for the next, until the time is over."""
+    """A connection that sends the next request after each response, until the time is over."""
 
     def __init__(
         self, load: HttpLoad, answered: HttpAnswered, rng: random.Random, begun: float
@@ -91,7 +91,7 @@ class _Connection(asyncio.Protocol):
         self._rng = rng
         self._begun = begun
         self._head = b""
-        self._missing = 0  # bytes of the body that are still to come
+        self._missing = 0  # bytes of the body that have not arrived yet
         self._sent_at = 0.0
         self._is_good = False
         self.ended = asyncio.get_running_loop().create_future()
@@ -127,7 +127,7 @@ class _Connection(asyncio.Protocol):
 
     def _end(self) -> None:
         now = time.perf_counter()
-        if self._missing:  # more came than was announced: what follows can't be told apart
+        if self._missing:  # more bytes than announced: responses can't be separated any more
             self._answered.failed["too long"] += 1
             self.stop()
             return
@@ -178,7 +178,7 @@ async def _run(load: HttpLoad) -> HttpAnswered:
 
 
 def _length_in(head: bytes) -> int:
-    """Return the length that the headers announce; -1 if they announce none."""
+    """Return the Content-Length of the headers; -1 if there is none."""
     head = head.lower()
     place = head.find(_LENGTH)
     if place < 0:

@@ -1,7 +1,7 @@
-"""Load on a gRPC server from a process of its own, cheap enough not to be what is measured.
+"""A load generator for gRPC servers that is cheap, so that it does not limit the measurement.
 
-It speaks HTTP/2 in bytes made beforehand (tests/http2.py): some 25 microseconds a call, a twentieth
-of what grpc's own Python client takes.
+It sends HTTP/2 frames that are prepared beforehand (testing/http2.py). A call takes some 25
+microseconds, a twentieth of the time of grpc's Python client.
 """
 
 import asyncio
@@ -16,18 +16,18 @@ from testing import http2
 
 _TICK_SECONDS = 0.002
 _LAST_SECONDS = 10.0
-"""How long answers are waited for once no more calls are made."""
+"""The maximum wait for responses after the last call."""
 _STATUS = (b"grpc-status", bytes.fromhex("9acac8b21234da8f"))
-"""The name as it is, and in Huffman's code, which grpc-go uses; its digits are as they are."""
+"""The name as plain text, and Huffman-coded, as grpc-go sends it. The value is plain in both."""
 
 
 class Request(NamedTuple):
-    """A call ready to be sent: the payloads of its frames."""
+    """A prepared call: the payloads of its frames."""
 
     headers: bytes
     data: bytes
     answer_bytes: int | None = None
-    """How long the message is that answers it; another one counts as refused, and None as any."""
+    """The length of the response message. Another length counts as refused; None accepts any."""
 
 
 @dataclass
@@ -35,18 +35,18 @@ class Answered:
     """The results of calls; times are in seconds since the start of the load."""
 
     ok: list[tuple[float, float]] = field(default_factory=list)
-    """When a call ended that was served, and how long it took."""
+    """The end and the duration of each successful call."""
     refused: dict[str, list[float]] = field(default_factory=dict)
-    """By code how long it took to be refused."""
+    """By status code, the durations of refused calls."""
     offered: int = 0
     held_back: int = 0
-    """Not sent, since the connection had as many streams, or bytes, as the server takes."""
+    """Calls not sent, because the streams or the window of each connection were used up."""
     unanswered: int = 0
     closed: int = 0
     """Connections that the server ended."""
 
     def add(self, other: "Answered") -> None:
-        """Add what became of another process's calls."""
+        """Add the results of another process."""
         self.ok += other.ok
         for code, took in other.refused.items():
             self.refused.setdefault(code, []).extend(took)
@@ -66,10 +66,10 @@ class Connection(asyncio.Protocol):
         self._received = bytearray()
         self._stream = 1
         self._window = http2.FIRST_WINDOW
-        self._most_streams = 100  # until the server says
+        self._most_streams = 100  # until the server sends its setting
         self._unread = 0
         self.sent: dict[int, float] = {}
-        self._missing: dict[int, int] = {}  # bytes of answers
+        self._missing: dict[int, int] = {}  # by stream, bytes of the response to come
         self.transport: asyncio.Transport | None = None
         self.ready = asyncio.get_running_loop().create_future()
 
@@ -86,7 +86,7 @@ class Connection(asyncio.Protocol):
             self._refused("closed", 0.0)
 
     def send(self, request: Request) -> bool:
-        """Make a call; say whether there was room for it."""
+        """Send a call. Return False if the connection's streams or window are used up."""
         size = len(request.data)
         if self.transport is None or len(self.sent) >= self._most_streams or self._window < size:
             return False
@@ -156,7 +156,7 @@ class Connection(asyncio.Protocol):
 
 @dataclass(frozen=True)
 class Load:
-    """How much is asked for: `per_second` open-loop, or, if that is 0, `at_once` closed-loop."""
+    """The parameters of a load: open-loop with `per_second`, or closed-loop with `at_once`."""
 
     address: str
     requests: tuple[Request, ...]
@@ -165,11 +165,11 @@ class Load:
     per_second: float = 0
     at_once: int = 0
     once_each: bool = False
-    """Whether requests are made in their order, each once, rather than one at random every time."""
+    """Whether each request is sent once, in order. Otherwise they are chosen at random."""
 
 
 def run(load: Load) -> Answered:
-    """Put this load on the server, from this process, and give what became of it."""
+    """Generate the load from this process, and return the results."""
     return asyncio.run(_run(load))
 
 

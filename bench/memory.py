@@ -27,7 +27,7 @@ _RECORDS = "/interaction_svc.v1.IngestService/RecordInteractions"
 
 
 def memory(seconds: float, rows: int) -> list[tuple[str, str]]:
-    """Measure resident memory: of loads that last so long, and a stream of so many rows."""
+    """Measure resident memory under loads of `seconds` each, and a stream of `rows` rows."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         key = new_key(folder / "interactions.db", "admin")
@@ -73,7 +73,7 @@ def memory(seconds: float, rows: int) -> list[tuple[str, str]]:
 
 
 def _of_connections(server: Served, address: str, greeting: bytes) -> float:
-    """Return what a connection takes, in KiB, that has said its greeting and nothing else."""
+    """Return the KiB of memory of a connection on which only a greeting was sent."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     host, _, port = address.rpartition(":")
@@ -84,7 +84,7 @@ def _of_connections(server: Served, address: str, greeting: bytes) -> float:
             connection.sendall(greeting)
             if greeting:
                 connection.settimeout(10)
-                assert connection.recv(1)  # its settings: it has been taken up
+                assert connection.recv(1)  # the server's settings: it has accepted the connection
         return (_resident(server) - before) * 1024 / CONNECTIONS
 
 

@@ -1,9 +1,9 @@
 """The service under several times the load that it can serve.
 
-`python -m bench.overload` measures what a server with its default settings serves (but without the
-limit of calls a second, which would hide the rest), offers it 3 and 6 times as much, whatever comes
-of it, and then what it had before. Everything is related to the capacity of the same run: on a
-machine that others use, and whose cores the clients share with the server, nothing else says much.
+`python -m bench.overload` measures the capacity of a server with default settings, but without the
+limit of calls a second. Then it offers 3 and 6 times that load, open-loop, and finally the load of
+the beginning. Results are relative to the capacity of the same run, because the machine may be
+shared, and the clients use the same cores as the server.
 """
 
 import os
@@ -33,7 +33,7 @@ from interaction_svc.v1 import interaction_pb2 as pb
 PHASE_SECONDS = 4.0
 WARM_SECONDS = 1.0
 AT_ONCE = 64
-"""Calls under way while capacity is measured."""
+"""Concurrent calls while capacity is measured."""
 CONNECTIONS = 16
 FACTORS = (3, 6)
 PROCESSES = 2
@@ -50,7 +50,7 @@ _HEADINGS = (
 
 
 def main() -> None:
-    """Run the phases on a server of their own, and print the table."""
+    """Run the phases on a new server, and print the table."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         key = new_key(folder / "interactions.db", "admin")
@@ -101,7 +101,7 @@ def _row(
     *,
     first_second: bool = False,
 ) -> float:
-    """Measure a phase and print its row; give what was served a second."""
+    """Measure a phase, print its row, and return the calls served a second."""
     answered, health = _measured(server, clients, load)
     of_ok = [took for _, took in answered.ok]
     refused = ", ".join(
@@ -128,7 +128,7 @@ def _row(
 def _measured(
     server: Served, clients: ProcessPoolExecutor, load: Load
 ) -> tuple[Answered, list[float]]:
-    """Put the load on, from as many processes; health is asked all the while."""
+    """Generate the load from PROCESSES processes, and check health at the same time."""
     each = replace(
         load,
         connections=load.connections // PROCESSES,
@@ -144,7 +144,7 @@ def _measured(
 
 
 class _HealthWatch:
-    """Asks for health, again and again; fails if it isn't SERVING."""
+    """Checks health every 50 ms, and raises at the end if it was not SERVING."""
 
     _PAUSE_SECONDS = 0.05
 

@@ -1,8 +1,8 @@
-"""The shares of a read's time, by a sampling profiler on a server under load.
+"""The shares of a read's time, from a sampling profiler on a server under load.
 
-py-spy looks a few hundred times a second what the threads of the event loop and of the store are
-at; a sample counts for the innermost module on its stack that is ours or the transport's. What
-grpc's core does on threads of its own is not seen.
+py-spy samples the stacks of the event loop's and the store's threads 500 times a second. A sample
+is attributed to the innermost module on its stack that belongs to the service or the transport.
+grpc's core has other threads, which are not included.
 """
 
 import re
@@ -26,46 +26,46 @@ _SAMPLES_PER_SECOND = 500
 _FRAME = re.compile(
     r"\((?:(?:asyncio|uvicorn|starlette|grpc)/[^)]*|interaction_svc/([^:)]+?)(?:\.py)?(?::\d+)?)\)"
 )
-"""Of a module that counts; the transport's have no name."""
+"""A frame of a module that counts; the group is empty for the transport's."""
 _PARTS = {
-    "": "the transport: grpc.aio or uvicorn, asyncio, sockets",
-    "transports/grpcio/interceptors/telemetry": "the call: ids, peer, its line and metrics",
-    "transports/asgi": "middleware: ids, errors, limits, authentication",
-    "telemetry/request_scope": "the call: ids, peer, its line and metrics",
-    "telemetry/request_context": "the call: ids, peer, its line and metrics",
-    "telemetry/metric_buffer": "the call: ids, peer, its line and metrics",
-    "telemetry/logs": "the call: ids, peer, its line and metrics",
-    "transports/grpcio/interceptors": "limits, deadline, authentication, errors",
-    "transports/pipeline": "limits, deadline, authentication, errors",
-    "app/credentials": "limits, deadline, authentication, errors",
-    "app/authentication": "limits, deadline, authentication, errors",
-    "admission/concurrency": "limits, deadline, authentication, errors",
-    "admission/deadline": "limits, deadline, authentication, errors",
-    "domain/principals": "limits, deadline, authentication, errors",
-    "app/ingest": "the request: parsing, checking, page tokens",
-    "transports/rpc": "the request: parsing, checking, page tokens",
-    "app/interactions": "the request: parsing, checking, page tokens",
-    "domain/validation": "the request: parsing, checking, page tokens",
-    "app/opaque_token": "the request: parsing, checking, page tokens",
-    "app/page_tokens": "the request: parsing, checking, page tokens",
-    "app/store_calls": "the request: parsing, checking, page tokens",
-    "transports/rest/resources": "JSON of rows, and the envelope",
-    "codec/twilio_query": "the request: parsing, checking, page tokens",
-    "transports/http1": "the HTTP protocol: bounds, exchange",
-    "transports/rest/responses": "the HTTP protocol: bounds, exchange",
-    "store": "the store: SQLite",
-    "store/rows": "JSON of rows, and the envelope",
-    "transports/rest/json_cache": "JSON of rows, and the envelope",
-    "codec/twilio_json": "JSON of rows, and the envelope",
+    "": "transport: grpc.aio or uvicorn, asyncio, sockets",
+    "transports/grpcio/interceptors/telemetry": "telemetry: request context, log line, metrics",
+    "transports/asgi": "ASGI middleware: ids, errors, limits, authentication",
+    "telemetry/request_scope": "telemetry: request context, log line, metrics",
+    "telemetry/request_context": "telemetry: request context, log line, metrics",
+    "telemetry/metric_buffer": "telemetry: request context, log line, metrics",
+    "telemetry/logs": "telemetry: request context, log line, metrics",
+    "transports/grpcio/interceptors": "pipeline: limits, deadline, authentication, errors",
+    "transports/pipeline": "pipeline: limits, deadline, authentication, errors",
+    "app/credentials": "pipeline: limits, deadline, authentication, errors",
+    "app/authentication": "pipeline: limits, deadline, authentication, errors",
+    "admission/concurrency": "pipeline: limits, deadline, authentication, errors",
+    "admission/deadline": "pipeline: limits, deadline, authentication, errors",
+    "domain/principals": "pipeline: limits, deadline, authentication, errors",
+    "app/ingest": "request: parsing, validation, page tokens",
+    "transports/rpc": "request: parsing, validation, page tokens",
+    "app/interactions": "request: parsing, validation, page tokens",
+    "domain/validation": "request: parsing, validation, page tokens",
+    "app/opaque_token": "request: parsing, validation, page tokens",
+    "app/page_tokens": "request: parsing, validation, page tokens",
+    "app/store_calls": "request: parsing, validation, page tokens",
+    "transports/rest/resources": "JSON of rows and envelope",
+    "codec/twilio_query": "request: parsing, validation, page tokens",
+    "transports/http1": "HTTP protocol",
+    "transports/rest/responses": "HTTP protocol",
+    "store": "store: SQLite",
+    "store/rows": "JSON of rows and envelope",
+    "transports/rest/json_cache": "JSON of rows and envelope",
+    "codec/twilio_json": "JSON of rows and envelope",
 }
-"""By module, or by the folder of one; the longest that fits."""
-OTHER = "the rest"
+"""Parts by module or folder; the longest match applies."""
+OTHER = "other"
 _BEGINNINGS = ("run_forever", "_work_through")
 """The functions at which the work of the event loop's and the store's threads begins."""
 
 
 def parts(seconds: float) -> list[tuple[str, ...]] | None:
-    """Return a table of percentages, a column a case; None if py-spy may not read the process."""
+    """Return a table of percentages, a column for each case; None if py-spy lacks permission."""
     columns = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -146,7 +146,7 @@ def _profiled(
     found: Counter[str] = Counter()
     for line in file.read_text().splitlines():
         stack, _, count = line.rpartition(" ")
-        if "(selectors.py" in stack:  # it waits there
+        if "(selectors.py" in stack:  # the thread is idle
             continue
         beginning = next((mark for mark in _BEGINNINGS if mark in stack), None)
         if beginning is not None:

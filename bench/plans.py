@@ -1,8 +1,8 @@
 """The cost of each statement in a PostgreSQL with many rows, and the size of the rows.
 
-`python -m bench.plans` fills one of its own with 1,000,000 rows of many Sessions, runs the store's
-functions on it, and prints what the server says of their statements (auto_explain, which is EXPLAIN
-(ANALYZE, BUFFERS, WAL) of each), as the tables of docs/scaling.md. It takes a minute or two.
+`python -m bench.plans` fills a new database with 1,000,000 rows of many Sessions, runs the store's
+functions on it, and prints the tables of docs/scaling.md. The figures of the statements are from
+auto_explain: EXPLAIN (ANALYZE, BUFFERS, WAL) of each. It takes a minute or two.
 """
 
 import argparse
@@ -24,10 +24,10 @@ from interaction_svc.store.postgres.connection import Connection
 ROWS = 1_000_000
 MIN_ROWS = 50_000
 ROUNDS = 15
-"""Of each call; what is printed is the median. From the sixth on plans are those for any values."""
+"""Rounds of each call; the median is printed. PostgreSQL uses generic plans from the sixth on."""
 TIMED = 1_000
-"""Calls of which the processor time is measured."""
-# As they come; but vacuum and checkpoints when this program says so, so that none is in a figure.
+"""Calls over which processor time is averaged."""
+# The defaults, but without automatic vacuum and checkpoints, which would distort the figures.
 _SETTINGS = {
     "autovacuum": "off",
     "fsync": "on",
@@ -47,19 +47,19 @@ SET auto_explain.log_timing = off;
 SET auto_explain.log_format = json;
 SET auto_explain.log_level = notice;
 """
-# What is timed, and by how many less of it.
+# The calls whose processor time is measured, and the divisor of TIMED for each.
 _TIMED = {
     "Get": 1,
     "List 50, first page": 1,
     "Record, new": 1,
-    f"{TOGETHER} Records of as many Sessions": TOGETHER // 5,
+    f"batch of {TOGETHER} Records, of {TOGETHER} Sessions": TOGETHER // 5,
 }
 _MS = "duration in ms"
 
 
 @dataclass
 class Seen:
-    """The work of a call's statements."""
+    """The cost of a call's statements."""
 
     statements: int
     scans: tuple[str, ...]
@@ -69,7 +69,7 @@ class Seen:
 
 
 def main() -> None:
-    """Fill, ask, print."""
+    """Fill the database, measure the calls, and print the tables."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--rows", type=int, default=ROWS, help="default: %(default)s")
     rows = arguments.parse_args().rows
@@ -149,7 +149,7 @@ def _seen(plans: Sequence[dict[str, Any]]) -> Seen:
 
 
 def _scans(plan: dict[str, Any]) -> Iterator[str]:
-    """Yield what a plan reads of tables, and what it writes."""
+    """Yield the indexes and tables that a plan reads, and the tables that it writes."""
     kind, table = plan["Node Type"], plan.get("Relation Name")
     if kind == "ModifyTable":
         yield f"{plan['Operation'].lower()} {table}"
@@ -180,7 +180,7 @@ async def _sizes(cluster: Cluster, database: str) -> list[tuple[str, float]]:
 async def _timed(
     cluster: Cluster, database: str, calls: Sequence[tuple[str, Callable[[int], Call]]]
 ) -> list[tuple[str, float]]:
-    """Measure processor time of the connection's process at the server, per call, after warming."""
+    """Measure the server's processor time for each call, after a warm-up."""
     found = []
     async with cluster.connected(database) as raw:
         pid = await raw.fetchval("SELECT pg_backend_pid()")

@@ -1,9 +1,9 @@
-"""`make bench-postgres`: reads and records on PostgreSQL, beside SQLite in the same run.
+"""`make bench-postgres`: reads and records on PostgreSQL, compared with SQLite in the same run.
 
-It starts a PostgreSQL of its own on this machine, with its settings for durability, and the service
-on it and on a file. What counts is the processor time of the service, and that of the database's
-processes, for each request, in rounds that take turns; and what two servers on one database answer
-a second, beside one. Clients, servers and database share the machine.
+It starts a new PostgreSQL on this machine, with durable commits, and the service on it and on a
+SQLite file. It measures the processor time of the service and of the database's processes for each
+request, in alternating rounds. It also compares the throughput of two servers on one database with
+that of one. Clients, servers and database share the machine.
 """
 
 import argparse
@@ -38,11 +38,11 @@ _DURABLE = {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on"}
 _READING = "/interaction_svc.v1.InteractionService"
 _INGEST = "/interaction_svc.v1.IngestService"
 _MARK = "c0ffee00"
-"""Stands in a SID where every record has digits of its own."""
+"""A placeholder in a SID that is replaced by other digits in each record."""
 
 
 class Cost(NamedTuple):
-    """Microseconds of a request."""
+    """Processor time of a request, in microseconds."""
 
     server: float
     database: float
@@ -152,7 +152,7 @@ def _costs(
         for case in contenders[0].loads:
             for contender in contenders:
                 load = contender.loads[case]
-                if load.once_each:  # each round its own part of them
+                if load.once_each:  # each round uses another part of them
                     part = len(load.requests) // (rounds + 1)
                     load = replace(load, requests=load.requests[number * part :][:part])
                 cost = _cost(contender, load)
@@ -175,7 +175,7 @@ def _cost(contender: _Contender, load: Load) -> Cost:
 
 
 def _cpu_of(database: Cluster | None) -> float:
-    """Return the processor time of a database's processes; a pool's connections stay."""
+    """Return the processor time of a database's processes, which stay as long as the pool."""
     if database is None:
         return 0.0
     parent = database.process_id
@@ -184,7 +184,7 @@ def _cpu_of(database: Cluster | None) -> float:
 
 
 def _two_servers(load: Load, beside: Served, rounds: int, seconds: float) -> str:
-    """Compare Gets a second of two servers, each with half of the clients, and of one with all."""
+    """Compare the throughput of two servers, each with half of the clients, with that of one."""
     spread = [load, replace(load, address=beside.grpc_address)]
     with ProcessPoolExecutor(2, get_context("spawn")) as clients:
 

@@ -1,4 +1,4 @@
-"""The servers of a run, each a process of its own, and what they cost."""
+"""The server processes of a benchmark, and their processor time."""
 
 import subprocess
 import sys
@@ -8,21 +8,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _SCHEDULED = 2
-"""Of the kinds of clocks that Linux has of a process: the time that it ran."""
+"""CPUCLOCK_SCHED of Linux: the clock of the time that a process ran."""
 GO_RIVAL = Path(".build/bin/rival-go")
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return what a process has used of the processor: user and system, all threads.
+    """Return the processor time of a process: user and system, all threads.
 
-    From its clock, which is exact to the nanosecond; /proc counts in hundredths of a second.
+    It is read from the process's clock in nanoseconds; /proc has only hundredths of a second.
     """
     return time.clock_gettime(~pid << 3 | _SCHEDULED)
 
 
 @contextmanager
 def rival(*command: str) -> Iterator[tuple[int, str]]:
-    """Run a rival until the end of the block; give its process id and its host and port."""
+    """Run a rival until the end of the block, and yield its process ID and its host and port."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
         try:
             assert process.stdout is not None
@@ -35,5 +35,5 @@ def rival(*command: str) -> Iterator[tuple[int, str]]:
 
 
 def python(module: str, *arguments: str) -> tuple[str, ...]:
-    """Return the command that runs one of our modules."""
+    """Return the command that runs a Python module."""
     return (sys.executable, "-m", module, *arguments)

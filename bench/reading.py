@@ -1,8 +1,8 @@
-"""The cost of reads, next to an empty RPC or route and to rivals, all in one run.
+"""The cost of reads, compared with an empty RPC or route and with rivals in the same run.
 
-Every contender gets the same requests, in rounds that take turns. The cost is the processor time of
-the server's process for each request. Nothing is measured before every contender has given the same
-answers, and an answer of another length counts as a failure.
+Every contender gets the same requests, in alternating rounds. The cost is the processor time of the
+server's process for each request. Before the measurement all contenders must return the same
+responses. During the measurement a response of another length counts as a failure.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 from interaction_svc.v1.interaction_pb2 import Interaction
 
 SIZES = (10, 50, 200, 1000)
-"""The page sizes; those of the targets are 50 and 1,000."""
+"""The page sizes. 50 and 1,000 have targets."""
 GET = "Get"
 EMPTY = "empty"
 OURS = "interaction-svc"
@@ -36,8 +36,9 @@ PLAIN = "plain Python"
 GO = "plain Go"
 FASTAPI = "FastAPI"
 AT_ONCE = 16
+"""Concurrent requests."""
 AT_ONCE_LARGE = 4
-"""The same for pages of 1,000, so that no client is the bottleneck."""
+"""Concurrent requests for pages of 1,000, so that the client is not the bottleneck."""
 _LARGE = 1000
 _CONNECTIONS = 4
 GETS = 200
@@ -47,19 +48,19 @@ _RECORDS = "/interaction_svc.v1.IngestService/RecordInteractions"
 
 _FASTAPI_KEY = basic(fastapi_app.USER, fastapi_app.PASSWORD)
 _Run = Callable[..., tuple[int, str]]
-"""Runs a module as a rival until the end; gives its process id and its address."""
+"""A function that starts a module as a rival, and returns its process ID and its address."""
 Costs = dict[tuple[str, str], list[float]]
-"""By case and contender: microseconds a request, of each round."""
+"""By case and contender, the microseconds of a request in each round."""
 
 
 def case_of(size: int) -> str:
-    """Name the case of a page size."""
+    """Return the name of the case of a page size."""
     return f"List {size}"
 
 
 CASES = (GET, *map(case_of, SIZES))
-UNSEEN = f"{case_of(_LARGE)} of rows not asked for lately"
-"""REST keeps the JSON of rows for those who ask again: this is of rows that it has not kept."""
+UNSEEN = f"{case_of(_LARGE)} of uncached rows"
+"""The case of rows whose JSON is not in the cache of REST."""
 
 
 class Contender(NamedTuple):
@@ -72,18 +73,18 @@ class Contender(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """A service that has something to read: a Session of 1,000 and more, among others."""
+    """A running service with rows: a Session of 1,200 Interactions, and other Sessions."""
 
     server: Served
     key: IssuedKey
     parents: Parents
     read: list[Interaction]
     others: list[Parents]
-    """Sessions of 1,000 each: together more than REST keeps."""
+    """Sessions of 1,000 each, together more than the JSON cache of REST holds."""
 
 
 def read_costs(rounds: int, seconds: float) -> tuple[Costs, Costs]:
-    """Measure reads over gRPC, and over REST: `seconds` for each case of each contender."""
+    """Measure reads over gRPC and over REST, `seconds` for each case of each contender."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stored = stack.enter_context(serve_rows(folder))
@@ -105,11 +106,11 @@ class Rows(NamedTuple):
     session: list[Interaction]
     others: list[Parents]
     made: list[Interaction]
-    """All of them, in the order in which they are recorded."""
+    """All Interactions, in the order in which they are recorded."""
 
 
 def make_rows() -> Rows:
-    """Return new rows. Those of the Session lie apart, as calls would leave them."""
+    """Return new rows. Those of the Session are scattered, as in production."""
     parents = new_parents()
     session = new_session(parents, max(SIZES) + 200)
     others = [parents._replace(session_sid=new_parents().session_sid) for _ in range(20)]
@@ -123,7 +124,7 @@ def make_rows() -> Rows:
 
 @contextmanager
 def serve_rows(folder: Path) -> Iterator[Stored]:
-    """Serve a store with something to read."""
+    """Serve a store with rows until the end of the block."""
     rows = make_rows()
     account_sid = rows.parents.account_sid
     key = new_key(folder / "interactions.db", "read", account_sid)

@@ -1,4 +1,4 @@
-"""Records to be written, and a service that takes them."""
+"""Records to write, and a service to write them to."""
 
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -20,20 +20,20 @@ from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 
 BATCH = 1000
 WARM_ROWS = 5_000
-"""How many are streamed before a stream counts as begun."""
+"""Rows that are streamed before a stream counts as begun."""
 SESSIONS = 50
-"""How many Sessions the Interactions of a batch are of."""
+"""The number of Sessions in a batch."""
 
 _RECORD = "/interaction_svc.v1.IngestService/RecordInteraction"
 _STREAM = "/interaction_svc.v1.IngestService/RecordInteractions"
 _MARK = "c0ffee00"
-"""Stands in SIDs where every batch, or request, has digits of its own."""
+"""A placeholder in SIDs that is replaced by other digits in each batch or request."""
 _ODD = 0x9E3779B1
 
 
 @contextmanager
 def writable(env: dict[str, str] | None = None) -> Iterator[tuple[Served, IssuedKey, str]]:
-    """Serve, with a key of the role ingest, and give the account that it writes for."""
+    """Serve, and yield the server, a key of the role ingest, and the key's account."""
     account = new_parents().account_sid
     with tempfile.TemporaryDirectory(dir=_disk()) as name:
         folder = Path(name)
@@ -43,7 +43,7 @@ def writable(env: dict[str, str] | None = None) -> Iterator[tuple[Served, Issued
 
 
 def _disk() -> Path:
-    """Return a folder on a disk: where files are in memory there is no flush to be shared."""
+    """Return a folder on a disk: files in memory have no flushes."""
     folder = Path(tempfile.gettempdir()).resolve()
     mounts = (line.split() for line in Path("/proc/mounts").read_text().splitlines())
     under = [(where, kind) for _, where, kind, *_ in mounts if folder.is_relative_to(where)]
@@ -51,7 +51,7 @@ def _disk() -> Path:
 
 
 def record_requests(account: str, key: IssuedKey, count: int) -> Iterator[Request]:
-    """Return requests that record one Interaction each: new ones, of SESSIONS new Sessions."""
+    """Yield requests that each record one new Interaction, of SESSIONS new Sessions in turn."""
     templates = [
         request_of(
             _RECORD, key, ingest_pb.RecordInteractionRequest(interaction=made).SerializeToString()
@@ -64,9 +64,9 @@ def record_requests(account: str, key: IssuedKey, count: int) -> Iterator[Reques
 
 
 def batches_of(account: str, count: int) -> Iterator[bytes]:
-    """Return requests of a bulk stream: new Interactions of new Sessions, which take turns.
+    """Yield requests of a bulk stream: new Interactions, of SESSIONS new Sessions in turn.
 
-    A batch is another's bytes with other digits in its SIDs, so that it costs next to nothing.
+    To save time, a batch is a copy of the same bytes with other digits in the SIDs.
     """
     sessions = [
         parents._replace(session_sid=parents.session_sid[:-8] + _MARK)
@@ -87,23 +87,23 @@ def _marked(sessions: list[Parents], count: int) -> Iterator[Any]:
 
 
 def _digits(count: int) -> Iterator[bytes]:
-    """Return digits that are different each time, and in no order."""
+    """Yield different digits in an order that is not sequential."""
     for number in range(count):
         yield b"%08x" % (number * _ODD % 2**32)
 
 
 def request_of(method: str, key: IssuedKey, data: bytes) -> Request:
-    """Return a call's request ready to be sent."""
+    """Return a prepared call."""
     return Request(http2.call_headers(method, metadata_of(key)), http2.message(data))
 
 
 def metadata_of(key: IssuedKey) -> tuple[tuple[str, str], ...]:
-    """Return the metadata that shows a key."""
+    """Return the metadata with a key's credentials."""
     return (("authorization", key.bearer),)
 
 
 def stream(address: str, key: IssuedKey, batches: Iterable[bytes]) -> int:
-    """Stream batches; give how many Interactions are new, and fail if any isn't."""
+    """Stream batches, and return the number of Interactions. Check that all are new."""
     with grpc.insecure_channel(address) as channel:
         call: Any = channel.stream_unary(_STREAM)
         answer = call(iter(batches), metadata=metadata_of(key))
@@ -114,7 +114,7 @@ def stream(address: str, key: IssuedKey, batches: Iterable[bytes]) -> int:
 
 @contextmanager
 def ingesting(server: Served, key: IssuedKey, account: str) -> Iterator[None]:
-    """Stream at full speed during the block, from a process of its own."""
+    """Stream at full speed during the block, from another process."""
     spawning = get_context("spawn")
     over, begun = spawning.Event(), spawning.Event()
     before = rows_in(server.store)
@@ -146,12 +146,12 @@ def _stream_until(address: str, key: IssuedKey, account: str, begun: Event, over
 
 
 def rows_in(store: Path) -> int:
-    """Count rows."""
+    """Return the number of rows."""
     return content_of(store)[0]
 
 
 def content_of(store: Path) -> tuple[int, int]:
-    """Count rows, and the bytes of their frames."""
+    """Return the number of rows, and the bytes of their frames."""
     db = connect(store)
     try:
         count, size = db.execute(

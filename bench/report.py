@@ -1,4 +1,4 @@
-"""The results of a run, as a table and as a plot."""
+"""The results of a benchmark, as tables and as a plot."""
 
 import os
 import platform
@@ -20,16 +20,16 @@ _HEADINGS = (
 
 
 class Measure(NamedTuple):
-    """A ratio, as each round found it, and what it should be."""
+    """The ratio of each round, and its targets."""
 
     name: str
     ratios: list[float]
     measured: str
     """The measured value, in its own unit."""
     base: str
-    """The value that it is compared with."""
+    """The baseline value."""
     must: float | None = None
-    """None: it has no target."""
+    """The required target; None if there is none."""
     aim: float | None = None
     at_least: bool = False
     """Whether more is better."""
@@ -43,7 +43,7 @@ class Measure(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Return which of the targets is met."""
+        """Return the highest target that is met: `aim`, `must`, `no`; empty if there are none."""
 
         def meets(target: float | None) -> bool:
             if target is None:
@@ -80,7 +80,7 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def machine() -> str:
-    """Return what it was measured on."""
+    """Return a description of the machine and the versions."""
     return (
         f"{platform.machine()}, {os.cpu_count()} cores for servers and clients together,"
         f" {sys.platform}, Python {platform.python_version()}, grpcio {grpc.__version__}"

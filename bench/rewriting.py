@@ -1,8 +1,8 @@
 """The cost of migrating a PostgreSQL schema from version 1 to 2 under writes.
 
-`python -m bench.rewriting` fills one of its own with 1,000,000 rows of version 1, 100 a Session,
-that arrive interleaved over the Sessions. Then it migrates, while a client goes on to record,
-update and delete as a server of version 1 does, and prints the table of docs/postgresql.md.
+`python -m bench.rewriting` fills a new database with 1,000,000 rows of version 1, 100 for each
+Session, with the Sessions interleaved. Then it migrates the schema, while a client records, updates
+and deletes as a server of version 1 does. It prints the table of docs/postgresql.md.
 """
 
 import argparse
@@ -26,7 +26,7 @@ _SIZES = "SELECT sum(pg_total_relation_size(oid)) FROM pg_class WHERE relname = 
 
 
 def main() -> None:
-    """Fill, migrate, print."""
+    """Fill the database, migrate it, and print the table."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--rows", type=int, default=ROWS, help="default: %(default)s")
     rows = arguments.parse_args().rows
@@ -52,7 +52,7 @@ async def _run(cluster: Cluster, rows: int) -> list[tuple[str, str]]:
         watching = asyncio.create_task(peak.watch())
         writing = asyncio.create_task(_write(old))
         begun = time.monotonic()
-        # In a process of its own, as it is run.
+        # In another process, as users run it.
         migration = await asyncio.create_subprocess_exec(
             "interaction-svc", "migrate", "--store", url,
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
@@ -114,7 +114,7 @@ async def _fill(db: asyncpg.Connection, rows: int) -> None:
 
 
 async def _write(db: asyncpg.Connection) -> tuple[int, float]:
-    """Write until it fails; return how often, and how long the slowest took."""
+    """Write until it fails. Return the number of writes, and the time of the slowest."""
     parents = new_parents()
     writes, slowest = 0, 0.0
     with suppress(asyncpg.PostgresError):

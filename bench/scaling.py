@@ -1,4 +1,4 @@
-"""Two workers on one port beside one."""
+"""Two workers on one port, compared with one."""
 
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
@@ -23,13 +23,13 @@ from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 PROCESSES = 2
 CONNECTIONS = 8
 AT_ONCE = 16
-"""Of each process that makes load."""
+"""Concurrent calls of each client process."""
 _GET = "/interaction_svc.v1.InteractionService/GetInteraction"
 _RECORD = "/interaction_svc.v1.IngestService/RecordInteraction"
 
 
 def two_workers(rounds: int, seconds: float) -> tuple[list[Ratio], list[Ratio]]:
-    """Measure Gets a second, and microseconds of a Get: `--workers 2`, and one process."""
+    """Measure Gets a second, and microseconds of a Get, with `--workers 2` and with one process."""
     with ExitStack() as stack:
         clients = stack.enter_context(ProcessPoolExecutor(PROCESSES, get_context("spawn")))
         servers = []

@@ -30,7 +30,7 @@ from interaction_svc.v1 import interaction_service_pb2 as pb
 ROWS_A_SESSION = 100
 PAGE = 50
 ASKED = 10_000
-"""How many different Interactions are asked for."""
+"""The number of different Interactions that are requested."""
 _AT_ONCE = 16
 _CONNECTIONS = 4
 _BATCH = 10_000
@@ -41,9 +41,9 @@ _LIST = "/interaction_svc.v1.InteractionService/ListInteractions"
 def by_table_size(
     rounds: int, seconds: float, table_sizes: tuple[int, ...]
 ) -> dict[int, list[float]]:
-    """Measure microseconds of processor time a Get, of each round, for tables of so many rows.
+    """Return the processor time of a Get in each round, in microseconds, by table size in rows.
 
-    Their rows are of many Sessions, whose inserts take turns; which is asked for is random.
+    The rows of the tables' Sessions are interleaved. Requests are random.
     """
     costs: dict[int, list[float]] = {size: [] for size in table_sizes}
     with ExitStack() as stack:
@@ -64,10 +64,10 @@ def by_table_size(
 
 
 def by_page(rounds: int, seconds: float, rows: int = 100_000) -> list[Ratio]:
-    """Measure the last page of a Session of so many rows, and its first: microseconds each."""
+    """Measure the last and the first page of a Session of `rows` rows, in microseconds."""
     parents = new_parents()
     with _filled([parents], rows) as (server, key, _):
-        end = Position(NOON_US + rows - PAGE - 1, "KI" + "f" * 32)  # after all of that time
+        end = Position(NOON_US + rows - PAGE - 1, "KI" + "f" * 32)  # after all rows of that time
         order = pb.ListInteractionsRequest.ORDER_CREATED_ASC
         tokens = PageTokens(*_list_of(parents), order, b"")
         first = list_request(parents, page_size=PAGE)
@@ -90,11 +90,11 @@ def by_page(rounds: int, seconds: float, rows: int = 100_000) -> list[Ratio]:
 def _filled(
     sessions: list[Parents], rows: int
 ) -> Iterator[tuple[Served, IssuedKey, list[tuple[Any, bytes]]]]:
-    """Serve a store with so many rows; give some to ask for, with their answers."""
+    """Serve a store of `rows` rows. Yield the server, a key, and requests with their responses."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         store = folder / "interactions.db"
-        key = new_key(store, "read", sessions[0].account_sid)  # which makes the store
+        key = new_key(store, "read", sessions[0].account_sid)  # creates the store
         db = connect(store)
         try:
             asked = _fill(db, sessions, rows)
@@ -107,7 +107,7 @@ def _filled(
 
 
 def _fill(db: sqlite3.Connection, sessions: list[Parents], rows: int) -> list[tuple[Any, bytes]]:
-    """Record rows a microsecond apart; the Sessions take turns."""
+    """Record rows a microsecond apart, of the Sessions in turn."""
     asked = []
     template = row_of(new_interaction(sessions[0]))
     for begin in range(0, rows, _BATCH):
@@ -126,7 +126,7 @@ def _fill(db: sqlite3.Connection, sessions: list[Parents], rows: int) -> list[tu
 
 
 def _row(template: Row, parents: Parents, number: int) -> Row:
-    """Return the template another key; of the frame's bytes only the SIDs and the time change."""
+    """Return a copy of the template with other SIDs and times; the frame gets only the SIDs."""
     row = template._replace(
         sid=f"KI{secrets.token_hex(16)}",
         session_sid=parents.session_sid,

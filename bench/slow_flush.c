@@ -1,5 +1,5 @@
-// Makes every flush of a file take BENCH_FLUSH_MS milliseconds longer: the disk of a run can be faster
-// than those that services usually have. Loaded before the C library; see bench/flushing.py.
+// Delays every flush of a file by BENCH_FLUSH_MS milliseconds, to simulate a slower disk. It is loaded
+// before the C library; see bench/flushing.py.
 
 #define _GNU_SOURCE
 #include <dlfcn.h>

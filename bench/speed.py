@@ -1,8 +1,8 @@
-"""`make bench`: what the service costs, beside what the transport alone does and beside rivals.
+"""`make bench`: the cost of the service, compared with the transport alone and with rivals.
 
-It starts `interaction-svc serve` with default settings and a key, and the rivals, on loopback, and
-drives them in rounds that take turns. Only ratios within a run say anything on a machine that
-others use, and whose cores the clients share with the servers.
+It starts `interaction-svc serve` with default settings and a key, and the rivals, on loopback. It
+measures them in alternating rounds. Only ratios within a run are meaningful, because the machine
+may be shared, and the clients use the same cores as the servers.
 """
 
 import argparse
@@ -25,7 +25,7 @@ _REST_TARGETS: Targets = {
 
 
 def main() -> None:
-    """Run everything, print it, and write it into a folder."""
+    """Run all benchmarks, print the report, and write it into a folder."""
     parser = argparse.ArgumentParser(prog="python -m bench.speed", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="in under 2 minutes, less exact")
     parser.add_argument("--into", type=Path, required=True, help="the folder to write to")

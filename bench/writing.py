@@ -1,9 +1,12 @@
 """The cost of writes, and their effect on concurrent reads.
 
-`python -m bench.writing` relates, each time in rounds that take turns in one run on servers with
-default settings and keys: records of 64 callers at once to those of one, beside what 64 callers of
-an empty RPC get, and the same on a disk that is slower; the bulk stream to `executemany` of the
-same rows; and a List of 50 beside a bulk stream to one on an idle server.
+`python -m bench.writing` compares, in alternating rounds of one run on servers with default
+settings and keys:
+
+- records of 64 concurrent callers with those of one caller, on this disk and on a slower one; the
+  bound is the throughput of 64 callers of an empty RPC;
+- the bulk stream with `executemany` of the same rows;
+- a List of 50 during a bulk stream with one on an idle server.
 """
 
 import argparse
@@ -55,7 +58,7 @@ _MOST_PER_SECOND = 30_000
 
 
 class Ratio(NamedTuple):
-    """One round: what was measured, and what it is related to, in the same unit."""
+    """The measured value and the baseline of one round, in the same unit."""
 
     measured: float
     base: float
@@ -69,7 +72,7 @@ class Ratio(NamedTuple):
 
     @property
     def floor(self) -> float | None:
-        """The ratio that there is no getting past."""
+        """The bound of the ratio, which the transport sets."""
         return None if self.transport is None else self.transport / self.base
 
 
@@ -78,21 +81,21 @@ class Memory(NamedTuple):
 
     before: float
     quarters: tuple[float, ...]
-    """The most there was during each quarter of the stream."""
+    """The peak in each quarter of the stream."""
 
     @property
     def most(self) -> float:
-        """The most there was."""
+        """The peak of the whole stream."""
         return max(self.quarters)
 
 
 def concurrent_records(
     rounds: int, seconds: float, env: dict[str, str] | None = None
 ) -> list[Ratio]:
-    """Measure durable RecordInteraction calls a second: 64 callers at once, and one at a time.
+    """Measure durable RecordInteraction calls a second, of 64 concurrent callers and of one.
 
-    And of 64 callers whose calls do nothing: where the disk is quick, they are hardly more. `env`
-    is for the service alone.
+    Also measures 64 callers of an empty RPC; on a fast disk these are hardly faster. `env` is the
+    environment of the service only.
     """
     with writable(env) as (server, key, account), _empty(account) as empty_address:
 
@@ -126,9 +129,9 @@ def concurrent_records(
 
 
 def concurrent_records_flushed_slowly(rounds: int, seconds: float) -> list[Ratio] | None:
-    """Measure the same on a disk that takes SLOW_FLUSH_MS longer for a flush.
+    """Measure `concurrent_records` with flushes that take SLOW_FLUSH_MS longer.
 
-    None: there is no C compiler, which that needs.
+    Return None if there is no C compiler.
     """
     with tempfile.TemporaryDirectory() as name:
         env = slower_by(SLOW_FLUSH_MS, Path(name))
@@ -136,9 +139,9 @@ def concurrent_records_flushed_slowly(rounds: int, seconds: float) -> list[Ratio
 
 
 def streamed_records(rounds: int, rows: int) -> list[Ratio]:
-    """Measure rows a second: a bulk stream, and `executemany` of the same in one transaction.
+    """Measure the rows a second of a bulk stream, and of `executemany` in one transaction.
 
-    The latter with our schema, our pragmas, and rows that were made beforehand.
+    `executemany` has the service's schema and pragmas, and rows that are packed beforehand.
     """
     with writable() as (server, key, account):
         rival = server.store.with_name("rival.db")
@@ -174,7 +177,7 @@ def streamed_records(rounds: int, rows: int) -> list[Ratio]:
 
 
 def reads_while_ingesting(rounds: int, seconds: float, at_once: int = 1) -> list[Ratio]:
-    """Measure the p99 of List 50, in seconds: beside a bulk stream at full speed, and idle."""
+    """Measure the p99 of List 50, in seconds, during a bulk stream at full speed and when idle."""
     with writable() as (server, key, account):
         reader = new_key(server.store, "read", account)
         parents = new_parents(account_sid=account)
@@ -205,14 +208,14 @@ def reads_while_ingesting(rounds: int, seconds: float, at_once: int = 1) -> list
 
 
 def stream_memory(rows: int) -> Memory:
-    """Measure a server's resident memory around and during a bulk stream of as many rows."""
+    """Measure a server's resident memory before and during a bulk stream of `rows` rows."""
     with writable() as (server, key, account):
         assert stream(server.grpc_address, key, batches_of(account, WARM_ROWS // BATCH))
         process = Path(f"/proc/{server.process.pid}")
         before = _mib(process, "VmRSS")
         quarters = []
         for _ in range(4):
-            (process / "clear_refs").write_text("5")  # the peak begins anew
+            (process / "clear_refs").write_text("5")  # resets the peak
             batches = batches_of(account, rows // 4 // BATCH)
             assert stream(server.grpc_address, key, batches) == rows // 4 // BATCH * BATCH
             quarters.append(_mib(process, "VmHWM"))
@@ -221,7 +224,7 @@ def stream_memory(rows: int) -> Memory:
 
 @contextmanager
 def _empty(account: str) -> Iterator[str]:
-    """Serve empty RPCs, whose answers are as long as those to a record; give the address."""
+    """Serve empty RPCs with responses as long as those of a record, and yield the address."""
     stored = new_interaction(new_parents(account_sid=account))
     answer = ingest_pb.RecordInteractionResponse(
         interaction=stored, outcome=ingest_pb.RECORD_OUTCOME_CREATED

@@ -1,6 +1,6 @@
-"""Runs the clients of this folder against a real server, and checks every line they print.
+"""Runs the clients of this folder against a real server, and checks every line that they print.
 
-`make test-clients` builds them first. A client whose toolchain is missing is left out, and said so.
+`make test-clients` builds them first. A client without its toolchain is reported and left out.
 """
 
 import asyncio
@@ -31,14 +31,14 @@ _SHOWN_LINES = 20
 
 
 class Results:
-    """What was checked, and how much of it failed."""
+    """The number of checks, and of failed ones."""
 
     def __init__(self) -> None:
         self.passed = 0
         self.failed = 0
 
     def compare(self, what: str, expected: list[str], seen: list[str]) -> None:
-        """Check lines; where they differ, print how."""
+        """Compare lines, and print the differences."""
         if seen == expected:
             self.passed += 1
             print(f"ok      {what}")
@@ -51,7 +51,7 @@ class Results:
 
 
 async def main() -> int:
-    """Check all that can be checked here; return the exit status."""
+    """Run all checks that this machine has the tools for, and return the exit status."""
     results = Results()
     with TemporaryDirectory() as folder:
         store = f"sqlite:///{folder}/interactions.db"
@@ -87,7 +87,7 @@ async def fullest_session(store: str) -> tuple[str, str]:
 def check_lines(
     tool: str, lines: list[str], interactions: list[dict[str, str | None]], results: Results
 ) -> None:
-    """Check what a client printed: a line an Interaction, the missing one's, and the counts."""
+    """Check a client's output: a line for each Interaction, one for the missing one, and counts."""
     listed = [line for line in lines if line.startswith("KI")]
     results.compare(
         f"{tool}: the Session's Interactions in their order",
@@ -116,7 +116,7 @@ def line_of(interaction: dict[str, str | None]) -> str:
 
 
 def leg_of(interaction: dict[str, str | None], side: str) -> str:
-    """Return a leg as a client should print it; one that isn't there is null in every property."""
+    """Return a leg as a client should print it. All properties of a missing leg are null."""
     properties = [value for name, value in interaction.items() if name.startswith(f"{side}_")]
     if not any(properties):
         return "-"
@@ -127,7 +127,7 @@ def leg_of(interaction: dict[str, str | None], side: str) -> str:
 
 @asynccontextmanager
 async def serving(store: str, log: Path, results: Results) -> AsyncIterator[str]:
-    """Serve a store, and give the address of gRPC; afterwards stop the server, and check how."""
+    """Serve a store, and yield the gRPC address. Then stop the server, and check its status."""
     command = [CLI, "serve", "--store", store]
     command += ["--grpc-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0"]
     with log.open("wb") as logs:
@@ -168,7 +168,7 @@ async def output(*command: str) -> list[str]:
 
 
 async def run(*command: str) -> tuple[int | None, list[str]]:
-    """Run a command to its end; give its exit status and the lines that it printed."""
+    """Run a command to its end, and return its exit status and the lines that it printed."""
     process = await asyncio.create_subprocess_exec(
         *command, cwd=ROOT, stdout=asyncio.subprocess.PIPE
     )

@@ -1,6 +1,6 @@
 # The example clients in Go and Node.js, and the stubs in Java and C#; included by the Makefile.
 
-# Without its toolchain a client isn't built, and check.py says that it was left out.
+# A client without its toolchain isn't built, and check.py reports that it was left out.
 GO_CLIENT   := $(if $(shell command -v go 2>/dev/null),$(TOOLS)/list-interactions)
 JAVA_STUBS  := $(if $(and $(shell command -v protoc 2>/dev/null),$(shell command -v javac 2>/dev/null)),.build/java/.stamp)
 PROTO_GOOGLE := $(wildcard third_party/googleapis/google/*/*.proto)

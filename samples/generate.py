@@ -1,6 +1,6 @@
-"""Makes the sample data of this folder anew: `python samples/generate.py`.
+"""Generates the sample data of this folder: `python samples/generate.py`.
 
-All of it is invented, and always the same. The files show every form that `import` reads.
+The data is invented, and the same in every run. The files have every form that `import` reads.
 """
 
 import json

@@ -1,6 +1,6 @@
-"""API keys for tests, created in the store of a server as the command line creates them.
+"""API keys for tests, created in the store of a server as the command line does.
 
-A store is a path of a SQLite file or a URL. A role may be several: `ingest,read`.
+A store is the path of a SQLite file, or a URL. Commas separate several roles: `ingest,read`.
 """
 
 import asyncio
@@ -60,6 +60,6 @@ def _with_store(store: Path | str, work: Callable[[Store], Awaitable[T]]) -> T:
         finally:
             await opened.close()
 
-    # In a thread, because an event loop may run in this one.
+    # In another thread, because this one may already run an event loop.
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, with_store()).result()

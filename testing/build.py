@@ -1,4 +1,4 @@
-"""Makes what tests talk about: SIDs, parents and Interactions, new ones every time."""
+"""Factories of test data: random SIDs, parents and Interactions."""
 
 import secrets
 from datetime import UTC, datetime
@@ -40,7 +40,7 @@ def new_interaction(
     updated_us: int | None = None,
     **fields: Any,
 ) -> pb.Interaction:
-    """A message with both legs; fields given replace those made here."""
+    """Return an Interaction of type message with both legs; `fields` replace its fields."""
     made = pb.Interaction(
         **{
             "sid": new_sid("KI"),
@@ -71,7 +71,7 @@ def new_leg(status: pb.ResourceStatus.ValueType = pb.RESOURCE_STATUS_SENT, **fie
 
 
 def new_session(parents: Parents, count: int) -> list[pb.Interaction]:
-    """Interactions a second apart, oldest first; every third two share their second."""
+    """Return Interactions a second apart, oldest first. Every third has its predecessor's time."""
     return sorted(
         (new_interaction(parents, NOON_US + (n - (n % 3 == 2)) * SECOND_US) for n in range(count)),
         key=in_order,

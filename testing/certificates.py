@@ -1,4 +1,4 @@
-"""Certificate authorities and certificates for the tests, as files."""
+"""Certificate authorities and certificates for tests, as files."""
 
 import os
 import ssl
@@ -26,7 +26,7 @@ HOSTS = ("127.0.0.1", "localhost")
 
 @dataclass(frozen=True)
 class Files:
-    """Where a certificate chain and its key are."""
+    """The paths of a certificate chain and its key."""
 
     certificate: Path
     key: Path
@@ -46,14 +46,14 @@ class Authority:
         self.path.write_bytes(self.pem)
 
     def issue(self, name: str = "server", *, until: datetime | None = None) -> Files:
-        """Issue a certificate of this machine, and write it over what is there."""
+        """Issue a certificate for HOSTS, and replace existing files of this name."""
         return self._issue(name, self._ca.issue_cert(*HOSTS, not_after=until))
 
     def client(self, name: str, common_name: str, *identities: str) -> Files:
         return self._issue(name, self._ca.issue_cert(*identities, common_name=common_name))
 
     def client_with_uri(self, name: str, uri: str) -> Files:
-        """Issue a certificate as SPIFFE has them; trustme knows no such names."""
+        """Issue a certificate with a URI, like those of SPIFFE; trustme can't issue them."""
         key = ec.generate_private_key(ec.SECP256R1())
         now = datetime.now(UTC)
         signer = load_pem_private_key(self._ca.private_key_pem.bytes(), None)
@@ -76,7 +76,7 @@ class Authority:
         )
 
     def context(self) -> ssl.SSLContext:
-        """Return a client's side that trusts this CA alone."""
+        """Return a client's TLS context that trusts only this CA."""
         return ssl.create_default_context(cadata=self.pem.decode())
 
     def _issue(self, name: str, issued: trustme.LeafCert) -> Files:
@@ -91,7 +91,7 @@ class Authority:
 
 
 def encrypted(key: Path) -> Path:
-    """Put a passphrase on a key, into a file beside it."""
+    """Write a copy of a key, encrypted with a passphrase, and return its path."""
     path = key.with_suffix(".encrypted")
     loaded = load_pem_private_key(key.read_bytes(), None)
     path.write_bytes(_key_pem(loaded, BestAvailableEncryption(b"passphrase")))
@@ -103,7 +103,7 @@ def _key_pem(key: PrivateKeyTypes, encryption: KeySerializationEncryption) -> by
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Put a new file into the place of one, as careful programs do."""
+    """Replace a file atomically."""
     new = path.with_suffix(".new")
     new.write_bytes(content)
     os.replace(new, path)

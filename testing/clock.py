@@ -1,8 +1,8 @@
-"""A clock that a test turns."""
+"""A clock that a test sets."""
 
 
 class Time:
-    """Seconds, as time.monotonic gives them."""
+    """A replacement for time.monotonic, which returns `now`, in seconds."""
 
     now = 1000.0
 

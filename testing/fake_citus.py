@@ -1,7 +1,8 @@
-"""A stand-in for the extension Citus, which can't be had everywhere: its rules, on one node.
+"""A fake of the extension Citus, which can't be installed everywhere. It has Citus's rules, on one
+node.
 
-A PostgreSQL finds its extensions by where its own program is. So the programs are copied into a
-tree of the test's own, beside links to all else, and there is one extension more.
+PostgreSQL finds its extensions relative to its own program. The programs are therefore copied into
+a new tree, which has links to all other files, and the fake extension.
 """
 
 import os
@@ -16,8 +17,8 @@ default_version = '1'
 relocatable = false
 schema = pg_catalog
 """
-# What the real one refuses, as far as tables go: https://docs.citusdata.com. Once a table is
-# distributed, whatever is done to it later has to keep to it too.
+# The restrictions of Citus on tables: https://docs.citusdata.com. They are checked again after each
+# later change of a distributed table.
 _SQL = """
 CREATE SCHEMA citus;
 CREATE TABLE citus.pg_dist_partition (
@@ -28,7 +29,7 @@ CREATE TABLE citus.pg_dist_partition (
 );
 ALTER TABLE citus.pg_dist_partition SET SCHEMA pg_catalog;
 GRANT SELECT ON pg_catalog.pg_dist_partition TO public;
--- Here the shards of a table are the table itself: there are none to count.
+-- The fake has no shards; the rows stay in the table itself.
 CREATE TABLE citus.pg_dist_shard (logicalrelid regclass, shardid bigint);
 ALTER TABLE citus.pg_dist_shard SET SCHEMA pg_catalog;
 
@@ -109,7 +110,7 @@ BEGIN
     INSERT INTO pg_dist_partition VALUES (table_name, 'n', NULL, 0);
 END $$;
 
--- Here the shards of a table are the table itself: there is no copy that could be dropped.
+-- The fake has no shards, so there is no local copy to truncate.
 CREATE FUNCTION pg_catalog.truncate_local_data_after_distributing_table(table_name regclass)
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -121,7 +122,7 @@ END $$;
 
 
 def with_stand_in(programs: Path, folder: Path) -> Path:
-    """Make a tree in which these programs know the extension; give the folder of theirs."""
+    """Create a tree in which PostgreSQL has the extension, and return its folder of programs."""
     places = {
         name: Path(
             subprocess.run(

@@ -111,7 +111,7 @@ def attacked(folder: Path) -> Iterator[Hostile]:
 
 @contextmanager
 def unharmed(hostile: Hostile) -> Iterator[None]:
-    """Fail unless after the block it serves, has the same descriptors and little more memory."""
+    """Check that after the block the server serves, and has not leaked descriptors or memory."""
     hostile.serves()
     before, size = descriptors(hostile.server), resident_mib(hostile.server)
     yield

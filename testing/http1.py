@@ -15,7 +15,7 @@ from testing.requests import basic
 from testing.wait import wait_until
 
 MARK = "Zm9yYmlkZGVu"
-"""A text in all sent bytes, which the log must not have."""
+"""A text that the tests send, and that the log must not contain."""
 
 LIMITS = ("--max-header-bytes", "2048", "--header-timeout-seconds", "1", "--log-level", "debug")
 PARENTS = new_parents()
@@ -120,7 +120,7 @@ def descriptors(server: Served) -> int:
 
 @contextmanager
 def unharmed(server: Served) -> Iterator[None]:
-    """Check that after the block it serves, holds no more descriptors, and logged no sent bytes."""
+    """Check that after the block the server serves, leaked no descriptors, and logged no MARK."""
     assert statuses(server, LAST) == [200]
     before = descriptors(server)
     yield
@@ -132,7 +132,7 @@ def unharmed(server: Served) -> Iterator[None]:
 
 
 def limited_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """Serve with low limits. Modules make a fixture of it."""
+    """Serve with low limits. Test modules use this as a fixture."""
     with served(tmp_path_factory.mktemp("limited"), *LIMITS) as running:
         yield running
 

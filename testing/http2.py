@@ -1,7 +1,7 @@
-"""HTTP/2 as bytes: frames for cheap calls, and for input that no HTTP/2 library would send.
+"""HTTP/2 frames as bytes, for cheap calls and for input that no HTTP/2 library would send.
 
-Header compression is not used: headers are literals, and the settings ask the peer for the same, so
-the trailers contain a status as plain text.
+Headers are not compressed: they are sent as literals. The settings request the same of the peer, so
+that its trailers contain the status as plain text.
 """
 
 import struct
@@ -35,7 +35,7 @@ def settings(*pairs: tuple[int, int]) -> bytes:
 
 
 def greeting() -> bytes:
-    """Return the start of a connection without flow control and header compression for the peer."""
+    """Return the start of a connection that disables the peer's flow control and compression."""
     return (
         PREFACE
         + settings((HEADER_TABLE_SIZE, 0), (ENABLE_PUSH, 0), (INITIAL_WINDOW_SIZE, LARGEST_WINDOW))
@@ -44,7 +44,7 @@ def greeting() -> bytes:
 
 
 def header_block(headers: Pairs) -> bytes:
-    """Return headers as literals that enter no table."""
+    """Return headers as literals without indexing."""
     return b"".join(
         b"\x00"
         + _string(name.encode())

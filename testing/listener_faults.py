@@ -1,4 +1,4 @@
-"""Faults that end a listener of a served process and not the process."""
+"""Faults that end a listener of a server, while its process keeps running."""
 
 import asyncio
 import os
@@ -30,7 +30,7 @@ SHUT_DOWN = signal.SIGUSR1
 
 
 def prepared(folder: Path) -> dict[str, str]:
-    """Return the environment of a process that stops to listen on a port when it gets SHUT_DOWN."""
+    """Return the environment of a process that stops listening on a port at SHUT_DOWN."""
     site = folder / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text(_SITE)
@@ -39,14 +39,14 @@ def prepared(folder: Path) -> dict[str, str]:
 
 
 def choose(folder: Path, address: str) -> None:
-    """Set the port for SHUT_DOWN, from its address or URL."""
+    """Set the port for SHUT_DOWN to that of an address or URL."""
     (folder / "site" / "port").write_text(address.rpartition(":")[2].partition("/")[0])
 
 
 async def send_undecodable_path(address: str) -> None:
-    """Send a gRPC call whose path is not UTF-8, and return when the server takes no more calls.
+    """Send a gRPC call whose path is not UTF-8, and return when the server accepts no more calls.
 
-    It ends the accept loop of grpc.aio's server.
+    Such a call ends the accept loop of grpc.aio's server.
     """
     headers = http2.call_headers("/~").replace(b"/~", b"/\xff")
     host, _, port = address.rpartition(":")

@@ -1,4 +1,4 @@
-"""The log of a served process, line by line."""
+"""Reading of the log lines of a server."""
 
 import json
 from typing import Any
@@ -8,7 +8,7 @@ from testing.process import Served
 
 def logged(server: Served, event: str, **fields: Any) -> list[dict[str, Any]]:
     """Return the lines of this event that have these fields."""
-    # The last line may be half written: the server is running.
+    # The running server may not have written the last line completely.
     whole, _, _ = server.log.read_text().rpartition("\n")
     lines = [json.loads(line) for line in whole.splitlines()]
     return [

@@ -1,4 +1,4 @@
-"""Protobuf that was valid once, and the pieces to make what never was."""
+"""Random mutations of valid protobuf messages, and encoders of single fields."""
 
 import random
 from collections.abc import Callable

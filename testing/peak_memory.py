@@ -1,7 +1,7 @@
-"""Runs the command line to its end, and measures its peak memory.
+"""Measurement of the peak memory of a command.
 
-The child reads its own VmHWM, which starts anew at exec. The value of `wait4` would include the
-memory of the parent at the fork, and a pytest worker may be far larger.
+The child process reads its own VmHWM, which is reset at exec. The value of `wait4` would include
+the memory of the parent at the fork, and a pytest worker may be much larger.
 """
 
 import os
@@ -42,9 +42,9 @@ def nothing(_: IO[bytes]) -> None:
 
 
 def measured(*arguments: str, cwd: Path, feed: Callable[[IO[bytes]], object] = nothing) -> Measured:
-    """Run the command line with the input that `feed` writes; it need not read all of it.
+    """Run the command line to its end, with the input that `feed` writes.
 
-    Its output goes into files in its folder, because it may be large.
+    It need not read all the input. Its output goes to files in `cwd`, because it may be large.
     """
     output, messages, noted = (cwd / name for name in ("output", "messages", "peak"))
     noted.unlink(missing_ok=True)  # of an earlier run

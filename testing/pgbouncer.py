@@ -17,21 +17,21 @@ _UNPRIVILEGED = "postgres"
 
 
 def found_pgbouncer() -> str | None:
-    """Return its program; None: it isn't on this machine."""
+    """Return the path of the program; None if it is not installed."""
     return shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 
 
 @contextmanager
 def running_pgbouncer(cluster: Cluster, *, connections: int, **settings: str) -> Iterator[int]:
-    """Run one in transaction mode until the end of the block; give its port.
+    """Run PgBouncer in transaction mode until the end of the block, and yield its port.
 
-    It has so many connections to each database; who comes when they are in use waits. `settings`
-    are more lines of its pgbouncer.ini.
+    It opens at most `connections` to each database; further clients wait. `settings` are added to
+    its pgbouncer.ini.
     """
     program = found_pgbouncer()
     assert program is not None
     port = free_port()
-    user = _UNPRIVILEGED if os.geteuid() == 0 else None  # root can't run one
+    user = _UNPRIVILEGED if os.geteuid() == 0 else None  # PgBouncer refuses to run as root
     with tempfile.TemporaryDirectory(prefix="interaction-svc-") as name:
         folder = Path(name)
         users, file = folder / "users", folder / "pgbouncer.ini"

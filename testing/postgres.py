@@ -1,4 +1,4 @@
-"""A real PostgreSQL for tests: a cluster of this run's own, and databases in it."""
+"""A real PostgreSQL for tests: a temporary cluster, and databases in it."""
 
 import os
 import pwd
@@ -20,7 +20,7 @@ HOST = "127.0.0.1"
 USER = "interaction_svc"
 PASSWORD = "a secret of tests"
 _UNPRIVILEGED = "postgres"
-# Nothing here has to outlive the machine; a test that is about that sets it otherwise.
+# Tests don't need durability. Tests of crashes override these settings.
 _QUICK = {
     "fsync": "off",
     "full_page_writes": "off",
@@ -31,7 +31,7 @@ _QUICK = {
 
 
 def found_programs() -> Path | None:
-    """Return the folder of PostgreSQL's programs; None: it isn't on this machine."""
+    """Return the folder of PostgreSQL's programs; None if PostgreSQL is not installed."""
     installed = sorted(
         Path("/usr/lib/postgresql").glob("*/bin/initdb"),
         key=lambda path: int(path.parts[-3]) if path.parts[-3].isdigit() else 0,
@@ -49,10 +49,10 @@ def free_port() -> int:
 
 
 def as_user(user: str | None) -> list[str]:
-    """Return what a command begins with to be run as this user; None: as who we are.
+    """Return the prefix of a command that runs it as `user`; None is the current user.
 
-    Not with subprocess's own `user`, for which it forks: beside gRPC's threads, whose handlers then
-    run in the child, that crashes now and then.
+    The `user` argument of subprocess is not used, because it needs a fork. In a process with gRPC's
+    threads, gRPC's fork handlers then run in the child, which sometimes crashes.
     """
     if user is None:
         return []
@@ -63,7 +63,7 @@ def as_user(user: str | None) -> list[str]:
 class Cluster:
     """A PostgreSQL server that can be started, stopped and killed.
 
-    root can't run one: it is then run as another user, whose its folder is.
+    PostgreSQL refuses to run as root. It is then run as another user, who owns its folder.
     """
 
     def __init__(self, folder: Path, programs: Path, port: int | None = None) -> None:
@@ -74,7 +74,7 @@ class Cluster:
         self._user = _UNPRIVILEGED if os.geteuid() == 0 else None
 
     def make(self, **settings: str) -> None:
-        """Make a new one, with these settings in its postgresql.conf."""
+        """Create the cluster, with these settings in its postgresql.conf."""
         password = self.folder / "password"
         password.write_text(PASSWORD)
         self.own(self.folder)
@@ -86,7 +86,7 @@ class Cluster:
         self.configure(**{**_QUICK, **settings})
 
     def configure(self, **settings: str) -> None:
-        """Add settings, for its next start, or reload."""
+        """Add settings. They apply after the next start or reload."""
         given = {
             "port": str(self.port),
             "listen_addresses": HOST,
@@ -104,11 +104,11 @@ class Cluster:
         self.run("pg_ctl", "stop", "--wait", "--pgdata", str(self.data), "--mode", mode)
 
     def reload(self) -> None:
-        """Have it read its settings anew."""
+        """Reload the settings."""
         self.run("pg_ctl", "reload", "--pgdata", str(self.data))
 
     def promote(self) -> None:
-        """Make a standby a primary; it is one when this returns."""
+        """Promote a standby, and wait until it is a primary."""
         self.run("pg_ctl", "promote", "--wait", "--pgdata", str(self.data))
 
     @property
@@ -124,25 +124,25 @@ class Cluster:
         return self._process_file.exists()
 
     def processes(self) -> list[int]:
-        """Return its processes: the first is the one that lets others in, its parent."""
+        """Return the IDs of its processes, that of the postmaster first."""
         parent = self.process_id
         children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
         return [parent, *map(int, children)]
 
     def kill(self) -> None:
-        """End all its processes with SIGKILL, as a machine does that loses its power."""
+        """Kill all its processes with SIGKILL, which simulates a power failure."""
         processes = self.processes()
         _signal(processes, signal.SIGKILL)
         wait_until(lambda: not any(map(_is_running, processes)))
-        # Where nobody asks what became of a process, its number goes on to look as if it ran.
+        # A killed process may stay as a zombie, so that its ID in these files looks alive.
         self._process_file.unlink()
         (self.folder / f".s.PGSQL.{self.port}.lock").unlink()
 
     @contextmanager
     def hung(self) -> Iterator[None]:
-        """Have it stand still until the end of the block: it keeps what it holds, and is silent."""
+        """Suspend all its processes until the end of the block; its connections stay open."""
         processes = self.processes()
-        _signal(processes[:1], signal.SIGSTOP)  # from now on there are no new ones
+        _signal(processes[:1], signal.SIGSTOP)  # the postmaster starts no more of them
         processes = self.processes()
         _signal(processes, signal.SIGSTOP)
         try:
@@ -151,8 +151,8 @@ class Cluster:
             _signal(processes, signal.SIGCONT)
 
     def run(self, program: str, *arguments: str) -> str:
-        """Run one of PostgreSQL's programs to its end; give what it prints."""
-        # To a file: the server that pg_ctl starts would hold a pipe open.
+        """Run one of PostgreSQL's programs to its end, and return its output."""
+        # The output is a file, because the server that pg_ctl starts would keep a pipe open.
         with tempfile.TemporaryFile() as output:
             status = subprocess.call(
                 [*as_user(self._user), str(self.programs / program), *arguments],
@@ -174,7 +174,7 @@ class Cluster:
             os.chown(path, entry.pw_uid, entry.pw_gid)
 
     def url(self, database: str, *, port: int | None = None, **options: str) -> str:
-        """Return a database's URL; `port`: of what is between."""
+        """Return a database's URL, with the port of the server, or of a proxy in `port`."""
         query = "&".join(f"{name}={value}" for name, value in options.items())
         password = PASSWORD.replace(" ", "%20")
         return (
@@ -184,13 +184,13 @@ class Cluster:
         )
 
     def new_database(self) -> str:
-        """Make an empty database, and give its name."""
+        """Create an empty database, and return its name."""
         name = f"test_{secrets.token_hex(8)}"
         self.sql("postgres", f"CREATE DATABASE {name}")
         return name
 
     def sql(self, database: str, statement: str) -> str:
-        """Run statements from outside; give the rows as lines, with | between their columns."""
+        """Run statements with psql. Return the rows as lines, with | between their columns."""
         return self.run(
             "psql", "--no-psqlrc", "--quiet", "--tuples-only", "--no-align",
             "--set", "ON_ERROR_STOP=1", "--host", HOST, "--port", str(self.port),
@@ -199,7 +199,7 @@ class Cluster:
 
     @asynccontextmanager
     async def connected(self, database: str) -> AsyncIterator[asyncpg.Connection]:
-        """Connect from outside until the end of the block."""
+        """Yield a new connection, which is open until the end of the block."""
         connection = await asyncpg.connect(self.url(database))
         try:
             yield connection
@@ -225,7 +225,8 @@ def _is_running(process: int) -> bool:
 def _in_new_folder() -> Iterator[Cluster]:
     programs = found_programs()
     assert programs is not None
-    # Not pytest's folder, which is its user's alone, and too long a name for a socket.
+    # pytest's folder can't be used: other users can't enter it, and its path is too long for a
+    # socket.
     with tempfile.TemporaryDirectory(prefix="interaction-svc-") as folder:
         os.chmod(folder, 0o755)
         cluster = Cluster(Path(folder), programs)
@@ -234,7 +235,7 @@ def _in_new_folder() -> Iterator[Cluster]:
             yield cluster
         finally:
             if not cluster.is_started:
-                cluster.start()  # killed, it left memory behind, which its next start finds
+                cluster.start()  # after a kill, the next start frees its shared memory
             cluster.stop()
 
 
@@ -249,7 +250,7 @@ def running_cluster(**settings: str) -> Iterator[Cluster]:
 
 @contextmanager
 def running_standby(primary: Cluster, name: str, **settings: str) -> Iterator[Cluster]:
-    """Run a standby that follows this primary, to which it is known by that name."""
+    """Run a standby of this primary, with `name` as its application_name."""
     with _in_new_folder() as standby:
         standby.run(
             "pg_basebackup", "--pgdata", str(standby.data), "--checkpoint", "fast", "--no-sync",

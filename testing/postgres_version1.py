@@ -1,4 +1,4 @@
-"""A PostgreSQL database of version 1 of the schema, and servers of that version that write."""
+"""Version 1 of the PostgreSQL schema, and the writes of a server of that version."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from interaction_svc.store import decode, row_of
 from interaction_svc.v1 import interaction_pb2 as pb
 from testing.build import Parents, new_sid
 
-# As released: it doesn't change any more.
+# As released. Don't change it.
 SCHEMA = """
 CREATE TABLE schema_migrations (
     version         integer PRIMARY KEY,
@@ -71,7 +71,7 @@ _RECORD = (
 
 
 class Values(NamedTuple):
-    """A row as version 1 keeps it."""
+    """A row of `interactions` in version 1."""
 
     session_sid: str
     sid: str
@@ -117,7 +117,7 @@ async def delete(db: asyncpg.Connection, interaction: pb.Interaction, now_us: in
 
 
 def copy_of(template: Values, parents: Parents, us: int) -> Values:
-    """Return another row like the template; of the frame's bytes only SIDs and times change."""
+    """Return a copy of the template with other SIDs and times, also in the frame."""
     ids = {**parents._asdict(), "sid": new_sid("KI")}
     frame = template.frame
     for name, sid in ids.items():

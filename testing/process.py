@@ -1,4 +1,4 @@
-"""Runs the service as a user does: a process with its own store, on free ports."""
+"""Runs the service as a process, with a new store and on free ports."""
 
 import json
 import os
@@ -25,9 +25,9 @@ runpy.run_module("interaction_svc", run_name="__main__", alter_sys=True)
 
 
 def command(times: Mapping[str, float] | None) -> list[str]:
-    """Return the command line, with other values for these constants: `app.module.NAME`.
+    """Return the command, with other values for the constants in `times`: `app.module.NAME`.
 
-    They are for limits that no setting changes and that a test would have to wait for.
+    This shortens fixed time limits, so that tests need not wait for them.
     """
     if times is None:
         return COMMAND
@@ -62,7 +62,7 @@ def served(
     status: int = 0,
     times: Mapping[str, float] | None = None,
 ) -> Iterator[Served]:
-    """Serve until the end of the block; fail unless it then stops with this exit status."""
+    """Serve until the end of the block. Check that the server then stops with this exit status."""
     store, log = folder / "interactions.db", folder / "log.jsonl"
     serve = [
         *command(times), "serve", "--store", f"sqlite:///{store}",

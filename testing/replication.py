@@ -1,4 +1,4 @@
-"""A real primary with a streaming standby, for tests of reads from it."""
+"""A real primary with a streaming standby, for tests of reads from the standby."""
 
 import os
 import tempfile
@@ -16,10 +16,10 @@ _REPLAYED = "SELECT coalesce(pg_last_wal_replay_lsn(), '0/0') >= '{}'::pg_lsn"
 
 
 class Standby(Cluster):
-    """A standby, whose replay can be paused; it replays as soon as it can otherwise."""
+    """A standby whose replay can be paused."""
 
     def follow(self, primary: Cluster) -> None:
-        """Make it of the primary."""
+        """Create the standby as a copy of the primary."""
         self.own(self.folder)
         self.run(
             "pg_basebackup", "--pgdata", str(self.data), "--host", HOST,
@@ -29,7 +29,7 @@ class Standby(Cluster):
         self.configure()
 
     def pause(self) -> None:
-        """Replay nothing any more."""
+        """Pause the replay, and wait until it is paused."""
         self.sql("postgres", "SELECT pg_wal_replay_pause()")
         state = "SELECT pg_get_wal_replay_pause_state()"
         wait_until(lambda: self.sql("postgres", state) == "paused")
@@ -43,7 +43,7 @@ class Pair(NamedTuple):
     standby: Standby
 
     def catch_up(self) -> None:
-        """Return when the standby has replayed all that the primary has by now."""
+        """Wait until the standby has replayed all current writes of the primary."""
         there = self.primary.sql("postgres", "SELECT pg_current_wal_flush_lsn()")
         wait_until(lambda: self.standby.sql("postgres", _REPLAYED.format(there)) == "t")
 
@@ -71,13 +71,13 @@ def running_standby(primary: Cluster) -> Iterator[Standby]:
 def running_pair() -> Iterator[Pair]:
     if found_programs() is None:
         pytest.skip("PostgreSQL isn't on this machine")
-    # Commits are waited for, as in production: a standby gets only what is flushed.
+    # Commits are flushed, as in production, because a standby gets only flushed WAL.
     with running_cluster(synchronous_commit="on") as primary, running_standby(primary) as standby:
         yield Pair(primary, standby)
 
 
 @pytest.fixture
 def pair(running_pair: Pair) -> Iterator[Pair]:
-    """The pair of this process's tests, which goes on replaying after each."""
+    """Yield the pair of this test process. Its replay is resumed after each test."""
     yield running_pair
     running_pair.standby.resume()

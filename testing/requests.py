@@ -1,4 +1,4 @@
-"""Calls that several tests make, and what a failed one tells."""
+"""gRPC requests for tests, and checks of failed calls."""
 
 import base64
 from collections.abc import AsyncIterator, Awaitable
@@ -54,7 +54,7 @@ async def record(ingest: Ingest, *interactions: pb.Interaction) -> None:
 
 
 async def failure(call: Awaitable[Any]) -> tuple[grpc.StatusCode, str, dict[str, Message]]:
-    """Return the code, the text and the details, by their names, of a call that must fail."""
+    """Return the code, message and details (by name) of a call that must fail."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     error = caught.value

@@ -1,4 +1,4 @@
-"""Five Interactions of a Session in the vendor's JSON, and the forms of files with them."""
+"""Five Interactions of a Session in the vendor's JSON, and file formats that contain them."""
 
 import json
 from typing import Any

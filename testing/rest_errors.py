@@ -1,4 +1,4 @@
-"""A check of HTTP errors."""
+"""Checks of HTTP errors."""
 
 import re
 
@@ -6,7 +6,7 @@ import httpx
 
 
 def assert_error(response: httpx.Response, status: int, code: int, message: str) -> None:
-    """Check that a response is the vendor's error, with nothing else in it."""
+    """Check that a response is this error in the vendor's shape, without other properties."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/json"
     body = response.json()

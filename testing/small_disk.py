@@ -9,7 +9,7 @@ from pathlib import Path
 
 @contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """Mount an empty disk of this size, such as 3m, there until the end of the block."""
+    """Mount an empty disk of this size, such as 3m, at `folder` until the end of the block."""
     folder.mkdir()
     _as_root("mount", "-t", "tmpfs", "-o", f"size={size},uid={os.getuid()}", "tmpfs", str(folder))
     try:
@@ -19,13 +19,13 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
 
 
 def change_disk(folder: Path, options: str) -> None:
-    """Change what a disk was mounted with, such as size=20m or ro."""
+    """Change the mount options of a disk, such as size=20m or ro."""
     _as_root("mount", "-o", f"remount,{options}", str(folder))
 
 
 @contextmanager
 def mounted_file(file: Path, at: Path) -> Iterator[None]:
-    """Mount a file at another, empty one, as containers do, until the end of the block."""
+    """Bind mount a file at `at`, as container runtimes do, until the end of the block."""
     at.touch()
     _as_root("mount", "--bind", str(file), str(at))
     try:

@@ -1,4 +1,4 @@
-"""A lock on the store of a server, as another process may hold it."""
+"""A write lock on the store of a server, held by another connection."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from testing.process import Served
 
 @contextmanager
 def write_lock(server: Served) -> Iterator[None]:
-    """Hold the store's write lock, so that a write waits in the middle of its call."""
+    """Hold the store's write lock until the end of the block, so that the server's writes wait."""
     db = sqlite3.connect(server.store, isolation_level=None)
     db.execute("BEGIN IMMEDIATE")
     try:

@@ -1,4 +1,4 @@
-"""Hypothesis strategies for what the API knows."""
+"""Hypothesis strategies for the values of the API."""
 
 from hypothesis import strategies as st
 
@@ -9,7 +9,7 @@ from testing.build import NOON_US, SECOND_US, normalized
 
 
 def sids(prefix: str) -> st.SearchStrategy[str]:
-    """SIDs as they may be written: with digits of either case."""
+    """Generate SIDs with hexadecimal digits of either case, as the API accepts them."""
     return st.text("0123456789abcdefABCDEF", min_size=32, max_size=32).map(lambda s: prefix + s)
 
 
@@ -19,7 +19,8 @@ statuses = st.sampled_from(pb.ResourceStatus.values())
 NOW_US = NOON_US + 24 * 3600 * SECOND_US
 """The time at which Interactions are checked."""
 times_us = st.integers(EARLIEST_US, NOW_US + LATEST_AHEAD_US)
-# Of http and https: what follows the host may hold anything but white space, controls and <>".
+# http and https URLs. After the host any character is valid, except white space, control
+# characters and <>".
 urls = st.builds(
     "{}://{}/{}".format,
     st.sampled_from(["http", "https", "HTTPS"]),
@@ -45,7 +46,7 @@ def legs(draw: st.DrawFn) -> pb.Leg:
 
 @st.composite
 def interactions(draw: st.DrawFn) -> pb.Interaction:
-    """Interactions as they are stored."""
+    """Generate normalized Interactions, as they are stored."""
     made = pb.Interaction(
         sid=draw(sids("KI")),
         account_sid=draw(sids("AC")),

@@ -11,7 +11,7 @@ _RESET_AT_CLOSE = struct.pack("ii", 1, 0)
 
 
 class TcpProxy:
-    """Forwards bytes until it forgets a connection; later bytes of the client are reset."""
+    """Forwards bytes until it forgets a connection. Then it resets the client when it sends."""
 
     def __init__(self, target: int) -> None:
         self._target = target
@@ -20,7 +20,7 @@ class TcpProxy:
         self.port = 0
 
     def forget(self) -> int:
-        """Forget all connections, and return their number."""
+        """Drop all connections without a FIN to the clients, and return their number."""
         count = len(self._connections)
         for server in self._connections:
             server.close()
@@ -60,16 +60,16 @@ class TcpProxy:
         with suppress(ConnectionError):
             while data := await answered.read(65536):
                 answers.write(data)
-        if server in self._connections:  # it is the server that ends
+        if server in self._connections:  # the server has closed the connection
             answers.close()
 
 
 @asynccontextmanager
 async def tcp_proxy(target: int) -> AsyncIterator[TcpProxy]:
-    """Forward connections to this port until the end of the block."""
+    """Run a proxy to the port `target` until the end of the block."""
     made = TcpProxy(target)
     listening = await asyncio.start_server(made.serve, _HOST, 0)
     made.port = listening.sockets[0].getsockname()[1]
     async with listening:
         yield made
-        await asyncio.gather(*made.tasks)  # they end when the clients do
+        await asyncio.gather(*made.tasks)  # they end when the clients close

@@ -1,4 +1,4 @@
-"""Both listeners with TLS in the process of the test, and connections to them."""
+"""The gRPC and HTTP listeners with TLS, in the process of the test, and connections to them."""
 
 import asyncio
 import ssl
@@ -67,7 +67,7 @@ async def listening(files: Files, client_ca: Path | None = None) -> AsyncIterato
 
 
 async def who(_: bytes, context: Any) -> bytes:
-    """Answer with the names in the client's certificate, and the client's address."""
+    """Return the names in the client's certificate, and the client's address."""
     return repr((sorted(subject_names(context.auth_context())), context.peer())).encode()
 
 

@@ -1,4 +1,4 @@
-"""Writers and readers that go on after failures, and count their responses."""
+"""Writers and readers that continue after failures, and count their responses."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -23,7 +23,7 @@ _CALL_SECONDS = 20.0
 
 
 async def until(condition: Callable[[], bool], what: str, seconds: float = 40) -> None:
-    """Return when the condition holds; fail if it doesn't in this time."""
+    """Return when the condition is true. Fail if it is not true within `seconds`."""
     try:
         async with asyncio.timeout(seconds):
             while not condition():
@@ -59,7 +59,7 @@ class Traffic:
             self.in_doubt.append(interaction)
 
     async def read(self) -> None:
-        """Get what was recorded last, or list."""
+        """Get the Interaction that was recorded last, and in every second call list."""
         if self.reads % 2 and self.acknowledged:
             wanted = self.acknowledged[-1]
             asked = get_request(wanted)
@@ -70,7 +70,7 @@ class Traffic:
         self.reads += await self._answered(call)
 
     async def _answered(self, call: Awaitable[Any]) -> bool:
-        """Return whether a call succeeded; a failure must be one that may be retried."""
+        """Return whether a call succeeded. Check that a failure may be retried."""
         try:
             await call
         except grpc.aio.AioRpcError as error:
@@ -90,26 +90,26 @@ class Traffic:
             self.health.append(answer.status)
 
     async def until_serving(self, wanted: bool) -> None:
-        """Wait for health to say so."""
+        """Wait until health is SERVING, or NOT_SERVING if `wanted` is False."""
         status = SERVING if wanted else NOT_SERVING
         await until(lambda: self.health[-1:] == [status], f"health with serving={wanted}")
 
     async def until_one_succeeds(self) -> None:
-        """Wait until a record is answered, be it one that was under way."""
+        """Wait until a record succeeds. It may be one that is already in progress."""
         recorded = len(self.acknowledged)
         await until(lambda: len(self.acknowledged) > recorded, "record that succeeds")
 
     async def until_all_succeed(self) -> None:
-        """Wait until records and reads are answered that were begun from now on."""
+        """Wait until records and reads succeed that begin after this call."""
         recorded, reads = len(self.acknowledged), self.reads
-        # What is under way may have been begun before.
+        # The first ones may have begun before. There are 6 writers and 6 readers.
         await until(
             lambda: len(self.acknowledged) >= recorded + 20 and self.reads >= reads + 20,
             "calls that succeed",
         )
 
     async def check_nothing_is_lost(self) -> None:
-        """Fail unless everything that was acknowledged is there as it was recorded."""
+        """Check that every acknowledged Interaction is stored unchanged."""
         there: dict[str, pb.Interaction] = {}
         token = ""
         while True:
@@ -121,7 +121,7 @@ class Traffic:
                 break
         lost = [one.sid for one in self.acknowledged if there.pop(one.sid, None) != one]
         assert lost == []
-        # What else is there is whole, and was sent.
+        # All others were sent, without a response.
         assert set(there) <= {one.sid for one in self.in_doubt}
 
 
@@ -129,10 +129,9 @@ class Traffic:
 async def traffic(
     address: str, parents: Parents, *, seconds: float | None = _CALL_SECONDS
 ) -> AsyncIterator[Traffic]:
-    """Have writers and readers at work until the end of the block.
+    """Run writers and readers until the end of the block. Then check that nothing is lost.
 
-    Calls have this deadline; with None the service's own. In the end everything that was
-    acknowledged must be there.
+    Calls have a deadline of `seconds`; if it is None, only the service's deadline applies.
     """
     async with grpc.aio.insecure_channel(address) as channel:
         made = Traffic(channel, parents, seconds)

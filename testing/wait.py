@@ -1,4 +1,4 @@
-"""Waiting for what another process does."""
+"""Waiting for another process."""
 
 import threading
 from collections.abc import Callable
@@ -8,7 +8,7 @@ _ATTEMPT_SECONDS = 0.02
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    """Return when the condition holds; fail if it doesn't in this time."""
+    """Return when the condition is true. Fail if it is not true within `seconds`."""
     end = monotonic() + seconds
     pause = threading.Event()
     while not condition():

@@ -1,6 +1,6 @@
-"""Rivals to compare the service with: separate programs on loopback.
+"""Rivals: other programs with which the service is compared, on loopback.
 
 Each prints one line when it is ready, `gRPC on HOST:PORT` or `REST on http://HOST:PORT`, and ends
-at SIGTERM. None of them logs, measures, limits or watches; what each leaves out besides is told at
-its top. They are written to be as fast as their way of writing allows.
+at SIGTERM. None of them has logs, metrics, limits or health. Each module names the other features
+that it lacks. Each rival is as fast as its libraries allow.
 """

@@ -1,4 +1,4 @@
-"""Whether two servers answer alike: a rival that answers something else is no rival."""
+"""Checks that two servers return the same responses, so that their costs can be compared."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -45,8 +45,8 @@ def agree_grpc(
 ) -> None:
     """Send both the same requests, and compare all fields of all Interactions, and their order.
 
-    Lists are followed for so many `pages`, each by the server's own tokens: these may differ, but
-    not whether there is one. Raises DisagreementError, grpc.RpcError.
+    At most `pages` pages of a list are compared. Page tokens may differ, but both servers must
+    return one, or neither. Raises DisagreementError, grpc.RpcError.
     """
     with (
         grpc.insecure_channel(ours.address) as one,
@@ -66,7 +66,7 @@ def agree_rest(
 ) -> None:
     """Get the same paths of both, and compare the JSON.
 
-    As agree_grpc, but the host in links may differ, too. Raises DisagreementError,
+    As in agree_grpc, tokens may differ, and also the hosts in links. Raises DisagreementError,
     httpx.HTTPError.
     """
     with httpx.Client(timeout=_TIMEOUT_SECONDS, trust_env=False) as http:
@@ -79,7 +79,7 @@ def agree_rest(
 def _interactions(
     channel: grpc.Channel, server: GrpcServer, request: ReadRequest, pages: int
 ) -> list[Interaction | bool]:
-    """Return what a request finds, and for each page whether there is a next one."""
+    """Return the Interactions of a response, and for each page whether there is a next one."""
 
     def ask(method: str, asked: ReadRequest) -> bytes:
         call: Any = channel.unary_unary(f"{_SERVICE}/{method}")
@@ -115,7 +115,7 @@ def _resources(http: httpx.Client, server: RestServer, path: str, pages: int) ->
         if meta is None:
             break
         next_url = meta["next_page_url"]
-        del meta["previous_page_url"]  # rivals only go forward
+        del meta["previous_page_url"]  # rivals have no previous pages
         for name in ("first_page_url", "url", "next_page_url"):
             meta[name] = meta[name] and _without_token(meta[name])
         if next_url is None:

@@ -1,6 +1,6 @@
-"""The fixed answers of the empty rivals: which bytes follow which request.
+"""The fixed responses of the empty rivals, by the bytes of the request.
 
-They are a file, so that whoever asks the real service can hand its answers over.
+They are passed in a file, so that a benchmark can copy them from the real service.
 """
 
 import json
@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 DEFAULT = b""
-"""As a request: what answers every request that isn't there."""
+"""The key of the response to all other requests."""
 
 
 def write_answers(path: Path, answers: Mapping[bytes, bytes]) -> None:
-    """Write the answers to requests.
+    """Write the responses to requests.
 
     A request is the bytes of a gRPC message, or of an HTTP path with its query; an answer is those
     of a message or of a body. The gRPC methods share one mapping.
@@ -23,7 +23,7 @@ def write_answers(path: Path, answers: Mapping[bytes, bytes]) -> None:
 
 
 def read_answers(path: Path) -> dict[bytes, bytes]:
-    """Read what write_answers wrote."""
+    """Return the responses in a file of write_answers."""
     return {
         b64decode(request): b64decode(answer) for request, answer in json.loads(path.read_text())
     }

@@ -1,8 +1,8 @@
-"""The rivals' database: the service's Interactions as plain columns, nothing of them in bytes.
+"""The rivals' database: the service's Interactions as plain columns, without encoded frames.
 
-`python -m bench.rivals.copy_db OURS THEIRS` makes it. It has them twice, so that each rival finds
-what it answers: `interactions` for gRPC, with enums as numbers and times in microseconds, and
-`resources` for JSON, with the vendor's words and times as they are written.
+`python -m bench.rivals.copy_db OURS THEIRS` creates it. It has the Interactions twice, in the form
+that each rival needs: `interactions` for gRPC, with enums as numbers and times in microseconds, and
+`resources` for JSON, with enums and times as the vendor's texts.
 """
 
 import argparse
@@ -21,7 +21,7 @@ COLUMNS = (
     "session_sid", "sid", "account_sid", "service_sid", "created_us", "updated_us", "type", "data",
     *(f"{side}_{name}" for side in ("inbound", "outbound") for name in _LEG_COLUMNS),
 )  # fmt: skip
-"""The columns of `interactions`; of a leg that is unset, all five are null."""
+"""The columns of `interactions`. If a leg is unset, its five columns are null."""
 RESOURCE_COLUMNS = ("created_us", *sorted(twilio_json.PROPERTIES - {"url"}))
 _TABLES = {"interactions": COLUMNS, "resources": RESOURCE_COLUMNS}
 _BATCH = 1000
@@ -30,7 +30,7 @@ _Row = list[str | int | None]
 
 
 def copy(ours: Path, theirs: Path) -> int:
-    """Make the rivals' database, which must not be there; give how many Interactions it has.
+    """Create the rivals' database, which must not exist, and return its number of Interactions.
 
     100,000 take some six seconds.
     """
@@ -58,7 +58,7 @@ def copy(ours: Path, theirs: Path) -> int:
 
 def _copy_rows(source: sqlite3.Connection, target: sqlite3.Connection) -> int:
     count = 0
-    # SIDs are random, so that rows of many Sessions take turns, as they arrive in service.
+    # SIDs are random, so that the rows of Sessions are interleaved, as in production.
     cursor = source.execute("SELECT frame FROM interactions ORDER BY sid")
     while frames := cursor.fetchmany(_BATCH):
         count += len(frames)
@@ -99,7 +99,7 @@ def _resource_row(interaction: pb.Interaction) -> _Row:
 
 
 def main() -> None:
-    """Copy."""
+    """Create the database."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("ours", type=Path, help="the service's database")
     parser.add_argument("theirs", type=Path, help="the rivals' database, to be made")

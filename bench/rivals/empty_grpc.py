@@ -1,7 +1,7 @@
-"""The floor of gRPC: an RPC that does nothing but answer, on the server that the service uses.
+"""The floor of gRPC: an empty RPC with a fixed response, on grpc.aio as in the service.
 
-`python -m bench.rivals.empty_grpc --answers FILE` answers every method of InteractionService and
-of IngestService that takes one request with the bytes that FILE has for the request's bytes.
+`python -m bench.rivals.empty_grpc --answers FILE` serves the unary methods of InteractionService
+and IngestService. The response to a request is the bytes that FILE has for the request's bytes.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""The floor of HTTP: routes that do nothing but answer, on Starlette and uvicorn.
+"""The floor of HTTP: empty routes with fixed responses, on Starlette and uvicorn.
 
-`python -m bench.rivals.empty_http --answers FILE` answers on the paths of an Interaction and of a
-Session's Interactions with the bytes that FILE has for the path with its query.
+`python -m bench.rivals.empty_http --answers FILE` serves the paths of an Interaction and of a
+Session's Interactions. The response is the bytes that FILE has for the path with its query.
 """
 
 import argparse
@@ -22,7 +22,7 @@ def _app(answers: dict[bytes, bytes]) -> Starlette:
     default = answers.get(DEFAULT)
 
     async def answer(request: Request) -> Response:
-        """Answer with the bytes for this path and query."""
+        """Return the response for this path and query."""
         path, query = request.scope["raw_path"], request.scope["query_string"]
         found = answers.get(b"%b?%b" % (path, query) if query else path, default)
         if found is None:

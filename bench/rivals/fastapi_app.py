@@ -1,8 +1,8 @@
 """The service's REST reads on FastAPI, SQLAlchemy and pydantic, tuned as their docs advise.
 
 `python -m bench.rivals.fastapi_app --db FILE` takes the user and the password `rival`, and has no
-metrics, logs, filters or limits. Response models, so that pydantic writes the JSON; statements made
-once, of columns rather than entities.
+metrics, logs, filters or limits. It has response models, so that pydantic writes the JSON.
+Statements are built once, and select columns rather than entities.
 """
 
 import argparse
@@ -90,7 +90,7 @@ _resources = Table(
 )
 _c = _resources.c
 _NAMES = (*RESOURCE_COLUMNS, "url")
-# Statements are made once: to make one for each request costs more than to run it.
+# Statements are built once, because building one costs more than running it.
 _SELECT = select(
     _resources,
     f"{_BASE_URL}/v1/Services/"
@@ -108,7 +108,7 @@ _NEXT_PAGE = _FIRST_PAGE.where(
 
 
 def _engine(path: Path) -> Engine:
-    # Nothing is ever written, so that no transaction needs to be rolled back after each read.
+    # There are no writes, so that no read needs a rollback.
     engine = create_engine(
         f"sqlite:///{path}", isolation_level="AUTOCOMMIT", skip_autocommit_rollback=True
     )
@@ -125,7 +125,7 @@ _basic = HTTPBasic()
 
 
 async def _authenticated(given: Annotated[HTTPBasicCredentials, Depends(_basic)]) -> None:
-    # Both are compared whatever comes of the first, as FastAPI's docs have it.
+    # Both are always compared, as FastAPI's docs advise, so that the time reveals nothing.
     is_user = secrets.compare_digest(given.username.encode(), USER.encode())
     is_password = secrets.compare_digest(given.password.encode(), PASSWORD.encode())
     if not (is_user and is_password):
@@ -139,7 +139,7 @@ def _app(engine: Engine) -> FastAPI:
     def fetch(statement: Select[Any], values: Mapping[str, object]) -> list[dict[str, Any]]:
         with engine.connect() as connection:
             rows = connection.execute(statement, values)
-            # A quarter faster than rows.mappings() and than models made of the rows' attributes.
+            # A quarter faster than rows.mappings(), and than models from the rows' attributes.
             return [dict(zip(_NAMES, row, strict=True)) for row in rows]
 
     @app.get(path, response_model=InteractionPage)
@@ -152,7 +152,7 @@ def _app(engine: Engine) -> FastAPI:
     ) -> Any:
         """Get a page of a Session's Interactions."""
         page_size = min(page_size, _MAX_PAGE_SIZE)
-        # One more than the page has, to know whether there is another.
+        # One more row than the page has, to know whether there is a next page.
         values = {"service_sid": service_sid, "session_sid": session_sid, "limit": page_size + 1}
         if token:
             after_us, after_sid = _position(token)

@@ -1,8 +1,8 @@
-"""The plain version of the service: the reads as one usually writes them in Python.
+"""The plain Python rival: the service's reads in the usual style.
 
-`python -m bench.rivals.plain_grpc --db FILE`: grpc.aio with the generated servicer, aiosqlite, and
-a message built of each row, field by field. It has no credentials, metrics, logs, filters or
-limits.
+`python -m bench.rivals.plain_grpc --db FILE` uses grpc.aio with the generated servicer and
+aiosqlite, and builds a message from each row, field by field. It has no credentials, metrics, logs,
+filters or limits.
 """
 
 import argparse
@@ -54,7 +54,7 @@ class Interactions(service_grpc.InteractionServiceServicer):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "page_size is negative")
         size = min(request.page_size, _MAX_PAGE_SIZE) or _DEFAULT_PAGE_SIZE
         session = request.session_sid, request.service_sid
-        # One more than the page has, to know whether there is another.
+        # One more row than the page has, to know whether there is a next page.
         if request.page_token:
             rows = await self._fetch(
                 _NEXT_PAGE, *session, *await _position(request.page_token, context), size + 1
@@ -72,7 +72,7 @@ class Interactions(service_grpc.InteractionServiceServicer):
     async def DeleteInteraction(
         self, request: service_pb.DeleteInteractionRequest, context: Context
     ) -> service_pb.DeleteInteractionResponse:
-        """Refuse: the comparison is of reads."""
+        """Refuse, because only reads are compared."""
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this server only reads")
 
     async def _fetch(self, statement: str, *values: str | int) -> list[Any]:

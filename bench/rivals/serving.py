@@ -1,4 +1,4 @@
-"""How a rival listens, says so, and ends."""
+"""Start and end of a rival's server."""
 
 import asyncio
 import signal
@@ -10,7 +10,7 @@ from starlette.types import ASGIApp
 
 ADDRESS = "127.0.0.1"
 CACHE_KIB = 16 * 1024
-"""SQLite's page cache of the rivals that have a database: as large as the service's."""
+"""The size of SQLite's page cache in rivals with a database, the same as the service's."""
 
 
 async def serve_grpc(server: grpc.aio.Server) -> None:
@@ -25,8 +25,8 @@ async def serve_grpc(server: grpc.aio.Server) -> None:
 
 
 def new_grpc_server() -> grpc.aio.Server:
-    """Make a server with the library's own options."""
-    # But one that no other process can share its port with, by mistake.
+    """Return a server with the library's default options, without a shared port."""
+    # Otherwise another process could listen on the same port by mistake.
     return grpc.aio.server(options=[("grpc.so_reuseport", 0)])
 
 
@@ -39,14 +39,14 @@ def serve_http(app: ASGIApp, *, loop: str = "asyncio") -> None:
 
 
 class _Server(uvicorn.Server):
-    """One that says where it listens.
+    """A server that prints its address.
 
-    It opens its socket itself: then asyncio turns off Nagle's algorithm on its connections, which
-    it doesn't for a socket made without naming TCP.
+    It opens its socket itself, so that asyncio disables Nagle's algorithm on its connections.
+    asyncio does not do so for a given socket without an explicit TCP protocol.
     """
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and say where."""
+        """Listen, and print the address."""
         await super().startup(sockets)
         port = self.servers[0].sockets[0].getsockname()[1]
         print(f"REST on http://{ADDRESS}:{port}", flush=True)

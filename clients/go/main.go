@@ -47,7 +47,7 @@ func main() {
 }
 
 func run(server string, request *pb.ListInteractionsRequest) error {
-	// Without TLS, so for a loopback address or a network that encrypts by itself.
+	// Without TLS: only for a loopback address, or a network that encrypts its traffic.
 	conn, err := grpc.NewClient(server, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return err
@@ -80,7 +80,7 @@ func printSession(
 			interactions++
 			fmt.Println(line(interaction))
 		}
-		// A short page is no sign of the end: only the missing token is.
+		// Only a missing token means the end of the list; a short page does not.
 		if response.GetNextPageToken() == "" {
 			return interactions, pages, nil
 		}
@@ -96,7 +96,7 @@ func list(
 	return client.ListInteractions(ctx, request)
 }
 
-// getMissing asks for an Interaction that isn't there, and reports any answer but that one.
+// getMissing gets an Interaction that doesn't exist. It returns an error unless it is not found.
 func getMissing(client pb.InteractionServiceClient, service, session string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), deadline)
 	defer cancel()
@@ -115,8 +115,8 @@ func getMissing(client pb.InteractionServiceClient, service, session string) err
 	return nil
 }
 
-// reasonOf gives the reason in this service's ErrorInfo, the name of an ErrorReason; empty if the
-// error carries none, as when the service can't be reached.
+// reasonOf returns the reason in this service's ErrorInfo, which is the name of an ErrorReason. It is
+// empty if the error has no ErrorInfo, for example if the service can't be reached.
 func reasonOf(err error) string {
 	for _, detail := range status.Convert(err).Details() {
 		if info, ok := detail.(*errdetails.ErrorInfo); ok && info.GetDomain() == errorDomain {
@@ -126,7 +126,7 @@ func reasonOf(err error) string {
 	return ""
 }
 
-// line puts an Interaction on one line; not its data, which is personal.
+// line returns an Interaction as one line, without its data, which is personal.
 func line(interaction *pb.Interaction) string {
 	return fmt.Sprintf("%s %s %s %s -> %s",
 		interaction.GetSid(),
@@ -136,8 +136,8 @@ func line(interaction *pb.Interaction) string {
 		leg(interaction.GetOutbound()))
 }
 
-// leg gives a leg's participant and status. A message that was sent through the API has no inbound
-// leg; of a leg that is there, either can be unknown.
+// leg returns a leg's participant and status. A message that was sent through the API has no inbound
+// leg. The participant or the status of a leg can be unknown.
 func leg(leg *pb.Leg) string {
 	if leg == nil {
 		return "-"

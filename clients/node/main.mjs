@@ -20,11 +20,11 @@ const { values: flags } = parseArgs({
     server: { type: "string", default: "127.0.0.1:50051" }, // HOST:PORT of the service
     service: { type: "string", default: "" }, // KS...
     session: { type: "string", default: "" }, // KC...
-    "page-size": { type: "string", default: "20" }, // how many to ask for at a time
+    "page-size": { type: "string", default: "20" }, // Interactions in a request
   },
 });
 
-// Without TLS, so for a loopback address or a network that encrypts by itself.
+// Without TLS: only for a loopback address, or a network that encrypts its traffic.
 const transport = createGrpcTransport({
   baseUrl: `http://${flags.server}`,
   defaultTimeoutMs: DEADLINE_MS,
@@ -54,7 +54,7 @@ async function printSession(pageSize) {
       console.log(line(interaction));
     }
     pageToken = response.nextPageToken;
-  } while (pageToken); // a short page is no sign of the end: only the missing token is
+  } while (pageToken); // only a missing token means the end of the list; a short page does not
   return { interactions, pages };
 }
 

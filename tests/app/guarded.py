@@ -1,4 +1,4 @@
-"""A server with keys, and a call of each method of it."""
+"""A server with keys, and a call of each of its methods."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -34,7 +34,7 @@ def serve_with_keys(folder: Path, times: Mapping[str, float] | None = None) -> I
 
 
 def calls(channel: grpc.aio.Channel, parents: Parents) -> dict[str, Callable[..., Any]]:
-    """Return a call of each RPC that succeeds if its caller is permitted."""
+    """Return a call of each RPC that succeeds if the caller has permission."""
     reading, ingest = InteractionServiceStub(channel), IngestServiceStub(channel)
     interaction = new_interaction(parents)
     return {
@@ -52,7 +52,8 @@ def calls(channel: grpc.aio.Channel, parents: Parents) -> dict[str, Callable[...
         "record": lambda **given: ingest.RecordInteraction(
             ingest_pb.RecordInteractionRequest(interaction=interaction), **given
         ),
-        # Without requests: grpc's client replaces a refusal before its write by INTERNAL.
+        # Without requests, because grpc's client reports INTERNAL if a call is refused before its
+        # first write.
         "stream": lambda **given: ingest.RecordInteractions(timeout=20, **given),
     }
 

@@ -1,4 +1,4 @@
-"""Each account has a namespace of its own: no other account can see, block or slow it."""
+"""Accounts are isolated: no account can see, block or slow down another."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -110,7 +110,7 @@ def list_request(parents: Parents, **given: object) -> ListInteractionsRequest:
 async def both(
     ingest: Ingest, keys: Keys, parents: Parents, created_us: int = NOON_US
 ) -> tuple[pb.Interaction, pb.Interaction]:
-    """Record the same SIDs in both accounts, the stranger first."""
+    """Record the same SIDs in both accounts, first in the stranger's."""
     stranger = parents._replace(account_sid=OTHER)
     theirs = new_interaction(stranger, created_us, data="theirs")
     ours = new_interaction(parents, created_us, sid=theirs.sid, data="ours")
@@ -145,7 +145,7 @@ async def test_a_delete_or_an_update_touches_the_own_account_only(
     )
     got = await reading.GetInteraction(get_request(parents, ours.sid), metadata=as_key(keys.owner))
     assert got.interaction == ours
-    # Nor does its tombstone keep a record of the owner out.
+    # The stranger's tombstone does not block records of the owner.
     newer = pb.Interaction()
     newer.CopyFrom(ours)
     newer.data = "newer"

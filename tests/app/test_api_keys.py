@@ -1,4 +1,4 @@
-"""API keys and their roles on both transports, and that no account reaches another."""
+"""API keys and their roles on both transports, and the isolation of accounts."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -40,7 +40,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
 
 @pytest.fixture(scope="module")
 def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
-    """Another one, which accepts more than 10 wrong credentials of an address."""
+    """Another server, for tests with more than 10 failed attempts from an address."""
     times = {"admission.rate_limits.WRONG_AT_ONCE": 1000}
     yield from serve_with_keys(tmp_path_factory.mktemp("attacked"), times)
 
@@ -76,7 +76,7 @@ async def test_a_role_gives_its_rights_over_grpc(
 async def test_a_role_gives_its_rights_over_http(
     guarded: Guarded, role: str, method: str, operation: str
 ) -> None:
-    # Neither the SID nor the parameter would do: the right is asked for before they are read.
+    # The SID and the parameter are invalid: the permission is checked before they are parsed.
     unreadable = {f"{guarded.parents.path}/KI1": 404}
     if method == "GET":
         unreadable[f"{guarded.parents.path}?PageSize=x"] = 400
@@ -233,13 +233,13 @@ async def test_keys_change_while_the_server_runs(tmp_path: Path, parents: Parent
     with served(tmp_path) as server:
         async with grpc.aio.insecure_channel(server.grpc_address) as channel:
             listing = calls(channel, parents)["list"]
-            await listing()  # there has never been a key
+            await listing()  # the store has never had a key
             key = new_key(server.store, "read", parents.account_sid)
             await until_code(Code.UNAUTHENTICATED, listing)
             await listing(metadata=shown(key.basic))
             revoke(server.store, key)
             await until_code(Code.UNAUTHENTICATED, listing, metadata=shown(key.basic))
-            # Not open again, though no key is in force.
+            # Callers need a key again, although all keys are revoked.
             code, _, _ = await failure(listing())
             assert code is Code.UNAUTHENTICATED
 
@@ -262,7 +262,7 @@ async def test_wrong_credentials_are_slowed_down_and_right_ones_are_not(
     with served(tmp_path) as server:
         async with grpc.aio.insecure_channel(server.grpc_address) as channel:
             listing = calls(channel, parents)["list"]
-            for _ in range(30):  # right ones use nothing up
+            for _ in range(30):  # successes don't count as attempts
                 await listing(metadata=shown(key.basic))
             codes = []
             for number in range(40):
@@ -284,7 +284,7 @@ async def test_wrong_credentials_are_slowed_down_and_right_ones_are_not(
 async def test_many_right_keys_at_once_are_served_beside_wrong_ones(
     tmp_path: Path, parents: Parents
 ) -> None:
-    """The server has seen none of the 25, and their address's wrong attempts are used up."""
+    """The server has not seen the 25 keys, and their address has no failed attempts left."""
     store = tmp_path / "interactions.db"
     keys = [new_key(store, "read", parents.account_sid) for _ in range(25)]
     with served(tmp_path) as server:
@@ -336,7 +336,7 @@ async def test_a_stream_ends_when_its_key_is_revoked(tmp_path: Path, parents: Pa
                 while not (await listing(metadata=shown(reader.bearer))).interactions:
                     await asyncio.sleep(0.02)
             await asyncio.to_thread(revoke, server.store, key)
-            async with asyncio.timeout(20):  # it ends by itself, and says what was recorded
+            async with asyncio.timeout(20):  # the server ends it, with the counts in the details
                 code, _, details = await failure(stream)
             assert code is Code.UNAUTHENTICATED
             assert details["RecordInteractionsResponse"] == ingest_pb.RecordInteractionsResponse(
@@ -366,7 +366,7 @@ async def test_more_than_one_authorization_is_refused(
         code, _, _ = await failure(call)
         assert code is Code.UNAUTHENTICATED
         assert "more than one `authorization`" in await call.details()
-    # Under another name it is no authorization, and doesn't stand in for one.
+    # Metadata of another name is not an authorization.
     elsewhere = [("authorization-bin", good.encode()), ("x-request-id", "a"), ("x-request-id", "b")]
     code, _, _ = await failure(listing(metadata=elsewhere))
     assert code is Code.UNAUTHENTICATED

@@ -1,4 +1,4 @@
-"""Knowing callers: what is asked of the store, what is remembered, and for how long."""
+"""Authentication: look-ups in the store, and the cache of successful authentications."""
 
 import asyncio
 from collections import Counter
@@ -58,7 +58,7 @@ async def test_a_revoked_key_is_known_no_longer_than_said(
     time.now += SECONDS_KNOWN
     with pytest.raises(Unauthenticated):
         await authenticator.authenticate(header(made), PEER)
-    time.now -= SECONDS_KNOWN  # and is forgotten
+    time.now -= SECONDS_KNOWN  # the cache entry has expired
     with pytest.raises(Unauthenticated):
         await authenticator.authenticate(header(made), PEER)
 
@@ -69,10 +69,10 @@ async def test_a_revoked_key_of_a_stream_is_noticed_though_its_address_has_to_wa
     made = await create_key(store, new_sid("AC"), Role.INGEST)
     await authenticator.authenticate(header(made), PEER)
     await revoke_key(store, made.key.sid)
-    await use_up_the_attempts_of_the_address(authenticator)  # loads the hashes of keys in force
-    await authenticator.check_again(header(made))  # known for 2 seconds
+    await use_up_the_attempts_of_the_address(authenticator)  # loads the hashes of active keys
+    await authenticator.check_again(header(made))  # cached for 2 seconds
     time.now += SECONDS_KNOWN
-    for number in range(2):  # of the attempts that these seconds have given back
+    for number in range(2):  # the attempts that the limiter has refilled in these seconds
         with pytest.raises(Unauthenticated):
             await authenticator.authenticate(basic(new_sid("SK"), f"more{number}"), PEER)
     with pytest.raises(RateLimited):
@@ -107,7 +107,7 @@ async def use_up_the_attempts_of_the_address(authenticator: Authenticator) -> No
 async def test_right_keys_are_served_from_an_address_that_was_wrong_too_often(
     store: Store, time: Time, authenticator: Authenticator
 ) -> None:
-    """Those that were right before, and those that were never seen; wrong ones wait."""
+    """Valid keys are accepted, whether cached or not; wrong ones get RateLimited."""
     known, *unseen = [await create_key(store, None, Role.ADMIN) for _ in range(3)]
     await authenticator.authenticate(header(known), PEER)
     for _ in range(2):
@@ -148,7 +148,7 @@ async def test_wrong_ones_beyond_the_limit_cost_no_look_up(
 
     await asyncio.gather(*map(is_told_to_wait, range(100)))
     assert asked == {}
-    time.now += FRESH_SECONDS  # in which 2 more may be wrong, and the hashes get old
+    time.now += FRESH_SECONDS  # 2 more attempts are allowed, and the hashes expire
     for number in range(2):
         with pytest.raises(Unauthenticated):
             await authenticator.authenticate(basic(new_sid("SK"), f"more{number}"), PEER)

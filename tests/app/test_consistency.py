@@ -1,4 +1,4 @@
-"""Consistency tokens: decoding returns what was encoded, and all else is refused."""
+"""Consistency tokens: decoding returns the encoded revision; other texts are refused."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Records that repeat, arrive out of order or in part end alike by every way in."""
+"""Repeated, reordered and partial records have the same result by each way of recording."""
 
 import json
 from collections.abc import AsyncIterator, Sequence
@@ -19,7 +19,7 @@ WAYS = ("import", "one by one", "stream")
 
 
 def resource(parents: Parents, sid: str, status: str, updated: str, **given: Any) -> dict[str, Any]:
-    """A message as the vendor's API shows it; its body is `hello`."""
+    """Return a message as the vendor's API returns it, with the body `hello`."""
     inbound, outbound = new_leg(), new_leg()
     made = {
         "sid": sid,

@@ -1,4 +1,4 @@
-"""Page tokens: decoding returns what was encoded, and all else is refused."""
+"""Page tokens: decoding returns the encoded cursor; other texts are refused."""
 
 import re
 
@@ -81,7 +81,7 @@ def test_a_token_of_another_list_is_refused_and_the_argument_named(
 @pytest.mark.parametrize("sid", ["KI1", "KI" + "A" * 32, "KC" + "a" * 32, "x"])
 @pytest.mark.parametrize("name", ["sid", "account_sid"])
 def test_a_token_with_malformed_sids_is_refused(name: str, sid: str) -> None:
-    """Anyone can compute the checksum."""
+    """A client can compute the checksum, so the content is checked, too."""
     position = Position(**{**CURSOR.position._asdict(), name: sid})
     with pytest.raises(InvalidPageToken):
         TOKENS.decode(TOKENS.encode(Cursor(position)))

@@ -1,4 +1,4 @@
-"""Paging through a list that changes meanwhile."""
+"""Paging through a list that changes while its pages are read."""
 
 import asyncio
 import tempfile
@@ -28,10 +28,10 @@ from interaction_svc.v1.interaction_service_pb2 import (
 Order = ListInteractionsRequest.Order
 VOICE, MESSAGE = pb.INTERACTION_TYPE_VOICE, pb.INTERACTION_TYPE_MESSAGE
 
-# Few times, so that many rows share theirs.
+# Few values, so that many rows have the same time.
 times = st.integers(0, 6)
 rows = st.lists(st.tuples(times, st.booleans()), max_size=30)
-# What happens between two pages: the size of the next one, what is recorded, what is deleted.
+# The steps between two pages: the size of the next one, the records, and the deletions.
 steps = st.lists(
     st.tuples(
         st.integers(1, 7),
@@ -48,7 +48,7 @@ def listed(page: Page) -> list[pb.Interaction]:
 
 
 class Walk:
-    """A Session, and the changes that are made to it while its pages are read."""
+    """A Session that changes while its pages are read."""
 
     def __init__(self, store: Store, parents: Parents, *, only_voice: bool) -> None:
         self.app, self.ingest = Interactions(store), Ingest(store)
@@ -87,7 +87,7 @@ class Walk:
         return await self.app.page(ANONYMOUS, request, max_bytes=MAX_PAGE_BYTES)
 
     def check(self, seen: list[pb.Interaction], order: Order.ValueType) -> None:
-        """Rows that were there all along are seen exactly once, all rows in order."""
+        """Check that rows that existed throughout are seen once, and that all rows are in order."""
         keys = [in_order(row) for row in seen]
         assert keys == sorted(set(keys), reverse=order == Order.ORDER_CREATED_DESC)
         expected = {

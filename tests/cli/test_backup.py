@@ -1,4 +1,4 @@
-"""Backup: a copy of a store in use, which is a store itself."""
+"""Backup: a copy of a store in use, which can be served as a store."""
 
 import asyncio
 import itertools
@@ -36,7 +36,7 @@ from tests.store.sqlite.files import another_process, url
 
 
 def nobody(done: int, total: int) -> None:
-    """Look at no progress."""
+    """Ignore the progress."""
 
 
 async def fill(folder: Path, parents: Parents, rows: int, data: str = "x" * 2000) -> list[str]:
@@ -58,7 +58,7 @@ async def sids_of(url: str, parents: Parents) -> list[str]:
 
 
 class Writer:
-    """Records one Interaction after the other, and deletes every third again."""
+    """Records Interactions one by one, and deletes every third one."""
 
     def __init__(self, ingest: Ingest, reading: Reading) -> None:
         self._ingest, self._run_read = ingest, reading
@@ -84,7 +84,7 @@ class Writer:
 
 @pytest.fixture
 async def writers(tmp_path: Path, parents: Parents) -> AsyncIterator[list[Writer]]:
-    """Three writers on a running server, whose store is in tmp_path; all have written."""
+    """Yield three writers on a server whose store is in tmp_path. Each has written."""
     await fill(tmp_path, parents, 3000)
     with served(tmp_path) as server:
         async with grpc.aio.insecure_channel(server.grpc_address) as channel:
@@ -108,7 +108,7 @@ async def test_a_copy_made_under_writes_is_the_store_at_one_moment(
     steps = 0
 
     async def written_more() -> None:
-        """Wait until everybody has gone on: the copy is made while they write."""
+        """Wait until each writer has written more: the copy is made while they write."""
         before = [len(writer.recorded) for writer in writers]
         async with asyncio.timeout(60):
             while any(
@@ -133,13 +133,13 @@ async def test_a_copy_made_under_writes_is_the_store_at_one_moment(
         there = await sids_of(copied, writer.parents)
         assert set(writer.recorded[:recorded]) - set(writer.deleted) <= set(there)
         assert not set(writer.deleted[:deleted]) & set(there)
-        # All up to some moment and nothing after it: what a writer did, it did in order.
+        # The copy has all writes of a writer up to one point, and none after it.
         states: list[list[str]] = [[]]
         for n, sid in enumerate(writer.recorded):
             states.append([*states[-1], sid])
             if n % 3 == 2:
                 states.append([s for s in states[-1] if s != writer.recorded[n - 1]])
-        # What the copy has of the last one may be on its way to us still.
+        # The copy may have the last write although its response has not arrived yet.
         known = there if there[-1] in writer.recorded else there[:-1]
         assert known in states
     report = await check_store(copied)
@@ -317,7 +317,7 @@ async def test_a_damaged_store_is_not_copied(tmp_path: Path, parents: Parents) -
 async def test_a_store_with_a_damaged_interaction_is_not_copied(
     tmp_path: Path, parents: Parents
 ) -> None:
-    """SQLite itself finds nothing wrong with it."""
+    """SQLite's own check does not detect the damage."""
     await fill(tmp_path, parents, 10)
     with another_process(tmp_path) as db:
         sid, frame = db.execute("SELECT sid, frame FROM interactions LIMIT 1").fetchone()

@@ -1,4 +1,4 @@
-"""The command line: calls to a running server, migrate, settings, and what help and docs say."""
+"""The command line: calls to a running server, migrate, settings, help and docs."""
 
 import json
 import os
@@ -120,8 +120,8 @@ def test_commands_use_no_proxy_for_a_loopback_server(
 
 
 def on_a_terminal(command: list[str], columns: int = 160) -> str:
-    """Run a command on a terminal of so many columns; give what it shows."""
-    # Not with pty.fork: beside gRPC's threads, its handlers would run in the child.
+    """Run a command on a terminal of so many columns, and return its output."""
+    # Not with pty.fork: in a process with gRPC's threads, its fork handlers would run in the child.
     terminal, its_side = pty.openpty()
     environment = {**os.environ, "COLUMNS": str(columns), "LINES": "40", "TERM": "dumb"}
     process = subprocess.Popen(
@@ -132,7 +132,7 @@ def on_a_terminal(command: list[str], columns: int = 160) -> str:
     try:
         while chunk := os.read(terminal, 65536):
             shown += chunk
-    except OSError:  # Linux's way to say that the other side has closed
+    except OSError:  # Linux raises it when the other side has closed
         pass
     os.close(terminal)
     assert process.wait(EXIT_SECONDS) == 0

@@ -1,4 +1,4 @@
-"""`purge` and `erase`, as an operator runs them: beside a server, on its store."""
+"""`purge` and `erase` on the store of a running server."""
 
 import asyncio
 import subprocess
@@ -89,7 +89,7 @@ async def test_erase_deletes_all_that_someone_took_part_in(
 
 
 def is_in_files(folder: Path, text: str) -> bool:
-    """Look by another process: this one would release SQLite's locks on the file."""
+    """Search in another process: closing a file in this one would release SQLite's locks on it."""
     status = subprocess.run(["grep", "-raqF", text, str(folder)], check=False).returncode
     assert status in (0, 1)  # 2 is an error
     return status == 0

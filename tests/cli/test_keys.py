@@ -1,4 +1,4 @@
-"""The `keys` command: making keys, listing and revoking them."""
+"""The `keys` command: creating, listing and revoking keys."""
 
 import json
 import re

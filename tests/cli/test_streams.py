@@ -25,13 +25,13 @@ LATER = b"; no key was made"
 
 @pytest.fixture(autouse=True)
 def named_shell(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have --show-completion take the shell as its value; else it depends on who started this."""
+    """Make --show-completion take the shell as a value, so that it doesn't depend on the parent."""
     monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with five Interactions and a key. Tests leave it as it is."""
+    """Return a store with five Interactions and a key. Tests do not change it."""
     path = tmp_path_factory.mktemp("stored") / "interactions.db"
     run("import", "-", f"--store=sqlite:///{path}", stdin=lines(FIVE).encode())
     api_keys.new_key(path, "admin")
@@ -39,7 +39,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_closed(*arguments: str, closed: str) -> subprocess.CompletedProcess[bytes]:
-    """Run it with a stream closed, as by `>&-` or `<&-`."""
+    """Run the command line with a stream closed, as by `>&-` or `<&-`."""
     return subprocess.run(
         ["bash", "-c", f'"$@" {closed}', "bash", *COMMAND, *arguments],
         capture_output=True, timeout=EXIT_SECONDS, check=False,
@@ -128,7 +128,7 @@ def test_a_key_whose_secret_can_not_be_printed_is_not_created(
 
 
 def test_a_secret_is_printed_before_its_key_is_stored(tmp_path: Path) -> None:
-    """Killed in between, the process must not leave a key whose secret nobody knows."""
+    """If the process is killed in between, no key with an unknown secret is stored."""
     path = tmp_path / "interactions.db"
     api_keys.new_key(path, "admin")
     with sqlite3.connect(path) as blocking:

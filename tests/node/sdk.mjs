@@ -1,10 +1,10 @@
-// Drives Twilio's own Node SDK, unmodified, against a server, and prints what it saw as one JSON
-// object; what it should have seen is the caller's to know. The only thing changed is proxy.baseUrl.
-// The Session needs at least two pages of Interactions; its first one is removed.
+// Runs Twilio's own Node SDK, unmodified, against a server, and prints the results as one JSON
+// object, which the caller checks. Only proxy.baseUrl is set. The Session needs at least two pages of
+// Interactions; the first Interaction is deleted.
 //
 //   node sdk.mjs BASE_URL ACCOUNT_SID SERVICE_SID SESSION_SID
 //
-// An exception that isn't one of the refusals asked for ends it with exit status 1.
+// An unexpected exception ends it with exit status 1.
 
 import twilio from "twilio";
 
@@ -55,7 +55,7 @@ const backAgain = await interactions.getPage(secondPage.previousPageUrl);
 
 const [{ sid }] = firstPage.instances;
 const seen = {
-  fetched: await interactions(sid).fetch(), // its dates are Dates, which JSON writes as ISO 8601
+  fetched: await interactions(sid).fetch(), // JSON has its Dates in ISO 8601
   listed: sidsOf(await interactions.list({ pageSize: PAGE_SIZE })),
   each: await stream(interactions, { pageSize: PAGE_SIZE }),
   firstPage: sidsOf(firstPage.instances),
@@ -71,9 +71,9 @@ seen.removed = sid;
 seen.errors.removedAgain = await refusal(interactions(sid).remove());
 seen.errors.removedFetched = await refusal(interactions(sid).fetch());
 seen.errors.unknown = await refusal(interactions(UNKNOWN_SID).fetch());
-// The SDK checks no more of an account SID than that it begins with AC.
+// The SDK checks only that an account SID begins with AC.
 seen.errors.credentials = await refusal(interactionsOf(connect("ACshort", "x")).list());
-// The SDK has no method for what the resource can't do, so this goes below it, and isn't thrown.
+// The SDK has no method for unsupported operations, so this uses its HTTP client, which doesn't throw.
 const list = `${baseUrl}/v1/Services/${serviceSid}/Sessions/${sessionSid}/Interactions`;
 const refused = await client.request({ method: "post", uri: list });
 seen.errors.method = { status: refused.statusCode, code: refused.body.code };

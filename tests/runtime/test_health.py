@@ -1,4 +1,4 @@
-"""Health follows the store: not serving while it can't be used, and back by itself."""
+"""Health follows the store: NOT_SERVING while it can't be used, then SERVING again."""
 
 import asyncio
 import os
@@ -38,7 +38,7 @@ class Clients(NamedTuple):
     http: httpx.AsyncClient
 
     async def is_ready(self) -> bool:
-        """Whether all that tell say yes; they must agree, but for the moment of a change."""
+        """Return the state that all health interfaces report. Retry while they differ."""
         async with asyncio.timeout(20):
             while True:
                 health = health_pb2_grpc.HealthStub(self.channel)
@@ -105,7 +105,7 @@ async def test_a_file_that_is_taken_away_and_put_back(tmp_path: Path, parents: P
         away = tmp_path / "away.db"
         using.server.store.rename(away)
         await using.until_ready(False)
-        # What were acknowledged now would be lost with the file.
+        # A record acknowledged now would be lost with the file.
         call = ingest.RecordInteraction(
             ingest_pb.RecordInteractionRequest(interaction=new_interaction(parents))
         )
@@ -153,7 +153,7 @@ async def test_a_damaged_page(tmp_path: Path, parents: Parents) -> None:
     place = place_of(server.store, "interactions")
     good = replaced(server.store, place, b"\xa5" * PAGE_BYTES)
     often = {"store.sqlite.probe.QUICK_CHECK_SECONDS": 0.2}
-    async with clients(tmp_path, **often) as using:  # what is damaged shows when it is read
+    async with clients(tmp_path, **often) as using:  # damage is detected when the page is read
         call = InteractionServiceStub(using.channel).ListInteractions(list_request(parents))
         code, reason, _ = await failure(call)
         assert (code, reason) == (Code.UNAVAILABLE, "ERROR_REASON_UNAVAILABLE")
@@ -167,7 +167,7 @@ async def test_a_damaged_page(tmp_path: Path, parents: Parents) -> None:
 
 
 def place_of(store: Path, table: str) -> int:
-    """Return where a table's first page begins in the file."""
+    """Return the offset of a table's first page in the file."""
     with closing(sqlite3.connect(store)) as db:
         assert db.execute("PRAGMA page_size").fetchone() == (PAGE_BYTES,)
         root = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (table,))
@@ -175,7 +175,7 @@ def place_of(store: Path, table: str) -> int:
 
 
 def replaced(store: Path, place: int, content: bytes) -> bytes:
-    """Write over a part of the file, and return what was there."""
+    """Overwrite a part of the file, and return the old content."""
     file = os.open(store, os.O_RDWR)
     try:
         before = os.pread(file, len(content), place)
@@ -216,7 +216,7 @@ async def test_a_stopping_server_is_unhealthy_and_serves_until_the_drain_delay_e
         using.server.terminate()
         assert (await watch.read()).status == NOT_SERVING
         assert (await using.http.get("/readyz")).status_code == 503
-        # New connections and calls are still taken: whoever balances load has not noticed yet.
+        # New connections and calls are accepted, because load balancers may not have noticed yet.
         async with grpc.aio.insecure_channel(using.server.grpc_address) as late:
             await InteractionServiceStub(late).ListInteractions(list_request(parents))
             await IngestServiceStub(late).RecordInteraction(

@@ -1,4 +1,4 @@
-"""Safe by default: what may be served without keys and TLS, and what may not."""
+"""The listen policy: the listeners that may be served without keys and TLS."""
 
 import json
 import ssl
@@ -93,11 +93,12 @@ async def test_with_keys_and_tls_it_serves_anywhere(tmp_path: Path, parents: Par
             shown = [("authorization", key.bearer)]
             reading = InteractionServiceStub(channel)
             await reading.ListInteractions(list_request(parents), metadata=shown)
-            # Elsewhere than on loopback reflection wants a key as well; health doesn't.
+            # On other addresses than loopback reflection needs a key too; health doesn't.
             for name in ("v1", "v1alpha"):
                 method = f"/grpc.reflection.{name}.ServerReflection/ServerReflectionInfo"
                 raw: Any = channel.stream_stream(method)
-                # Nothing is written: grpc's client puts INTERNAL for a refusal before its write.
+                # Without a write, because grpc's client reports INTERNAL if a call is refused
+                # before its first write.
                 assert await raw(timeout=20).code() is Code.UNAUTHENTICATED
                 assert await raw(iter([b"\x3a\x00"]), metadata=shown).read()
             health = health_pb2_grpc.HealthStub(channel)

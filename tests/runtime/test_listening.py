@@ -1,4 +1,4 @@
-"""Addresses that are listened on, and what is said of those that can't be."""
+"""Listen addresses, and the errors of those that can't be used."""
 
 import errno
 import socket
@@ -28,7 +28,7 @@ def taken() -> Iterator[Address]:
 
 
 def failure(folder: Path, listener: str, address: str, count: str) -> str:
-    """Serve on addresses of which one can't be had; return what the command ends with."""
+    """Serve on addresses of which one can't be used, and return the error message."""
     addresses = dict.fromkeys(LISTENERS, "127.0.0.1:0") | {listener: address}
     answer = run(
         "serve", "--insecure", "--workers", count,
@@ -113,7 +113,7 @@ def test_localhost_fails_with_the_address_whose_port_is_in_use(
 
 
 async def test_connections_of_both_families_count_together(tmp_path: Path) -> None:
-    # A connection that is held stays open, silent or not, for much longer than the test takes.
+    # The timeout is so long that silent connections stay open during the test.
     limits = ("--max-connections", "2", "--header-timeout-seconds", "600")
     with served(tmp_path, "--http-address", "localhost:0", *limits) as server:
         port = int(server.base_url.rpartition(":")[2])

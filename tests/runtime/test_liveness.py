@@ -1,4 +1,4 @@
-"""A listener that dies is noticed: NOT_SERVING, and the process ends with a status of 1."""
+"""A dead listener is detected: health is NOT_SERVING, and the process ends with status 1."""
 
 import asyncio
 import os
@@ -91,7 +91,7 @@ async def test_workers_whose_listener_has_died_are_replaced(
             os.kill(workers(group)[1], listener_faults.SHUT_DOWN)
             await asyncio.to_thread(until_replacements, group, count)
         assert workers(group)[1] != before[1]
-        for _ in range(50):  # connections, over which both are spread
+        for _ in range(50):  # connections, which are spread over both workers
             options = [("grpc.use_local_subchannel_pool", 1)]
             async with grpc.aio.insecure_channel(group.grpc_address, options=options) as channel:
                 await InteractionServiceStub(channel).ListInteractions(list_request(parents))
@@ -103,7 +103,7 @@ async def test_workers_whose_listener_has_died_are_replaced(
 
 
 def until_replacements(group: Served, count: int) -> None:
-    """Wait until so many workers have been started again, and serve."""
+    """Wait until so many workers have been restarted, and serve."""
     wait_until(lambda: len(logged(group, "a worker has been started again")) == count)
 
 

@@ -1,4 +1,4 @@
-"""A process that runs one server after the other, each on an event loop of its own."""
+"""Two servers in one process, one after the other, each on its own event loop."""
 
 import json
 import subprocess

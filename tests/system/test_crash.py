@@ -1,7 +1,7 @@
-"""An acknowledged write is on disk: the server is killed repeatedly.
+"""Acknowledged writes are on disk: the server is killed repeatedly, and the store is checked.
 
-That is at random moments, and in every other round as soon as an answer comes: whatever is answered
-too early shows then.
+In every second round the server is killed at a random time. In the others it is killed right after
+a response, which detects writes that are acknowledged too early.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ BATCH = 20
 
 @dataclass
 class Known:
-    """Acknowledged writes, and requests without an answer when the server was killed."""
+    """Acknowledged writes, and requests without a response when the server was killed."""
 
     parents: Parents
     stored: dict[str, pb.Interaction] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class Known:
     deleting: list[pb.Interaction] = field(default_factory=list)
     enough: asyncio.Event = field(default_factory=asyncio.Event)
     answers_left: int = 0
-    """Number of further answers to wait for."""
+    """The number of further responses to wait for."""
 
     def answered(self) -> None:
         self.answers_left -= 1
@@ -57,7 +57,7 @@ class Known:
 
 @asynccontextmanager
 async def killed(folder: Path) -> AsyncIterator[tuple[Ingest, Reading, subprocess.Popen[str]]]:
-    """Serve the store of a folder; kill the server at the end of the block at the latest."""
+    """Serve the store of a folder. The server is killed at the end of the block at the latest."""
     with (
         (folder / "log.jsonl").open("w") as log,
         subprocess.Popen(  # noqa: ASYNC220
@@ -134,7 +134,7 @@ async def all_stored(reading: Reading, known: Known) -> dict[str, pb.Interaction
 
 
 async def settle(ingest: Ingest, reading: Reading, known: Known) -> None:
-    """Compare the store with the acknowledged writes; learn the outcome of all others."""
+    """Compare the store with the acknowledged writes, and determine the outcome of the others."""
     there = await all_stored(reading, known)
     if len(known.recording) == BATCH:
         assert len({i.sid in there for i in known.recording}) == 1, "half a batch is there"

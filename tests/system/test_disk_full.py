@@ -1,4 +1,4 @@
-"""A full disk: writes are refused clearly, reads succeed, and free space ends it."""
+"""A full disk: writes are refused with a clear error until there is space; reads succeed."""
 
 import asyncio
 import subprocess
@@ -40,7 +40,7 @@ async def channel(disk: Path, tmp_path: Path) -> AsyncIterator[grpc.aio.Channel]
 
 
 async def record_until_full(ingest: Ingest, parents: Parents, size: int) -> list[pb.Interaction]:
-    """Record until the disk is full, and check the error; return the acknowledged records."""
+    """Record until the disk is full, check the error, and return the acknowledged records."""
     acknowledged: list[pb.Interaction] = []
     for n in range(100_000):
         interaction = new_interaction(parents, NOON_US + n, data="x" * size)
@@ -72,7 +72,7 @@ async def is_serving(channel: grpc.aio.Channel) -> bool:
 
 
 async def stays_serving(channel: grpc.aio.Channel) -> None:
-    for _ in range(15):  # longer than one interval of the health probe, which is 1 s
+    for _ in range(15):  # longer than the interval of the health probe, 1 s
         assert await is_serving(channel)
         await asyncio.sleep(0.2)
 

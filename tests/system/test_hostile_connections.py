@@ -37,7 +37,7 @@ def connected(hostile: Hostile) -> Iterator[socket.socket]:
 
 
 def exchange(hostile: Hostile, sent: bytes, *, most: int = 2**22) -> bytes:
-    """Send bytes, and return what comes back until the end or up to a size."""
+    """Send bytes, and return the received bytes until the connection ends, or up to a size."""
     received = b""
     with connected(hostile) as opened:
         try:
@@ -64,7 +64,7 @@ def garbage_frames(rng: random.Random) -> bytes:
 
 
 def bad_headers(rng: random.Random) -> bytes:
-    """Return a call whose header names, values and encoding no library would send."""
+    """Return a call with header names, values and encodings that no library would send."""
     name = rng.choice(
         ["authorization", "X-Upper", "", "x\0y", "te", ":path", "grpc-timeout", "x\n"]
     )

@@ -52,7 +52,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hostile]:
 
 
 def good_requests(hostile: Hostile) -> dict[str, Message]:
-    """Return a valid request for every method; none changes the results of the others."""
+    """Return a valid request for every method. The requests do not affect each other's results."""
     stored, mine = hostile.stored, new_parents()
     other = new_interaction(mine, data=json.dumps({"body": MARKER}))
     filtered = reading_pb.ListInteractionsRequest.Filter(

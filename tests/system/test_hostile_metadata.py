@@ -21,7 +21,7 @@ from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceSt
 
 OK, DEADLINE_EXCEEDED, INTERNAL, UNAUTHENTICATED = "0", "4", "13", "16"
 LOG_BYTES_A_CALL = 800
-"""Two lines, of the refusal and of the call."""
+"""Log lines of a refused call: one of the refusal, and one of the call."""
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ class Client:
         self._received = bytearray()
 
     async def status_of(self, method: str, metadata: http2.Pairs, request: bytes) -> str:
-        """Make a call, and return its status; empty if it ended without one."""
+        """Make a call, and return its status; an empty string if it ended without one."""
         self._stream += 2
         headers = http2.call_headers(method, metadata)
         self._writer.write(http2.call(self._stream, headers, http2.message(request)))
@@ -120,7 +120,7 @@ async def test_any_grpc_timeout_header_gets_a_response(
     server: Served, key: IssuedKey, parents: Parents, method: str
 ) -> None:
     request = list_request(parents).SerializeToString()
-    # The key may not record, so both methods end in the pipeline.
+    # The key lacks the permission to record, so that both methods end in the pipeline.
     good = OK if method == LIST else "7"
     expected: Sequence[tuple[str, set[str]]] = [
         ("0n", {DEADLINE_EXCEEDED, ""}),

@@ -73,7 +73,7 @@ async def until_not_serving(channel: grpc.aio.Channel) -> None:
 async def lose_while_recording(
     server: Served, parents: Parents, command: str, cause: str
 ) -> list[str]:
-    """Run the command during records and a stream; return the acknowledged records."""
+    """Run the command during records and a stream, and return the acknowledged records."""
     async with grpc.aio.insecure_channel(server.grpc_address) as channel:
         recorders = [Recorder(IngestServiceStub(channel), parents) for _ in range(4)]
         *calls, stream = recorders

@@ -48,7 +48,7 @@ async def connections(server: Served, count: int) -> AsyncIterator[list[grpc.aio
 
 
 async def refused(server: Served, transport: str, count: int) -> None:
-    """Return when this number was refused; the store waits 5 seconds for the lock."""
+    """Wait until `count` calls were refused. The store waits 5 seconds for the lock."""
     async with httpx.AsyncClient(trust_env=False) as http, asyncio.timeout(30):
         while OVERLOADED % (transport, count) not in (await http.get(server.metrics_url)).text:
             await asyncio.sleep(0.02)
@@ -89,7 +89,7 @@ async def test_under_overload_calls_succeed_or_get_retry_info(
                 Code.OK: AT_ONCE,
                 Code.RESOURCE_EXHAUSTED: many - AT_ONCE,
             }
-            for number in range(AT_ONCE):  # all places are free again
+            for number in range(AT_ONCE):  # succeeds only if all places are free again
                 assert await record(number) is Code.OK
 
 

@@ -1,4 +1,4 @@
-"""A standby that takes the place of its primary, under a server with writers and readers."""
+"""Failover of PostgreSQL to a standby, under a server with writers and readers."""
 
 import asyncio
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ _WAIT_FOR_STANDBY = (
 
 @pytest.fixture
 def primary() -> Iterator[Cluster]:
-    """One that acknowledges what its standby has as well."""
+    """A primary that acknowledges a commit once its standby has it."""
     if found_programs() is None:
         pytest.skip("PostgreSQL isn't on this machine")
     with running_cluster(wal_level="replica", synchronous_commit="on") as running:
@@ -49,12 +49,12 @@ async def test_no_acknowledged_write_is_lost_when_a_standby_is_promoted(
     with served(tmp_path, "--store", url) as server:
         async with traffic(server.grpc_address, parents) as calls:
             with standby.hung():
-                # These wait for the standby, which hasn't got them when the primary is lost.
+                # These commits wait for the standby, which hasn't got them when the primary dies.
                 async with asyncio.timeout(30), primary.connected(database) as outside:
                     while not await outside.fetchval(_WAIT_FOR_STANDBY):
                         await asyncio.sleep(0.01)
                 primary.kill()
-                standby.kill()  # or it would find them in what the network has kept for it
+                standby.kill()  # otherwise it would receive them from the socket's buffer
             standby.start()
             await calls.until_serving(False)
             await until(lambda: bool(calls.refused), "call that is refused")
@@ -66,7 +66,7 @@ async def test_no_acknowledged_write_is_lost_when_a_standby_is_promoted(
     assert "internal error" not in server.log.read_text()
 
 
-async def test_without_a_standby_reads_go_on_and_writes_are_in_doubt(
+async def test_without_a_standby_reads_continue_and_writes_are_in_doubt(
     primary: Cluster, parents: Parents
 ) -> None:
     database = primary.new_database()
@@ -76,7 +76,7 @@ async def test_without_a_standby_reads_go_on_and_writes_are_in_doubt(
         primary.reload()
         late = await refused_record(store, parents)
         there = (await store.page(EVERYONE, query(parents, limit=1000))).rows
-        with pytest.raises(StoreUnavailableError):  # it waits for the first, for which all wait
+        with pytest.raises(StoreUnavailableError):  # it waits for the first record
             await store.record([late])
         assert (await store.page(EVERYONE, query(parents, limit=1000))).rows == there
         primary.configure(synchronous_standby_names="")
@@ -88,7 +88,7 @@ async def test_without_a_standby_reads_go_on_and_writes_are_in_doubt(
 
 
 async def refused_record(store: Store, parents: Parents) -> Row:
-    """Record until one isn't acknowledged, for then the server has read its settings; give that."""
+    """Record until a record isn't acknowledged, and return it. The server then has its settings."""
     while True:
         row = row_of(new_interaction(parents))
         try:

@@ -1,4 +1,4 @@
-"""A server whose connections and statements are taken away from it, with calls under way."""
+"""Connections and statements are terminated in PostgreSQL while a server has calls in progress."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -43,17 +43,17 @@ async def test_statements_ended_at_any_moment_leave_nothing_half_done(
                     )
                     await calls.until_one_succeeds()
             await calls.until_all_succeed()
-        # Each was tried again, so that hardly any was refused: those that met it three times.
+        # Calls are retried, so that only those are refused that were hit three times.
         assert len(calls.refused) < ended
         assert set(calls.refused) <= {Code.UNAVAILABLE}
     assert "internal error" not in server.log.read_text()
-    # A row without its owner would be one that was written by halves.
+    # A row without its owner would be a partial write.
     assert (await check_store(cluster.url(database))).ok
 
 
 @pytest.fixture(scope="module")
 def small_cluster() -> Iterator[Cluster]:
-    """A PostgreSQL that takes twenty connections."""
+    """A PostgreSQL that accepts twenty connections."""
     if found_programs() is None:
         pytest.skip("PostgreSQL isn't on this machine")
     with running_cluster(
@@ -62,7 +62,7 @@ def small_cluster() -> Iterator[Cluster]:
         yield running
 
 
-async def test_when_others_have_all_connections_it_says_so_and_comes_back(
+async def test_without_free_connections_it_is_unhealthy_and_recovers(
     small_cluster: Cluster, tmp_path: Path, parents: Parents
 ) -> None:
     database = small_cluster.new_database()
@@ -82,9 +82,9 @@ async def test_when_others_have_all_connections_it_says_so_and_comes_back(
 
 @asynccontextmanager
 async def all_connections(cluster: Cluster, database: str) -> AsyncIterator[None]:
-    """Have every connection that the cluster takes, the service's too."""
+    """Hold all connections of the cluster, also those of the service."""
     async with AsyncExitStack() as taken, cluster.connected(database) as outside:
-        in_a_row = 0  # a place that one of the service's has left may be the service's again
+        in_a_row = 0  # the service may reconnect between two of these connections
         async with asyncio.timeout(30):
             while in_a_row < 3:
                 in_a_row += 1
@@ -98,7 +98,7 @@ async def all_connections(cluster: Cluster, database: str) -> AsyncIterator[None
         yield
 
 
-async def test_a_thousand_cancelled_calls_leave_no_connection_behind(
+async def test_a_thousand_cancelled_calls_leak_no_connection(
     cluster: Cluster, tmp_path: Path, parents: Parents
 ) -> None:
     database, made = cluster.new_database(), new_session(parents, 20)
@@ -114,7 +114,7 @@ async def test_a_thousand_cancelled_calls_leave_no_connection_behind(
                     else reading.GetInteraction(get_request(one))
                     for one in made
                 ]
-                for call in calls[: n % 3]:  # the others are under way by then
+                for call in calls[: n % 3]:  # the others are in progress by then
                     await call
                 for call in calls:
                     call.cancel()

@@ -1,4 +1,4 @@
-"""A PostgreSQL that stops, dies or hangs under a server with writers and readers at work."""
+"""PostgreSQL stops, is killed or hangs under a server with writers and readers."""
 
 import os
 import signal
@@ -14,15 +14,15 @@ from testing.requests import Code
 from testing.traffic import NOT_SERVING, SERVING, traffic, until
 
 PROBE = {"store.postgres.store.PROBE_SECONDS": 1.0}
-"""After which time a probe that isn't answered has failed."""
+"""The time after which a probe without a response has failed."""
 
 
 @pytest.fixture(scope="module")
 def own_cluster() -> Iterator[Cluster]:
-    """A PostgreSQL that these tests may do anything to."""
+    """A PostgreSQL that these tests may stop and kill."""
     if found_programs() is None:
         pytest.skip("PostgreSQL isn't on this machine")
-    # What it acknowledges it must know after a crash.
+    # Acknowledged commits must survive a crash.
     with running_cluster(synchronous_commit="on") as running:
         yield running
 
@@ -52,7 +52,7 @@ async def test_it_comes_back_when_the_database_does(
 async def test_calls_end_in_time_while_the_database_hangs(
     own_cluster: Cluster, tmp_path: Path, parents: Parents
 ) -> None:
-    """At the time of a statement, or at the service's deadline, whichever is first."""
+    """A call ends at the statement timeout or the service's deadline, whichever is first."""
     url = own_cluster.url(own_cluster.new_database())
     folders = [tmp_path / name for name in ("a", "b")]
     for folder in folders:
@@ -87,7 +87,7 @@ async def test_calls_end_in_time_while_the_database_hangs(
     assert "internal error" not in impatient.log.read_text() + patient.log.read_text()
 
 
-async def test_one_backend_that_hangs_takes_no_other_with_it(
+async def test_a_hanging_backend_does_not_affect_calls_on_others(
     own_cluster: Cluster, tmp_path: Path, parents: Parents
 ) -> None:
     database = own_cluster.new_database()
@@ -102,14 +102,14 @@ async def test_one_backend_that_hangs_takes_no_other_with_it(
                 await calls.until_all_succeed()
             finally:
                 os.kill(stopped, signal.SIGCONT)
-            # It finds its connection terminated.
+            # The backend detects that its connection was terminated.
             await until(lambda: not Path(f"/proc/{stopped}").exists(), "end of the backend")
         assert set(calls.refused) == {Code.UNAVAILABLE}
         assert calls.health == [SERVING]
 
 
 async def _stop_one_in_use(cluster: Cluster, database: str) -> int:
-    """Stop a backend that a call uses, at a moment at which it holds nothing that all need."""
+    """Suspend a backend that a call uses, at a time when it holds no shared lock."""
     async with cluster.connected(database) as outside:
         while True:
             used = await outside.fetchval(

@@ -17,7 +17,7 @@ from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
 
 
-async def test_both_transports_serve_from_it(
+async def test_both_transports_serve_from_postgres(
     cluster: Cluster, tmp_path: Path, parents: Parents
 ) -> None:
     url = cluster.url(cluster.new_database())
@@ -69,7 +69,7 @@ async def test_both_transports_serve_from_it(
 async def test_workers_share_a_database(cluster: Cluster, tmp_path: Path, parents: Parents) -> None:
     url = cluster.url(cluster.new_database())
     with served(tmp_path, "--store", url, "--workers", "2") as server:
-        for _ in range(4):  # a connection each, so that both workers have some
+        for _ in range(4):  # new connections, so that both workers get some
             async with grpc.aio.insecure_channel(
                 server.grpc_address, options=[("grpc.use_local_subchannel_pool", 1)]
             ) as channel:
@@ -82,7 +82,7 @@ async def test_workers_share_a_database(cluster: Cluster, tmp_path: Path, parent
                 assert len(answers) == 2
 
 
-def test_commands_work_on_it_as_on_a_file(cluster: Cluster, tmp_path: Path) -> None:
+def test_commands_work_on_postgres_as_on_a_file(cluster: Cluster, tmp_path: Path) -> None:
     url, copy = (cluster.url(cluster.new_database()) for _ in range(2))
     files = [str(file) for file in sorted(SAMPLES.glob("*.json*"))]
 

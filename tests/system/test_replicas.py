@@ -1,4 +1,4 @@
-"""Reads from a replica over both transports: a token of a write makes a read see it."""
+"""Reads from a replica over both transports: a read with a write's token sees the write."""
 
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -72,7 +72,7 @@ async def client(replicated: Served, parents: Parents) -> AsyncIterator[Client]:
 
 
 async def token_in(call: Any) -> str:
-    """Return the token in the trailers of a call, which come with its request id."""
+    """Return the consistency token in the trailers of a call. Check that they have a request id."""
     await call
     assert CONSISTENCY_HEADER not in dict(await call.initial_metadata())
     trailers = dict(await call.trailing_metadata())
@@ -146,13 +146,13 @@ async def test_over_rest_a_token_makes_a_read_see_the_write(
     assert stale.status_code == 200
     assert "interaction-svc-consistency" not in stale.headers
     assert len((await http.get(parents.path)).json()["interactions"]) == 1
-    assert "interaction-svc-consistency" not in (await http.delete(path)).headers  # not there
+    assert "interaction-svc-consistency" not in (await http.delete(path)).headers  # already deleted
     assert await client.reads() == {
         "replica: caught_up": 1, "primary: behind": 2, "replica: any": 2,
     }  # fmt: skip
 
 
-async def test_a_stream_of_nothing_and_a_delete_of_nothing_answer_a_token_too(
+async def test_an_empty_stream_and_a_delete_without_effect_return_a_token(
     client: Client, parents: Parents
 ) -> None:
     await token_in(client.ingest.RecordInteractions(iter([])))
@@ -166,7 +166,7 @@ async def test_a_stream_of_nothing_and_a_delete_of_nothing_answer_a_token_too(
     await token_in(client.reading.DeleteInteraction(doomed))
 
 
-async def test_tokens_of_another_history_are_good_and_of_no_history_refused(
+async def test_tokens_of_another_timeline_are_accepted_and_invalid_tokens_refused(
     client: Client, parents: Parents
 ) -> None:
     interaction = new_interaction(parents)
@@ -203,7 +203,7 @@ async def refuses_bad_tokens(reading: Reading, http: httpx.AsyncClient, parents:
             assert answer.json()["message"].startswith(CONSISTENCY_HEADER)
 
 
-async def test_without_a_replica_writes_answer_none_and_reads_take_any_that_is_one(
+async def test_without_a_replica_writes_return_no_token_and_reads_accept_any_valid_one(
     reading: Reading, ingest: Ingest, http: httpx.AsyncClient, parents: Parents
 ) -> None:
     interaction = new_interaction(parents)
@@ -221,7 +221,7 @@ async def test_without_a_replica_writes_answer_none_and_reads_take_any_that_is_o
     await refuses_bad_tokens(reading, http, parents)
 
 
-async def test_a_dead_replica_makes_no_service_unhealthy(
+async def test_a_dead_replica_does_not_make_the_service_unhealthy(
     pair: Pair, database: str, tmp_path: Path, parents: Parents
 ) -> None:
     gone = pair.standby.url(database).replace(f":{pair.standby.port}/", f":{free_port()}/")
@@ -241,7 +241,7 @@ async def test_a_dead_replica_makes_no_service_unhealthy(
                 assert got.interaction == interaction
             assert (await http.get("/readyz")).status_code == 200
             reads: dict[str, float] = {}
-            while sum(reads.values()) < 2:  # workers count a moment later
+            while sum(reads.values()) < 2:  # workers count after the response
                 found = samples((await http.get(server.metrics_url)).text)
                 reads = {
                     dict(labels)["reason"]: value
@@ -254,11 +254,11 @@ async def test_a_dead_replica_makes_no_service_unhealthy(
     assert PASSWORD not in log
     assert PASSWORD.replace(" ", "%20") not in log
     said = [json.loads(line) for line in log.splitlines() if "can't be used" in line]
-    assert len(said) == 3  # the group and each worker, once
+    assert len(said) == 3  # once by the supervisor, and once by each worker
     assert {"Connection refused" in line["cause"] for line in said} == {True}
 
 
-def test_a_replica_that_does_not_fit_is_refused(
+def test_an_unsuitable_replica_is_refused(
     pair: Pair, database: str, cluster: Cluster, tmp_path: Path
 ) -> None:
     quiet = ("--no-http", "--no-metrics", "--grpc-address", "127.0.0.1:0")

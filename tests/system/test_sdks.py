@@ -88,7 +88,9 @@ class TestPythonSdk:
         assert [row.data for row in page] == [interaction.data for interaction in interactions]
         assert page.next_page() is None
 
-    def test_the_rest_of_the_product_is_not_found(self, client: Client, parents: Parents) -> None:
+    def test_other_resources_of_the_product_are_not_found(
+        self, client: Client, parents: Parents
+    ) -> None:
         service = client.proxy.v1.services(parents.service_sid)
         session = service.sessions(parents.session_sid)
         for call in (

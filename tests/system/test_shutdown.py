@@ -30,7 +30,7 @@ async def is_refused(address: str, parents: Parents) -> bool:
                 ListInteractionsRequest(
                     service_sid=parents.service_sid, session_sid=parents.session_sid
                 ),
-                timeout=0.5,  # one that comes at the very moment may hang; the next one tells
+                timeout=0.5,  # a call at the time of the stop may hang; the next one is refused
             )
         except grpc.aio.AioRpcError as error:
             return error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
@@ -117,7 +117,7 @@ async def test_shutdown_waits_for_an_http_request(tmp_path: Path, parents: Paren
 async def until_waiting(
     channel: grpc.aio.Channel, http: httpx.AsyncClient, parents: Parents
 ) -> None:
-    """Return when the server has taken up all that was sent before on both connections."""
+    """Wait until the server has read everything that was sent on both connections."""
     for _ in range(3):
         await InteractionServiceStub(channel).ListInteractions(
             ListInteractionsRequest(
@@ -130,7 +130,7 @@ async def until_waiting(
 async def until_http_is_refused(server: Served, parents: Parents) -> None:
     async with asyncio.timeout(20):
         while True:
-            # One that was accepted at the very moment is closed without an answer; the next tells.
+            # A connection that is accepted at the time of the stop is closed without a response.
             with suppress(httpx.RemoteProtocolError, httpx.ReadError):
                 async with httpx.AsyncClient(trust_env=False) as client:
                     await client.get(f"{server.base_url}{parents.path}")
@@ -156,7 +156,7 @@ async def test_calls_beyond_the_drain_time_are_cut_off(tmp_path: Path, parents: 
 
 
 def test_a_failed_start_ends_at_once(tmp_path: Path) -> None:
-    """If it waited for the delay, run() would time out."""
+    """If the server waited for the drain delay, run() would time out."""
     with served(tmp_path) as server:
         other = tmp_path / "other"
         other.mkdir()
@@ -207,7 +207,7 @@ async def until_recorded(channel: grpc.aio.Channel, parents: Parents) -> None:
 
 
 async def test_streams_without_an_end_do_not_delay_shutdown(tmp_path: Path) -> None:
-    """If it waited for them, exit_status() would time out."""
+    """If the server waited for them, exit_status() would time out."""
     with served(tmp_path, "--drain-seconds", "3600") as server:
         async with grpc.aio.insecure_channel(server.grpc_address) as channel:
             watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
@@ -241,7 +241,7 @@ async def test_a_second_signal_ends_the_server_at_once(tmp_path: Path, parents: 
                 )
                 server.terminate()
                 await until_refused(server.grpc_address, parents)
-                given_up.cancel()  # its write goes on waiting for the lock
+                given_up.cancel()  # its write still waits for the lock
                 server.process.send_signal(signal.SIGINT)
                 assert await exit_status(server) == status
     with sqlite3.connect(server.store) as db:
@@ -284,7 +284,7 @@ async def test_recorded_interactions_survive_a_restart(tmp_path: Path, parents: 
         assert await record(server) == ingest_pb.RECORD_OUTCOME_UNCHANGED
 
 
-async def test_a_client_that_goes_away_leaves_the_service_usable(
+async def test_a_disconnected_client_leaves_the_service_usable(
     tmp_path: Path, parents: Parents
 ) -> None:
     async def gone(number: int, channel: grpc.aio.Channel) -> AsyncIterator[None]:

@@ -1,4 +1,4 @@
-"""Two servers on one PostgreSQL, as behind a load balancer: what one does holds for the other."""
+"""Two servers on one PostgreSQL, as behind a load balancer: each sees the other's writes."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -30,7 +30,7 @@ CREATED, UNCHANGED, DELETED = (
 
 
 class Client(NamedTuple):
-    """What is asked of one of the servers."""
+    """The client of one of the servers."""
 
     reading: Reading
     ingest: Ingest
@@ -89,7 +89,7 @@ async def clients(servers: list[Served]) -> AsyncIterator[list[Client]]:
         yield made
 
 
-async def test_a_page_token_of_one_is_good_for_the_other(
+async def test_a_page_token_of_one_server_is_valid_on_the_other(
     clients: list[Client], parents: Parents
 ) -> None:
     made = new_session(parents, 25)
@@ -107,7 +107,7 @@ async def test_a_page_token_of_one_is_good_for_the_other(
     assert [interaction.sid for interaction in before.interactions] == sids[21:24]
 
 
-async def test_what_one_deletes_the_other_records_no_more(
+async def test_an_interaction_deleted_by_one_server_is_not_recorded_by_the_other(
     clients: list[Client], parents: Parents
 ) -> None:
     one, other = clients
@@ -140,7 +140,7 @@ async def test_a_delete_wins_over_records_of_the_other_at_the_same_moment(
         one, other = other, one
 
 
-async def test_of_the_same_records_through_both_one_creates(
+async def test_concurrent_equal_records_through_both_servers_create_one(
     clients: list[Client], parents: Parents
 ) -> None:
     for _ in range(20):
@@ -174,6 +174,6 @@ async def test_a_revoked_key_is_refused_by_both(
             end = now() + SECONDS_KNOWN
             for client in clients:
                 begun = now()
-                while await is_let_in(client):  # and calls that go on keep no key alive
+                while await is_let_in(client):  # continuous calls do not extend the cache
                     assert begun < end
                     begun = now()

@@ -38,7 +38,7 @@ def copied(source: str, target: str, *flags: str) -> Copied:
 
 
 class Opened:
-    """A store for the length of a block."""
+    """Opens a store until the end of the block."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -52,7 +52,7 @@ class Opened:
 
 
 def nobody(doing: str, table: Table, done: int) -> None:
-    """Look at no progress."""
+    """Ignore the progress."""
 
 
 async def everything_in(url: str, table: Table) -> list[TableRow]:
@@ -66,7 +66,7 @@ async def contents(url: str) -> dict[str, list[object]]:
 
 
 async def fill(url: str, count: int, sessions: int = 20, deleted: int = 5) -> list[Row]:
-    """Record so many in several Sessions and delete some; make two keys, and revoke one."""
+    """Record `count` rows in several Sessions, delete some, create two keys, and revoke one."""
     places = [new_parents() for _ in range(sessions)]
     rows = []
     async with Opened(url) as store:
@@ -89,7 +89,7 @@ async def fill(url: str, count: int, sessions: int = 20, deleted: int = 5) -> li
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a store that isn't there yet."""
+    """Return the URL of a store that doesn't exist yet."""
     return new_url(request, tmp_path / "target.db")
 
 
@@ -106,7 +106,7 @@ def new_url(request: pytest.FixtureRequest, file: Path) -> str:
 
 
 async def changed(source: str, rows: list[Row]) -> dict[str, int]:
-    """Do what a server does to a store in use; give how much of each table is then to be copied."""
+    """Change a store as a server does, and return the number of changed rows of each table."""
     parents = [Parents(row.account_sid, row.service_sid, row.session_sid) for row in rows]
     new = row_of(new_interaction(new_parents()))
     updates = [
@@ -125,7 +125,7 @@ async def changed(source: str, rows: list[Row]) -> dict[str, int]:
 
 
 async def copied_here(source: str, target: str, watch: Watch = nobody) -> dict[str, int]:
-    """Copy in this process, and give how many records of each table; both are then equal."""
+    """Copy in this process, verify the copy, and return the number of copied rows of each table."""
     async with Opened(source) as here, Opened(target) as there:
         copying = StoreCopier(NamedStore("source", here), NamedStore("target", there), watch)
         await copying.check_target()

@@ -1,4 +1,4 @@
-"""`copy`: everything of a store in another one, through a kill, and what it refuses."""
+"""`copy`: copies of whole stores, copies that are killed, and refused targets."""
 
 import asyncio
 import hashlib
@@ -49,10 +49,10 @@ def copying_process(source: str, target: str) -> "subprocess.Popen[bytes]":
 
 
 async def killed_in_the_middle(cluster: Cluster, source: str, database: str, row: Row) -> int:
-    """Copy, and kill it while it loads a stretch with this row; give how many are there."""
+    """Kill a copy while it loads the batch with this row, and return the number of copied rows."""
     async with cluster.connected(database) as db, cluster.connected(database) as onlooker:
         holding = db.transaction()
-        await holding.start()  # who loads the same row waits for the end of this
+        await holding.start()  # the load of the same row waits for this transaction
         places = ", ".join(f"${n}" for n in range(1, len(row) + 1))
         statement = f"INSERT INTO interactions ({COLUMNS}) VALUES ({places})"
         await db.execute(statement, *packed_row(row))
@@ -78,7 +78,7 @@ async def test_20_000_rows_survive_a_killed_copy_and_a_copy_back(
     rows = await fill(source, MANY, sessions=200, deleted=DELETED)
     key = await asyncio.to_thread(api_keys.new_key, tmp_path / "interactions.db", "admin")
     async with Opened(target):
-        pass  # which makes its tables
+        pass  # opening it creates the tables
     live = sorted(rows[DELETED:])
     there = await killed_in_the_middle(cluster, source, database, live[MANY // 2])
     assert MANY // 2 - 2_000 <= there <= MANY // 2 + 2_000
@@ -108,7 +108,7 @@ async def test_20_000_rows_survive_a_killed_copy_and_a_copy_back(
 async def assert_it_serves(
     server: Served, key: api_keys.IssuedKey, live: Row, deleted: Row
 ) -> None:
-    """Keys of before let in, nobody else is let in, and what was deleted stays so."""
+    """Check that the copy accepts the source's keys and no others, and keeps its deletions."""
     path = Parents(live.account_sid, live.service_sid, live.session_sid).path
     async with httpx.AsyncClient(base_url=server.base_url, trust_env=False) as http:
         got = await http.get(f"{path}/{live.sid}", auth=(key.sid, key.secret))
@@ -157,7 +157,7 @@ def test_the_checksum_is_the_sha256_of_json_lines(tmp_path: Path) -> None:
 
 
 class LinesSha256:
-    """An aggregate for SQLite."""
+    """An aggregate function for SQLite: the SHA-256 of lines."""
 
     def __init__(self) -> None:
         self._sha256 = hashlib.sha256()

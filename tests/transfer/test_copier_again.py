@@ -1,4 +1,4 @@
-"""`copy` into what an earlier one has made: it goes on, catches up, or leaves a store alone."""
+"""`copy` into the target of an earlier copy: it continues, updates it, or refuses other data."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -61,11 +61,11 @@ async def test_an_interrupted_copy_continues(tmp_path: Path, target: str) -> Non
     with pytest.raises(KeyboardInterrupt):
         await copied_here(source, target, break_off)
     assert len(await everything_in(target, INTERACTIONS)) == steps[-1][2] == 2_000
-    # Where it was, the source has changed since, and after it.
+    # The source has changed since, both before and after the place of the interruption.
     expected = await changed(source, sorted(rows[5:]))
     expected["interactions"] += 9_000 - 5 - 2_000
     async with Opened(source) as store:
-        expected["api_keys"] = len(await store.keys())  # their turn had not come
+        expected["api_keys"] = len(await store.keys())  # no key had been copied
     assert await copied_here(source, target) == expected
     assert await contents(target) == await contents(source)
 

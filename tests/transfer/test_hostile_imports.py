@@ -1,4 +1,4 @@
-"""Imports of files that are cut, mangled, of another kind, or endless."""
+"""Imports of files that are truncated, corrupted, of another format, or endless."""
 
 import asyncio
 import bz2
@@ -30,12 +30,12 @@ from interaction_svc.transfer import resource_reader as reading_module
 SAMPLE_FILES = sorted(SAMPLES.glob("*.json*"))
 PLACE = re.compile(r"(line [1-9]\d*(, index \d+)?|index \d+): \S")
 PEAK_MIB = 150
-"""The most that an import takes: some 75 MiB, which the process has before it reads, and what is
-read at once, a line or a text of 16 MiB, in the one or two copies that reading it makes."""
+"""The maximum memory of an import: some 75 MiB of the process before it reads, and one or two
+copies of a line or a text of 16 MiB."""
 
 
 def imported(data: bytes) -> tuple[ImportReport, list[str]]:
-    """Import in a dry run; what is wrong with a file is said with its place, whatever it holds."""
+    """Import in a dry run, and return the report and the problems with their places."""
     report, problems = ImportReport(), list[Problem]()
     asyncio.run(import_stream(io.BytesIO(data), None, report, problems.append))
     assert report.rejected == len(problems)
@@ -69,7 +69,7 @@ def test_a_file_cut_anywhere_yields_its_whole_records(form: str) -> None:
     assert len(ends) == imported(data)[0].checked > 0
     for place in range(len(data)):
         report, problems = imported(data[:place])
-        # A list in a line is only as whole as its line.
+        # Of a line with a list, either all records are read or none.
         if form == "JSON lines of lists" and place - 1 in ends:
             continue
         assert report.checked == sum(end <= place for end in ends), place
@@ -96,7 +96,7 @@ def test_a_sample_cut_anywhere_is_read_as_far_as_it_goes(sample: Path) -> None:
         assert before <= report.checked <= whole
         assert len(problems) <= 1
         before = report.checked
-    assert before >= whole - whole // 20 - 1  # of the last cut a 60th is missing
+    assert before >= whole - whole // 20 - 1  # the last cut removes 1/60 of the file
 
 
 @pytest.mark.parametrize("sample", SAMPLE_FILES, ids=lambda path: path.name)
@@ -120,7 +120,7 @@ def test_mangled_lines_do_not_affect_others(places: list[int], seed: int) -> Non
     (sample,) = (path for path in SAMPLE_FILES if path.suffix == ".jsonl")
     good = contents(sample).splitlines()[:100]
     mangled = list(good)
-    for place in set(places) - {0, 1, 2}:  # the first tell the form
+    for place in set(places) - {0, 1, 2}:  # the first lines decide the form
         mangled[place] = mutated(rng, good[place]).replace(b"\n", b" ")
     report, problems = imported(b"\n".join(mangled))
     assert report.checked >= len(good) - len(places)
@@ -195,7 +195,7 @@ def test_a_bad_first_line_does_not_affect_others(beginning: str) -> None:
 
 
 def with_value(value: str) -> dict[str, str]:
-    """Return two forms of two good resources with one between them that has this JSON value."""
+    """Return files in two forms: a resource with this JSON value between two good ones."""
     odd = json.dumps(FIVE[1])[:-1] + f', "data": {value}, "more": {value}}}'
     first, last = json.dumps(FIVE[0]), json.dumps(FIVE[2])
     return {"lines": f"{first}\n{odd}\n{last}\n", "list": f"[{first}, {odd}, {last}]"}
@@ -225,7 +225,7 @@ VALID_JSON = {
     "100,000 levels of lists",
     "100,000 levels of objects",
 }
-"""The values that the parser of documents takes, so that what follows them is read."""
+"""The values that the parser of documents accepts, so that the rest of the document is read."""
 
 
 @pytest.mark.parametrize("name", VALUES)
@@ -261,7 +261,7 @@ def test_deep_nesting_is_refused_in_every_form() -> None:
 
 
 def endless(piece: bytes, begin: bytes = b"", most: int = 100 * MIB) -> Callable[[Any], None]:
-    """Write this over and over, until the reader has had enough; and not for ever."""
+    """Return a function that writes `piece` repeatedly, until the reader stops or `most` bytes."""
     piece *= max(1, 65_536 // len(piece))
 
     def feed(stream: Any) -> None:

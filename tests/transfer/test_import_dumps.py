@@ -29,7 +29,7 @@ def by_node(server: Served, parents: Parents) -> str:
 
 
 def by_python(server: Served, parents: Parents) -> str:
-    """Return vars() of the Python SDK's instances, a line each; what JSON lacks is its str()."""
+    """Return vars() of the Python SDK's instances as JSON lines, with str() of other types."""
     client = Client(parents.account_sid, "secret")
     client.proxy.base_url = server.base_url
     session = client.proxy.v1.services(parents.service_sid).sessions(parents.session_sid)

@@ -1,4 +1,4 @@
-"""Forms of files to import, and bad records in them."""
+"""The forms of import files, and bad records in them."""
 
 import asyncio
 import io

@@ -1,4 +1,4 @@
-"""Import and export by the command line: the way there and back, faults, and memory."""
+"""Import and export by the command line: round trips, faults, and memory."""
 
 import asyncio
 import io
@@ -186,9 +186,9 @@ def test_export_creates_no_store(tmp_path: Path) -> None:
 
 
 def write_many(file: Path, count: int, form: str) -> None:
-    """Write so many Interactions, a thousand a Session, as JSON lines or as one list page.
+    """Write `count` Interactions, a thousand in a Session, as JSON lines or as one list page.
 
-    Each has some 5 kB: it is bytes that fill the memory, and rows that take time.
+    Each has some 5 kB, so that few rows fill the memory.
     """
     template, sid = json.dumps({**FIVE[0], "data": "x" * 4_000}), str(FIVE[0]["sid"])
     with file.open("w") as out:
@@ -224,7 +224,7 @@ def test_ten_times_the_interactions_take_no_more_memory(tmp_path: Path, form: st
         peaks["import"].append(imported.peak_mib)
         peaks["export"].append(exported.peak_mib)
     for small, large in peaks.values():
-        # SQLite's caches fill up to 16 MiB a connection; ten times the data adds nothing more.
+        # SQLite's caches grow up to 16 MiB for each connection; more data adds nothing more.
         assert large < small + 40, peaks
 
 

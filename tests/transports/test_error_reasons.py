@@ -31,7 +31,7 @@ ACCOUNT, ADMIN = Principal(new_sid("AC"), new_sid("SK")), Principal(None, new_si
 
 
 def raised(*calls: Callable[[], object]) -> ServiceError:
-    """Return the error of the last of these calls; those before it must not fail."""
+    """Return the error of the last call. The calls before it must succeed."""
     for call in calls[:-1]:
         call()
     with pytest.raises(ServiceError) as caught:

@@ -41,7 +41,7 @@ class Transport(ABC):
     ok: str
     """The code of a successful request."""
     refused_as: str
-    """The method of a request that finds no place, in log lines and metrics."""
+    """The method name in log lines and metrics of a request that is refused for lack of a place."""
     concurrency: ConcurrencyLimit
     places: int
 

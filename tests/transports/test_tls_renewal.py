@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("looks")
 
 @pytest.fixture
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Poll the files often, and list each poll."""
+    """Poll the files often, and return a list to which each polled path is added."""
     found: list[Path] = []
     stamp_of = tls._stamp_of
 

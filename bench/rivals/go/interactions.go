@@ -77,7 +77,7 @@ func (s *interactions) ListInteractions(
 		size = defaultPageSize
 	}
 	size = min(size, maxPageSize)
-	// One more than the page has, to know whether there is another.
+	// One more row than the page has, to know whether there is a next page.
 	statement, arguments := s.first, []any{request.GetSessionSid(), request.GetServiceSid(), size + 1}
 	if token := request.GetPageToken(); token != "" {
 		createdUs, sid, err := readToken(token)
@@ -110,7 +110,7 @@ func (s *interactions) ListInteractions(
 	return response, rows.Err()
 }
 
-// scan makes an Interaction of a row, and gives its creation in microseconds.
+// scan returns the Interaction of a row, and its creation time in microseconds.
 func scan(row interface{ Scan(...any) error }) (*pb.Interaction, int64, error) {
 	made := &pb.Interaction{}
 	var createdUs, updatedUs int64
@@ -136,7 +136,7 @@ func scan(row interface{ Scan(...any) error }) (*pb.Interaction, int64, error) {
 	return made, createdUs, nil
 }
 
-// leg is the columns of one; they are all null if there is none.
+// leg has the columns of a leg; all are null if the leg is unset.
 type leg struct {
 	participantSid, resourceSid sql.NullString
 	resourceStatus              sql.NullInt32
@@ -157,7 +157,7 @@ func (l *leg) message() *pb.Leg {
 	}
 }
 
-// makeToken names the row that the next page comes after.
+// makeToken returns a token of the last row of a page.
 func makeToken(createdUs int64, sid string) string {
 	return base64.RawURLEncoding.EncodeToString([]byte(strconv.FormatInt(createdUs, 10) + " " + sid))
 }

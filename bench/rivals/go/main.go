@@ -1,5 +1,5 @@
-// The rival in Go: the API's reads on grpc-go, database/sql and SQLite, as one would write it there.
-// Rows of columns become messages, field by field. It has no credentials, metrics, logs or limits.
+// The rival in Go: the API's reads on grpc-go, database/sql and SQLite, in the usual style of Go.
+// It builds messages from rows, field by field. It has no credentials, metrics, logs or limits.
 //
 //	rival-go --db FILE
 package main
@@ -36,7 +36,7 @@ func run(file string) error {
 		return err
 	}
 	defer db.Close()
-	// By default two idle connections are kept, and a busy server would open others all the time.
+	// By default only two idle connections are kept, and a busy server would reopen connections.
 	db.SetMaxIdleConns(openConnections)
 	db.SetMaxOpenConns(openConnections)
 	service, err := newInteractions(db)

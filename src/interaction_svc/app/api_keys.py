@@ -1,4 +1,4 @@
-"""Creating and revoking API keys."""
+"""Creation and revocation of API keys."""
 
 import secrets
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from interaction_svc.telemetry.logs import audit
 
 
 class NewKey(NamedTuple):
-    """A key that was just created, with its secret, which is stored nowhere."""
+    """A new key and its secret. The store keeps only a hash of the secret."""
 
     key: ApiKey
     secret: str
@@ -31,9 +31,9 @@ async def create_key(
 ) -> NewKey:
     """Create a key and return it. Raises InvalidField, Unavailable, Overloaded, StoreFull.
 
-    `show` is called before the key is stored. If it raises, for example because the secret could
-    not be written out, no key is created. A process killed between the two leaves a secret without
-    a key. The other order would leave a key whose secret nobody knows.
+    `show` is called before the key is stored. If it raises, for example because standard output
+    is full, no key is created. A process that is killed between the two steps has shown a secret
+    that is not valid. In the other order it would have stored a key with an unknown secret.
     """
     roles = {role, *more_roles}
     names = format_roles(roles)
@@ -62,7 +62,7 @@ async def create_key(
 
 
 async def revoke_key(store: Store, sid: str) -> ApiKey | None:
-    """Revoke a key for good, and return it as it is now; None: there is no such key.
+    """Revoke a key permanently, and return its updated row; None if there is no such key.
 
     Raises InvalidField, Unavailable, Overloaded, StoreFull.
     """
@@ -71,6 +71,6 @@ async def revoke_key(store: Store, sid: str) -> ApiKey | None:
     at_us = now_us()
     with store_call("revoke_key"):
         key = await store.revoke_key(sid, at_us)
-    if key is not None and key.revoked_us == at_us:  # this call has revoked it
+    if key is not None and key.revoked_us == at_us:  # False if it was revoked before
         audit("key revoked", key_sid=key.sid, role=key.role, of_account_sid=key.account_sid)
     return key

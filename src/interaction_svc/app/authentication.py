@@ -1,7 +1,7 @@
 """Authentication of callers by the API keys in the store.
 
-A successful authentication is cached for SECONDS_KNOWN. Then the store is read again, so that a key
-that another process revoked is refused within that time.
+A successful authentication is cached for SECONDS_KNOWN. A key that another process revokes is
+therefore refused after at most that time.
 """
 
 import asyncio
@@ -39,8 +39,9 @@ class _Known(NamedTuple):
 class Authenticator:
     """Returns the principal for the credentials of a request.
 
-    With `allows_anonymous` callers need no key as long as the store has never had one. Credentials
-    of a valid form are then accepted unchecked, and an account SID limits the caller to it.
+    With `allows_anonymous`, callers need no key until the store has had one. Until then,
+    well-formed credentials are accepted without a check. If their user is an account SID, the
+    caller is limited to that account.
 
     An address with too many wrong credentials is refused without a look-up in the store. Valid
     credentials from such an address are still accepted: KeyHashes recognizes them.
@@ -54,7 +55,7 @@ class Authenticator:
         self._clock = clock
         self._attempts = FailedAuthLimiter(clock)
         self._hashes = KeyHashes(store, clock)
-        # The cache is keyed by a keyed hash, so that a look-up takes the same time for any secret.
+        # Cache keys are keyed hashes, so that the time of a look-up reveals nothing about a secret.
         self._hash_key = secrets.token_bytes(32)
         self._known: dict[bytes, _Known] = {}
         self._checking: dict[bytes, asyncio.Task[Principal]] = {}
@@ -81,8 +82,8 @@ class Authenticator:
     async def check_again(self, authorization: str | None) -> None:
         """Raise Unauthenticated if credentials that were accepted are no longer valid.
 
-        It is not limited as an attempt. Otherwise wrong attempts of an address could keep the
-        streams of a revoked key open. Raises Unavailable.
+        This check is not rate limited. Otherwise failed attempts from the same address would
+        block it, and the streams of a revoked key would stay open. Raises Unavailable.
         """
         digest = self._digest_of(authorization)
         known = self._known.get(digest)
@@ -93,7 +94,7 @@ class Authenticator:
         self._remember(digest, await self._checked(parse_authorization(authorization), digest))
 
     async def is_open(self) -> bool:
-        """Return whether callers need no key. Once the store has had a key they always do."""
+        """Return whether callers need no key. It stays False once the store has had a key."""
         if not self._allows_anonymous:
             return False
         if self._open_until <= self._clock():
@@ -140,10 +141,10 @@ class Authenticator:
 
 
 def _known_roles(key: ApiKey) -> frozenset[Role]:
-    """Return the roles of a key. If this version lacks one, log that and return none."""
+    """Return the roles of a key. If one is unknown to this version, log that and return none."""
     try:
         return parse_roles(key.role)
-    except ValueError:  # a later version made it, and only that knows its permissions
+    except ValueError:  # a later version of the service created the key
         log.error(
             "key refused: a role of it is unknown to this version", key_sid=key.sid, role=key.role
         )

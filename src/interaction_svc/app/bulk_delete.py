@@ -1,6 +1,6 @@
-"""Bulk deletion: all Interactions that are expired, or that involve a participant.
+"""Bulk deletion of all Interactions that are expired, or that involve a participant.
 
-The store deletes a batch at a time, so that a bulk deletion can run beside traffic.
+The store deletes them in batches, so that other requests are served in between.
 """
 
 import asyncio
@@ -32,11 +32,11 @@ async def bulk_delete(
     pause_seconds: float = 0.0,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> dict[str, int]:
-    """Delete all Interactions that match, and return how many, by Service.
+    """Delete all Interactions that match, and return the number for each Service SID.
 
-    With `dry_run` they are counted only. `pause_seconds` is the pause between two batches.
-    `on_progress` is called with the number so far. Raises StoreError. What was deleted before an
-    error stays deleted, and is audited.
+    With `dry_run` nothing is deleted, only counted. `pause_seconds` is the pause between two
+    batches. `on_progress` is called with the total so far after each batch. Raises StoreError.
+    Batches that were deleted before an error stay deleted, and are audited.
     """
     counts: Counter[str] = Counter()
     try:

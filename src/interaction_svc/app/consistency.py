@@ -1,7 +1,7 @@
 """Consistency tokens: a write returns one, and a read that sends it sees that write.
 
-A consistency token is a version and a revision of the store (interaction_svc.store.revision), as an
-opaque token (interaction_svc.app.opaque_token).
+A consistency token is an opaque token (interaction_svc.app.opaque_token) of a format version and a
+revision of the store (interaction_svc.store.revision).
 """
 
 import struct
@@ -43,7 +43,7 @@ def decode_token(token: str) -> Revision:
 
 
 async def current_token(store: Store) -> str | None:
-    """Return the token of all that has been written by now; None: every read sees all of it.
+    """Return the token of all writes so far; None if every read sees all writes without one.
 
     Raises Unavailable.
     """

@@ -1,4 +1,4 @@
-"""Credentials: reading them from a request, and making and hashing secrets.
+"""Credentials: parsing them from a request, and generating and hashing secrets.
 
 A caller sends a key's SID and secret by HTTP Basic, or `SK….secret` as a Bearer token. Basic may
 name the key's account in place of its SID, as the vendor's SDKs do by default.
@@ -58,7 +58,7 @@ def new_secret() -> str:
 def hash_secret(secret: str) -> bytes:
     """Return the hash of a secret that the store keeps.
 
-    It is a plain SHA-256, computed on requests. Slow hashes protect passwords that people choose;
-    these secrets are 190 random bits.
+    It is a plain SHA-256, because it is computed on requests. A slow hash would add no security:
+    a secret has 190 random bits.
     """
     return hashlib.sha256(secret.encode()).digest()

@@ -39,7 +39,7 @@ class RecordResult(NamedTuple):
 
     outcome: Outcome
     frame: bytes | None
-    """The Interaction as it is stored now, encoded; None: it is not stored, or not to be shown."""
+    """The stored Interaction, encoded; None if it is not stored, or the caller may not read it."""
     consistency_token: str | None
 
 
@@ -56,13 +56,13 @@ class PreparedBatch(NamedTuple):
     rows: list[Row]
     """The valid ones."""
     results: list[Result]
-    """One for each Interaction. Those of valid ones are placeholders until the commit."""
+    """The results, one for each Interaction. For valid ones it is a placeholder until `commit`."""
     places: list[int]
     """The index in `results` of each row."""
 
     @classmethod
     def of(cls, rows: list[Row]) -> "PreparedBatch":
-        """Return a batch of valid rows alone."""
+        """Return a batch that has only valid rows."""
         return cls(rows, [Outcome.UNCHANGED] * len(rows), list(range(len(rows))))
 
 
@@ -74,7 +74,7 @@ class Ingest:
     """
 
     def __init__(self, store: Store, reads: ReadPriority | None = None) -> None:
-        """Record into `store`; `prepare` yields to the reads that `reads` is notified of."""
+        """Record into `store`. `prepare` yields to the reads that `reads` is notified of."""
         self._store = store
         self._reads = reads or ReadPriority()
 
@@ -92,14 +92,14 @@ class Ingest:
         if outcome is Outcome.OWNER_MISMATCH:
             raise OwnerMismatch(interaction.sid)
         if outcome is Outcome.STALE and Permission.READ not in principal.rights:
-            frame = None  # it differs from what the caller has sent
+            frame = None  # it has data that the caller did not send
         return RecordResult(outcome, frame, await current_token(self._store))
 
     async def prepare(self, principal: Principal, interactions: Batch) -> PreparedBatch:
         """Check Interactions, normalize them in place, and make rows of the valid ones.
 
-        Yields to reads after every ROWS_PER_YIELD Interactions. An error in the place of an
-        Interaction becomes its result.
+        Yields to reads after every ROWS_PER_YIELD Interactions. An error in `interactions` becomes
+        the result at its index.
         """
         at_us = now_us()
         batch = PreparedBatch([], [], [])
@@ -137,8 +137,8 @@ class Ingest:
         """Record batches in their order, each in one transaction.
 
         While a batch is written, the next one is read and prepared; no more than these two are in
-        memory. An error ends the stream after the batches before it are written. Its `details` have
-        the counts of what was recorded.
+        memory. When a batch fails, the batches before it are written, and then its error is raised.
+        The `details` of the error have the counts of what was recorded.
         """
         tally = _Tally()
         try:
@@ -161,7 +161,7 @@ class Ingest:
             if writing is not None:
                 tally.add(await writing)
         except ServiceError as error:
-            # Unless the error is that of the write, the write is finished and counted.
+            # The error is from reading or preparing a batch: finish and count the write before it.
             if writing is not None and not (writing.done() and writing.exception() is error):
                 tally.add(await writing)
             raise
@@ -195,7 +195,7 @@ def prepare_row(
 
 
 def _abandon(writing: asyncio.Task[list[Result]]) -> None:
-    """Cancel a write that still waits in the queue, because its caller is gone."""
+    """Cancel a write that still waits in the queue. Its caller no longer needs the result."""
     if not writing.cancel() and not writing.cancelled():
         writing.exception()  # retrieved, so that asyncio does not log it
 

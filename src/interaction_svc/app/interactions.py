@@ -40,11 +40,11 @@ class Page(NamedTuple):
     rows: int
     """The number of Interactions."""
     page_size: int
-    """The number that was asked for: within its bounds, or the default."""
+    """The requested size, limited to the maximum; the default if none was requested."""
     next_page_token: str
     previous_page_token: str
     backward: bool = False
-    """True if the page was read from its end, because it is the page before a row."""
+    """True if the page was requested by a `previous_page_token`."""
 
 
 class Interactions:
@@ -68,7 +68,7 @@ class Interactions:
         account_sid: str = "",
         consistency: str | None = None,
     ) -> bytes:
-        """Return an encoded Interaction, read after the write that returned `consistency`.
+        """Return an encoded Interaction. The read sees the write that returned `consistency`.
 
         `account_sid` is as in `_scope`. Raises InvalidField, InvalidConsistencyToken,
         InteractionNotFound, PermissionDenied, AmbiguousAccount, DataLoss.
@@ -93,10 +93,10 @@ class Interactions:
         max_bytes: int,
         consistency: str | None = None,
     ) -> Page:
-        """Return a page of a Session's Interactions, read after the write that had this token.
+        """Return a page of a Session's Interactions.
 
-        A page has at most `max_bytes`, unless its only Interaction is larger. Raises InvalidField
-        and its subclasses, PermissionDenied.
+        The read sees the write that returned `consistency`. A page has at most `max_bytes`, unless
+        its only Interaction is larger. Raises InvalidField and its subclasses, PermissionDenied.
         """
         check_sid(Sid.SERVICE, "service_sid", request.service_sid)
         check_sid(Sid.SESSION, "session_sid", request.session_sid)
@@ -113,7 +113,7 @@ class Interactions:
             session_sid,
             scope.account_sid or "",
             order,
-            # Encoded, because those bytes are the same in every version.
+            # The token has a digest of these bytes, which are the same in every version.
             request.filter.SerializeToString(deterministic=True) if has_filter else b"",
         )
         cursor = tokens.decode(request.page_token) if request.page_token else None
@@ -183,11 +183,11 @@ class Interactions:
 def _adjacent_cursors(
     page: StoredPage, cursor: Cursor | None
 ) -> tuple[Cursor | None, Cursor | None]:
-    """Return the cursors of the page after `page` and of the page before it; None: there is none.
+    """Return the cursors of the next page and of the previous page; None where there is no page.
 
-    `page` was read from `cursor`. The store knows whether there is more in the direction that was
-    read. In the other direction is the page that the caller came from. An empty page only leads
-    back: one of the vendor's SDKs stops at an empty page, even if that has a next link.
+    `page` was read from `cursor`. `page.more` is True if there are more rows in the direction of
+    the read. In the other direction there is a page if `cursor` is not None. An empty page has only
+    a previous page: one of the vendor's SDKs stops at an empty page, even if it has a next link.
     """
     backward = cursor is not None and cursor.backward
     if page.first is None or page.last is None:
@@ -207,10 +207,11 @@ def _checked_key(key: InteractionKey) -> InteractionKey:
 
 
 def _scope(principal: Principal, account_sid: str) -> Scope:
-    """Return the accounts that a request reads or deletes in.
+    """Return the accounts in which a request reads or deletes.
 
-    That is the caller's account. A caller of all accounts may name one in `account_sid`; empty
-    means all. Raises InvalidField, PermissionDenied.
+    The scope is the caller's account. A caller with access to all accounts may select one by
+    `account_sid`; if that is empty, the scope is all accounts. Raises InvalidField,
+    PermissionDenied.
     """
     if not account_sid:
         return Scope(principal.account_sid)
@@ -232,7 +233,7 @@ def _filter_of(given: ListInteractionsRequest.Filter) -> Filter:
     if given.HasField("created_at_or_after"):
         created_from_us = check_time("filter.created_at_or_after", given.created_at_or_after)
         if given.created_at_or_after.nanos % 1000:
-            created_from_us += 1  # rows hold whole microseconds: the next one is the first after
+            created_from_us += 1  # rows have whole microseconds: round the bound up
     if given.HasField("created_before"):
         created_before_us = check_time("filter.created_before", given.created_before)
         if given.created_before.nanos % 1000:

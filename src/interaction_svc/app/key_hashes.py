@@ -1,4 +1,7 @@
-"""A cache of the secret hashes of all keys in force, to recognize wrong secrets by."""
+"""Cache of the secret hashes of all keys that are not revoked.
+
+A secret with another hash is wrong, which needs no look-up in the store.
+"""
 
 import asyncio
 import time
@@ -10,11 +13,11 @@ from interaction_svc.store import Store
 FRESH_SECONDS = 2.0
 """The maximum age of the hashes, unless loading them is slow."""
 _SHARE = 20
-"""Loading takes at most a 20th of the time: the hashes are kept 20 times as long as it took."""
+"""The hashes are kept at least 20 times as long as it took to load them."""
 
 
 class KeyHashes:
-    """Loads the hashes from the store when they are needed and too old."""
+    """Loads the hashes from the store on demand, when the cached ones are too old."""
 
     def __init__(self, store: Store, clock: Clock = time.monotonic) -> None:
         self._store = store
@@ -24,9 +27,9 @@ class KeyHashes:
         self._loading: asyncio.Task[None] | None = None
 
     async def has(self, secret_hash: bytes) -> bool:
-        """Return whether a key in force has this hash. Raises Unavailable, Overloaded.
+        """Return whether a key that is not revoked has this hash. Raises Unavailable, Overloaded.
 
-        It is False as well for a key that was created since the hashes were loaded.
+        It is also False for a key that was created after the hashes were loaded.
         """
         if self._fresh_until <= self._clock():
             if self._loading is None:  # concurrent callers share one load

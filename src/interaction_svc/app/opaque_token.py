@@ -1,8 +1,8 @@
-"""Opaque tokens: bytes behind a checksum, as text.
+"""Opaque tokens: a checksum and a body, encoded as text.
 
 The text is base64url without padding, `[A-Za-z0-9_-]` only: one of the vendor's SDKs can't pass on
-other characters. The checksum detects damaged tokens. It is no secret, because a token grants
-nothing: the permissions of the caller are checked for each request.
+other characters. The checksum only detects damage and needs no secret key: a token grants no
+permissions, which are checked for each request.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 
 
 class DamagedTokenError(ValueError):
-    """A text is not what `encode` returns."""
+    """A text is not a token that `encode` has returned."""
 
 
 def encode(body: bytes, *, checksum_bytes: int) -> str:
@@ -26,7 +26,7 @@ def decode(token: str, *, checksum_bytes: int, max_length: int) -> bytes:
         raw = urlsafe_b64decode(token + "=" * (-len(token) % 4))
     except ValueError as error:  # binascii.Error is one
         raise DamagedTokenError from error
-    # The decoder ignores foreign characters and spare bits, but a token has only one spelling.
+    # The decoder ignores other characters and unused bits. Accept only the exact text of `encode`.
     if urlsafe_b64encode(raw).rstrip(b"=") != token.encode():
         raise DamagedTokenError
     body = raw[checksum_bytes:]

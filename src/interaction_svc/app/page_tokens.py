@@ -1,4 +1,4 @@
-"""Page tokens: where a page begins, and of which list it is (AIP-158).
+"""Page tokens (AIP-158): the position where a page begins, and digests of the list's arguments.
 
 A page token is a PageToken message as an opaque token (interaction_svc.app.opaque_token).
 """
@@ -22,19 +22,20 @@ _VERSION = 2
 _CHECKSUM_BYTES = 6
 _is_place = re.compile(
     f"(?:{Sid.INTERACTION.canonical})?,(?:{Sid.ACCOUNT.canonical})?"
-).fullmatch  # stores pack SIDs, and can pack no other text
+).fullmatch  # stores pack these SIDs into bytes, and can't pack other text
 
 
 class PageTokens(NamedTuple):
-    """Makes and reads the page tokens of one list.
+    """Encodes and decodes the page tokens of one list.
 
-    Its fields are the arguments that must be equal for all pages: all but the page size.
+    Its fields are the request arguments that must be the same for all pages. The page size may
+    change between pages.
     """
 
     service_sid: str
     session_sid: str
     account_sid: str
-    """The account whose Interactions are listed; empty: those of all accounts."""
+    """The account whose Interactions are listed; empty for all accounts."""
     order: int
     filter: bytes
 
@@ -91,6 +92,6 @@ def _decode(token: str) -> PageToken:
     return found
 
 
-@lru_cache(maxsize=1024)  # a page needs three, and its neighbours need the same
+@lru_cache(maxsize=1024)  # all pages of a list have the same digests
 def _digest(value: bytes) -> int:
     return int.from_bytes(hashlib.sha256(value).digest()[:4], "big")

@@ -12,15 +12,19 @@ from interaction_svc.store import Expired, Store, StoreError
 
 DAY_US = 24 * 60 * 60 * 1_000_000
 PASS_SECONDS = 3600.0
-"""From the end of a pass to the beginning of the next."""
+"""The pause between two passes."""
 PAUSE_SECONDS = 0.05
-"""Between two batches, so that other writes come first."""
+"""The pause between two batches, in which other writes run."""
 
 log = structlog.get_logger()
 
 
 def retention_criteria(at_us: int, days: int, days_by_service: Mapping[str, int]) -> Expired:
-    """Return what has expired at this time, in microseconds since 1970; 0 days mean for ever."""
+    """Return the criteria of expired Interactions at `at_us`, in microseconds since 1970.
+
+    Interactions expire after `days`, or after the days of their Service in `days_by_service`. With
+    0 days they never expire.
+    """
 
     def bound(kept_days: int) -> int | None:
         return at_us - kept_days * DAY_US if kept_days else None
@@ -31,7 +35,7 @@ def retention_criteria(at_us: int, days: int, days_by_service: Mapping[str, int]
 
 
 class Retention:
-    """Deletes expired Interactions while the service runs, in a pass an hour."""
+    """Deletes expired Interactions while the service runs, in passes PASS_SECONDS apart."""
 
     def __init__(
         self,
@@ -41,7 +45,7 @@ class Retention:
         *,
         now_us: Callable[[], int] = now_us,
     ) -> None:
-        """Keep Interactions for `days`, those of some Services for others; 0 means for ever."""
+        """Use `store`, and the retention times as in `retention_criteria`."""
         self._store = store
         self._days = days
         self._days_by_service = dict(days_by_service)
@@ -68,6 +72,6 @@ class Retention:
                 await bulk_delete(self._store, expired, now_us=now_us, pause_seconds=PAUSE_SECONDS)
             except StoreError as error:
                 log.warning("retention goes on at its next pass", cause=str(error))
-            except Exception:  # otherwise nothing would be deleted any more
+            except Exception:  # otherwise the task would end, and no later pass would run
                 log.exception("retention has failed, and goes on at its next pass")
             await asyncio.sleep(PASS_SECONDS)

@@ -1,4 +1,4 @@
-"""Mapping of the store's errors to those of callers."""
+"""Mapping of store errors to service errors."""
 
 import structlog
 
@@ -24,7 +24,7 @@ log = structlog.get_logger()
 
 
 class store_call:  # noqa: N801 used like a function
-    """Context manager that raises ServiceErrors for the errors of a store's call in the block.
+    """Context manager that maps the store errors of its block to service errors.
 
     Raises Overloaded, StoreFull, Unavailable, AmbiguousAccount, DataLoss. `operation` is the name
     of the call in the log.
@@ -44,7 +44,7 @@ class store_call:  # noqa: N801 used like a function
 
 
 def _map(error: StoreError, operation: str) -> ServiceError | None:
-    """Return the caller's error for an error of the store; None: it is a fault of the service."""
+    """Return the service error for a store error; None if it is an internal error."""
     if isinstance(error, StoreBusyError):
         return Overloaded()
     if isinstance(error, StoreFullError):

@@ -18,16 +18,16 @@ from interaction_svc.store.factory import backup_store
 def backup(
     settings: Settings,
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="The copy; there must be no such file yet.")
+        Path, typer.Argument(metavar="FILE", help="The file to create; it must not exist yet.")
     ],
 ) -> None:
     """Copy the store into a file, also while a server is using it.
 
-    The copy is the store at one moment, and has everything that was acknowledged before. To restore
-    it, serve it: interaction-svc serve --store sqlite:///FILE. It has people's messages in it, and
-    keeps what is deleted from the store later.
+    The copy is a consistent snapshot, with every write that was acknowledged before the backup
+    began. To restore it, serve it: interaction-svc serve --store sqlite:///FILE. It contains
+    people's messages, and still has them after they are deleted from the store.
     """
-    # SIGTERM raises SystemExit, so that no partial copy stays.
+    # SIGTERM raises SystemExit, so that a partial copy is removed.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:

@@ -16,7 +16,7 @@ from interaction_svc.store import Expired, InvolvesParticipant, Store
 from interaction_svc.store.factory import open_store
 
 ERASE_TRACES_SECONDS = 10.0
-"""The longest wait until no other process reads deleted content."""
+"""The maximum wait for other processes that still read deleted content."""
 _RETRY_SECONDS = 0.2
 
 _DryRun = Annotated[
@@ -26,9 +26,9 @@ _DryRun = Annotated[
 
 @takes_settings("store", "retain_days", "retain_days_by_service")
 def purge(settings: Settings, dry_run: _DryRun = False) -> None:
-    """Delete Interactions that are older than they are to be kept.
+    """Delete Interactions that are older than the retention time.
 
-    A server with the same settings does this by itself, once an hour. May run beside it.
+    A server with the same settings does this once an hour. This command may run at the same time.
     """
     if not (settings.retain_days or any(settings.retain_days_by_service.values())):
         raise SettingsError(
@@ -44,15 +44,15 @@ def purge(settings: Settings, dry_run: _DryRun = False) -> None:
 def erase(
     settings: Settings,
     participant: Annotated[
-        str, typer.Option(metavar="KP...", help="Whose Interactions to delete, on either leg.")
+        str, typer.Option(metavar="KP...", help="The participant, on either leg.")
     ],
     account: AccountOption = None,
     dry_run: _DryRun = False,
 ) -> None:
     """Delete every Interaction in which a participant took part.
 
-    May run beside a server on the same store. Interactions that are recorded meanwhile may be
-    missed: run it again when no more of them come in.
+    It may run beside a server on the same store. It may miss Interactions that are recorded while
+    it runs: run it again when no more of them are recorded.
     """
     criteria = InvolvesParticipant(
         checked_sid(Sid.PARTICIPANT, "participant", participant),

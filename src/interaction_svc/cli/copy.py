@@ -31,8 +31,8 @@ def copy(
         typer.Option(
             "--to",
             metavar="URL",
-            help="The store to copy it into: an empty one, or one that an earlier copy was made"
-            " into. A file is created; a database must exist.",
+            help="The store to copy it into: an empty one, or the target of an earlier copy."
+            " A file is created; a database must exist.",
         ),
     ],
     verify_only: Annotated[
@@ -44,12 +44,12 @@ def copy(
 ) -> None:
     """Copy a store into another one: a file, a database, or from one to the other.
 
-    Everything is copied as it is: Interactions, tombstones of deleted ones, owners of Sessions, and
-    keys, revoked ones too. Then both are read and compared; the exit status is 1 if they differ.
+    Everything is copied unchanged: Interactions, tombstones of deleted ones, owners of Sessions,
+    and keys, also revoked ones. Then both stores are compared; the exit status is 1 if they differ.
 
     Run it again to continue a copy that was interrupted, or to update one that was made while a
     server used the source; only differences are written. Nothing may write to either store during
-    the last run. A password is better in PGPASSWORD or a password file.
+    the last run. Put a password into PGPASSWORD or a password file, not into the URL.
     """
     if _are_the_same(from_, to):
         raise typer.BadParameter("is the store to copy from", param_hint="--to")
@@ -71,7 +71,7 @@ def _are_the_same(one: str, other: str) -> bool:
 
 async def _copy(from_: str, to: str, *, verify_only: bool) -> bool:
     async with AsyncExitStack() as cleanups:
-        # The source first, so that no new file stays if the source can't be read.
+        # Open the source first, so that no new file is created if the source can't be read.
         places = []
         for url, migrate in ((from_, False), (to, not verify_only)):
             store = await open_store(url, migrate=migrate, postgres=_POSTGRES)
@@ -127,7 +127,7 @@ class _ProgressBars(Progress):
         self._bars: dict[tuple[str, Table], TaskID] = {}
 
     def watch(self, activity: str, table: Table, done: int) -> None:
-        """Show how many of the source's rows are done."""
+        """Show the number of source rows processed; the callback of StoreCopier."""
         if (activity, table) not in self._bars:
             total = self.totals.get(table)
             self._bars[activity, table] = self.add_task(f"{activity} {table.name}", total=total)

@@ -43,7 +43,7 @@ def import_(
     Importing the same file again changes nothing.
 
     A bad record is reported with its place, property and reason; good ones are recorded. The exit
-    status is 1 if there was a bad one. May run beside a server on the same store.
+    status is 1 if there was a bad one. It may run beside a server on the same store.
     """
     for name in files:
         if name != _STDIN and (not Path(name).exists() or Path(name).is_dir()):
@@ -53,7 +53,7 @@ def import_(
     report = ImportReport()
     try:
         asyncio.run(_import(files, settings, report, dry_run=dry_run))
-    finally:  # records stay if an error ends the import
+    finally:  # records stay after an error, so print their counts
         _describe_keys(report)
         _print_counts(report, dry_run=dry_run)
     if report.rejected:
@@ -73,7 +73,7 @@ def _print_counts(report: ImportReport, *, dry_run: bool) -> None:
 
 
 def _describe_keys(report: ImportReport) -> None:
-    """Print the spelling of keys unless all are as in the vendor's JSON, and ignored keys."""
+    """Print ignored keys, and the naming styles of keys if any differs from the vendor's JSON."""
     if report.key_forms.keys() - {KeyForm.SNAKE_CASE}:
         forms = ", ".join(f"{report.key_forms[form]:,} {form.value}" for form in KeyForm)
         typer.echo(f"keys: {forms}", err=True)
@@ -106,7 +106,7 @@ async def _import(
 
 
 def _opened(name: str, console: Console) -> AbstractContextManager[BinaryIO]:
-    """Open a file; on a terminal, reading it moves a progress bar."""
+    """Open a file. On a terminal, a progress bar shows how much of it was read."""
     if name == _STDIN:
         return standard_input()
     path = Path(name)
@@ -152,8 +152,8 @@ def export(
 ) -> None:
     """Write Interactions to standard output as JSON lines.
 
-    They are ordered by Session, account, creation and SID. Importing them makes equal
-    Interactions: times have microseconds, which REST cuts off. Deleted Interactions and their
+    They are ordered by Session, account, creation and SID. Times have microseconds, unlike those
+    of REST, so that importing the lines makes equal Interactions. Deleted Interactions and their
     tombstones are not exported.
     """
     if session is not None and service is None:

@@ -34,7 +34,7 @@ _CALLING = [name for name in CLIENT_SETTINGS if name != "api_key"]
 
 
 def _check_utf8(text: str) -> str:
-    if not text.isprintable():  # nor are bytes that are not UTF-8
+    if not text.isprintable():  # False also for bytes that are not UTF-8
         raise typer.BadParameter("is not printable UTF-8")
     return text
 
@@ -55,7 +55,7 @@ class _Column(NamedTuple):
     property: str
     width: int | None
     from_width: int = 0
-    """The smallest width of a terminal that has the column, in characters."""
+    """The minimum width of a terminal at which the column is shown, in characters."""
 
 
 _COLUMNS = (
@@ -179,7 +179,7 @@ def delete(
 
 @contextmanager
 def _calling(settings: Settings) -> Iterator[InteractionServiceStub]:
-    """Yield a stub; a failed call ends the command with its code and text."""
+    """Yield a stub. If a call fails, print its status and exit with status 1."""
     try:
         with _channel(settings) as channel:
             yield InteractionServiceStub(channel)
@@ -251,7 +251,7 @@ def _pages(
 
 
 def _resource(interaction: Interaction) -> Resource:
-    """Return the vendor's JSON object without `url`: the address of REST is not known here."""
+    """Return the vendor's JSON object without `url`, because the REST address is not known here."""
     resource = to_json(interaction, "", fraction=True)
     del resource["url"]
     return resource
@@ -260,7 +260,7 @@ def _resource(interaction: Interaction) -> Resource:
 def _print_tables(pages: Iterable[Sequence[Interaction]]) -> None:
     """Print each page as it arrives, with a heading above the first.
 
-    SIDs and times are never cut. A narrow terminal shows no statuses.
+    SIDs and times are never truncated. A narrow terminal shows no statuses.
     """
     console = console_for_tables()
     columns = [column for column in _COLUMNS if console.width >= column.from_width]
@@ -279,7 +279,7 @@ def _print_tables(pages: Iterable[Sequence[Interaction]]) -> None:
 
 
 def _printable(text: str) -> str:
-    """Replace control characters, which could command the terminal."""
+    """Replace control characters, which a terminal could take for commands."""
     return "".join(
         character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
     )

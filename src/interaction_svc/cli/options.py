@@ -1,7 +1,6 @@
-"""Command-line options made from the settings, with their descriptions and defaults.
+"""Command-line options generated from the settings, with their descriptions and defaults.
 
-The default of each option is None, which means that it is not given: then the environment or the
-file decides.
+An option that is not given is None. Its value then comes from the environment or the file.
 """
 
 import inspect
@@ -77,7 +76,7 @@ def takes_settings(*names: str) -> Callable[[Callable[..., None]], Callable[...,
             for name, hint in options.items()
         ]
         kept = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
-        # typer reads the options of a command from these.
+        # typer reads the options of a command from its signature and annotations.
         with_settings.__signature__ = inspect.Signature([*kept, *made])  # type: ignore[attr-defined]
         with_settings.__annotations__ = {
             **{parameter.name: hints[parameter.name] for parameter in own},

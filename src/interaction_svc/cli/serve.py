@@ -28,7 +28,8 @@ def serve(
 ) -> None:
     """Serve gRPC and REST.
 
-    At SIGTERM or Ctrl-C it stops, and running calls may finish. A second signal ends it at once.
+    At SIGTERM or Ctrl-C it waits for running calls, up to --drain-seconds, and stops. A second
+    signal ends it at once.
 
     On loopback addresses callers need no keys until the first one is made (interaction-svc keys
     create). On other addresses it requires keys and TLS, or --insecure.

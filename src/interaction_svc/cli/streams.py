@@ -1,4 +1,4 @@
-"""The standard streams, which may be closed, full, without a reader, or not UTF-8."""
+"""The standard streams. They may be closed, full, without a reader, or not UTF-8."""
 
 import errno
 import fcntl
@@ -21,7 +21,7 @@ _BUFFER_BYTES = 64 * KIB
 _NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 """Errors of file systems without fsync."""
 _MIN_COLUMNS = 80
-"""The width for SIDs and times; a narrower terminal wraps the lines."""
+"""The minimum width, which fits SIDs and times; a narrower terminal wraps the lines."""
 
 
 class OutputError(Exception):
@@ -29,12 +29,12 @@ class OutputError(Exception):
 
 
 def prepare_streams() -> None:
-    """Make the standard streams of the process safe to use, whatever they were started with.
+    """Make the standard streams of the process safe to use.
 
-    - A closed stream is opened, so that no file or socket of the program gets its number. Reading
-      standard input or writing standard output then fails.
+    - The file descriptor of a closed stream is opened, so that no file or socket gets its number.
+      Reading standard input or writing standard output then fails.
     - Errors of standard output become OutputError, except BrokenPipeError.
-    - Errors of standard error are ignored: the command goes on.
+    - Errors of standard error are ignored.
     - Characters that the encoding lacks are replaced.
     """
     for number, mode in ((_STDIN, os.O_WRONLY), (_STDOUT, os.O_RDONLY), (_STDERR, os.O_WRONLY)):
@@ -53,8 +53,8 @@ def discard_output_if_closed() -> None:
 def finish_output() -> None:
     """Flush standard output. Raises OutputError, BrokenPipeError.
 
-    A file is synced as well: some disks report only then that they are full, and a power cut must
-    not lose a secret whose key is stored.
+    A file is also synced. Some file systems report only then that the disk is full, and a power
+    failure must not lose the secret of a key that is stored.
     """
     sys.stdout.flush()
     try:
@@ -70,7 +70,7 @@ def finish_output() -> None:
 
 
 def abandon_output() -> None:
-    """Keep Python from writing the rest of the output again when it exits."""
+    """Discard the rest of the output, so that Python does not write it again at exit."""
     _open_null(_STDOUT, os.O_WRONLY)
 
 
@@ -82,7 +82,10 @@ def standard_input() -> io.BufferedReader:
 
 
 def print_json(value: Any, *, indented: bool = False) -> None:
-    """Print a value as JSON, on one line or indented: UTF-8 if the encoding is that, else ASCII."""
+    """Print a value as JSON, on one line or indented.
+
+    If standard output is not UTF-8, the JSON is ASCII.
+    """
     if sys.stdout.encoding.lower().replace("-", "") == "utf8":
         print_utf8_json(orjson.dumps(value, option=orjson.OPT_INDENT_2 if indented else 0) + b"\n")
     else:
@@ -107,7 +110,7 @@ def _escaped(character: str) -> str:
 
 
 def console_for_tables() -> Console:
-    """Return a console of at least _MIN_COLUMNS columns, whatever COLUMNS is."""
+    """Return a console of at least _MIN_COLUMNS columns, even if COLUMNS is smaller."""
     console = Console()
     console.width = max(console.width, _MIN_COLUMNS)
     return console

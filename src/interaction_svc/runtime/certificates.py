@@ -1,13 +1,13 @@
-"""The certificates that the settings name."""
+"""Loading of the certificates of the settings."""
 
 from interaction_svc.runtime.settings import Settings, SettingsError
 from interaction_svc.transports.tls import Certificates, TlsError
 
 
 def certificates_of(settings: Settings) -> Certificates | None:
-    """Return the certificates that the settings name; None if they name none.
+    """Return the certificates of the settings; None if none are set.
 
-    Raises SettingsError if the settings don't fit together, or a file can't be used.
+    Raises SettingsError if a setting lacks another that it needs, or a file can't be used.
     """
     certificate, key = settings.tls_certificate, settings.tls_key
     if settings.tls_client_names and settings.tls_client_ca is None:

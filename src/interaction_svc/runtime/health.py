@@ -1,4 +1,4 @@
-"""Health: the service is serving while its store can be used and it is not stopping."""
+"""Health: the service is healthy while its store can be used and it is not stopping."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -14,16 +14,16 @@ log = structlog.get_logger()
 PROBE_SECONDS = 1.0
 """The interval between two probes of the store."""
 PROBE_TIMEOUT_SECONDS = 15.0
-"""A probe that takes longer has failed, for example because the disk hangs.
+"""A probe that takes longer counts as failed, for example because the disk hangs.
 
-It is longer than a probe waits for the write lock behind the commit of another process.
+It is longer than the wait of a probe for a write lock that another process holds.
 """
 
 
 class Health:
     """Probes the store at an interval, and notifies listeners of each change.
 
-    It is not serving before `start`, and never again after `stop`.
+    `is_serving` is False before `start` and after `stop`.
     """
 
     def __init__(self, store: Store) -> None:
@@ -47,13 +47,13 @@ class Health:
         self._probing = asyncio.create_task(self._keep_probing())
 
     async def failure(self) -> str:
-        """Return why the probing has ended, once it has by itself."""
+        """Wait until the probing ends without `stop`, and return the cause."""
         if self._probing is None:
             return "it was not started"
         return await failure_of(self._probing)
 
     async def stop(self) -> None:
-        """Stop probing, and be not serving for good. A second call does nothing."""
+        """Stop probing, and set `is_serving` to False. A second call does nothing."""
         if self._probing is not None:
             self._probing.cancel()
             await asyncio.wait([self._probing])
@@ -72,7 +72,7 @@ class Health:
         except StoreBusyError as error:
             if not self.is_serving:
                 await self._set(False, str(error))
-            # A full write queue alone does not make it unhealthy.
+            # A full write queue does not make a healthy service unhealthy.
         except TimeoutError:
             await self._set(False, "it doesn't answer")
         except StoreError as error:
@@ -87,7 +87,7 @@ class Health:
         if is_serving == self.is_serving and cause == self._cause:
             return
         self._cause = cause
-        if cause:  # also before it was serving, and when the cause changes
+        if cause:  # logged before the first success too, and when the cause changes
             log.error("not serving: the store can't be used", cause=cause)
         else:
             log.info("serving" if is_serving else "not serving: stopping")

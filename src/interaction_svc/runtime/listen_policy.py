@@ -10,11 +10,12 @@ log = structlog.get_logger()
 
 
 async def check_listen_policy(settings: Settings, store: Store, *, warns: bool = True) -> bool:
-    """Return whether callers may do without keys, as long as the store has never had one.
+    """Return whether callers need no key until the store has one.
 
-    They may on loopback, and with `insecure`. With `warns` a warning for each listener without keys
-    or TLS is logged. Raises SettingsError, with what to do, if other machines can reach a listener
-    without keys or TLS.
+    That is the case if the store has never had a key, and all listeners are on loopback addresses
+    or `insecure` is set. With `warns`, log a warning if keys or TLS are missing. Raises
+    SettingsError, which says what to do, if other machines can reach a listener without keys or
+    TLS and `insecure` is not set.
     """
     exposed = [
         f"{name} {address}"

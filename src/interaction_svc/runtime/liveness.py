@@ -1,6 +1,6 @@
-"""Liveness: detects listeners and endless tasks that have ended by themselves.
+"""Liveness: detects listeners and background tasks that ended unexpectedly.
 
-Otherwise the process would look healthy and not serve.
+Without this check the process would look healthy but not serve.
 """
 
 import asyncio
@@ -14,23 +14,23 @@ log = structlog.get_logger()
 
 
 class Liveness:
-    """Watches parts until it is stopped."""
+    """Watches listeners and background tasks (parts) until it is stopped."""
 
     ended: asyncio.Future[str]
-    """Done when a part has ended by itself; the result is a text with the part and the cause."""
+    """Done when a part has ended unexpectedly; the result is a text with the part and the cause."""
 
     def __init__(self) -> None:
         self.ended = asyncio.get_running_loop().create_future()
         self._watching: list[asyncio.Task[str]] = []
 
     def watch(self, part: str, failure: Coroutine[Any, Any, str]) -> None:
-        """Watch a part; `failure` returns why it has ended, once it has."""
+        """Watch a part. `failure` waits until the part ends, and returns the cause."""
         task = asyncio.create_task(failure)
         task.add_done_callback(partial(self._end, part))
         self._watching.append(task)
 
     async def stop(self) -> None:
-        """Stop watching, because parts are ended on purpose from now on."""
+        """Stop watching, before the parts are stopped on purpose."""
         for task in self._watching:
             task.cancel()
         if self._watching:
@@ -40,7 +40,7 @@ class Liveness:
         if task.cancelled():
             return
         error = task.exception()
-        # Only the type of an exception: its text may have bytes of a request.
+        # Log only the type of an exception: its text may have bytes of a request.
         cause = task.result() if error is None else type(error).__name__
         log.error("a part of the server has ended by itself", part=part, cause=cause)
         if not self.ended.done():

@@ -27,7 +27,7 @@ class MetricsServer:
         self._servers: list[tuple[WSGIServer, Thread]] = []
 
     def start(self) -> Address:
-        """Listen, and return the address with its real port. Raises OSError if that can't be."""
+        """Listen, and return the address with its real port. Raises OSError if it can't listen."""
         try:
             bound = bind(self._address)
             port = bound[0].getsockname()[1]
@@ -40,7 +40,7 @@ class MetricsServer:
         return self._address._replace(port=port)
 
     async def failure(self) -> str:
-        """Return why the listener has ended, once it has by itself."""
+        """Wait until a listener ends without `stop`, and return the cause."""
         while True:
             await asyncio.sleep(CHECK_SECONDS)
             for server, thread in self._servers:
@@ -50,12 +50,12 @@ class MetricsServer:
                     return "its socket is closed"
 
     async def stop(self) -> None:
-        """Listen no more."""
+        """Stop listening, and wait until the threads have ended."""
         for server, thread in self._servers:
-            # Its thread looks twice a second whether to end, and whenever its socket has something.
-            with suppress(OSError):  # not on every system can one that listens be shut down
+            # The thread checks every 0.5 s whether to end. Shutting the socket down wakes it up.
+            with suppress(OSError):  # some systems can't shut down a listening socket
                 server.socket.shutdown(socket.SHUT_RDWR)
-            if thread.is_alive():  # or there is nobody to heed it
+            if thread.is_alive():  # shutdown() may wait for ever if the thread has ended
                 await asyncio.to_thread(server.shutdown)
             server.server_close()
             await asyncio.to_thread(thread.join)

@@ -46,22 +46,23 @@ class Server:
     """The running service.
 
     Use it as an async context manager: entering starts it, leaving drains it. Entering raises
-    StoreError if the store can't be opened, OSError if an address can't be listened on,
-    SettingsError if the settings don't fit together, or a file that they name can't be used.
+    StoreError if the store can't be opened, OSError if it can't listen on an address, and
+    SettingsError if a setting lacks another that it needs, or a file can't be used.
 
-    As a worker, which has a number from 1 on, it shares its ports with others on the same store:
-    what is done once for all, the group does (workers/group.py), or worker 1.
+    A worker is numbered from 1, and shares its ports and its store with other workers. The
+    supervisor (workers/supervisor.py) migrates the store, logs warnings and serves the metrics for
+    all workers. Worker 1 runs the retention for all.
     """
 
     grpc_address: Address | None = None
-    """The address that gRPC listens on, with its real port; None: it isn't served."""
+    """The address that gRPC listens on, with its real port; None if gRPC is not served."""
     http_address: Address | None = None
-    """The address that HTTP listens on, with its real port; None: it isn't served."""
+    """The address that HTTP listens on, with its real port; None if HTTP is not served."""
     metrics_address: Address | None = None
-    """The address of the metrics, with its real port; None: they aren't served."""
+    """The address of the metrics, with its real port; None if this server does not serve them."""
     store: Store
     ended: asyncio.Future[str]
-    """Done when a part has ended by itself, such as a listener; its result says which, and why."""
+    """As in Liveness: done when a listener or a background task has ended unexpectedly."""
 
     def __init__(self, settings: Settings, *, worker: int | None = None) -> None:
         self._settings = settings
@@ -118,7 +119,7 @@ class Server:
             cleanups.push_async_callback(self._drain, health)
             cleanups.push_async_callback(self._liveness.stop)
             if self._is_worker:
-                await health.start()  # others serve meanwhile: no calls before it is ready
+                await health.start()  # its ports receive calls as soon as it listens
             interactions, ingest = Interactions(self.store, reads), Ingest(self.store, reads)
             if settings.grpc:
                 await self._start_grpc(interactions, ingest, pipeline, health, certificates)
@@ -208,25 +209,25 @@ class Server:
         self._liveness.watch("the HTTP listener", http.failure())
 
     async def _drain(self, health: Health) -> None:
-        """Drain both transports at once; the store is closed when no call is left.
+        """Report unhealthy, keep serving for the drain delay, then drain both transports.
 
-        Before that it serves on for a while, unhealthy, so that who balances load can turn away.
+        During the delay load balancers stop sending calls to this server.
         """
         await health.stop()
         if self._has_started:
             await asyncio.sleep(self._settings.drain_delay_seconds)
         drains = (server.drain(self._settings.drain_seconds) for server in self._listening)
         results = await asyncio.gather(*drains, return_exceptions=True)
-        for result in results:  # only now: one's failure must not cut the other's calls off
+        for result in results:  # raised only after both have drained
             if isinstance(result, BaseException):
                 raise result
 
 
 async def wait_for_signal(end_at_once: Callable[[int], object] = os._exit) -> None:
-    """Return at SIGTERM or SIGINT. The next one ends the process at once, which loses nothing.
+    """Return at SIGTERM or SIGINT. The next of these signals calls `end_at_once`.
 
-    Python's own handlers would not: the threads of connections that stay open hold it up. What ends
-    it is called with the exit status.
+    `end_at_once` gets the exit status, and must end the process; acknowledged writes are not lost.
+    Python's default handlers would wait for the threads of open connections.
     """
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -239,7 +240,7 @@ async def wait_for_signal(end_at_once: Callable[[int], object] = os._exit) -> No
 
 
 def log_settings(settings: Settings) -> None:
-    """Log the settings in force, and what the environment has that is none of them."""
+    """Log the settings, and a warning for each unknown setting in the environment."""
     log.info("settings", **settings.redacted())
     known = {f"{ENV_PREFIX}{name.upper()}" for name in (*Settings.model_fields, "config")}
     for name in sorted(os.environ):

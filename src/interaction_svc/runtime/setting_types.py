@@ -1,4 +1,4 @@
-"""Checks of the values of single settings. ValueErrors have texts for users."""
+"""Validators of single settings. The texts of their ValueErrors are written for users."""
 
 import re
 from pathlib import Path
@@ -18,13 +18,13 @@ _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
 def check_address(text: str) -> str:
-    """Raise ValueError unless it is `host:port`."""
+    """Return `text`. Raises ValueError unless it is `host:port`."""
     Address.parse(text)
     return text
 
 
 def check_store_url(url: str) -> str:
-    """Return the URL of a store without white space around it. Raises ValueError."""
+    """Return the URL of a store, stripped of white space. Raises ValueError."""
     try:
         check_url(url)
     except StoreURLError as error:
@@ -33,7 +33,7 @@ def check_store_url(url: str) -> str:
 
 
 def check_database_url(url: str) -> str:
-    """Return the URL of a database without white space around it. Raises ValueError."""
+    """Return the URL of a database, stripped of white space. Raises ValueError."""
     url = check_store_url(url)
     if not is_database(url):
         raise ValueError(
@@ -44,7 +44,7 @@ def check_database_url(url: str) -> str:
 
 
 def is_database(url: str) -> bool:
-    """Return whether this URL of a store is that of a database; the others are of files."""
+    """Return whether the URL of a store is that of a database, not of a file."""
     return not isinstance(check_url(url), Path)
 
 
@@ -59,7 +59,7 @@ def check_public_url(url: str) -> str:
 
 
 def check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
-    """Raise ValueError unless all are origins as browsers write them."""
+    """Return `origins`. Raises ValueError unless browsers write all of them in this form."""
     for origin in origins:
         match = _ORIGIN(origin)
         if match is None or match["port"] == _DEFAULT_PORTS[match["scheme"]]:
@@ -72,14 +72,17 @@ def check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def split_list(given: object) -> object:
-    """Split a text of the environment or of a flag at commas; return other values as they are."""
+    """Return the parts of a text, split at commas; return other values unchanged."""
     if isinstance(given, str):
         return [part.strip() for part in given.split(",") if part.strip()]
     return given
 
 
 def split_mapping(given: object) -> object:
-    """Return the mapping of a text `NAME=VALUE,...`; another value as it is. Raises ValueError."""
+    """Return the mapping of a text `NAME=VALUE,...`; return other values unchanged.
+
+    Raises ValueError if a part of the text has no `=`.
+    """
     parts = split_list(given)
     if not isinstance(parts, list):
         return given
@@ -90,7 +93,7 @@ def split_mapping(given: object) -> object:
 
 
 def check_services(given: dict[str, int]) -> dict[str, int]:
-    """Raise ValueError unless all keys are SIDs of Services."""
+    """Return `given`. Raises ValueError unless all its keys are SIDs of Services."""
     for sid in given:
         if not Sid.SERVICE.matches(sid):
             raise ValueError(f"{sid!r} is not the SID of a Service, KS and 32 hexadecimal digits")
@@ -98,7 +101,7 @@ def check_services(given: dict[str, int]) -> dict[str, int]:
 
 
 def check_api_key(key: SecretStr) -> SecretStr:
-    """Raise ValueError unless it is a SID, a colon and a secret."""
+    """Return `key`. Raises ValueError unless it is a key's SID, a colon and a secret."""
     sid, _, secret = key.get_secret_value().partition(":")
     if not (Sid.API_KEY.matches(sid) and secret):
         raise ValueError("write the key's SID, a colon and its secret, as in SK…:secret")

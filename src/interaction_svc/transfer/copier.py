@@ -1,8 +1,8 @@
-"""Copies a store into another one of any kind.
+"""Copy of one store into another, of the same kind or not.
 
-Both are scanned together in the order of their keys, and rows that the target lacks are loaded into
-it. A copy that was interrupted, or made while the source was in use, is completed by copying again:
-rows that the target has are only read. A last scan of both verifies that they are equal.
+Both stores are scanned together in key order, and rows that the target lacks are loaded into it.
+Copying again completes a copy that was interrupted, or made while the source was in use: it only
+reads the rows that the target already has. A last scan of both stores verifies that they are equal.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ _STEP_BYTES = 4 * MIB
 
 
 class ForeignDataError(Exception):
-    """The target has a row that the source never had, or a newer one."""
+    """The target has a row that the source never had, or a newer version of a row."""
 
     def __init__(self, target: str, table: Table, key: TableKey) -> None:
         """Name the target, and a row by its key."""
@@ -50,7 +50,7 @@ class NamedStore(NamedTuple):
     store: Store
 
     async def read(self, table: Table, after: TableKey | None) -> list[TableRow]:
-        """Return a table's next rows after a key; none at the end. Raises StoreError."""
+        """Return a table's next rows after a key; an empty list at the end. Raises StoreError."""
         with naming(self.name):
             return await self.store.read(
                 table, after=after, limit=_STEP_ROWS, max_bytes=_STEP_BYTES
@@ -63,7 +63,7 @@ class NamedStore(NamedTuple):
 
 
 class Step(NamedTuple):
-    """The rows of both stores after one key, up to and with another."""
+    """The rows of both stores with keys greater than `after` and at most `until`."""
 
     after: TableKey | None
     until: TableKey
@@ -81,7 +81,10 @@ class Contents:
     _sha256: "hashlib._Hash" = field(default_factory=hashlib.sha256)
 
     def add(self, rows: list[TableRow]) -> None:
-        """Add the next rows: each is a line with a JSON array of its columns, bytes as hex."""
+        """Add the next rows to the count and the checksum.
+
+        A row is hashed as one line: a JSON array of its columns, with bytes as hex.
+        """
         self.count += len(rows)
         for row in rows:
             columns = [one.hex() if isinstance(one, bytes) else one for one in row]
@@ -89,7 +92,7 @@ class Contents:
 
     @property
     def checksum(self) -> str:
-        """The SHA-256 of these lines, in hex."""
+        """The SHA-256 of the lines of all rows, in hex."""
         return self._sha256.hexdigest()
 
 
@@ -105,7 +108,7 @@ class Verified:
 
     @property
     def ok(self) -> bool:
-        """Whether both are equal."""
+        """Return whether both are equal."""
         return (self.source.count, self.source.checksum) == (
             self.target.count,
             self.target.checksum,
@@ -113,14 +116,14 @@ class Verified:
 
 
 Watch = Callable[[str, Table, int], None]
-"""Called with the activity, the table, and the number of the source's rows that are done."""
+"""A callback for progress: the activity, the table, and the number of source rows processed."""
 
 
 class StoreCopier:
     """Makes a target store equal to a source store.
 
-    Rows that the target has are not loaded again. Nobody may write to the target meanwhile.
-    `verify` detects writes to the source. All methods raise StoreError.
+    Nothing else may write to the target meanwhile. If something writes to the source, `verify`
+    detects it. All methods raise StoreError.
     """
 
     def __init__(self, source: NamedStore, target: NamedStore, watch: Watch) -> None:
@@ -129,12 +132,12 @@ class StoreCopier:
         self._target = target
         self._watch = watch
         self._same: dict[Table, tuple[TableKey, int]] = {}
-        """For each table, the last key of its equal beginning, and the number of its rows."""
+        """For each table, the last key up to which both stores are equal, and the rows up to it."""
 
     async def check_target(self) -> None:
         """Raise ForeignDataError unless the source has, or had, every row of the target.
 
-        The target is then empty, an interrupted copy, or an earlier one.
+        A target that passes is empty, or an interrupted or earlier copy of the source.
         """
         for table in TABLES:
             same = True
@@ -165,7 +168,7 @@ class StoreCopier:
             raise ForeignDataError(self._target.name, table, min(wrong))
 
     async def _deleted(self, step: Step) -> set[TableKey]:
-        """Return the keys of a step that the source has deleted."""
+        """Return the keys of a step for which the source has tombstones."""
         deleted: set[TableKey] = set()
         after = step.after
         while True:
@@ -177,16 +180,16 @@ class StoreCopier:
             after = keys[-1]
 
     async def copy(self, table: Table) -> int:
-        """Load the rows that the target lacks or has differently, and return their number.
+        """Load the rows that are missing or different in the target, and return their number.
 
-        It starts at the first difference that `check_target` found.
+        Starts at the first difference that `check_target` found.
         """
         after, done = self._same.get(table, (None, 0))
         copied = 0
         step = await self._step(table, after)
         while step is not None:
             missing = _missing(step)
-            # The next step is read while this one is written: they have no key in common.
+            # Read the next step while this one is written; the two have no key in common.
             _, following = await asyncio.gather(
                 self._target.load(table, missing), self._step(table, step.until)
             )
@@ -197,7 +200,7 @@ class StoreCopier:
         return copied
 
     async def verify(self, table: Table) -> Verified:
-        """Compare all of a table in both stores."""
+        """Compare a whole table in both stores."""
         verified = Verified(table, Contents(), Contents())
         step = await self._step(table, None)
         while step is not None:
@@ -211,7 +214,7 @@ class StoreCopier:
         return verified
 
     async def _step(self, table: Table, after: TableKey | None) -> Step | None:
-        """Return the next step, up to where both were read; None at the end of both."""
+        """Return the next step, up to the smaller of the last keys; None at the end of both."""
         source, target = await asyncio.gather(
             self._source.read(table, after), self._target.read(table, after)
         )
@@ -236,7 +239,7 @@ def _missing(step: Step) -> list[TableRow]:
 
 
 def _is_earlier(row: TableRow, newer: TableRow) -> bool:
-    """Return whether a server may have turned `row` into `newer`."""
+    """Return whether `row` can be an earlier version of `newer`."""
     if row == newer:
         return True
     if isinstance(row, Row) and isinstance(newer, Row):

@@ -1,4 +1,4 @@
-"""Export of a store as JSON lines. Importing them makes an equal store."""
+"""Export of Interactions as JSON lines. Importing the lines creates equal Interactions."""
 
 from collections.abc import AsyncIterator
 
@@ -22,9 +22,9 @@ async def export_lines(
 ) -> AsyncIterator[bytes]:
     """Yield a line for each Interaction, ordered by Session, account, creation and SID.
 
-    Times have microseconds, which the REST API cuts off. The store is read in pages of at most
-    _PAGE_ROWS, so that a slow reader blocks nobody. Interactions that are written meanwhile may be
-    missing. Raises StoreError.
+    Times have microseconds; the REST API has whole seconds. The store is read in pages of at most
+    _PAGE_ROWS, so that a slow reader does not block other callers. Interactions that are written
+    during the export may be missing. Raises StoreError.
     """
     position: ScanPosition | None = None
     while True:

@@ -1,4 +1,4 @@
-"""Recognition of kinds of files by their first bytes, and conversion of UTF-16 to UTF-8."""
+"""Recognition of file formats by their first bytes, and conversion of UTF-16 to UTF-8."""
 
 import codecs
 import io
@@ -25,7 +25,7 @@ _KINDS: tuple[tuple[tuple[bytes, ...], str], ...] = (
 
 
 def name_of_kind(head: bytes) -> str:
-    """Return the kind of a file that is not text, with advice for the user; else an empty text."""
+    """Return the name of a format that import can't read, with advice for users; else ""."""
     for beginnings, name in _KINDS:
         if head.startswith(beginnings):
             return name
@@ -33,14 +33,14 @@ def name_of_kind(head: bytes) -> str:
 
 
 def is_utf16(head: bytes) -> bool:
-    """Return whether it is UTF-16 with a byte order mark, as PowerShell's `>` writes it."""
+    """Return whether a file is UTF-16 with a byte order mark, as PowerShell's `>` writes it."""
     return head.startswith(_UTF16_MARKS) and not head.startswith(_UTF32_MARKS)
 
 
 def as_utf8(utf16: BinaryIO) -> io.BufferedReader:
     """Return a stream of the same text in UTF-8.
 
-    Bad UTF-16 becomes bad UTF-8, so that the reader reports the error at its place.
+    Invalid UTF-16 becomes invalid UTF-8, so that the reader reports the error with its place.
     """
     return io.BufferedReader(_Utf8(utf16))
 

@@ -1,4 +1,4 @@
-"""Import: the resources of a stream are checked and recorded, batch by batch."""
+"""Import: checks the resources of a stream and records them in batches."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ from interaction_svc.store import Row
 from interaction_svc.transfer.resource_reader import MAX_KEY_LENGTH, read_items
 
 MAX_IGNORED_KEYS = 20
-"""Names of ignored keys that are kept. A file may have any number of them."""
+"""The maximum number of distinct ignored keys that are counted; a file may have more."""
 _BATCH_BYTES = 4 * MIB
 _SNAKE_CASE = frozenset(CAMEL_CASE.values())
 
@@ -34,7 +34,7 @@ class Problem(NamedTuple):
 
 
 class KeyForm(Enum):
-    """The spelling of the keys of an entry."""
+    """The naming style of the keys of an entry."""
 
     SNAKE_CASE = "snake_case"
     """The vendor's JSON."""
@@ -45,19 +45,19 @@ class KeyForm(Enum):
 
 @dataclass
 class ImportReport:
-    """The counts of an import. In a dry run `checked` is what would have been recorded."""
+    """The counts of an import. `checked` counts the valid Interactions, in a dry run too."""
 
     outcomes: Counter[Outcome] = field(default_factory=Counter)
     rejected: int = 0
     checked: int = 0
     key_forms: Counter[KeyForm] = field(default_factory=Counter)
-    """For all entries that are objects, rejected ones included."""
+    """The number of entries of each form. Rejected entries count if they are objects."""
     ignored_keys: Counter[str] = field(default_factory=Counter)
     """The number of entries with a key that isn't the vendor's, for at most MAX_IGNORED_KEYS."""
     has_more_ignored_keys: bool = False
 
     def note_keys(self, resource: Mapping[str, object]) -> None:
-        """Count the spelling of the keys of an entry, and its ignored keys."""
+        """Count the naming style of an entry's keys, and its ignored keys."""
         keys = resource.keys()
         if keys.isdisjoint(CAMEL_CASE):
             form = KeyForm.SNAKE_CASE
@@ -79,10 +79,10 @@ async def import_stream(
     report: ImportReport,
     on_problem: Callable[[Problem], None],
 ) -> None:
-    """Record all valid Interactions of a stream, and count into the report.
+    """Record all valid Interactions of a stream, and add their counts to `report`.
 
-    With None for `ingest` it is a dry run: all are checked, and none is recorded. Memory is bounded
-    by one batch, whatever the stream holds. Raises Unavailable, Overloaded, StoreFull.
+    If `ingest` is None, it is a dry run: all are checked, and none is recorded. At most one batch
+    is in memory. Raises Unavailable, Overloaded, StoreFull.
     """
     places: list[str] = []
     rows: list[Row] = []

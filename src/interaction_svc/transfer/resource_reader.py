@@ -1,8 +1,9 @@
 """Reads resources in the vendor's JSON from a stream, in bounded memory.
 
-The form is recognized by the content. A document is one resource, a list of them, a list page with
-its envelope, or several of these in a row. In JSON lines each line is one of these, and a broken
-line does not affect others. Text is UTF-8, or UTF-16 with a byte order mark.
+The content decides whether the stream is one document or JSON lines. A document is one resource, a
+list of them, a list page with its envelope, or several of these in a row. In JSON lines each line
+is one of these, and an invalid line does not affect others. Text is UTF-8, or UTF-16 with a byte
+order mark.
 """
 
 import io
@@ -20,10 +21,10 @@ from interaction_svc.domain.units import KIB, MIB
 from interaction_svc.transfer.file_kinds import as_utf8, is_utf16, name_of_kind
 
 MAX_LINE_BYTES = 16 * MIB
-"""Bytes of a line, or of a text in a document."""
+"""The maximum size of a line, or of a JSON string in a document."""
 _HEAD_BYTES = 64 * KIB
 _MAX_HEAD_BYTES = 4 * MIB
-"""Three lines decide the form; a resource with the largest `data` has 1.5 MiB."""
+"""The most that is read to find _EXAMINED_LINES. A resource with the largest `data` has 1.5 MiB."""
 _EXAMINED_LINES = 3
 _MAX_UNKNOWN_KEYS = 100
 MAX_KEY_LENGTH = 64
@@ -34,8 +35,8 @@ _BOM = b"\xef\xbb\xbf"
 class Item(NamedTuple):
     """A JSON value that should be a resource, or a problem.
 
-    `place` is `line 3` in JSON lines, counted from 1, with an index if the line has a list. In a
-    document it is `index 2`, counted from 0 over the whole file.
+    In JSON lines `place` is for example `line 3`, counted from 1, and `line 3, index 0` if the line
+    has a list. In a document it is for example `index 2`, counted from 0 over the whole file.
     """
 
     place: str
@@ -44,19 +45,19 @@ class Item(NamedTuple):
 
 
 _NESTED = object()
-"""Placeholder for a list or an object where a resource has a text or null."""
+"""Placeholder for a list or an object in a property that should be a string or null."""
 
 
 @dataclass(slots=True)
 class _Object:
-    """An object that is being read: a resource, or an envelope, whose properties are ignored."""
+    """An object that is being read: a resource, or an envelope without kept properties."""
 
     properties: dict[str, object] = field(default_factory=dict)
     is_envelope: bool = False
     unknown_keys: int = 0
 
     def keep(self, key: str, value: object) -> None:
-        """Keep a property of a resource; of other properties keep only some keys, shortened."""
+        """Keep a property of a resource. Of unknown properties keep at most 100 shortened keys."""
         if key in PROPERTY_OF:
             self.properties[key] = value
         elif self.unknown_keys < _MAX_UNKNOWN_KEYS:
@@ -65,7 +66,7 @@ class _Object:
 
 
 def read_items(stream: BinaryIO) -> Iterator[Item]:
-    """Return an iterator over the resources of a stream, and the problems."""
+    """Return an iterator over the resources and the problems of a stream."""
     head = _head_of(stream)
     if is_utf16(head):
         stream = as_utf8(io.BufferedReader(_Rejoined(head, stream)))
@@ -81,7 +82,7 @@ def read_items(stream: BinaryIO) -> Iterator[Item]:
 
 
 def _head_of(stream: BinaryIO) -> bytes:
-    """Return the first bytes of a stream, with three whole lines if _MAX_HEAD_BYTES have them."""
+    """Return the first bytes of a stream: three lines, or about _MAX_HEAD_BYTES at most."""
     head = bytearray()
     while len(head) < _MAX_HEAD_BYTES and head.count(b"\n") < _EXAMINED_LINES:
         if not (chunk := stream.read(_HEAD_BYTES)):
@@ -91,11 +92,10 @@ def _head_of(stream: BinaryIO) -> bytes:
 
 
 def _is_lines(head: bytes) -> bool:
-    """Return whether it is JSON lines, by the first three lines that aren't empty.
+    """Return whether a stream is JSON lines, decided by its first three lines that aren't empty.
 
-    It is if two of them are whole objects, or if one is and all begin an object. In a document over
-    several lines, a line that begins an object continues the line before it. JSON lines that are
-    taken for a document are read as well, but nothing after a line that is not JSON.
+    It is if at least two of them are whole objects, or if one is and every line begins with `{`.
+    JSON lines that are mistaken for a document are read up to the first line that is not JSON.
     """
     lines = list(islice(filter(None, map(bytes.strip, io.BytesIO(head))), _EXAMINED_LINES))
     whole = sum(map(_is_whole_object, lines))
@@ -145,17 +145,17 @@ def _resources(value: object) -> Iterator[object]:
 
 
 def _read_document(stream: "_Document") -> Iterator[Item]:
-    """Yield the resources of one or more values, with one of them in memory.
+    """Yield the resources of one or more JSON values; only one resource is in memory.
 
-    The stack has the open lists (None) and objects. Everything below a resource's own properties is
-    skipped.
+    The stack has the open lists (as None) and objects. Values nested in a property of a resource
+    are skipped.
     """
     stack: list[_Object | None] = []
     key = ""
-    skipped = 0  # the depth within a value that is skipped
+    skipped = 0  # the current depth in a value that is skipped; 0 outside
     index = 0
     try:
-        # A small buffer, so that a text that is too long is noticed before it is in memory.
+        # A small buffer, so that a string that is too long is detected before it is in memory.
         events = ijson.basic_parse(
             stream, multiple_values=True, use_float=True, buf_size=_HEAD_BYTES
         )
@@ -196,7 +196,7 @@ def _read_document(stream: "_Document") -> Iterator[Item]:
 
 
 class _TooLongError(Exception):
-    """A text is longer than MAX_LINE_BYTES."""
+    """A JSON string is longer than MAX_LINE_BYTES."""
 
 
 class _Rejoined(io.RawIOBase):
@@ -218,7 +218,7 @@ class _Rejoined(io.RawIOBase):
 
 
 class _Document(_Rejoined):
-    """Raises _TooLongError after MAX_LINE_BYTES without an event of the parser."""
+    """A stream that raises _TooLongError after MAX_LINE_BYTES without an event of the parser."""
 
     since_event = 0
     """Bytes read since the last event of the parser; the reader resets it."""

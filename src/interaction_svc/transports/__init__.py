@@ -1,1 +1,1 @@
-"""Transports: a request comes in, becomes one call of the application, and is answered."""
+"""Transports: gRPC and HTTP. Each turns a request into one call of the application."""

@@ -1,7 +1,7 @@
 """The table of operations: one row for each RPC and each HTTP route, read by every transport.
 
-A row states what a request needs before it reaches the application: a permission, credentials, a
-place within the concurrency limit. The OpenAPI document is made from the rows with a route.
+A row states the conditions of a request: credentials, a permission, a place within the concurrency
+limit. The OpenAPI document is generated from the rows with a route.
 """
 
 from enum import StrEnum
@@ -10,7 +10,7 @@ from typing import NamedTuple
 from interaction_svc.domain.principals import Permission
 
 API_PREFIX = "/v1/"
-"""Paths of the API over HTTP. Requests below it need credentials, even if nothing is served."""
+"""The prefix of the API's HTTP paths. Requests below it need credentials, even on unknown paths."""
 LIST_PATH = "/v1/Services/{service_sid}/Sessions/{session_sid}/Interactions"
 ITEM_PATH = f"{LIST_PATH}/{{sid}}"
 
@@ -39,7 +39,7 @@ class Kind(StrEnum):
 
 
 class Route(NamedTuple):
-    """The place of an operation in HTTP. A GET route serves HEAD as well."""
+    """The HTTP method and path of an operation. A GET route serves HEAD as well."""
 
     method: str
     path: str
@@ -49,13 +49,13 @@ class Route(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """The conditions of one kind of request."""
+    """An operation, and the conditions of its requests."""
 
     rpc: str = ""
     """The gRPC method as `/package.Service/Name`; empty if there is none."""
     route: Route | None = None
     permission: Permission | None = None
-    """The permission that the caller's key must give; None: any key will do."""
+    """The permission that the caller's key must have; None if any key is accepted."""
     needs_credentials: bool = True
     """True if a caller without valid credentials is refused, where keys exist."""
     is_limited: bool = True
@@ -68,8 +68,8 @@ class Operation(NamedTuple):
     def has_deadline(self) -> bool:
         """Return whether a request must end within `deadline_seconds`.
 
-        A stream of requests with one response has time limits of its own. A stream of responses has
-        none: it lasts until its client, its key or its connection ends it.
+        A stream of requests with one response has other time limits (StreamTimes). A stream of
+        responses has none: it lasts until its client, its connection or a revoked key ends it.
         """
         return self.is_limited and self.kind is Kind.UNARY_UNARY
 
@@ -80,7 +80,7 @@ class Operation(NamedTuple):
 
     @property
     def changes_nothing(self) -> bool:
-        """Return whether a request can be refused after its work is done."""
+        """Return whether a request only reads, so that it may be refused after its work is done."""
         return self.permission is Permission.READ
 
     @property
@@ -136,7 +136,7 @@ REFLECTION = tuple(
     for version in ("v1", "v1alpha")
 )
 UNKNOWN_RPC = Operation("unknown", needs_credentials=False, kind=Kind.STREAM_UNARY)
-"""All gRPC methods that are not served. Callers invent their names, so metrics have one for all."""
+"""All gRPC methods that are not served. They share one name, so that metric labels are bounded."""
 UNKNOWN_API_PATH = Operation()
 """All HTTP requests below API_PREFIX without a route."""
 UNKNOWN_PATH = Operation(needs_credentials=False, is_limited=False)
@@ -145,6 +145,6 @@ UNKNOWN_PATH = Operation(needs_credentials=False, is_limited=False)
 API = (GET, LIST, DELETE, RECORD, RECORD_STREAM)
 """The operations on Interactions."""
 HTTP = (GET, DELETE, LIST, OPENAPI, HEALTHZ, READYZ)
-"""The operations with a route, in the order of the router: the most frequent come first."""
+"""The operations with a route, in the order of the router: the most frequent ones first."""
 RPCS = {operation.rpc: operation for operation in (*API, *HEALTH, *REFLECTION)}
 """The operations by their gRPC method."""

@@ -20,7 +20,7 @@ _TRIES = 20
 def addresses_of(address: Address) -> list[Address]:
     """Return the addresses of a host. Raises OSError if its name is unknown.
 
-    `localhost` is both 127.0.0.1 and ::1, as far as this machine has them.
+    The addresses of `localhost` are 127.0.0.1 and ::1, if this machine has both.
     """
     if address.host == "localhost":
         hosts = [host for host in LOCALHOST if _is_here(host)] or [LOCALHOST[0]]
@@ -35,8 +35,8 @@ def addresses_of(address: Address) -> list[Address]:
 def bind(address: Address, *, reuse_port: bool = False) -> list[socket.socket]:
     """Return a bound socket for each of the addresses of a host, all with the same port.
 
-    Port 0 is any free one. With `reuse_port` other sockets of this user may be bound to it that
-    share it too. Raises OSError.
+    Port 0 is any free one. With `reuse_port` other sockets of this user may bind the same port, if
+    they use `reuse_port` too. Raises OSError.
     """
     addresses = addresses_of(address)
     for _ in range(_TRIES if len(addresses) > 1 and not address.port else 1):

@@ -1,4 +1,4 @@
-"""TLS for both listeners: one certificate, which is loaded again when its files change."""
+"""TLS for both listeners. The certificate is loaded again when its files change."""
 
 import asyncio
 import ssl
@@ -32,7 +32,7 @@ class PemFiles(NamedTuple):
 
 
 class _Loaded(NamedTuple):
-    """The result of one reading of the files. Its parts fit together."""
+    """The result of loading the files once, so that the certificate matches the key."""
 
     http: ssl.SSLContext
     pem: PemFiles
@@ -46,8 +46,8 @@ class Certificates:
     """The server's certificate and key, and the CAs of gRPC's clients.
 
     The files are loaded at construction, which raises TlsError. After `start` they are loaded again
-    within about a second of a change. New connections use the new files; open ones stay open.
-    Unusable files, such as a new certificate before its key is replaced, leave the old in force.
+    within about a second of a change. New connections use the new files; open ones stay open. While
+    the new files are unusable, for example until the key is replaced too, the old ones are used.
     """
 
     def __init__(self, certificate: Path, key: Path, client_ca: Path | None = None) -> None:
@@ -59,16 +59,16 @@ class Certificates:
         self._unusable: tuple[_Stamp, str] | None = None
         self._watching: asyncio.Task[None] | None = None
         self.ssl_context = _context()
-        """The HTTP listener's side: TLS 1.2 at least, and no client certificates."""
-        # Each handshake uses the context in force at that time; the callback runs even if the
-        # client names no server. To load into a context in use is no alternative: a certificate
-        # whose key doesn't fit would leave it with neither.
+        """The context of the HTTP listener: TLS 1.2 or later, without client certificates."""
+        # The callback sets the current context in each handshake, even if the client sends no SNI.
+        # Loading into a context in use is no alternative: if the key does not match, the context
+        # is left without a certificate.
         self.ssl_context.sni_callback = self._take_current
         _warn_of_its_dates(self._loaded.leaf)
 
     @property
     def pem(self) -> PemFiles:
-        """Return the files in force: another object after each change."""
+        """Return the current files; a new object after each change."""
         return self._loaded.pem
 
     async def start(self) -> None:
@@ -84,13 +84,13 @@ class Certificates:
             self._watching = None
 
     async def _watch(self) -> None:
-        # Polling works for every file system and every way to replace files, such as the links to
-        # links of a Kubernetes secret. To check three files a second costs nothing.
+        # Polling works for every file system and every way to replace files, such as the nested
+        # symbolic links of a Kubernetes secret. Checking three files every second is cheap.
         while True:
             await asyncio.sleep(_POLL_SECONDS)
             try:
                 self._reload()
-            except Exception:  # or the watch would end
+            except Exception:  # otherwise the watch would end
                 log.exception("the new certificate can't be looked at")
 
     def _reload(self) -> None:
@@ -106,7 +106,7 @@ class Certificates:
             if self._unusable != (stamp, str(error)):
                 self._unusable = stamp, str(error)
                 log.warning("the new certificate can't be used", problem=str(error))
-            return  # the fault may be their permissions, which the stamp doesn't show
+            return  # retried at each poll: a change of permissions does not change the stamp
         self._stamp, self._loaded, self._unusable = stamp, loaded, None
         log.info(
             "certificate loaded",
@@ -116,7 +116,7 @@ class Certificates:
         _warn_of_its_dates(loaded.leaf)
 
     def _stamp_now(self) -> _Stamp:
-        """Return the modification times, sizes and inodes of the files that the paths lead to."""
+        """Return the modification times, sizes and inodes of the files, following links."""
         return tuple(_stamp_of(path) for path in self._paths.values())
 
     def _load(self) -> _Loaded:
@@ -202,7 +202,7 @@ def _context() -> ssl.SSLContext:
 def _context_with(certificate: Path, key: Path) -> ssl.SSLContext:
     context = _context()
     try:
-        # The empty password: without one it would ask the terminal.
+        # Without a password argument OpenSSL would ask for one on the terminal.
         context.load_cert_chain(certificate, key, password="")
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or "they changed while they were read"
@@ -211,7 +211,7 @@ def _context_with(certificate: Path, key: Path) -> ssl.SSLContext:
 
 
 def _warn_of_its_dates(leaf: x509.Certificate) -> None:
-    """Warn about a certificate that clients will refuse. It is served even so."""
+    """Warn if a certificate is not valid now. It is served, but clients will refuse it."""
     if not leaf.not_valid_before_utc <= datetime.now(UTC) < leaf.not_valid_after_utc:
         log.warning(
             "the certificate is not valid at this time",

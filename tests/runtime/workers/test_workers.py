@@ -1,4 +1,4 @@
-"""`serve --workers 2`: two processes that share their ports are one server for clients."""
+"""`serve --workers 2`: for clients, two processes that share their ports are one server."""
 
 import asyncio
 import os
@@ -30,7 +30,7 @@ from tests.system.test_shutdown import exit_status, until_refused
 from tests.telemetry.test_metrics import samples
 
 MANY_CONNECTIONS = 100
-"""On which both workers have some but for once in 2^99 times."""
+"""Connections. The probability that one worker gets none of them is 2^-99."""
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +42,13 @@ def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 def workers(group: Served) -> dict[int, int]:
-    """Return the process ids of the group's workers by their numbers."""
+    """Return the process IDs of the workers, by their numbers."""
     parent = group.process.pid
     children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
     found: dict[int, int] = {}
     for pid in children:
         command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        # One that is being started still has its parent's command, and one that has ended has none.
+        # Before its exec a worker has its parent's command line, and after its end an empty one.
         if b"interaction_svc.runtime.workers" in command:
             found[int(command[-2])] = int(pid)
     return found
@@ -78,7 +78,7 @@ def calls(group: Served) -> float:
 
 
 def until_in_flight(group: Served, count: int) -> None:
-    # Not as long as a stream may be silent for, after which it isn't in flight either.
+    # Shorter than the idle timeout of streams, after which a stream isn't in flight either.
     wait_until(lambda: metric(group, "calls_in_flight", transport="grpc") == count, seconds=20)
 
 
@@ -88,7 +88,7 @@ def until_both_serve(group: Served) -> None:
 
 @asynccontextmanager
 async def connected(group: Served) -> AsyncIterator[grpc.aio.Channel]:
-    """Connect anew: channels of a process share connections by default."""
+    """Open a new connection; by default the channels of a process share one."""
     options = [("grpc.use_local_subchannel_pool", 1)]
     async with grpc.aio.insecure_channel(group.grpc_address, options=options) as channel:
         yield channel
@@ -127,7 +127,7 @@ async def record(
 
 
 async def streaming(channel: grpc.aio.Channel, parents: Parents) -> Any:
-    """Begin a stream of records, which stays open."""
+    """Start a stream of records that stays open."""
     stream = IngestServiceStub(channel).RecordInteractions()
     await stream.write(ingest_pb.RecordInteractionsRequest(interactions=[new_interaction(parents)]))
     return stream
@@ -174,7 +174,7 @@ async def test_metrics_are_the_sums_over_the_workers(group: Served, parents: Par
     async with AsyncExitStack() as stack:
         for channel in await connected_to_each(group, parents, stack):
             await record(channel, parents)
-    # A worker counts its calls a little later.
+    # A worker counts its calls after the response.
     await asyncio.to_thread(
         wait_until, lambda: metric(group, "calls_total", **labels) == before + 2
     )
@@ -208,8 +208,8 @@ def test_their_ports_are_refused_to_others(
     assert f"interaction-svc: can't listen for {name} on {taken}" in answer.stderr.decode()
 
 
-async def test_a_killed_worker_is_started_again(group: Served, parents: Parents) -> None:
-    """Its counts are kept, and its successor takes over retention, which is worker 1's task."""
+async def test_a_killed_worker_is_restarted(group: Served, parents: Parents) -> None:
+    """Its metrics are kept, and its successor runs retention, which is the task of worker 1."""
     until_both_serve(group)
     async with AsyncExitStack() as stack:
         first, second = await connected_to_each(group, parents, stack)
@@ -257,7 +257,7 @@ async def test_running_calls_of_each_worker_finish(tmp_path: Path, parents: Pare
                 await asyncio.to_thread(until_in_flight, group, 2)
                 group.terminate()
                 await until_refused(group.grpc_address, parents)
-                for process in workers(group).values():  # a service manager may tell all of them
+                for process in workers(group).values():  # a service manager may signal all of them
                     os.kill(process, signal.SIGTERM)
                 assert not any(task.done() for task in recording)
             await asyncio.gather(*recording)
@@ -282,7 +282,7 @@ async def test_a_second_signal_ends_all_workers_at_once(tmp_path: Path, parents:
 
 
 def test_workers_end_with_their_group(tmp_path: Path) -> None:
-    """SIGKILL leaves it no time to tell them; the ports are free, and their folder is removed."""
+    """After SIGKILL of the supervisor the workers end, free the ports, and remove the folder."""
     with served(tmp_path, "--workers", "2", status=-signal.SIGKILL) as group:
         processes = list(workers(group).values())
         folder = metrics_folder(group)
@@ -309,7 +309,7 @@ def metrics_folder(group: Served) -> Path:
 def test_what_a_killed_group_left_in_memory_is_removed_by_the_next(
     group: Served, tmp_path: Path
 ) -> None:
-    """Killed together with its workers, which would remove it."""
+    """The supervisor is killed together with its workers, which would remove the folder."""
     with served(tmp_path, "--workers", "2", status=-signal.SIGKILL) as killed:
         processes = list(workers(killed).values())
         left = metrics_folder(killed)
@@ -324,7 +324,7 @@ def test_what_a_killed_group_left_in_memory_is_removed_by_the_next(
         assert not left.exists()
         folder = metrics_folder(following)
         assert folder.is_dir()
-        assert metrics_folder(group).is_dir()  # which is in use
+        assert metrics_folder(group).is_dir()  # it is in use
     assert not folder.exists()
 
 

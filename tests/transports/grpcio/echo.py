@@ -1,6 +1,6 @@
-"""A gRPC service of the tests with all four kinds of RPC, behind the interceptors.
+"""A gRPC service for tests, with all four kinds of RPC behind the interceptors.
 
-Its methods take and return bytes, as ours do. The request selects the effect of a method.
+Its methods take and return bytes, like those of the service. A method acts as its request says.
 """
 
 import asyncio
@@ -56,11 +56,11 @@ Metadata = list[tuple[str, str]]
 
 
 class Echo:
-    """Answers each request with the caller's key and the request. Some requests have an effect."""
+    """Returns the caller's key and the request. Some requests have another effect."""
 
     def __init__(self) -> None:
         self.left = asyncio.Event()
-        """Set once a hanging call has ended in any way."""
+        """Set when a hanging call has ended, by success, error or cancellation."""
 
     async def unary_unary(self, request: bytes, _: Any) -> bytes:
         return await self._answer(request)
@@ -180,7 +180,7 @@ def start(channel: grpc.aio.Channel, kind: str, *requests: bytes, **given: Any) 
 
 
 def open_call(channel: grpc.aio.Channel, kind: str, **given: Any) -> Any:
-    """Start a call without end: a stream of requests is silent, a stream of responses hangs."""
+    """Start a call that does not end: it sends no requests, or waits for responses."""
     method: Any = getattr(channel, kind)(path_of(kind))
     return method(b"hang", **given) if kind.startswith("unary") else method(**given)
 
@@ -197,6 +197,6 @@ async def ended(call: Any, kind: str) -> Any:
 
 
 async def turned(condition: Callable[[], bool]) -> None:
-    """Return when the condition holds, which needs other tasks to run."""
+    """Wait until the condition is true, while other tasks run."""
     while not condition():
         await asyncio.sleep(0.01)

@@ -88,7 +88,7 @@ async def test_unexpected_errors_are_masked(
 
 
 async def test_a_drain_of_zero_seconds_always_ends(tmp_path: Path) -> None:
-    """grpc has two stops; the second must not free the server while the first runs."""
+    """The drain calls grpc's stop twice. The second one must not free the server too early."""
     store = await open_store(files.url(tmp_path))
     for _ in range(15):
         server = server_on(Failing(store), FailingIngest(store), store)

@@ -89,7 +89,7 @@ def test_ambiguous_requests_are_refused_and_counted(
     ],
 )
 def test_every_valid_host_header_is_accepted(limited: Served, host: str) -> None:
-    """Links never contain the host, so any is accepted."""
+    """Links never use the Host header, so any valid host is accepted."""
     assert statuses(limited, LAST.replace(b"Host: x", f"Host: {host}".encode())) == [200]
 
 

@@ -1,4 +1,4 @@
-"""Limits of HTTP connections: their number, and slow, idle and silent ones."""
+"""Limits of HTTP connections: their number, and timeouts of slow and idle ones."""
 
 import asyncio
 import socket
@@ -118,7 +118,7 @@ async def test_no_timeout_runs_while_a_request_is_answered() -> None:
                 other_writer.close()
         finish.set()
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
-        assert await reader.read() == b""  # now it was idle
+        assert await reader.read() == b""  # the idle timeout has closed it
     writer.close()
     await server.drain(0)
 
@@ -150,7 +150,7 @@ async def test_responses_are_sent_without_delay(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_connections_beyond_the_limit_are_closed_and_those_within_it_served(tmp_path: Path) -> None:
-    # Open connections stay open for much longer than the test takes.
+    # The timeout is so long that open connections stay open during the test.
     with served(tmp_path, "--max-connections", "3", "--header-timeout-seconds", "600") as server:
         with connected(server) as first, connected(server), connected(server):
             first.sendall(GOOD)

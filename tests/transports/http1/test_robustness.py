@@ -212,7 +212,7 @@ def test_a_request_with_a_body_is_answered_before_the_body_arrives(
 def test_a_client_that_sends_its_whole_body_first_can_read_the_response(
     limited: Served, sent: bytes, status: int
 ) -> None:
-    """To close at once would reset the connection, and the client would lose the response."""
+    """Closing at once would reset the connection, and the client would lose the response."""
     with unharmed(limited), connected(limited) as opened:
         opened.sendall(sent)
         assert [answer.status for answer in answers(read_all(opened))] == [status]

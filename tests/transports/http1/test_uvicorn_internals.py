@@ -1,4 +1,4 @@
-"""The undocumented parts of uvicorn that the HTTP engine uses are what it expects.
+"""The undocumented parts of uvicorn are as the HTTP engine expects.
 
 If a test here fails after an update of uvicorn, compare uvicorn/server.py and
 uvicorn/protocols/http/httptools_impl.py of both versions. Then adapt http1/uvicorn_internals.py and

@@ -21,7 +21,7 @@ BASE_URL = "https://interactions.example"
 
 @pytest.fixture
 def rendered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return the SIDs of all rendered rows, once for each time."""
+    """Return a list to which the SID of each rendered row is added."""
     sids: list[str] = []
 
     def noted(interaction: pb.Interaction, base_url: str) -> twilio_json.Resource:

@@ -1,4 +1,4 @@
-"""The OpenAPI document: valid, complete, and true of the service."""
+"""The OpenAPI document is valid and complete, and the service behaves as it says."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ LIST = "/v1/Services/{ServiceSid}/Sessions/{SessionSid}/Interactions"
 BASE_URL = "http://127.0.0.1:8080"
 METHODS = ("get", "delete", "post", "put", "patch", "head", "options", "trace")
 
-# Which tokens the service takes, and which pages, can't be said in a schema.
+# A schema can't express the valid page tokens and page numbers.
 CONFIGURATION = f"""
 [[operations]]
 include-name = "GET {LIST}"

@@ -1,4 +1,4 @@
-"""`google.api.field_behavior` in the protos says what the service enforces."""
+"""The service enforces `google.api.field_behavior` of the protos."""
 
 from collections.abc import Awaitable, Iterator
 from pathlib import Path
@@ -31,7 +31,7 @@ def behavior_of(field: FieldDescriptor) -> set[int]:
 
 
 def fields_of(message: Any, parents: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Yield the paths of all fields of our messages, those of inner messages too."""
+    """Yield the paths of all fields of the service's messages, also of nested messages."""
     for field in message.fields:
         path = (*parents, field.name)
         yield path
@@ -130,9 +130,9 @@ async def test_a_request_without_an_optional_field_is_answered(
     request_type: type[Message], path: tuple[str, ...], call: Any, ingest: Ingest, parents: Parents
 ) -> None:
     request = await complete(request_type, ingest, parents)
-    if path == ("interaction", "create_time"):  # required beside a sid, as its comment says
+    if path == ("interaction", "create_time"):  # required with a sid, see its comment
         request.interaction.sid = ""
-        request.interaction.ClearField("update_time")  # which would be before the new create_time
+        request.interaction.ClearField("update_time")  # it would be before the new create_time
     await call(without(request, path))
 
 

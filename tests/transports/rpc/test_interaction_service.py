@@ -65,7 +65,7 @@ async def test_one_sided_and_empty_interactions_are_returned_unchanged(
 
 
 class Refusal(NamedTuple):
-    """All that a caller sees of a failed call except its SID, and the operations of the store."""
+    """The response of a failed call, without the SID, and the store operations that it caused."""
 
     code: grpc.StatusCode
     message: str

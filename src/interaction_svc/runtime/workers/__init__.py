@@ -1,6 +1,6 @@
 """Several processes that serve on the same ports, as one server: `serve --workers N`.
 
-The group (group.py) is the process that was started: it does once what is done once, starts the
-workers, starts again those that end, and stops them all. A worker (worker.py) is a fresh
-interpreter with a whole server in it. What the two tell each other is in messages.py.
+The supervisor (supervisor.py) is the process that the user started. It migrates the store, starts
+the workers, restarts those that end, and stops them all. A worker (worker.py) is a new interpreter
+that runs a whole server. Their messages are in control_messages.py.
 """

@@ -1,8 +1,8 @@
-"""Messages between the supervisor and a worker, a line of JSON in each direction.
+"""Messages between the supervisor and a worker: one line of JSON in each direction.
 
-The supervisor writes the settings to the worker's standard input and keeps it open: a worker whose
-standard input ends knows that the supervisor has ended. The worker writes its startup report to
-standard output once. SIGTERM tells it to stop.
+The supervisor writes the settings to the worker's standard input and keeps it open. The end of
+standard input means that the supervisor has ended. The worker writes one startup report to
+standard output. It stops at SIGTERM.
 """
 
 import json
@@ -15,17 +15,17 @@ _REASONS: dict[str, type[Exception]] = {
     kind.__name__: kind for kind in (SettingsError, StoreError, OSError)
 }
 FAILURES = tuple(_REASONS.values())
-"""Errors that keep a server from starting; the command prints their text."""
+"""Errors that a worker reports if it can't start; the command prints their texts."""
 
 
 class StartupReport(NamedTuple):
-    """The result of starting a worker: it is ready if there is no `failure`."""
+    """The result of starting a worker: ready if `failure` is None."""
 
     failure: Exception | None = None
 
     @classmethod
     def read(cls, line: bytes) -> "StartupReport":
-        """Return the report in a worker's line. An empty line means that the worker has ended."""
+        """Return the report in a worker's line; `b""` means that the worker has ended."""
         if not line:
             return cls(OSError("a worker has ended before it was ready"))
         try:
@@ -35,7 +35,7 @@ class StartupReport(NamedTuple):
             return cls(OSError("a worker has written something else than its report"))
 
     def line(self) -> bytes:
-        """Return the line that `read` reads."""
+        """Return the report as a line for `read`."""
         if self.failure is None:
             return b"{}\n"
         reason = next(name for name, kind in _REASONS.items() if isinstance(self.failure, kind))
@@ -43,10 +43,10 @@ class StartupReport(NamedTuple):
 
 
 def settings_line(settings: Settings) -> bytes:
-    """Write what a server needs of the settings, which has no secrets, as a line."""
+    """Return the server's settings, which have no secrets, as a line for `read_settings`."""
     return settings.model_dump_json(exclude=set(CLIENT_SETTINGS)).encode() + b"\n"
 
 
 def read_settings(line: bytes) -> Settings:
-    """Read the settings from that line."""
+    """Return the settings in a line of `settings_line`."""
     return Settings(**json.loads(line))

@@ -10,21 +10,24 @@ from interaction_svc.transports.sockets import bind
 class ReservedPort:
     """A port reserved for the workers, so that no other program takes it while they restart.
 
-    Sockets with SO_REUSEPORT share a port, and the system gives each connection to one that
-    listens. The sockets of this class are bound and do not listen, so they get none.
+    Sockets with SO_REUSEPORT share a port, and the system distributes connections to those that
+    listen. The sockets of this class are bound but do not listen, so they get no connections.
     """
 
     def __init__(self, address: Address) -> None:
-        """Reserve the port; 0 is any free one. Raises OSError if it is in use, SettingsError."""
+        """Reserve the port; 0 is any free one.
+
+        Raises OSError if it is in use, SettingsError if this system can't share ports.
+        """
         if not hasattr(socket, "SO_REUSEPORT"):
             raise SettingsError("workers: this system can't share a port; serve with one")
-        # Bound without SO_REUSEPORT first, so that it fails if another program, or another group,
-        # listens on it.
+        # Bound without SO_REUSEPORT first, so that it fails if another program, or another
+        # supervisor, uses the port.
         self._sockets = bind(address)
         for held in self._sockets:
             held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, True)
-            # SO_REUSEADDR ignores connections in TIME_WAIT of an earlier server. Once the port is
-            # bound, it would let other programs bind it.
+            # `bind` set SO_REUSEADDR because of connections in TIME_WAIT of an earlier server.
+            # It is cleared now, because it would let other programs bind the port.
             held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, False)
         self.address = address._replace(port=self._sockets[0].getsockname()[1])
 

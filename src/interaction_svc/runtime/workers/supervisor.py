@@ -27,7 +27,7 @@ FIRST_PAUSE_SECONDS = 0.1
 """The pause before a worker is restarted; it doubles each time."""
 LONGEST_PAUSE_SECONDS = 30.0
 STEADY_SECONDS = 60.0
-"""After a worker has served this long, its pause is the first one again."""
+"""After a worker has run this long, its pause is FIRST_PAUSE_SECONDS again."""
 
 _Pipes = tuple[asyncio.StreamWriter, asyncio.StreamReader]
 
@@ -45,7 +45,9 @@ class Supervisor:
     http_address: Address | None = None
     metrics_address: Address | None = None
     ended: asyncio.Future[str]
-    """Done when a part of the supervisor has ended by itself; workers that end are restarted."""
+    """Done when a part of the supervisor has ended unexpectedly. A worker that ends is restarted,
+    and does not count.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -99,7 +101,7 @@ class Supervisor:
         os._exit(status)
 
     async def _prepare_store(self) -> None:
-        """Migrate the store and log warnings once, so that the workers need not."""
+        """Migrate the store and log warnings once for all workers."""
         store = await open_store(self._settings.store, replica=self._settings.replica)
         try:
             await check_listen_policy(self._settings, store)
@@ -133,14 +135,14 @@ class Supervisor:
         self._stopping.set()
         for process in self._processes.values():
             _tell_to_stop(process)
-        await asyncio.gather(*self._keeping, return_exceptions=True)  # reported already
-        for process in self._processes.values():  # whose supervision has failed
+        await asyncio.gather(*self._keeping, return_exceptions=True)  # errors are reported already
+        for process in self._processes.values():  # left only if their supervision has failed
             await process.wait()
         if self._ended_badly:
             raise OSError("; ".join(self._ended_badly))
 
     async def _supervise(self, number: int, ready: asyncio.Future[None]) -> None:
-        """Keep a worker running until the group stops; `ready` is done at its first start."""
+        """Keep a worker running until the supervisor stops; `ready` is done at its first start."""
         loop = asyncio.get_running_loop()
         pause = FIRST_PAUSE_SECONDS
         while True:
@@ -153,7 +155,7 @@ class Supervisor:
                 return
             if not ready.done():
                 ready.set_exception(failure or OSError(f"a worker ended: {how}"))
-                ready.exception()  # retrieved: one error is enough for the caller
+                ready.exception()  # retrieved, so that asyncio does not log it
                 return
             if loop.time() - begun > STEADY_SECONDS:
                 pause = FIRST_PAUSE_SECONDS
@@ -172,7 +174,7 @@ class Supervisor:
                 self._metrics.restarts.inc()
 
     async def _run(self, number: int, ready: asyncio.Future[None]) -> tuple[str, Exception | None]:
-        """Run a worker to its end. Return how it ended, and the error if it never was ready."""
+        """Run a worker until it ends. Return how it ended, and the error if it never was ready."""
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-P", "-m", "interaction_svc.runtime.workers", str(number),
             stdin=PIPE, stdout=PIPE, env=self._environment(),
@@ -211,7 +213,7 @@ class Supervisor:
         )
 
     def _environment(self) -> dict[str, str]:
-        """Return the environment, with the module path and the folder of the metrics."""
+        """Return the environment of a worker, with the module path and the metrics folder."""
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         environment.pop(FOLDER_VARIABLE, None)
         if self._metrics is not None:

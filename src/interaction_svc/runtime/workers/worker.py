@@ -1,4 +1,4 @@
-"""A worker: a server on the ports of its supervisor, which ends with the supervisor."""
+"""A worker: a server on the ports of its supervisor. It ends when the supervisor ends."""
 
 import asyncio
 import io
@@ -52,12 +52,12 @@ async def _wait_for(told: asyncio.Event) -> None:
 
 
 def _end_with(group: io.FileIO) -> None:
-    """End at once if the supervisor was killed; in a thread, as the event loop may be busy."""
+    """Exit when the supervisor has ended. Runs in a thread, because the event loop may be busy."""
     try:
         group.read(1)
         if folder := os.environ.get(FOLDER_VARIABLE):
-            shutil.rmtree(folder, ignore_errors=True)  # instead of the supervisor
-    finally:  # nobody supervises this worker any more
+            shutil.rmtree(folder, ignore_errors=True)  # the supervisor did not
+    finally:
         os._exit(1)
 
 

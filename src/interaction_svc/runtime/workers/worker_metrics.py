@@ -1,7 +1,7 @@
-"""The sums of the metrics of all workers.
+"""Aggregation of the metrics of all workers.
 
-Each worker writes its metrics into files of a folder, by prometheus_client's multiprocess mode. The
-supervisor reads the files at each scrape.
+Each worker writes its metrics to files in one folder (the multiprocess mode of prometheus_client).
+The supervisor reads the files and sums the metrics at each scrape.
 """
 
 import fcntl
@@ -45,7 +45,7 @@ class AggregatedMetrics:
             registry=self.registry,
         )
         self.registry.register(metrics.build)
-        # There is one WAL file, whose size the supervisor reads.
+        # Not summed over the workers: all have the same WAL file, whose size the supervisor reads.
         self.registry.register(metrics.wal_bytes)
         self.registry.register(_Workers(self.folder, self._processes))
 
@@ -82,7 +82,7 @@ def remove_leftovers(where: Path) -> None:
 
 
 def _locked_folder(where: Path) -> tuple[Path, int]:
-    """Create and lock a folder; again if another supervisor removed it before it was locked."""
+    """Create and lock a folder. Retry if another supervisor removes it before it is locked."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=where))
         with suppress(OSError):
@@ -102,8 +102,8 @@ class _Workers(Collector):
         """Yield the sums over the workers, and the process metrics of each."""
         families = self._files.collect()  # type: ignore[no-untyped-call]
         found: dict[str, Metric] = {family.name: family for family in families}
-        found.pop("interaction_svc_wal_bytes", None)  # the supervisor has its own
-        if "interaction_svc_serving" not in found:  # no worker lives
+        found.pop("interaction_svc_wal_bytes", None)  # the supervisor reads it itself
+        if "interaction_svc_serving" not in found:  # no worker is running
             found["interaction_svc_serving"] = GaugeMetricFamily(
                 "interaction_svc_serving", "1 while health says SERVING, else 0.", value=0
             )

@@ -1,1 +1,1 @@
-"""ASGI middleware, without the API of a vendor."""
+"""ASGI middleware that is independent of the vendor's API."""

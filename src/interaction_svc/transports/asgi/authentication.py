@@ -1,4 +1,4 @@
-"""Authentication of HTTP requests, before anything but their path and method is read."""
+"""Authentication and authorization of HTTP requests, before their parameters are parsed."""
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -28,8 +28,8 @@ class Authentication:
             await self._app(scope, receive, send)
             return
         request = current_request()
-        # A request without the header has empty credentials, which are malformed. None would be
-        # accepted where no key exists.
+        # Without the header the credentials are empty, which is malformed. None would be accepted
+        # as long as no key exists.
         await self._pipeline.authenticate(request, request.authorization or "")
         with self._pipeline.authorize(operation, request.principal):
             await self._app(scope, receive, send)

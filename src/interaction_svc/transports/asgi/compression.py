@@ -15,7 +15,7 @@ MIN_BYTES = 2048
 """Smaller responses are not compressed: they fit into two packets, and little would be saved."""
 
 _LEVEL = 1
-"""Of 9. Level 1 compresses a page of 1,000 rows, 1 MB, to 143 kB in 6 ms; 6 to 122 kB in 13 ms."""
+"""Level 1 compresses a page of 1,000 rows, 1 MB, to 143 kB in 6 ms; level 6 to 122 kB in 13 ms."""
 _MAX_BYTES_ON_LOOP = 64 * KIB
 """A larger part, more than 0.4 ms of work, is compressed on a thread."""
 _GZIP_FORMAT = 16 + zlib.MAX_WBITS
@@ -23,7 +23,7 @@ _ACCEPT_ENCODING = b"accept-encoding"
 
 
 class Compressor:
-    """Compresses one response, part by part."""
+    """Compresses one response, which may have several parts."""
 
     def __init__(self) -> None:
         self._compressor = zlib.compressobj(_LEVEL, zlib.DEFLATED, _GZIP_FORMAT)

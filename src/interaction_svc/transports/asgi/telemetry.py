@@ -22,7 +22,7 @@ TRANSPORT = "http"
 UNANSWERED = "CANCELLED"
 """The code of a request until its response begins, and if its client leaves before the end."""
 NO_STORE = (b"cache-control", b"no-store")
-"""A header of every response: nearly all hold personal data, and errors pass."""
+"""A header of every response: most have personal data, and errors are temporary."""
 _REQUEST_ID = REQUEST_ID_HEADER.encode()
 _AUTHORIZATION = b"authorization"
 _CONSISTENCY = CONSISTENCY_HEADER.encode()
@@ -67,7 +67,7 @@ class Telemetry:
         if twilio_request_id != given:
             about["twilio_request_id"] = twilio_request_id
 
-        def send_with_headers(message: Message) -> Awaitable[None]:  # no coroutine of its own
+        def send_with_headers(message: Message) -> Awaitable[None]:  # not async: saves a coroutine
             if message["type"] == "http.response.start":
                 call.code = str(message["status"])
                 message["headers"] += (
@@ -85,7 +85,8 @@ class Telemetry:
 
 
 def _logged_path(scope: Scope) -> str:
-    # Percent-encoded, as it was sent: control characters could command a terminal with the log.
+    # The path as it was sent, percent-encoded: a terminal that shows the log could interpret
+    # decoded control characters.
     sent: str = scope["raw_path"][:_MAX_LOGGED_PATH].decode("ascii", "backslashreplace")
     if sent.isprintable():
         return sent

@@ -12,8 +12,8 @@ _SUBJECT_PROPERTIES = ("x509_common_name", "x509_subject_alternative_name")
 def server_credentials(certificates: Certificates) -> grpc.ServerCredentials:
     """Return credentials that follow the certificates when their files change.
 
-    With a client CA, clients need a certificate of it. gRPC's lowest version is TLS 1.2. Only one
-    listener at a time may use the credentials.
+    With a client CA, clients need a certificate that it has signed. gRPC requires TLS 1.2 or later.
+    Only one listener at a time may use the credentials.
     """
     return grpc.dynamic_ssl_server_credentials(
         _configuration(certificates.pem),

@@ -1,4 +1,4 @@
-"""The health service of gRPC, which the library leaves incomplete."""
+"""The gRPC health service: the library's, with List and another Watch."""
 
 import asyncio
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ from interaction_svc.transports.grpcio.interceptors.chain import Context
 
 
 class HealthServicer(health.aio.HealthServicer):  # type: ignore[misc] # it has no types
-    """The library's servicer with List, and with a Watch that blocks no other watcher.
+    """The library's servicer with List, and with a Watch that does not block status changes.
 
-    The library's Watch writes while it holds the lock that a change of status needs. A client that
-    reads nothing would keep the status from changing for all.
+    The library's Watch holds a lock while it writes, and a change of status needs the same lock.
+    There a client that does not read blocks the change for all clients.
     """
 
     def __init__(self, services: Sequence[str]) -> None:

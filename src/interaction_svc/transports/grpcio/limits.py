@@ -7,11 +7,12 @@ _CLIENT_PING_SECONDS = 10
 _AGE_GRACE_SECONDS = 60
 _WAITING_CALLS = 512
 _MAX_WAITING_CALLS = 1024
-"""The calls that may wait for Python. Above _WAITING_CALLS grpc refuses calls at random.
+"""The most calls that may wait in grpc's queue for Python.
 
-For Python to accept a call and refuse it costs as much as to serve it, so under overload only
-grpc's own queue can refuse cheaply. It answers CANCELLED. Its default length is three times as
-much, with waits of seconds (docs/overload.md). Health has a queue of its own.
+Above _WAITING_CALLS grpc refuses calls at random, with CANCELLED. Refusing a call in Python costs
+as much as serving it, so that under overload only this queue can refuse calls cheaply. Its default
+length is three times as long, and calls would wait for seconds (docs/overload.md). Health has its
+own queue.
 """
 
 
@@ -27,24 +28,24 @@ class GrpcLimits:
     max_connections: int
     """The number of open connections. Further ones are closed."""
     header_timeout_seconds: float
-    """The longest TLS handshake."""
+    """The time limit of a TLS handshake."""
     connection_idle_seconds: float
     """A connection without calls is closed after this time."""
     connection_age_seconds: float
     """A connection is replaced after this time; 0: never."""
     keepalive_seconds: float
-    """A silent client gets a ping after this time."""
+    """A client that sends nothing for this time gets a ping."""
     stream_idle_seconds: float
-    """The longest wait for the next request of a stream."""
+    """The time limit of the wait for the next request of a stream."""
     stream_seconds: float
-    """The longest time of a stream of requests."""
+    """The time limit of a whole stream of requests."""
 
 
 def channel_options(limits: GrpcLimits, *, reuse_port: bool) -> list[tuple[str, int]]:
     """Return the options of grpc's core for these limits."""
     options = [
-        # It is on by default: a second server would bind the same port without an error, and get
-        # part of its calls. Only the workers of a group share a port.
+        # By default it is on, and a second server could bind the same port without an error and
+        # get part of the calls. Only the workers of one supervisor share a port.
         ("grpc.so_reuseport", int(reuse_port)),
         ("grpc.max_receive_message_length", limits.max_message_bytes),
         # grpc refuses requests at random above the first, and all above the second.
@@ -58,7 +59,7 @@ def channel_options(limits: GrpcLimits, *, reuse_port: bool) -> list[tuple[str, 
         ("grpc.max_connection_idle_ms", _ms(limits.connection_idle_seconds)),
         ("grpc.keepalive_time_ms", _ms(limits.keepalive_seconds)),
         ("grpc.keepalive_timeout_ms", _ms(_KEEPALIVE_TIMEOUT_SECONDS)),
-        # The shortest time between two pings of a client, whether it has calls or not.
+        # The minimum time between two pings of a client, with or without calls.
         ("grpc.http2.min_ping_interval_without_data_ms", _ms(_CLIENT_PING_SECONDS)),
         ("grpc.keepalive_permit_without_calls", 1),
     ]

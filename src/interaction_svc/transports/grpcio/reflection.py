@@ -1,7 +1,7 @@
-"""Reflection, v1 and v1alpha, of the served services and of the details of their errors.
+"""Server reflection, v1 and v1alpha, for the served services and the details of their errors.
 
-The library has v1alpha only; v1 has the same messages. The library finds neither methods nor the
-values of an enum by their full name.
+The library lacks two features that are added here: v1, which has the same messages as v1alpha, and
+finding methods and enum values by their full names.
 """
 
 from typing import Any
@@ -29,7 +29,7 @@ _FILES = (
 
 
 def add_reflection(chain: Chain, services: tuple[str, ...]) -> None:
-    """Add both services. They list `services`, health, and themselves."""
+    """Add both reflection services. They list `services`, health, and themselves."""
     names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME, V1)
     servicer = _Servicer(names, _pool())
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, chain)
@@ -62,7 +62,7 @@ class _Servicer(reflection.aio.ReflectionServicer):  # type: ignore[misc] # it h
 
 
 def _pool() -> DescriptorPool:
-    """Return a pool of the served messages, without the other messages of this program."""
+    """Return a pool with only the descriptors of the served services and their messages."""
     pool = DescriptorPool()
     added: set[str] = set()
     for file in _FILES:
@@ -80,7 +80,7 @@ def _add(pool: DescriptorPool, file: FileDescriptor, added: set[str]) -> None:
 
 
 def _v1() -> FileDescriptorProto:
-    """Return the file of v1: the file of v1alpha in another package."""
+    """Return the file descriptor of v1: that of v1alpha in another package."""
     file = FileDescriptorProto()
     reflection_pb2.DESCRIPTOR.CopyToProto(file)
     earlier, file.package = f".{file.package}.", V1.rpartition(".")[0]

@@ -1,8 +1,8 @@
-"""A call of the gRPC server to itself, which shows whether it still answers calls.
+"""A call of the gRPC server to itself, which checks that the server still answers calls.
 
 The call passes the same queue and the same accept loop as calls of the API. It uses an abstract
-Unix socket: so it reaches this process and no other worker on the port, needs no client
-certificate, counts against no connection limit of clients, and leaves no file.
+Unix socket, which reaches this process and no other worker on the port, needs no client
+certificate, does not count against the connection limit, and creates no file.
 """
 
 import secrets
@@ -15,7 +15,7 @@ from interaction_svc.transports.grpcio.interceptors.chain import Context, Handle
 
 PROBE_TIMEOUT_SECONDS = 5.0
 MAX_SILENT_PROBES = 3
-"""Unanswered probes in a row that count as a failure. One can happen after the machine slept."""
+"""Consecutive unanswered probes that count as a failure. One can happen after a suspend."""
 
 
 class SelfProbe(grpc.GenericRpcHandler):
@@ -24,7 +24,7 @@ class SelfProbe(grpc.GenericRpcHandler):
     def __init__(self) -> None:
         name = secrets.token_hex(16)
         self._address = f"unix-abstract:interaction-svc-{name}"
-        # Others can't make the call: they don't know the name.
+        # The random name keeps other programs from calling the method.
         self._method = f"/interaction_svc.SelfProbe/{name}"
         make: Any = grpc.unary_unary_rpc_method_handler
         self._handler: Handler = make(_answer)
@@ -42,9 +42,9 @@ class SelfProbe(grpc.GenericRpcHandler):
             self._channel = grpc.aio.insecure_channel(self._address)
 
     async def is_unresponsive(self) -> bool:
-        """Probe, and return whether MAX_SILENT_PROBES in a row were unanswered.
+        """Probe, and return whether the last MAX_SILENT_PROBES probes were unanswered.
 
-        An error is an answer: under overload grpc's core refuses calls by itself.
+        An error counts as an answer, because grpc's core refuses calls under overload.
         """
         if self._channel is None:
             return False

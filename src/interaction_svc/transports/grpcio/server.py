@@ -1,4 +1,4 @@
-"""The gRPC server: its services, its start and its drain."""
+"""The gRPC server: its services, start, failure detection and drain."""
 
 import asyncio
 import errno
@@ -47,10 +47,10 @@ INGEST_SERVICE = ingest_service_pb2.DESCRIPTOR.services_by_name["IngestService"]
 _SERVICES = (INTERACTION_SERVICE.full_name, INGEST_SERVICE.full_name)
 _HEALTH_OF = ("", *_SERVICES)
 _WITHOUT_END_SECONDS = 7 * 24 * 3600.0
-"""The grace of grpc's own stop, longer than any drain: `drain` measures its time by itself.
+"""The grace period for grpc's `stop`, longer than any drain; `drain` has its own timer.
 
-If grpc's grace ended while the drain cuts calls off, grpc would cancel calls of a server that no
-longer exists, and crash.
+If grpc's grace period ended while `drain` cancels calls, grpc would cancel calls of a server that
+no longer exists, and crash.
 """
 _LAST_CALLS_SECONDS = 1.0
 
@@ -123,7 +123,7 @@ class GrpcServer:
         self._probe.listen(self._server)
         await self._server.start()
         self._listeners = listeners_on(address.port)
-        await self._probe.is_unresponsive()  # which connects it, before strangers can
+        await self._probe.is_unresponsive()  # connects the probe before any client
         return address
 
     def _add_port(self, address: Address) -> None:
@@ -145,7 +145,7 @@ class GrpcServer:
             )
 
     async def failure(self) -> str:
-        """Return the reason once the listener has ended by itself."""
+        """Wait until the listener fails, and return the cause."""
         while True:
             try:
                 # Raises the error that ended grpc's accept loop, which grpc itself only logs.
@@ -160,16 +160,16 @@ class GrpcServer:
                 return "it answers no calls"
 
     async def drain(self, seconds: float) -> None:
-        """Refuse new calls, wait up to `seconds` for those in progress, then cut them off."""
+        """Refuse new calls, wait up to `seconds` for those in progress, then cancel them."""
         stopping = asyncio.create_task(self._server.stop(_WITHOUT_END_SECONDS))
-        await asyncio.sleep(0)  # so that it refuses calls from here on
+        await asyncio.sleep(0)  # lets `stop` begin to refuse calls
         with suppress(TimeoutError):
             await asyncio.wait_for(self._in_flight.idle(), seconds)
-        # The stop ends when all calls have ended, also those that grpc has accepted and that have
-        # not reached their handlers. Streams such as health's Watch never end.
+        # `stop` also waits for calls that grpc has accepted and that have not reached their
+        # handlers. The timeout is for streams that never end, such as health's Watch.
         await asyncio.wait([stopping], timeout=min(seconds, _LAST_CALLS_SECONDS))
         await self._server.stop(None)
-        await asyncio.wait([stopping])  # it fails if an error has ended the accept loop
+        await asyncio.wait([stopping])  # not awaited: it has failed if the accept loop has
         await self._in_flight.idle()
         await self._probe.close()
 
@@ -182,7 +182,7 @@ class GrpcServer:
 
 
 def _with_free_port(address: Address) -> Address:
-    """Return the address with its port, or a free one for 0. Raises OSError if it is in use."""
+    """Return the address, with a free port in place of 0. Raises OSError if the port is in use."""
     bound = bind(address)
     port = bound[0].getsockname()[1]
     for one in bound:
@@ -215,5 +215,5 @@ def _handlers(interactions: Interactions, ingest: Ingest) -> tuple[grpc.GenericR
 
 
 def _behavior(method: Callable[[Any], Awaitable[bytes]]) -> Behavior:
-    """Return a method of a service, which knows no engine, as a behavior of grpc."""
+    """Return a behavior of grpc that calls a method of a service, which needs no context."""
     return lambda request, _: method(request)

@@ -1,4 +1,4 @@
-"""A time limit of a connection, which every request starts and stops."""
+"""A timer of a connection that is cheap to start and stop for every request."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,9 +7,9 @@ from collections.abc import Callable
 class ConnectionTimer:
     """Calls a function once after a time, unless it is stopped or started again before.
 
-    `start` and `stop` only note the time. One timer of the loop stays and compares it with the
-    clock when it fires. To cancel a timer and start another for every request would take 8
-    microseconds instead of 1: 5 % of a request.
+    `start` and `stop` only set the deadline. One timer of the event loop stays scheduled, and
+    checks the deadline when it fires. This takes 1 microsecond for each request. A new timer of the
+    loop for each request would take 8 microseconds, 5 % of a request.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -28,11 +28,11 @@ class ConnectionTimer:
         self._schedule()
 
     def stop(self) -> None:
-        """Call nothing, until the next start."""
+        """Cancel the call."""
         self._then = None
 
     def close(self) -> None:
-        """Call nothing, and cancel the loop's timer."""
+        """Cancel the call and the loop's timer."""
         self._then = None
         if self._timer is not None:
             self._timer.cancel()

@@ -1,4 +1,4 @@
-"""Listening sockets that hold a limited number of connections."""
+"""Listening sockets with a limit on open connections."""
 
 import socket
 import sys
@@ -22,7 +22,7 @@ class OpenConnections:
 class LimitedListener(socket.socket):
     """A listening socket that closes new connections while the maximum is open.
 
-    It counts sockets and not protocols: a connection has no protocol before its TLS handshake ends.
+    It counts sockets, so that connections count during their TLS handshake too.
     """
 
     def __init__(
@@ -37,19 +37,19 @@ class LimitedListener(socket.socket):
         self._unread_milliseconds = int(unread_seconds * 1000)
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """Accept the next connection within the maximum, and close those before it."""
+        """Accept a connection. While the maximum is open, close the connections that it accepts."""
         while True:
             accepted, peer = super().accept()
             if self._connections.count < self._connections.maximum:
                 break
             accepted.close()
             metrics.errors.labels("http", _REASON).inc()
-        # asyncio does so only for sockets that it opens itself. Otherwise a response's body waits
-        # for the client to acknowledge its headers, which takes Linux 40 ms.
+        # Without TCP_NODELAY a response's body waits until the client acknowledges its headers,
+        # 40 ms on Linux. asyncio sets it only for sockets that it opens itself.
         accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if sys.platform == "linux":
-            # The limit holds for open connections and for those that are being closed. Without it
-            # TCP waits for such a client for ever.
+            # The limit applies to open connections and to those that are being closed. Without it
+            # TCP waits for ever for a client that reads nothing.
             accepted.setsockopt(
                 socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._unread_milliseconds
             )
@@ -63,6 +63,6 @@ class _CountedConnection(socket.socket):
         connections.count += 1
 
     def close(self) -> None:
-        if self.fileno() != -1:  # it may be closed twice
+        if self.fileno() != -1:  # -1 if it is closed already
             self._connections.count -= 1
         super().close()

@@ -1,4 +1,4 @@
-"""HTTP on one connection: uvicorn's protocol with the limits that it lacks.
+"""HTTP on one connection: uvicorn's protocol with limits that uvicorn lacks.
 
 A request that does not reach the application is refused here with the API's error body: status 400
 if it is not HTTP or could be read in two ways, 431 if its headers are too large, 408 if they are
@@ -41,9 +41,9 @@ _PIECE_BYTES = 1024
 """The bytes parsed at once. It bounds the requests that wait for the one in progress."""
 _END_OF_HEADERS = b"\r\n\r\n"
 _LINGER_SECONDS = 2.0
-"""The time that a connection whose input is ignored stays open after its last response.
+"""The time that a connection stays open after its last response if its input was not read.
 
-To close it at once would reset it, and the client would lose the response that it has not read.
+Closing it at once would reset it, and the client would lose a response that it has not read yet.
 """
 _REASON = MalformedRequest.reason_name()
 
@@ -57,13 +57,13 @@ class HttpLimits:
     max_connections: int
     """The number of open connections. Further ones are closed."""
     header_timeout_seconds: float
-    """The longest TLS handshake, and the longest time for the headers of a request."""
+    """The time limit of a TLS handshake, and of the headers of a request."""
     connection_idle_seconds: float
     """A connection is closed after this time without a request, or without reading a response."""
 
 
 RenderError = Callable[[ServiceError, str], Response]
-"""Returns the response to an error, given the path of the request or an empty text."""
+"""A function from an error and the request's path, or an empty string, to the response."""
 
 
 class StopParsing(Exception):
@@ -75,8 +75,8 @@ class RestProtocol(UvicornProtocol):
 
     The header timeout starts with the connection, and on a kept connection with the first byte of
     the next request. No timeout runs while a request is answered. After a response the idle timeout
-    starts. The kernel finds a client that reads no responses (listener.py), and uvicorn's flow
-    control bounds the size of unread responses.
+    starts. The kernel ends the connection of a client that does not read (listener.py), and
+    uvicorn's flow control bounds the size of unread responses.
     """
 
     cycle: RequestCycle | None  # type: ignore[assignment]
@@ -109,7 +109,7 @@ class RestProtocol(UvicornProtocol):
         self._timer.close()
 
     def data_received(self, data: bytes) -> None:
-        """Parse the input, or keep it until the request before is answered."""
+        """Parse the input, or keep it until the request in progress is answered."""
         if self._read_closed:
             return
         self._unparsed += data
@@ -118,16 +118,16 @@ class RestProtocol(UvicornProtocol):
     def on_message_begin(self) -> None:
         """Start a request."""
         super().on_message_begin()
-        self._header_bytes = self._header_bytes or 1  # so that the header timeout answers
+        self._header_bytes = self._header_bytes or 1  # not 0: the header timeout sends an error
 
     def on_headers_complete(self) -> None:
-        """Pass the request to the application, as uvicorn does, without features the API lacks."""
+        """Pass the request to the application, like uvicorn's method but with fewer features."""
         parser = self.parser
         scope: Scope = self.scope  # type: ignore[assignment]
         method = parser.get_method()
         if (
             self._most_header_bytes > self._limits.max_header_bytes
-        ):  # or the next request is part of it
+        ):  # an upper bound: it may have part of the next request
             self._check_size(method)
         url = httptools.parse_url(self.url)
         path = url.path.decode("ascii")
@@ -305,7 +305,7 @@ class RestProtocol(UvicornProtocol):
             return
         if self._header_bytes:
             self._refuse(HeadersTooSlow("The headers of the request took too long"))
-        else:  # a client would take a response now for that of its next request
+        else:  # no request: a client would take an error for the response to its next one
             self.transport.close()
 
     def _refuse(self, error: MalformedRequest) -> None:
@@ -344,5 +344,5 @@ class RestProtocol(UvicornProtocol):
 
 
 def _decoded(path: str) -> str:
-    """Return a path without escapes except those of slashes, which don't separate segments."""
+    """Return a path with its escapes decoded, except %2F, which doesn't separate segments."""
     return "%2F".join(unquote(part) for part in re.split("%2F", path, flags=re.IGNORECASE))

@@ -27,7 +27,7 @@ log = structlog.get_logger()
 _WAITING_BODY_BYTES = 64 * KIB
 """The connection is not read while this many bytes of a body wait for the application."""
 _JOINED_BYTES = 64 * KIB
-"""A body up to this size is copied behind its headers. A second send is cheaper for more."""
+"""A body up to this size is copied, to send it with its headers. Above, two sends are cheaper."""
 
 
 class RequestCycle:
@@ -86,7 +86,7 @@ class RequestCycle:
             await app(self._scope, self.receive, self.send)
         except BaseException as cause:
             if self.response_started and isinstance(cause, ServiceError):
-                return  # the log line of the request has it
+                return  # the log line of the request has the error
             error = Internal()
             log.error("no answer was made", reference=error.reference, exc_info=cause)
             if not self.response_started:
@@ -95,7 +95,7 @@ class RequestCycle:
         finally:
             if not self.response_complete and not self.disconnected:
                 # The application failed, or the client did not read the response before the
-                # deadline. The client notices that the end of the body is missing.
+                # deadline. After the abort the client knows that the response is incomplete.
                 self._protocol.transport.abort()
             if self.task is not None:
                 self._protocol.tasks.discard(self.task)
@@ -143,9 +143,9 @@ class RequestCycle:
     async def send(self, message: Message) -> None:
         """Send the start of a response, or its body or a part of it.
 
-        A body sent as a whole needs a Content-Length among the headers. The method returns when
-        uvicorn's flow control permits more: until then the request keeps its place, and its
-        deadline runs. Raises ClientGoneError if the client has gone before the last part.
+        A body that is sent as a whole needs a Content-Length among the headers. The method waits
+        until uvicorn's flow control permits more. While it waits, the request keeps its place, and
+        its deadline runs. Raises ClientGoneError if the client has gone before the last part.
         """
         if message["type"] == "http.response.start":
             if not self.disconnected:
@@ -185,7 +185,8 @@ class RequestCycle:
                 write(head + body)
                 return
             write(head)
-        # asyncio cuts off what the kernel does not take at once; of a view it makes no copy.
+        # asyncio keeps a slice of the data that the kernel does not accept at once. A slice of a
+        # memoryview is no copy.
         write(memoryview(body))
 
     def _write_part(self, part: bytes, *, is_last: bool) -> None:
@@ -198,7 +199,7 @@ class RequestCycle:
         if self._scope["method"] != "HEAD":
             if not has_chunks:
                 pieces.append(part)
-            elif part:  # an empty chunk is the end
+            elif part:  # an empty chunk would end the body
                 pieces += (b"%x\r\n" % len(part), part, b"\r\n")
             if has_chunks and is_last:
                 pieces.append(b"0\r\n\r\n")

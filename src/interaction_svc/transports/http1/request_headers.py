@@ -1,7 +1,7 @@
-"""Checks of the headers that decide how a request is read: ambiguous ones are refused.
+"""Refusal of requests with ambiguous headers.
 
-A proxy and this service have to see the same request. A request with two hosts or credentials, or
-without a host, could be read in two ways, so it is malformed here.
+A proxy and this service must interpret a request in the same way. A request with two hosts or
+credentials, or without a host, can be interpreted in several ways, so it is refused as malformed.
 """
 
 import re
@@ -12,12 +12,12 @@ Headers = list[tuple[bytes, bytes]]
 """Pairs of a name in lower case and a value."""
 
 _is_host = re.compile(
-    rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]*)(:[0-9]*)?"  # RFC 3986, but for commas
+    rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]*)(:[0-9]*)?"  # RFC 3986, without commas
 ).fullmatch
 
 
 def announces_body(headers: Headers) -> bool:
-    """Return whether a body follows."""
+    """Return whether the headers announce a body."""
     for name, value in headers:
         if name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0")):
             return True
@@ -25,7 +25,7 @@ def announces_body(headers: Headers) -> bool:
 
 
 def check_headers(headers: Headers, version: str) -> None:
-    """Raise MalformedRequest if the request could be read in two ways.
+    """Raise MalformedRequest if the headers are ambiguous.
 
     HTTP/1.1 requires a Host header. HTTP/1.0 permits one.
     """

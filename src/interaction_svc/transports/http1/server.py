@@ -1,4 +1,4 @@
-"""The HTTP server: its start, its end and its drain."""
+"""The HTTP server: its start, failure detection and drain."""
 
 import asyncio
 import ssl
@@ -72,7 +72,7 @@ class HttpServer:
         return address
 
     async def failure(self) -> str:
-        """Return the reason once the listener has ended by itself."""
+        """Wait until the listener fails, and return the cause."""
         if self._serving is None:
             return "it was not started"
         while True:
@@ -83,10 +83,10 @@ class HttpServer:
                 return "its socket is closed"
 
     async def drain(self, seconds: float) -> None:
-        """Refuse new requests, wait up to `seconds` for those in progress, then cut them off."""
+        """Refuse new requests, wait up to `seconds` for those in progress, then cancel them."""
         if self._server is None or self._serving is None:
             return
-        if not self._serving.done():  # by itself
+        if not self._serving.done():  # done if it has failed
             self._server.stop(seconds)
             await self._serving
 

@@ -1,6 +1,6 @@
-"""The parts of uvicorn that it doesn't document. No other module imports uvicorn.
+"""The undocumented parts of uvicorn that the service uses. No other module imports uvicorn.
 
-tests/transports/http1/test_uvicorn_internals.py fails when an update changes one of them.
+tests/transports/http1/test_uvicorn_internals.py fails if an update of uvicorn changes one of them.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ UvicornProtocol = HttpToolsProtocol
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """The TLS of a listener."""
+    """The TLS options of a listener."""
 
     context: ssl.SSLContext
     handshake_timeout_seconds: float
@@ -99,7 +99,7 @@ class UvicornServer(uvicorn.Server):
         self.started = True
 
     def stop(self, seconds: float) -> None:
-        """Refuse new requests, wait up to `seconds` for those in progress, then cut them off."""
+        """Refuse new requests, wait up to `seconds` for those in progress, then cancel them."""
         self.config.timeout_graceful_shutdown = seconds  # type: ignore[assignment]
         self.should_exit = True
 
@@ -110,9 +110,9 @@ class UvicornServer(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave the signals to the composition root.
+        """Do nothing, because the composition root handles signals.
 
-        uvicorn raises SIGTERM again once it has stopped, which would kill the process before gRPC
-        has drained.
+        uvicorn's method raises SIGTERM again once it has stopped, which would kill the process
+        before gRPC has drained.
         """
         yield

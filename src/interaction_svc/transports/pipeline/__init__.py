@@ -12,8 +12,8 @@ From the outside in:
 
 The transports convert a request into an Operation and a RequestContext, and render its error.
 
-The order is part of the design. Refused requests are logged and counted. A look-up of credentials
-takes a place and has a deadline. A caller without permission learns nothing from its request.
+The order ensures that refused requests are logged and counted, that a look-up of credentials takes
+a place and has a deadline, and that a request without permission is refused before it is parsed.
 """
 
 from contextlib import AbstractContextManager
@@ -75,7 +75,7 @@ class Pipeline:
 
 
 class _Share:
-    """The part of the places that a principal uses with one request."""
+    """Context manager that counts one request against its principal's share of the places."""
 
     __slots__ = ("_concurrency", "_is_stream", "_principal")
 

@@ -14,8 +14,8 @@ class ErrorBoundary:
     """Context manager that catches the exceptions of a request and sets its `error`.
 
     A ServiceError is kept as it is. Any other exception is logged with a reference and becomes
-    Internal, which shows the caller only the reference. Exceptions of `passes` leave the block, and
-    so do those that are no Exception, such as CancelledError.
+    Internal, which shows the caller only the reference. Exceptions of the types in `passes` are
+    not caught, and neither are those outside Exception, such as CancelledError.
     """
 
     __slots__ = ("_passes", "_request")

@@ -18,9 +18,9 @@ CHECK_SECONDS = 1.0
 class KeyWatch:
     """Checks the key of a stream every CHECK_SECONDS while the block runs.
 
-    Once the key is invalid, the task in `interruptible`, or the next task to enter it, gets
-    Unauthenticated there. A failure that says nothing about the key, such as a store that can't be
-    read, changes nothing.
+    Once the key is invalid, Unauthenticated is raised in the task that is in `interruptible`, or in
+    the next task that enters it. Other errors of a check, such as an unavailable store, are
+    ignored.
     """
 
     def __init__(self, authenticator: Authenticator, request: RequestContext) -> None:
@@ -36,9 +36,9 @@ class KeyWatch:
         self._checking.cancel()
 
     async def interrupt_between(self, requests: AsyncIterator[T]) -> AsyncIterator[T]:
-        """Yield the requests of a stream, which can be interrupted only between two of them.
+        """Yield the requests of a stream, which can be interrupted only between two requests.
 
-        So the outcome of each request is known when the stream ends.
+        Therefore the outcome of each request is known when the stream ends.
         """
         while True:
             try:
@@ -87,6 +87,6 @@ class Interruptible:
         task, self._task = self._task, None
         if self._error is None or task is None:
             return
-        # As asyncio.timeout does: if something else cancelled the task too, the task must end.
+        # As in asyncio.timeout: if something else has cancelled the task too, it stays cancelled.
         if task.uncancel() == 0 and kind is asyncio.CancelledError:
             raise self._error from None

@@ -13,7 +13,7 @@ class StreamTimes(NamedTuple):
     """Time limits of a stream of requests, in seconds."""
 
     idle: float
-    """The longest wait for the next request."""
+    """The limit of the wait for the next request."""
     total: float
 
     async def limit(self, requests: AsyncIterator[T]) -> AsyncIterator[T]:

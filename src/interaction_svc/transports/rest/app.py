@@ -30,8 +30,8 @@ def create_app(
 ) -> ASGIApp:
     """Return the application. All links begin with `base_url`, which has no slash at its end.
 
-    Links never contain the Host header, which callers choose. Browsers let pages of `cors_origins`
-    read the responses.
+    Links never use the Host header, because callers choose it. In browsers, pages of `cors_origins`
+    may read the responses.
     """
     cache = JsonCache(base_url)
     responses = JsonResponses(pipeline.response_backlog)

@@ -1,4 +1,4 @@
-"""Rendering of errors: a failed request is answered with JSON in the vendor's shape."""
+"""Rendering of errors as JSON in the vendor's shape."""
 
 import asyncio
 
@@ -19,7 +19,7 @@ class Errors:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request. Raises the error of a response that has begun."""
+        """Serve a request. Raises an error that occurs after its response has begun."""
         request = current_request()
         try:
             with ErrorBoundary(request, passes=ClientGoneError):

@@ -12,25 +12,26 @@ from interaction_svc.domain.units import MIB
 from interaction_svc.v1.interaction_pb2 import Interaction
 
 KEPT_BYTES = 16 * MIB
-"""The largest size of the cache, rows and JSON together. It may be exceeded by one page."""
+"""The maximum size of the cache, rows and JSON together. One page may exceed it."""
 SECONDS_KEPT = 60.0
 """An entry that is not used is dropped after this time, or at most twice this time."""
 
 _OVERHEAD_BYTES = 200
-"""The memory of an entry beside its bytes: two objects and a slot of the dict."""
+"""The memory overhead of an entry: two objects and a slot of the dict."""
 
 
 class JsonCache:
     """Renders rows as the vendor's JSON, and caches the JSON from the second request for a row on.
 
-    A client that polls a list or pages through a Session gets the same rows repeatedly. A look-up
-    by the stored bytes takes 1/15 of the time to render them. The store is read for each request,
-    so the cache never shows a row that has changed or is gone. The first request for a row caches
-    nothing: that would make a single read of all rows a fifth slower.
+    A client that polls a list or pages through a Session gets the same rows repeatedly. The key of
+    the cache is the stored bytes of a row; a look-up takes 1/15 of the time of rendering. The store
+    is read for each request, so the cache never returns a row that has changed or was deleted. The
+    first request for a row caches nothing, because caching all rows would make a single read of
+    them a fifth slower.
 
-    There are two generations. A row that is used moves to the younger one. When the younger one has
-    half of KEPT_BYTES or is SECONDS_KEPT old, the older one is dropped and the younger becomes the
-    older.
+    The cache has two generations. A row that is used moves to the younger one. When the younger one
+    has half of KEPT_BYTES or is SECONDS_KEPT old, the older one is dropped, and the younger one
+    becomes the older one.
     """
 
     def __init__(self, base_url: str) -> None:

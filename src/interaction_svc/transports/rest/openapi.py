@@ -1,6 +1,6 @@
-"""The OpenAPI document of the REST API, made from the tables that the code itself uses.
+"""The OpenAPI document of the REST API, generated from tables that the service itself uses.
 
-It has version 3.0, as the vendor's document: many client generators don't read 3.1.
+It is OpenAPI 3.0, like the vendor's document, because many client generators can't read 3.1.
 """
 
 import re
@@ -140,7 +140,7 @@ def _delete_operation(api: Schema) -> Schema:
 
 
 def _of_one(api: Schema) -> Schema:
-    """Return the errors of an operation on one Interaction, which several accounts may have."""
+    """Return the errors of an operation on one Interaction. Several accounts may have its SID."""
     return api | {"409": _refusal(AmbiguousAccount)}
 
 

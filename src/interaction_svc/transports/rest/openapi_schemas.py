@@ -1,6 +1,6 @@
 """The schemas of the REST API's responses, in the dialect of OpenAPI 3.0.
 
-In OpenAPI 3.0 `null` is no type: a schema that allows it has `nullable`, and its `enum`, if there
+OpenAPI 3.0 has no type `null`. A schema that allows null has `nullable`, and its `enum`, if there
 is one, contains null.
 """
 
@@ -18,7 +18,7 @@ _LEG: Mapping[str, tuple[Schema, str]] = {
     "participant_sid": ({"pattern": Sid.PARTICIPANT.pattern}, "The Participant's SID."),
     "resource_sid": ({"pattern": Sid.RESOURCE.pattern}, "The SID of the Message or Call."),
     "resource_status": ({"enum": [*STATUSES.values(), None]}, "The status of the resource."),
-    "resource_type": ({"example": "Message"}, "What the resource is: Message or Call."),
+    "resource_type": ({"example": "Message"}, "The type of the resource: Message or Call."),
     "resource_url": ({}, "The URL of the resource."),
 }
 
@@ -31,7 +31,7 @@ def interaction() -> Schema:
         "session_sid": {"type": "string", "pattern": Sid.SESSION.pattern},
         "service_sid": {"type": "string", "pattern": Sid.SERVICE.pattern},
         "account_sid": {"type": "string", "pattern": Sid.ACCOUNT.pattern},
-        "data": text_or_null({}, "What was said, as JSON in a string: personal data."),
+        "data": text_or_null({}, "The content, as JSON in a string. It is personal data."),
         "type": {"type": "string", "enum": list(TYPES.values())},
         **{
             f"{side}_{name}": text_or_null(schema, description)
@@ -49,7 +49,7 @@ def interaction() -> Schema:
 def envelope() -> Schema:
     """Return the schema of a page of Interactions."""
     link: Schema = {"type": "string", "description": "The absolute URL of a page."}
-    link_or_null = text_or_null({}, "The absolute URL of a page; null: there is no such page.")
+    link_or_null = text_or_null({}, "The absolute URL of a page; null if there is none.")
     meta: dict[str, Schema] = {
         "first_page_url": link,
         "key": {"type": "string", "enum": [LIST_KEY]},

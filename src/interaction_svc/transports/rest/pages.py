@@ -1,7 +1,7 @@
-"""A page of a list, which is read from the store and sent in parts if it is large.
+"""Reading and sending of a page of a list, in several parts if it is large.
 
-A page over HTTP has the requested number of rows as long as there are that many, because some SDKs
-take a shorter page for the last one. Its rows can have 256 MiB. Nearly all pages have one part.
+A page over HTTP has the requested number of rows if there are that many, because some SDKs take a
+shorter page for the last one. Its rows can have 256 MiB. Nearly all pages have one part.
 """
 
 from collections.abc import Awaitable, Callable
@@ -21,7 +21,7 @@ _SENT_BYTES = 256 * KIB
 """Rendered rows are sent once they have this size."""
 
 Read = Callable[[str, int], Awaitable[Page]]
-"""Reads the page with a token: at most the given number of rows, and READ_BYTES."""
+"""A function from a page token and a maximum number of rows to a page of at most READ_BYTES."""
 
 
 class FirstPart(NamedTuple):
@@ -31,14 +31,15 @@ class FirstPart(NamedTuple):
     following: int
     """The number of rows to read after the first part, if there are that many."""
     page_size: int
-    """The number of rows that the page may have."""
+    """The maximum number of rows of the page."""
 
 
 async def read_first(read: Read, token: str, size: int) -> FirstPart:
     """Read the first part of a page of `size` rows; 0 is the default.
 
-    A page before a row is read from its end. If one read is not enough, further reads find its
-    beginning; their rows are dropped, and read again when they are sent.
+    The page of a `previous_page_token` is read backward, from its end. If it has several parts, all
+    are read to find its beginning. The rows of the later parts are dropped, and read again when
+    they are sent.
     """
     part = await read(token, size)
     size = part.page_size
@@ -56,10 +57,10 @@ async def read_first(read: Read, token: str, size: int) -> FirstPart:
 
 
 def _next_rows(part: Page, wanted: int) -> int:
-    """Return the number of rows of the next read: at most twice the number of the read before.
+    """Return the limit of the next read: at most twice the number of rows of the last read.
 
-    The next rows probably have similar sizes, and a store visits every row of the limit, not only
-    those that fit into the read.
+    The next rows probably have similar sizes, and a store visits all rows up to the limit, also
+    those that do not fit into the read.
     """
     return min(wanted, 2 * part.rows)
 
@@ -73,8 +74,8 @@ async def send(
 ) -> None:
     """Send a page while it is read. `end` returns the JSON after the rows.
 
-    `end` gets the first and the last part. An error leaves the response without its end, so that
-    the client notices it.
+    `end` gets the first and the last part. After an error the end of the response is not sent, so
+    that the client detects the error.
     """
     part, following, _ = first
     unsent, separator = bytearray(LIST_BEGIN), b""

@@ -124,7 +124,7 @@ class InteractionResource:
 
 
 def _arguments(scope: Scope) -> tuple[InteractionKey, str]:
-    """Return the key of an Interaction and the AccountSid, or an empty text."""
+    """Return the key of an Interaction, and the AccountSid, which is empty if it is not given."""
     account_sid = read_account(_query(scope)) if scope["query_string"] else ""
     return InteractionKey(**scope["path_params"]), account_sid
 

@@ -1,4 +1,4 @@
-"""JSON responses, with those of errors."""
+"""JSON responses, including those of errors."""
 
 import asyncio
 from typing import Any
@@ -21,9 +21,9 @@ from interaction_svc.transports.asgi.compression import MIN_BYTES, Compressor, a
 from interaction_svc.transports.status import codes_of
 
 UNCOUNTED_BYTES = 64 * KIB
-"""Responses up to this size are not counted: all that are in progress have a few MiB."""
+"""Responses up to this size are not counted: all of them in progress have only a few MiB."""
 STREAM_BYTES = 4 * MIB
-"""The size of a response in parts, as it is counted: one part, and one read from the store."""
+"""The counted size of a response in parts, which has one part and one read in memory."""
 
 _MORE_INFO = "https://www.twilio.com/docs/errors/"
 _VERSION = "/v1"
@@ -35,8 +35,8 @@ _GZIP = (b"content-encoding", b"gzip")
 class JsonResponses:
     """Sends JSON with status 200, compressed if the client accepts it, and bounded in memory.
 
-    Large responses count as unread until they are sent. A Response of Starlette would encode the
-    header names and values again for each request.
+    Large responses count as unread until they are sent. Starlette's Response is not used, because
+    it encodes the header names and values again for each request.
     """
 
     def __init__(self, backlog: ResponseBacklog) -> None:
@@ -69,7 +69,7 @@ class JsonResponses:
 
 
 class JsonStream:
-    """A response in parts. Each is sent once the client has read nearly all before it."""
+    """A response in parts. A part is sent once the client has read nearly all previous parts."""
 
     def __init__(self, send: Send, compressor: Compressor | None) -> None:
         self._send = send
@@ -98,7 +98,7 @@ def json_response(content: Any, status: int = 200) -> Response:
 def error_response(error: ServiceError, path: str) -> Response:
     """Return an error in the vendor's shape: code, message, more_info and status.
 
-    It has no `type` and `title`: with them the Python SDK raises another exception.
+    It has no `type` and `title`, because with them the Python SDK raises another exception.
     """
     message = error.message
     if isinstance(error, InteractionNotFound | UnknownPath):

@@ -1,1 +1,1 @@
-"""The RPC methods, bytes in and bytes out, without an engine."""
+"""The RPC methods, from request bytes to response bytes, independent of the gRPC engine."""

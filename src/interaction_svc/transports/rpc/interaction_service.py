@@ -1,8 +1,8 @@
 """interaction_svc.v1.InteractionService, independent of the engine that serves it.
 
 Requests and responses are bytes. Requests are parsed here, because grpc's own parsing does not
-report malformed bytes as the caller's error. A response begins with the stored bytes, and the bytes
-of its other fields follow: protobuf reads joined messages as one.
+report malformed bytes as the caller's error. A response is the stored bytes, followed by the bytes
+of its other fields. This is valid, because protobuf parses concatenated messages as one.
 """
 
 from interaction_svc.app.interactions import Interactions

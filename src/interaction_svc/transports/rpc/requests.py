@@ -1,8 +1,9 @@
-"""Parsing of requests: malformed bytes are the caller's error, and a batch is parsed row by row.
+"""Parsing of requests. Malformed bytes are the caller's error; a batch is parsed row by row.
 
 grpc's own parsing does neither. In a streamed request 2 bytes can be an empty Interaction, which
-takes 140 bytes in memory: a message of 4 MiB would take 300 MiB, and block the loop for a second.
-Unparsed, its Interactions take 60 MiB and 50 ms until they are counted.
+takes 140 bytes in memory. Parsed at once, a message of 4 MiB would take 300 MiB, and block the
+event loop for a second. Split but not parsed, its Interactions take 60 MiB and 50 ms until they are
+counted.
 """
 
 from collections.abc import Iterator
@@ -69,8 +70,8 @@ def _interaction_of(data: bytes) -> Interaction | ServiceError:
 def _check_whole(message: Message, data: bytes) -> None:
     """Raise InvalidField if a known field has the wire type of another kind of field.
 
-    protobuf takes such a field for an unknown one, so a record would be stored without it. There
-    are unknown fields only if the message is smaller without them; only then they are searched.
+    protobuf treats such a field as unknown, so a record would be stored without it. The bytes are
+    searched only if the message has unknown fields, that is, if it is smaller without them.
     """
     message.DiscardUnknownFields()
     if message.ByteSize() != len(data) and (fault := find_fault(message.DESCRIPTOR, data)):

@@ -1,7 +1,7 @@
-"""A reader of protobuf's wire format, which finds the field that makes a message unparsable.
+"""A reader of protobuf's wire format that finds the field because of which parsing failed.
 
-protobuf itself reports only that parsing failed. The reader runs after a failure, never on a valid
-message of known fields.
+protobuf itself reports only that parsing failed. The reader runs only after a failure, and on
+messages with unknown fields.
 """
 
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 MAX_FIELDS = 100
-"""The largest number of fields to read. A message of the API has fewer; each takes time."""
+"""The maximum number of fields to read, which bounds the time. Messages of the API have fewer."""
 
 _VARINT, _I64, _LEN, _I32 = 0, 1, 2, 5
 _MAX_VARINT_BYTES = 10
@@ -23,7 +23,7 @@ class Fault(NamedTuple):
 
 
 class _Undecodable(Exception):
-    """The next bytes are no field."""
+    """The next bytes are not a field."""
 
 
 class _TooManyFields(Exception):
@@ -31,7 +31,7 @@ class _TooManyFields(Exception):
 
 
 def find_fault(descriptor: Any, data: bytes) -> Fault | None:
-    """Return the first fault of a message that one field has; None if there is none."""
+    """Return the first fault that a single field has; None if there is no such field."""
     try:
         return _Search().fault(descriptor, data, "")
     except (_Undecodable, _TooManyFields):

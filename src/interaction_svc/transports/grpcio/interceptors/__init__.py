@@ -1,6 +1,6 @@
 """The interceptors around each call. `transports.pipeline` describes the stages and their order.
 
-InFlight is the outermost, so that a drain waits for all of a call, its error handling included.
+InFlight is the outermost, so that a drain waits for the whole call and its error handling.
 """
 
 from interaction_svc.transports.grpcio.interceptors.admission import Admission

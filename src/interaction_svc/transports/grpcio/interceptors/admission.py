@@ -1,6 +1,6 @@
 """Admission: refuses calls beyond the limits, and ends calls that take too long.
 
-grpc keeps a client's own deadline by itself. It can only be shorter than the service's.
+grpc itself enforces the deadline of the client. The earlier of both deadlines ends a call.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ class Admission(Interceptor):
             if changes_nothing:  # the response of a write is sent in any case
                 self._backlog.check(call, len(response))
             task = asyncio.current_task()
-            if task is not None:  # it sends the response after this has returned
+            if task is not None:  # sends the response after this function has returned
                 self._backlog.hold(call, len(response), task)
             return response
 
@@ -62,9 +62,9 @@ class Admission(Interceptor):
 
 
 class _CountedResponses:
-    """The context of a stream of responses, each of which counts as unread while it is written.
+    """Wraps the context of a stream of responses. A response counts as unread while it is written.
 
-    `write` returns once grpc has passed the response on, which needs the client to read.
+    `write` returns once grpc has sent the response, which it does only if the client reads.
     """
 
     def __init__(self, context: Any, call: RequestContext, backlog: ResponseBacklog) -> None:

@@ -13,9 +13,9 @@ from interaction_svc.transports.pipeline import Pipeline
 class Authentication(Interceptor):
     """Identifies callers, counts them against their limits, and checks their permission.
 
-    Operations that need no credentials pass, and so do those of `open_to_all`. `is_peer_allowed`
-    checks the names in the client's TLS certificate. A stream ends when its key is revoked, even if
-    nothing is sent on it.
+    Operations that need no credentials, and those in `open_to_all`, are not checked.
+    `is_peer_allowed` checks the names in the client's TLS certificate. A stream ends when its key
+    is revoked, even if nothing is sent on it.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Authentication(Interceptor):
         return authenticated
 
     def _while_key_is_valid(self, operation: Operation, behavior: Behavior) -> Behavior:
-        """Return a stream's behavior that ends with Unauthenticated when its key is revoked.
+        """Return a stream's behavior that raises Unauthenticated once the stream's key is revoked.
 
         A stream of responses can be interrupted at any point. A stream of requests with one
         response is interrupted only between two requests, so that the outcome of each is known.

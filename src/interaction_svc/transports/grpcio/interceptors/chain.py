@@ -36,10 +36,10 @@ class Interceptor(ABC):
 
 
 class Chain(grpc.GenericRpcHandler):
-    """All methods with all interceptors around them, as one handler of grpc.
+    """One grpc handler for all methods, each wrapped in all interceptors.
 
     Each method is wrapped once. grpc's own interceptors would wrap its handler in each call. Calls
-    of unknown methods pass the stages too.
+    of unknown methods pass the interceptors too.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Chain(grpc.GenericRpcHandler):
         refuses: Callable[[Operation], bool],
         operations: Mapping[str, Operation] = RPCS,
     ) -> None:
-        """Build a chain, the outermost interceptor first.
+        """Build a chain of interceptors, in order from the outermost.
 
         `refuses` decides whether a call is refused before its request is read. A method that is not
         in `operations` can't be registered.
@@ -68,9 +68,10 @@ class Chain(grpc.GenericRpcHandler):
         self._handlers += handlers
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Handler]) -> None:
-        """Add methods that get a queue of their own in grpc's core. Generated code calls this.
+        """Add methods that are registered in grpc's core. Generated code calls this.
 
-        `registered` has them with the interceptors, for the server.
+        They are wrapped in the interceptors and kept in `registered`. The server registers them
+        from there, so that they get their own queue.
         """
         self.registered[service] = {
             name: self._wrap(self._operations[f"/{service}/{name}"], handler)
@@ -110,7 +111,10 @@ class Chain(grpc.GenericRpcHandler):
         return behavior
 
     def _raising(self, error: Callable[[], Exception]) -> Handler:
-        """Return a handler that fails without reading the request: it takes a stream of them."""
+        """Return a handler that raises `error()`.
+
+        It has the type of a stream of requests, so that grpc does not read a request before.
+        """
 
         async def refuse(_: Any, __: Context) -> bytes:
             raise error()
@@ -121,10 +125,10 @@ class Chain(grpc.GenericRpcHandler):
 
 
 def _parsing(streams_requests: bool, behavior: Any, parse: Callable[[bytes], Any]) -> Behavior:
-    """Return a library's behavior as one that takes bytes. It raises MalformedRequest.
+    """Return a behavior that parses its requests, and passes them to a library's behavior.
 
-    If grpc parses a request itself, malformed bytes never reach the interceptors: the caller gets
-    the text of an exception, and the log a traceback.
+    It raises MalformedRequest. If grpc parsed the requests, malformed ones would not reach the
+    interceptors: the caller would get the text of an exception, and the log a traceback.
     """
 
     def parsed(request: bytes) -> Any:
@@ -142,7 +146,7 @@ def _parsing(streams_requests: bool, behavior: Any, parse: Callable[[bytes], Any
 
 
 def _writing(behavior: Any) -> Behavior:
-    """Return a behavior that may be a generator of responses as one that writes them."""
+    """Return a behavior that writes the responses of `behavior`, which may be a generator."""
 
     async def written(request: Any, context: Context) -> None:
         responses = behavior(request, context)

@@ -1,4 +1,4 @@
-"""Errors: a call that failed is answered with a status, whose details name the reason."""
+"""Errors: sends a failed call a status with details."""
 
 from typing import Any
 
@@ -16,14 +16,14 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class Errors(Interceptor):
-    """Answers a call that failed with a status, whose details name the reason."""
+    """Sends a failed call a status, with the reason in its details."""
 
     def around(self, _: Operation, behavior: Behavior) -> Behavior:
         """Render errors."""
 
         async def rendered(request: Any, context: Context) -> Any:
             call = current_request()
-            # grpc raises BaseError when the call is over because its client is gone.
+            # grpc raises BaseError if the client is gone.
             with ErrorBoundary(call, passes=grpc.aio.BaseError):
                 return await behavior(request, context)
             error = call.error

@@ -45,9 +45,9 @@ class Telemetry(Interceptor):
                         )
                     return response
                 except asyncio.CancelledError:
-                    call.code = "CANCELLED"  # or its deadline has passed: grpc doesn't say
+                    call.code = "CANCELLED"  # or the client's deadline: grpc doesn't say
                     raise
-                except grpc.aio.BaseError:  # aborted; or the call is over, and can't be answered
+                except grpc.aio.BaseError:  # aborted by Errors, or the client is gone
                     call.code = codes_of(type(call.error)).grpc_name if call.error else "CANCELLED"
                     raise
 
@@ -57,8 +57,8 @@ class Telemetry(Interceptor):
 def _headers_of(context: Context) -> tuple[str | None, str | None, str, str | None]:
     """Return the request id, the authorization, its problem, and the consistency token.
 
-    The first of repeated request ids or tokens counts. All are read together, because grpc builds
-    the metadata again at each call of `invocation_metadata`.
+    If a request id or a token is repeated, the first is used. All are read at once, because grpc
+    builds the metadata again at each call of `invocation_metadata`.
     """
     sent = tuple(context.invocation_metadata() or ())
     first = dict(reversed(sent))
@@ -68,7 +68,7 @@ def _headers_of(context: Context) -> tuple[str | None, str | None, str, str | No
         if len(first) != len(sent) and sum(key == _AUTHORIZATION for key, _ in sent) > 1:
             problem = "The metadata has more than one `authorization`; send exactly one"
         elif not authorization.isascii():
-            problem = "The `authorization` has characters that are not ASCII; send a key's"
+            problem = "The `authorization` has characters that are not ASCII; a key has none"
     return (
         _text(first.get(REQUEST_ID_HEADER)),
         authorization,
