@@ -53,7 +53,7 @@ async def channel(guarded: Guarded) -> AsyncIterator[grpc.aio.Channel]:
 
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("operation", ALLOWED)
-async def test_a_role_gives_its_rights_over_grpc(
+async def test_a_role_grants_its_permissions_over_grpc(
     guarded: Guarded, channel: grpc.aio.Channel, role: str, operation: str
 ) -> None:
     call = calls(channel, guarded.parents)[operation]
@@ -73,7 +73,7 @@ async def test_a_role_gives_its_rights_over_grpc(
 
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize(("method", "operation"), [("GET", "get"), ("DELETE", "delete")])
-async def test_a_role_gives_its_rights_over_http(
+async def test_a_role_grants_its_permissions_over_http(
     guarded: Guarded, role: str, method: str, operation: str
 ) -> None:
     # The SID and the parameter are invalid: the permission is checked before they are parsed.
@@ -120,7 +120,7 @@ async def test_wrong_credentials_are_refused_on_both_transports(
     assert (response.status_code, response.json()["code"]) == (401, 20003)
 
 
-async def test_without_credentials_nobody_gets_in(
+async def test_a_request_without_credentials_is_refused(
     guarded: Guarded, channel: grpc.aio.Channel
 ) -> None:
     for call in calls(channel, guarded.parents).values():
@@ -131,7 +131,7 @@ async def test_without_credentials_nobody_gets_in(
     assert (response.status_code, response.json()["message"]) == (401, "Authenticate")
 
 
-async def test_credentials_are_asked_for_before_the_request_is_read(
+async def test_credentials_are_checked_before_the_request_is_read(
     guarded: Guarded, channel: grpc.aio.Channel
 ) -> None:
     raw: Any = channel.unary_unary("/interaction_svc.v1.InteractionService/DeleteInteraction")
@@ -162,7 +162,7 @@ async def test_health_and_on_loopback_reflection_need_no_key(channel: grpc.aio.C
     assert b"interaction_svc.v1.IngestService" in await reflection.read()
 
 
-async def test_another_account_s_are_as_if_they_were_not(
+async def test_interactions_of_another_account_are_not_found(
     guarded: Guarded, channel: grpc.aio.Channel
 ) -> None:
     theirs = new_parents(
@@ -255,7 +255,7 @@ async def until_code(code: grpc.StatusCode, call: Callable[..., Any], **given: A
             await asyncio.sleep(0.05)
 
 
-async def test_wrong_credentials_are_slowed_down_and_right_ones_are_not(
+async def test_wrong_credentials_are_limited_and_valid_ones_are_not(
     tmp_path: Path, parents: Parents
 ) -> None:
     key = new_key(tmp_path / "interactions.db", "read", parents.account_sid)
@@ -281,7 +281,7 @@ async def test_wrong_credentials_are_slowed_down_and_right_ones_are_not(
             assert int(response.headers["retry-after"]) >= 1
 
 
-async def test_many_right_keys_at_once_are_served_beside_wrong_ones(
+async def test_many_valid_keys_at_once_are_served_beside_wrong_ones(
     tmp_path: Path, parents: Parents
 ) -> None:
     """The server has not seen the 25 keys, and their address has no failed attempts left."""
@@ -373,7 +373,7 @@ async def test_more_than_one_authorization_is_refused(
     await listing(metadata=[*elsewhere, *shown(good)])
 
 
-def test_every_method_needs_a_right() -> None:
+def test_every_method_needs_a_permission() -> None:
     methods = {
         f"/{service.full_name}/{method.name}"
         for service in (INTERACTION_SERVICE, INGEST_SERVICE)

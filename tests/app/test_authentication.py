@@ -47,7 +47,7 @@ def header(made: NewKey) -> str:
     return basic(made.key.sid, made.secret)
 
 
-async def test_a_revoked_key_is_known_no_longer_than_said(
+async def test_a_revoked_key_is_refused_once_its_cache_entry_expires(
     store: Store, time: Time, authenticator: Authenticator
 ) -> None:
     made = await create_key(store, new_sid("AC"), Role.READ)
@@ -63,7 +63,7 @@ async def test_a_revoked_key_is_known_no_longer_than_said(
         await authenticator.authenticate(header(made), PEER)
 
 
-async def test_a_revoked_key_of_a_stream_is_noticed_though_its_address_has_to_wait(
+async def test_a_stream_s_revoked_key_is_detected_beyond_the_attempt_limit(
     store: Store, time: Time, authenticator: Authenticator
 ) -> None:
     made = await create_key(store, new_sid("AC"), Role.INGEST)
@@ -104,7 +104,7 @@ async def use_up_the_attempts_of_the_address(authenticator: Authenticator) -> No
     assert caught.value.retry_after_seconds == 1
 
 
-async def test_right_keys_are_served_from_an_address_that_was_wrong_too_often(
+async def test_valid_keys_are_accepted_beyond_the_attempt_limit(
     store: Store, time: Time, authenticator: Authenticator
 ) -> None:
     """Valid keys are accepted, whether cached or not; wrong ones get RateLimited."""
@@ -122,7 +122,7 @@ async def test_right_keys_are_served_from_an_address_that_was_wrong_too_often(
         time.now += WRONG_AT_ONCE / WRONG_PER_SECOND
 
 
-async def test_many_unseen_right_keys_at_once_are_served(
+async def test_many_uncached_valid_keys_at_once_are_accepted(
     store: Store, authenticator: Authenticator
 ) -> None:
     made = [await create_key(store, new_sid("AC"), Role.READ) for _ in range(25)]
@@ -130,7 +130,7 @@ async def test_many_unseen_right_keys_at_once_are_served(
     assert [caller.key_sid for caller in callers] == [one.key.sid for one in made]
 
 
-async def test_wrong_ones_beyond_the_limit_cost_no_look_up(
+async def test_wrong_keys_beyond_the_attempt_limit_cause_no_look_up(
     store: Store,
     time: Time,
     authenticator: Authenticator,
@@ -203,7 +203,7 @@ async def test_many_calls_at_once_with_a_new_key_are_one_attempt(
     assert {caller.key_sid for caller in callers} == {made.key.sid}
 
 
-async def test_it_is_open_until_the_first_key_and_never_again(
+async def test_anonymous_access_ends_for_good_with_the_first_key(
     store: Store, time: Time, authenticator: Authenticator
 ) -> None:
     account_sid = new_sid("AC")
@@ -228,7 +228,7 @@ async def test_callers_need_keys_where_anonymous_access_is_not_allowed(
         await closed.authenticate(None, PEER)
 
 
-async def test_where_it_is_reached_from_other_machines_it_may_not_be_open(store: Store) -> None:
+async def test_anonymous_access_is_refused_if_other_machines_can_connect(store: Store) -> None:
     assert await check_listen_policy(load_settings(), store)
     exposed = load_settings(
         http_address="192.0.2.1:8080", tls_certificate=Path("c.pem"), tls_key=Path("k.pem")

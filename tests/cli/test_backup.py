@@ -101,7 +101,7 @@ async def writers(tmp_path: Path, parents: Parents) -> AsyncIterator[list[Writer
             assert all(task.cancelled() for task in tasks), "a writer was refused"
 
 
-async def test_a_copy_made_under_writes_is_the_store_at_one_moment(
+async def test_a_copy_made_during_writes_is_a_consistent_snapshot(
     tmp_path: Path, writers: list[Writer]
 ) -> None:
     loop = asyncio.get_running_loop()

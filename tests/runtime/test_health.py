@@ -99,7 +99,7 @@ async def test_a_lock_held_by_another_process(tmp_path: Path, parents: Parents) 
     assert line["cause"] == "it is locked by another process"
 
 
-async def test_a_file_that_is_taken_away_and_put_back(tmp_path: Path, parents: Parents) -> None:
+async def test_health_while_the_file_is_moved_away(tmp_path: Path, parents: Parents) -> None:
     async with clients(tmp_path) as using:
         ingest = IngestServiceStub(using.channel)
         away = tmp_path / "away.db"

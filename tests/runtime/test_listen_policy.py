@@ -31,7 +31,7 @@ def refused(store: Path, *flags: str) -> str:
 
 
 @pytest.mark.parametrize("listener", ["grpc", "http"])
-def test_other_addresses_than_loopback_want_keys_and_tls(tmp_path: Path, listener: str) -> None:
+def test_addresses_other_than_loopback_need_keys_and_tls(tmp_path: Path, listener: str) -> None:
     store = tmp_path / "interactions.db"
     exposed = (f"--{listener}-address", ANYWHERE)
     message = refused(store, *exposed)
@@ -50,7 +50,9 @@ def test_listeners_that_are_off_need_no_keys_and_no_tls(tmp_path: Path) -> None:
         assert server.grpc_address
 
 
-def test_on_loopback_without_keys_it_serves_openly_and_says_so(tmp_path: Path) -> None:
+def test_on_loopback_without_keys_it_serves_anonymous_callers_with_a_warning(
+    tmp_path: Path,
+) -> None:
     with served(tmp_path) as server:
         pass
     lines = [json.loads(line) for line in server.log.read_text().splitlines()]
@@ -64,7 +66,7 @@ def test_on_loopback_without_keys_it_serves_openly_and_says_so(tmp_path: Path) -
     assert "serving openly" not in server.log.read_text()
 
 
-async def test_insecure_serves_anywhere_and_with_keys_still_wants_them(
+async def test_insecure_serves_on_any_address_and_still_checks_existing_keys(
     tmp_path: Path, parents: Parents
 ) -> None:
     with served(tmp_path, "--grpc-address", ANYWHERE, "--insecure") as server:
@@ -81,7 +83,7 @@ async def test_insecure_serves_anywhere_and_with_keys_still_wants_them(
             assert code is Code.UNAUTHENTICATED
 
 
-async def test_with_keys_and_tls_it_serves_anywhere(tmp_path: Path, parents: Parents) -> None:
+async def test_with_keys_and_tls_it_serves_on_any_address(tmp_path: Path, parents: Parents) -> None:
     key = new_key(tmp_path / "interactions.db", "operate", parents.account_sid)
     authority = Authority(tmp_path)
     files = authority.issue()

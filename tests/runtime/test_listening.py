@@ -43,7 +43,9 @@ def failure(folder: Path, listener: str, address: str, count: str) -> str:
 
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("listener", LISTENERS)
-def test_a_port_in_use_is_named(tmp_path: Path, taken: Address, listener: str, count: str) -> None:
+def test_a_port_in_use_is_reported(
+    tmp_path: Path, taken: Address, listener: str, count: str
+) -> None:
     assert failure(tmp_path, listener, str(taken), count) == (
         f"interaction-svc: can't listen for {listener} on {taken}: the port is in use;"
         f" stop what listens there, or choose another with --{listener.lower()}-address"
@@ -51,7 +53,7 @@ def test_a_port_in_use_is_named(tmp_path: Path, taken: Address, listener: str, c
 
 
 @pytest.mark.parametrize(("listener", "count"), [("gRPC", "1"), ("HTTP", "2"), ("metrics", "1")])
-def test_a_name_that_is_not_known_is_named(tmp_path: Path, listener: str, count: str) -> None:
+def test_an_unresolvable_name_is_reported(tmp_path: Path, listener: str, count: str) -> None:
     assert failure(tmp_path, listener, "nowhere.invalid:8080", count) == (
         f"interaction-svc: can't listen for {listener} on nowhere.invalid:8080:"
         " the name 'nowhere.invalid' can't be resolved;"

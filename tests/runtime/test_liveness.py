@@ -107,7 +107,7 @@ def until_replacements(group: Served, count: int) -> None:
     wait_until(lambda: len(logged(group, "a worker has been started again")) == count)
 
 
-def test_a_group_whose_metrics_listener_has_died_ends(tmp_path: Path) -> None:
+def test_a_supervisor_whose_metrics_listener_has_died_ends(tmp_path: Path) -> None:
     environment = listener_faults.prepared(tmp_path)
     with served(tmp_path, "--workers", "2", env=environment, status=1) as group:
         processes = workers(group).values()
@@ -143,7 +143,7 @@ async def test_a_grpc_server_that_answers_no_calls_is_noticed(
         await store.close()
 
 
-async def test_only_probes_come_in_by_the_probe_s_socket(tmp_path: Path, parents: Parents) -> None:
+async def test_the_probe_s_socket_accepts_only_probes(tmp_path: Path, parents: Parents) -> None:
     with served(tmp_path) as server:
         async with grpc.aio.insecure_channel(probe_address(server)) as channel:
             call = InteractionServiceStub(channel).ListInteractions(list_request(parents))

@@ -26,7 +26,7 @@ _THE_SERVICES = (
 
 
 @pytest.mark.parametrize("end", ["pg_cancel_backend", "pg_terminate_backend"])
-async def test_statements_ended_at_any_moment_leave_nothing_half_done(
+async def test_terminated_statements_leave_no_partial_writes(
     cluster: Cluster, tmp_path: Path, parents: Parents, end: str
 ) -> None:
     database = cluster.new_database()

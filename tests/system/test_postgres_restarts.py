@@ -28,7 +28,7 @@ def own_cluster() -> Iterator[Cluster]:
 
 
 @pytest.mark.parametrize("how", ["fast", "immediate", "kill"])
-async def test_it_comes_back_when_the_database_does(
+async def test_the_service_recovers_when_the_database_restarts(
     own_cluster: Cluster, tmp_path: Path, parents: Parents, how: str
 ) -> None:
     url = own_cluster.url(own_cluster.new_database())

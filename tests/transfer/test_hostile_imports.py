@@ -229,7 +229,7 @@ VALID_JSON = {
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_odd_values_cost_no_other_line_and_nothing_before_them(name: str) -> None:
+def test_odd_values_affect_no_other_line_and_nothing_before_them(name: str) -> None:
     for form, text in with_value(VALUES[name]).items():
         report, problems = imported(text.encode())
         assert len(problems) == 1
@@ -287,7 +287,7 @@ ENDLESS: dict[str, tuple[Callable[[Any], None], int]] = {
 
 
 @pytest.mark.parametrize("name", ENDLESS)
-def test_what_has_no_end_does_not_fill_the_memory(tmp_path: Path, name: str) -> None:
+def test_endless_input_uses_bounded_memory(tmp_path: Path, name: str) -> None:
     feed, good = ENDLESS[name]
     ran = measured("import", "--dry-run", "-", feed=feed, cwd=tmp_path)
     assert ran.status == 1
@@ -347,7 +347,7 @@ def test_valid_records_of_bad_files_are_kept(tmp_path: Path) -> None:
     assert sorted(exported) == sorted(str(FIVE[n]["sid"]) for n in (0, 1, 2, 4))
 
 
-def test_what_may_be_in_a_text_is_imported_and_exported_as_it_is(tmp_path: Path) -> None:
+def test_all_valid_characters_are_imported_and_exported_unchanged(tmp_path: Path) -> None:
     odd = "\0\x01\x1f\x7f\x85\u2028\ufffe\uffff\U0010ffff" + "[" * 100_000
     store = f"--store=sqlite:///{tmp_path / 'interactions.db'}"
     given_lines = lines([broken(data=odd, url=f"{BASE_URL}/x")]).encode()

@@ -111,7 +111,7 @@ async def test_a_certificate_replaced_through_kubernetes_links_is_loaded(
 
 
 @pytest.mark.parametrize("fault", ["cut", "other key", "gone", "empty"])
-async def test_bad_new_files_leave_the_old_in_force(
+async def test_unusable_new_files_leave_the_old_in_use(
     authority: Authority, logged: list[Any], looks: list[Path], fault: str
 ) -> None:
     files = authority.issue()

@@ -193,7 +193,7 @@ async def test_metrics_are_the_sums_over_the_workers(group: Served, parents: Par
 
 
 @pytest.mark.parametrize(("what", "count"), [("grpc", "1"), ("http", "2")])
-def test_their_ports_are_refused_to_others(
+def test_other_programs_can_not_bind_the_ports_of_workers(
     group: Served, tmp_path: Path, what: str, count: str
 ) -> None:
     taken = group.grpc_address if what == "grpc" else group.base_url.removeprefix("http://")
@@ -281,7 +281,7 @@ async def test_a_second_signal_ends_all_workers_at_once(tmp_path: Path, parents:
         wait_until(lambda: not any(map(is_there, processes)))
 
 
-def test_workers_end_with_their_group(tmp_path: Path) -> None:
+def test_workers_end_when_their_supervisor_is_killed(tmp_path: Path) -> None:
     """After SIGKILL of the supervisor the workers end, free the ports, and remove the folder."""
     with served(tmp_path, "--workers", "2", status=-signal.SIGKILL) as group:
         processes = list(workers(group).values())
@@ -306,7 +306,7 @@ def metrics_folder(group: Served) -> Path:
     return folder
 
 
-def test_what_a_killed_group_left_in_memory_is_removed_by_the_next(
+def test_the_metrics_folder_of_a_killed_supervisor_is_removed_by_the_next(
     group: Served, tmp_path: Path
 ) -> None:
     """The supervisor is killed together with its workers, which would remove the folder."""

@@ -93,7 +93,7 @@ async def test_an_account_writes_for_itself_only(ingest: Ingest, parents: Parent
     await ingest.RecordInteraction(request, metadata=own)
 
 
-async def test_a_stream_records_the_good_and_reports_the_bad(
+async def test_a_stream_records_valid_interactions_and_reports_the_others(
     reading: Reading, ingest: Ingest, parents: Parents
 ) -> None:
     there = new_interaction(parents, updated_us=NOON_US + SECOND_US)
