@@ -17,7 +17,7 @@ from twilio.base.exceptions import TwilioException
 from twilio.rest import Client
 
 from interaction_svc.transports import operations
-from interaction_svc.transports.grpcio.server import INGEST_SERVICE, INTERACTION_SERVICE
+from interaction_svc.transports.rpc.methods import INGEST_SERVICE, INTERACTION_SERVICE
 from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
 from interaction_svc.v1.interaction_service_pb2 import DeleteInteractionRequest

@@ -2,8 +2,8 @@
 
 from interaction_svc.domain.principals import Permission
 from interaction_svc.transports import operations
-from interaction_svc.transports.grpcio.server import INGEST_SERVICE, INTERACTION_SERVICE
 from interaction_svc.transports.operations import Kind
+from interaction_svc.transports.rpc.methods import INGEST_SERVICE, INTERACTION_SERVICE
 
 METHODS = {
     f"/{service.full_name}/{method.name}": method

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from interaction_svc.admission.concurrency import ConcurrencyLimit
 from interaction_svc.admission.rate_limits import RequestRateLimit
+from interaction_svc.admission.request_bytes import RequestBytes
 from interaction_svc.admission.response_backlog import ResponseBacklog
 
 
@@ -15,5 +16,7 @@ class AdmissionControl:
     request_rate: RequestRateLimit
     deadline_seconds: float
     """The longest time of a request without streams."""
+    request_bytes: RequestBytes = field(default_factory=RequestBytes)
+    """The bytes of requests over HTTP that have not arrived completely."""
     response_backlog: ResponseBacklog = field(default_factory=ResponseBacklog)
     """The responses that clients have not read yet."""

@@ -7,7 +7,9 @@ ServiceError
 │   └── PageTokenMismatch   the token is of a list with other arguments
 ├── MalformedRequest        not a message of this API, or not HTTP
 │   ├── HeadersTooLarge     the headers of an HTTP request exceed their limit
-│   └── HeadersTooSlow      the headers of an HTTP request did not arrive in time
+│   ├── HeadersTooSlow      the headers of an HTTP request did not arrive in time
+│   ├── RequestTooLarge     the message of a request exceeds its limit
+│   └── UnsupportedMediaType  a request over HTTP has another content type
 ├── InteractionNotFound     not there, or not the caller's
 ├── UnknownPath             nothing is served there (HTTP only)
 ├── OwnerMismatch           stored under another Service
@@ -16,6 +18,7 @@ ServiceError
 ├── Unauthenticated         credentials missing or wrong
 ├── PermissionDenied        credentials without the right
 ├── UnknownMethod           there is no such method (gRPC only)
+│   └── StreamNotServed     the method is a stream, which the protocol does not serve
 ├── MethodNotAllowed        the resource has no such operation (HTTP only)
 ├── Overloaded              more is under way or waiting than the service takes on
 ├── RateLimited             the account's calls, or the peer's attempts, are too many
@@ -124,6 +127,17 @@ class HeadersTooSlow(MalformedRequest):
     """The headers of an HTTP request were not complete within their time limit."""
 
 
+class RequestTooLarge(MalformedRequest):
+    """The message of a request is larger than max_message_bytes."""
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(f"The request is larger than {max_bytes:,} bytes")
+
+
+class UnsupportedMediaType(MalformedRequest):
+    """The content type of a request over HTTP is none that the method has."""
+
+
 class InteractionNotFound(ServiceError):
     """There is no such Interaction in the Session, or it isn't the caller's to see."""
 
@@ -198,6 +212,13 @@ class UnknownMethod(ServiceError):
 
     def __init__(self) -> None:
         super().__init__("There is no such method; reflection lists those that there are")
+
+
+class StreamNotServed(UnknownMethod):
+    """The method is a stream, which the protocol of the request does not serve."""
+
+    def __init__(self) -> None:
+        ServiceError.__init__(self, "The method is a stream; call it over gRPC")
 
 
 class MethodNotAllowed(ServiceError):

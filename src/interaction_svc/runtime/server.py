@@ -20,6 +20,7 @@ from interaction_svc.app.interactions import Interactions
 from interaction_svc.app.retention import Retention
 from interaction_svc.runtime.certificates import certificates_of
 from interaction_svc.runtime.health import Health
+from interaction_svc.runtime.http_app import http_app
 from interaction_svc.runtime.listen_policy import check_listen_policy
 from interaction_svc.runtime.liveness import Liveness
 from interaction_svc.runtime.metrics_server import MetricsServer
@@ -35,7 +36,6 @@ from interaction_svc.transports.grpcio.server import GrpcServer
 from interaction_svc.transports.http1.protocol import HttpLimits
 from interaction_svc.transports.http1.server import HttpServer
 from interaction_svc.transports.pipeline import Pipeline
-from interaction_svc.transports.rest.app import create_app
 from interaction_svc.transports.rest.responses import error_response
 from interaction_svc.transports.tls import Certificates
 
@@ -124,7 +124,7 @@ class Server:
             if settings.grpc:
                 await self._start_grpc(interactions, ingest, pipeline, health, certificates)
             if settings.http:
-                await self._start_http(interactions, pipeline, health, certificates)
+                await self._start_http(interactions, ingest, pipeline, health, certificates)
             await health.start()
             self._liveness.watch("the probing of the store", health.failure())
             if self._worker in (None, 1):
@@ -179,16 +179,19 @@ class Server:
     async def _start_http(
         self,
         interactions: Interactions,
+        ingest: Ingest,
         pipeline: Pipeline,
         health: Health,
         certificates: Certificates | None,
     ) -> None:
         settings = self._settings
         http = HttpServer(
-            lambda base_url: create_app(
+            lambda base_url: http_app(
                 interactions,
+                ingest,
                 base_url,
                 pipeline,
+                max_message_bytes=settings.max_message_bytes,
                 cors_origins=settings.http_cors_origins,
                 is_ready=lambda: health.is_serving,
             ),

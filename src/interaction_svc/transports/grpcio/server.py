@@ -29,8 +29,7 @@ from interaction_svc.transports.grpcio.limits import GrpcLimits, channel_options
 from interaction_svc.transports.grpcio.self_probe import SelfProbe, is_probe_call
 from interaction_svc.transports.operations import REFLECTION
 from interaction_svc.transports.pipeline import Pipeline, StreamTimes
-from interaction_svc.transports.rpc.ingest_service import IngestServicer
-from interaction_svc.transports.rpc.interaction_service import InteractionServicer
+from interaction_svc.transports.rpc.methods import SERVICES, stream_methods, unary_methods
 from interaction_svc.transports.sockets import (
     CHECK_SECONDS,
     Listener,
@@ -40,12 +39,8 @@ from interaction_svc.transports.sockets import (
     listeners_on,
 )
 from interaction_svc.transports.tls import Certificates
-from interaction_svc.v1 import ingest_service_pb2, interaction_service_pb2
 
-INTERACTION_SERVICE = interaction_service_pb2.DESCRIPTOR.services_by_name["InteractionService"]
-INGEST_SERVICE = ingest_service_pb2.DESCRIPTOR.services_by_name["IngestService"]
-_SERVICES = (INTERACTION_SERVICE.full_name, INGEST_SERVICE.full_name)
-_HEALTH_OF = ("", *_SERVICES)
+_HEALTH_OF = ("", *SERVICES)
 _WITHOUT_END_SECONDS = 7 * 24 * 3600.0
 """The grace period for grpc's `stop`, longer than any drain; `drain` has its own timer.
 
@@ -102,7 +97,7 @@ class GrpcServer:
         )
         chain.add_generic_rpc_handlers(_handlers(interactions, ingest))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, chain)
-        reflection.add_reflection(chain, _SERVICES)
+        reflection.add_reflection(chain, SERVICES)
         self._probe = SelfProbe()
         self._server = grpc.aio.server(
             handlers=[self._probe, chain], options=channel_options(limits, reuse_port=reuse_port)
@@ -190,28 +185,28 @@ def _with_free_port(address: Address) -> Address:
     return address._replace(port=port)
 
 
-def _handlers(interactions: Interactions, ingest: Ingest) -> tuple[grpc.GenericRpcHandler, ...]:
+def _handlers(interactions: Interactions, ingest: Ingest) -> list[grpc.GenericRpcHandler]:
     """Return the handlers of the two services. They have no serializers: bytes pass through."""
-    reading, recording = InteractionServicer(interactions), IngestServicer(ingest)
     unary: Any = grpc.unary_unary_rpc_method_handler
     streamed: Any = grpc.stream_unary_rpc_method_handler
-    return (
+    handlers: dict[str, Any] = {
+        operation.rpc: unary(_behavior(method.call))
+        for operation, method in unary_methods(interactions, ingest).items()
+    } | {
+        operation.rpc: streamed(_behavior(call))
+        for operation, call in stream_methods(ingest).items()
+    }
+    return [
         grpc.method_handlers_generic_handler(
-            INTERACTION_SERVICE.full_name,
+            service,
             {
-                "GetInteraction": unary(_behavior(reading.get_interaction)),
-                "ListInteractions": unary(_behavior(reading.list_interactions)),
-                "DeleteInteraction": unary(_behavior(reading.delete_interaction)),
+                rpc.rpartition("/")[2]: handler
+                for rpc, handler in handlers.items()
+                if rpc.startswith(f"/{service}/")
             },
-        ),
-        grpc.method_handlers_generic_handler(
-            INGEST_SERVICE.full_name,
-            {
-                "RecordInteraction": unary(_behavior(recording.record_interaction)),
-                "RecordInteractions": streamed(_behavior(recording.record_interactions)),
-            },
-        ),
-    )
+        )
+        for service in SERVICES
+    ]
 
 
 def _behavior(method: Callable[[Any], Awaitable[bytes]]) -> Behavior:

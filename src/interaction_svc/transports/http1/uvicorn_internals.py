@@ -68,6 +68,7 @@ class UvicornServer(uvicorn.Server):
             uvicorn.Config(
                 app,
                 http=make_protocol,  # type: ignore[arg-type] # it may be any callable
+                interface="asgi3",
                 ws="none",
                 lifespan="off",
                 loop="asyncio",

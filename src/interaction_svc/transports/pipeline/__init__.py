@@ -37,6 +37,7 @@ class Pipeline:
 
     def __init__(self, authenticator: Authenticator, admission: AdmissionControl) -> None:
         self._authenticator = authenticator
+        self.request_bytes = admission.request_bytes
         self.response_backlog = admission.response_backlog
         self.deadline = SharedDeadline(admission.deadline_seconds)
         """Context manager around the work of a request without streams."""

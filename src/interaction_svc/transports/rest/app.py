@@ -8,16 +8,20 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from interaction_svc.app.interactions import Interactions
 from interaction_svc.transports.asgi.admission import Admission
 from interaction_svc.transports.asgi.authentication import Authentication
+from interaction_svc.transports.asgi.cors import Cors
 from interaction_svc.transports.asgi.router import Router, serve_endpoint
 from interaction_svc.transports.asgi.telemetry import Telemetry
 from interaction_svc.transports.operations import DELETE, GET, HEALTHZ, LIST, OPENAPI, READYZ
 from interaction_svc.transports.pipeline import Pipeline
-from interaction_svc.transports.rest.cors import Cors
 from interaction_svc.transports.rest.errors import Errors
 from interaction_svc.transports.rest.json_cache import JsonCache
 from interaction_svc.transports.rest.openapi import openapi_document
 from interaction_svc.transports.rest.resources import InteractionList, InteractionResource
-from interaction_svc.transports.rest.responses import JsonResponses, json_response
+from interaction_svc.transports.rest.responses import (
+    JsonResponses,
+    error_response,
+    json_response,
+)
 
 
 def create_app(
@@ -65,5 +69,5 @@ def create_app(
     app: ASGIApp = Authentication(serve_endpoint, pipeline)
     app = Errors(Admission(app, pipeline))
     if cors_origins:
-        app = Cors(app, cors_origins)
+        app = Cors(app, cors_origins, error_response)
     return Telemetry(app, router)

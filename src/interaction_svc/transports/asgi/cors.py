@@ -1,6 +1,6 @@
 """CORS: the origins whose pages may read responses in a browser (Fetch standard)."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
@@ -8,15 +8,18 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from interaction_svc.app.consistency import CONSISTENCY_HEADER
-from interaction_svc.domain.errors import MalformedRequest
+from interaction_svc.domain.errors import MalformedRequest, ServiceError
 from interaction_svc.telemetry.request_context import REQUEST_ID_HEADER, current_request
-from interaction_svc.transports.rest.responses import error_response
 
-_METHODS = ("GET", "HEAD", "DELETE")
-_REQUEST_HEADERS = ("Authorization", REQUEST_ID_HEADER, CONSISTENCY_HEADER)
+_METHODS = ("GET", "HEAD", "POST", "DELETE")
+_REQUEST_HEADERS = (
+    "Authorization", REQUEST_ID_HEADER, CONSISTENCY_HEADER,
+    "Content-Type", "Connect-Protocol-Version", "Connect-Timeout-Ms",
+    "Grpc-Timeout", "X-Grpc-Web", "X-User-Agent",
+)  # fmt: skip
 _RESPONSE_HEADERS = (
     "Twilio-Request-Id", "Twilio-Request-Duration", "X-Request-Id", "Retry-After",
-    CONSISTENCY_HEADER,
+    CONSISTENCY_HEADER, "Grpc-Status", "Grpc-Message", "Grpc-Status-Details-Bin",
 )  # fmt: skip
 
 
@@ -28,7 +31,13 @@ class Cors(CORSMiddleware):
     allowed: a page has to send its own Authorization header.
     """
 
-    def __init__(self, app: ASGIApp, origins: Collection[str]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        origins: Collection[str],
+        render_error: Callable[[ServiceError, str], Response],
+    ) -> None:
+        """Allow `origins`. `render_error` returns the response to a refused preflight."""
         super().__init__(
             app,
             allow_origins=frozenset(origins),
@@ -36,6 +45,7 @@ class Cors(CORSMiddleware):
             allow_headers=_REQUEST_HEADERS,
             expose_headers=_RESPONSE_HEADERS,
         )
+        self._render_error = render_error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
@@ -51,4 +61,4 @@ class Cors(CORSMiddleware):
         if response.status_code == 200:
             return response
         current_request().error = error = MalformedRequest(bytes(response.body).decode())
-        return error_response(error, path="")
+        return self._render_error(error, "")

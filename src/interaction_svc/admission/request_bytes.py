@@ -1,0 +1,45 @@
+"""A limit on the bytes of requests that have not arrived completely."""
+
+from typing import Self
+
+from interaction_svc.domain.errors import Overloaded
+from interaction_svc.domain.units import MIB
+
+
+class RequestBytes:
+    """The bytes of all unfinished requests over HTTP, in one process.
+
+    A limit on each request does not bound them together: a caller may send many requests, each
+    almost to its end, and finish none.
+    """
+
+    MAX_BYTES = 64 * MIB
+
+    def __init__(self) -> None:
+        self.held = 0
+        """The bytes of all unfinished requests."""
+
+    def request(self) -> "RequestBody":
+        """Return a context manager that counts the bytes of one request until its end."""
+        return RequestBody(self)
+
+
+class RequestBody:
+    """The bytes of one request."""
+
+    def __init__(self, limit: RequestBytes) -> None:
+        self._limit = limit
+        self._held = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._limit.held -= self._held
+
+    def add(self, size: int) -> None:
+        """Count further bytes. Raises Overloaded if all requests then have more than MAX_BYTES."""
+        if self._limit.held + size > RequestBytes.MAX_BYTES:
+            raise Overloaded("Too many bytes of unfinished requests: send this request again later")
+        self._held += size
+        self._limit.held += size

@@ -1,0 +1,44 @@
+"""The application of the HTTP listener: the REST API, and the RPC methods beside it."""
+
+from collections.abc import Callable, Collection
+
+from starlette.types import ASGIApp
+
+from interaction_svc.app.ingest import Ingest
+from interaction_svc.app.interactions import Interactions
+from interaction_svc.transports.asgi.cors import Cors
+from interaction_svc.transports.asgi.dispatch import Dispatch
+from interaction_svc.transports.connect.app import RpcApp
+from interaction_svc.transports.pipeline import Pipeline
+from interaction_svc.transports.rest.app import create_app
+from interaction_svc.transports.rest.responses import error_response
+from interaction_svc.transports.rpc.health import health_methods
+from interaction_svc.transports.rpc.methods import SERVICES, unary_methods
+
+
+def http_app(
+    interactions: Interactions,
+    ingest: Ingest,
+    base_url: str,
+    pipeline: Pipeline,
+    *,
+    max_message_bytes: int,
+    cors_origins: Collection[str] = (),
+    is_ready: Callable[[], bool] = lambda: True,
+) -> ASGIApp:
+    """Return the application. All links begin with `base_url`, which has no slash at its end.
+
+    A request of an RPC method may have `max_message_bytes`. Browsers let pages of `cors_origins`
+    read the responses.
+    """
+    methods = {
+        **unary_methods(interactions, ingest),
+        **health_methods(is_ready, ("", *SERVICES)),
+    }
+    rpc: ASGIApp = RpcApp(methods, pipeline, max_message_bytes=max_message_bytes)
+    if cors_origins:
+        rpc = Cors(rpc, cors_origins, error_response)
+    rest = create_app(
+        interactions, base_url, pipeline, cors_origins=cors_origins, is_ready=is_ready
+    )
+    return Dispatch(rpc, rest)

@@ -1,0 +1,1 @@
+"""The RPC methods as an ASGI application: Connect, gRPC-Web and gRPC."""

@@ -1,0 +1,256 @@
+"""The protocols: what a request and a response look like on the wire.
+
+Sources: connectrpc.com/docs/protocol, and PROTOCOL-HTTP2.md and PROTOCOL-WEB.md of grpc.
+"""
+
+import binascii
+import re
+from abc import ABC, abstractmethod
+from base64 import b64decode, b64encode
+from collections.abc import Iterable
+from typing import NamedTuple
+from urllib.parse import parse_qsl, quote
+
+import orjson
+
+from interaction_svc.app.consistency import CONSISTENCY_HEADER
+from interaction_svc.codec.proto_json import parse_json, print_json
+from interaction_svc.domain.errors import MalformedRequest, ServiceError
+from interaction_svc.telemetry.request_context import REQUEST_ID_HEADER, RequestContext
+from interaction_svc.transports.connect.framing import (
+    decompressed,
+    frame,
+    only_message,
+    trailers_frame,
+)
+from interaction_svc.transports.rpc.error_details import status_of
+from interaction_svc.transports.rpc.methods import UnaryMethod
+from interaction_svc.transports.status import codes_of
+
+Pairs = list[tuple[bytes, bytes]]
+_CONNECT_TIMEOUT = re.compile(rb"[0-9]{1,10}")
+_GRPC_TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
+_GRPC_UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+_VISIBLE = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
+"""The characters that a grpc-message has unescaped."""
+
+
+class Response(NamedTuple):
+    """A response over HTTP."""
+
+    status: int
+    headers: Pairs
+    body: bytes
+    trailers: Pairs | None = None
+    """None: the protocol has none outside of the body."""
+
+
+class Protocol(ABC):
+    """A protocol, with one form of its messages."""
+
+    name: str
+    """The protocol in log lines and metrics."""
+
+    @abstractmethod
+    def timeout(self, headers: dict[bytes, bytes]) -> float | None:
+        """Return the client's deadline in seconds, or None. Raises MalformedRequest."""
+
+    @abstractmethod
+    def request(
+        self, method: UnaryMethod, headers: dict[bytes, bytes], body: bytes, max_bytes: int
+    ) -> bytes:
+        """Return the request of a body, in protobuf's encoding.
+
+        Raises MalformedRequest, RequestTooLarge, InvalidField.
+        """
+
+    @abstractmethod
+    def response(self, method: UnaryMethod, call: RequestContext, message: bytes) -> Response:
+        """Return the response that has this message, in protobuf's encoding."""
+
+    @abstractmethod
+    def error(self, call: RequestContext, error: ServiceError) -> Response:
+        """Return the response to a call that failed."""
+
+
+class Connect(Protocol):
+    """Connect with one request and one response, in protobuf's encoding or as JSON."""
+
+    name = "connect"
+
+    def __init__(self, content_type: bytes, *, is_json: bool) -> None:
+        self._content_type = content_type
+        self._is_json = is_json
+
+    def timeout(self, headers: dict[bytes, bytes]) -> float | None:
+        """See Protocol."""
+        sent = headers.get(b"connect-timeout-ms")
+        if sent is None:
+            return None
+        if not _CONNECT_TIMEOUT.fullmatch(sent):
+            raise MalformedRequest("connect-timeout-ms: must be 1 to 10 digits")
+        return int(sent) / 1000
+
+    def request(
+        self, method: UnaryMethod, headers: dict[bytes, bytes], body: bytes, max_bytes: int
+    ) -> bytes:
+        """See Protocol."""
+        plain = decompressed(body, headers.get(b"content-encoding", b""), max_bytes)
+        return self._in_protobuf(method, plain)
+
+    def request_of_query(self, method: UnaryMethod, query: bytes, max_bytes: int) -> bytes:
+        """Return the request of a GET, which is in the query.
+
+        Raises MalformedRequest, RequestTooLarge, InvalidField.
+        """
+        sent = _parameters(query)
+        message = sent.get("message", "").encode("latin-1")
+        if sent.get("base64") == "1":
+            try:
+                padded = message.rstrip(b"=") + b"=" * (-len(message.rstrip(b"=")) % 4)
+                message = b64decode(padded, altchars=b"-_", validate=True)
+            except binascii.Error as error:
+                raise MalformedRequest("message: must be base64, as base64=1 says") from error
+        plain = decompressed(message, sent.get("compression", "").encode(), max_bytes)
+        return self._in_protobuf(method, plain)
+
+    def _in_protobuf(self, method: UnaryMethod, message: bytes) -> bytes:
+        if self._is_json:
+            return parse_json(method.request, message).SerializeToString()
+        return message
+
+    def response(self, method: UnaryMethod, call: RequestContext, message: bytes) -> Response:
+        """See Protocol."""
+        if self._is_json:
+            message = print_json(method.response.FromString(message))
+        return Response(200, [(b"content-type", self._content_type), *_metadata(call)], message)
+
+    def error(self, call: RequestContext, error: ServiceError) -> Response:
+        """See Protocol."""
+        status = status_of(error)
+        codes = codes_of(type(error))
+        body = {
+            "code": codes.connect_name,
+            "message": error.message,
+            "details": [
+                {
+                    "type": detail.type_url.rpartition("/")[2],
+                    "value": b64encode(detail.value).rstrip(b"=").decode(),
+                }
+                for detail in status.details
+            ],
+        }
+        headers = [(b"content-type", b"application/json"), *_metadata(call)]
+        return Response(codes.connect_http, headers, orjson.dumps(body))
+
+
+class Grpc(Protocol):
+    """gRPC, on servers that send trailers."""
+
+    name = "grpc"
+
+    def __init__(self, content_type: bytes) -> None:
+        self._content_type = content_type
+
+    def timeout(self, headers: dict[bytes, bytes]) -> float | None:
+        """See Protocol."""
+        sent = headers.get(b"grpc-timeout")
+        if sent is None:
+            return None
+        found = _GRPC_TIMEOUT.fullmatch(sent)
+        if found is None:
+            raise MalformedRequest("grpc-timeout: must be 1 to 8 digits and a unit: H M S m u n")
+        return int(found[1]) * _GRPC_UNITS[found[2]]
+
+    def request(
+        self, method: UnaryMethod, headers: dict[bytes, bytes], body: bytes, max_bytes: int
+    ) -> bytes:
+        """See Protocol."""
+        return only_message(body, headers.get(b"grpc-encoding", b""), max_bytes)
+
+    def response(self, method: UnaryMethod, call: RequestContext, message: bytes) -> Response:
+        """See Protocol."""
+        return self._respond(frame(message), [(b"grpc-status", b"0"), *_metadata(call)])
+
+    def error(self, call: RequestContext, error: ServiceError) -> Response:
+        """See Protocol."""
+        details = b64encode(status_of(error).SerializeToString()).rstrip(b"=")
+        return self._respond(
+            b"",
+            [
+                (b"grpc-status", b"%d" % codes_of(type(error)).grpc),
+                (b"grpc-message", quote(error.message, safe=_VISIBLE).encode()),
+                (b"grpc-status-details-bin", details),
+                *_metadata(call),
+            ],
+        )
+
+    def _respond(self, messages: bytes, trailers: Pairs) -> Response:
+        return Response(200, [(b"content-type", self._content_type)], messages, trailers)
+
+
+class GrpcWeb(Grpc):
+    """gRPC-Web, whose trailers are the last frame of the body; `is_text`: the body is base64."""
+
+    name = "grpc_web"
+
+    def __init__(self, content_type: bytes, *, is_text: bool) -> None:
+        super().__init__(content_type)
+        self._is_text = is_text
+
+    def request(
+        self, method: UnaryMethod, headers: dict[bytes, bytes], body: bytes, max_bytes: int
+    ) -> bytes:
+        """See Protocol."""
+        if self._is_text:
+            try:
+                # A client may end each part of the text with padding.
+                parts = re.findall(rb"[^=]+=*", body)
+                body = b"".join([b64decode(part, validate=True) for part in parts])
+            except binascii.Error as error:
+                raise MalformedRequest("The request must be base64") from error
+        return super().request(method, headers, body, max_bytes)
+
+    def _respond(self, messages: bytes, trailers: Pairs) -> Response:
+        body = messages + trailers_frame(trailers)
+        if self._is_text:
+            body = b64encode(body)
+        return Response(200, [(b"content-type", self._content_type)], body)
+
+
+def _metadata(call: RequestContext) -> Iterable[tuple[bytes, bytes]]:
+    """Return the metadata of every response: the request id, and the token of what was written."""
+    yield REQUEST_ID_HEADER.encode(), call.request_id.encode()
+    if call.written is not None:
+        yield CONSISTENCY_HEADER.encode(), call.written.encode()
+
+
+_JSON = Connect(b"application/json", is_json=True)
+_PROTO = Connect(b"application/proto", is_json=False)
+POSTED: dict[bytes, Protocol] = {b"application/json": _JSON, b"application/proto": _PROTO} | {
+    kind: GrpcWeb(kind, is_text=b"text" in kind)
+    for kind in (
+        b"application/grpc-web",
+        b"application/grpc-web+proto",
+        b"application/grpc-web-text",
+        b"application/grpc-web-text+proto",
+    )
+}
+"""The protocols of a POST by content type, on every server."""
+WITH_TRAILERS: dict[bytes, Protocol] = {
+    kind: Grpc(kind) for kind in (b"application/grpc", b"application/grpc+proto")
+}
+"""The further protocols of a POST on a server that sends trailers."""
+_ENCODINGS = {"json": _JSON, "proto": _PROTO}
+
+
+def protocol_of_query(query: bytes) -> Connect:
+    """Return the protocol of a GET. Raises MalformedRequest."""
+    protocol = _ENCODINGS.get(_parameters(query).get("encoding", ""))
+    if protocol is None:
+        raise MalformedRequest("encoding: must be json or proto")
+    return protocol
+
+
+def _parameters(query: bytes) -> dict[str, str]:
+    return dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True, encoding="latin-1"))
