@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import orjson
 from google.protobuf import json_format
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
 from interaction_svc.domain.errors import InvalidField, MalformedRequest
@@ -22,7 +23,14 @@ M = TypeVar("M", bound=Message)
 
 _TYPES = {value: name for name, value in InteractionType.items()}
 _STATUSES = {value: name for name, value in ResourceStatus.items()}
-_FIELD = re.compile(r"Failed to parse (\w+) field")
+_UNKNOWN_FIELD = re.compile(r'has no field named "(\w{1,64})"')
+_TIME = "google.protobuf.Timestamp"
+_OF_TYPE = {
+    FieldDescriptor.TYPE_STRING: "must be a string",
+    FieldDescriptor.TYPE_BOOL: "must be true or false",
+    FieldDescriptor.TYPE_INT32: "must be a whole number of at most 32 bits",
+}
+_FIELD = re.compile(r"Failed to parse (\w{1,64}) field")
 
 
 def print_json(message: Message) -> bytes:
@@ -38,22 +46,73 @@ def print_json(message: Message) -> bytes:
 
 
 def parse_json(kind: type[M], text: bytes) -> M:
-    """Return the message of a JSON text. Unknown fields are ignored, as in protobuf's encoding.
+    """Return the message of a JSON text.
 
-    Raises InvalidField if a field has a wrong value, MalformedRequest if it is not JSON. Neither
-    has the value in its text.
+    Raises InvalidField if a field has a wrong value or is unknown, MalformedRequest if the text is
+    no JSON object. Neither has the value in its text. Unknown fields are refused, because JSON is
+    written by hand: a list whose filter is misspelt would have all Interactions.
     """
     message = kind()
     try:
-        json_format.Parse(text, message, ignore_unknown_fields=True)
-    except (ValueError, json_format.ParseError, RecursionError) as error:
-        path = ".".join(_FIELD.findall(str(error)))
-        if path:
-            raise InvalidField(path, "has a value that this field can't have") from error
-        raise MalformedRequest(
-            f"The request is not JSON of a {kind.DESCRIPTOR.full_name}"
-        ) from error
+        fields = orjson.loads(text)
+        if not isinstance(fields, dict):
+            raise _not_json(kind)
+        _check_objects(kind.DESCRIPTOR, fields, "")
+        json_format.ParseDict(fields, message)
+    except json_format.ParseError as error:
+        raise _field_error(kind, str(error)) or _not_json(kind) from error
+    except (ValueError, RecursionError) as error:
+        raise _not_json(kind) from error
     return message
+
+
+def _check_objects(message: Any, fields: dict[str, Any], path: str) -> None:
+    """Raise InvalidField for a field that must be an object and is not.
+
+    The library takes a list or a string for an object, and its items for names of fields.
+    """
+    for name, value in fields.items():
+        field = message.fields_by_camelcase_name.get(name) or message.fields_by_name.get(name)
+        kind = None if field is None else field.message_type
+        if value is None or kind is None or kind.full_name == _TIME:
+            continue
+        if not isinstance(value, dict):
+            raise InvalidField(f"{path}{name}", "must be an object")
+        _check_objects(kind, value, f"{path}{name}.")
+
+
+def _field_error(kind: type[Message], problem: str) -> InvalidField | None:
+    """Return the error of the field that the library names, or None."""
+    path = _FIELD.findall(problem)
+    unknown = _UNKNOWN_FIELD.search(problem)
+    if unknown:
+        return InvalidField(".".join([*path, unknown[1]]), "is not a field of this message")
+    if path:
+        return InvalidField(".".join(path), _expectation(kind.DESCRIPTOR, path))
+    return None
+
+
+def _expectation(message: Any, path: list[str]) -> str:
+    """Return what the value of a field must be, in words for the caller."""
+    field = None
+    for name in path:
+        fields = message.fields_by_camelcase_name
+        field = fields.get(name) or message.fields_by_name.get(name)
+        if field is None:
+            break
+        message = field.message_type or message
+    if field is None:
+        return "has a wrong value"
+    if field.enum_type is not None:
+        return f"must be one of {', '.join(field.enum_type.values_by_name)}"
+    if field.message_type is not None:
+        is_time = field.message_type.full_name == _TIME
+        return "must be a time such as 2026-02-14T12:00:00Z" if is_time else "must be an object"
+    return _OF_TYPE.get(field.type, "has a wrong value")
+
+
+def _not_json(kind: type[Message]) -> MalformedRequest:
+    return MalformedRequest(f"The request is not JSON of a {kind.DESCRIPTOR.full_name}")
 
 
 def _list(message: ListInteractionsResponse) -> dict[str, Any]:
