@@ -71,177 +71,197 @@ class Settings(BaseSettings):
 
     store: Annotated[str, AfterValidator(check_store_url)] = Field(
         DEFAULT_URL,
-        description="Where Interactions are kept: sqlite:///path/of/file.db,"
-        " or postgresql://user@host/database",
+        description="The URL of the store: sqlite:///path/of/file.db, or"
+        " postgresql://user@host/database.",
     )
     postgres_connections: int = Field(
         PostgresLimits().connections,
         ge=1,
         le=1000,
-        description="Connections to PostgreSQL at most, beside one that health probes through.",
+        description="Maximum number of connections to PostgreSQL, without the health probe's.",
     )
     postgres_statement_seconds: float = Field(
         PostgresLimits().statement_seconds,
         ge=0.1,
         le=3600,
-        description="How long PostgreSQL may take for a statement, and a call wait for its turn.",
+        description="Time limit of a PostgreSQL statement, and of the wait for a free connection.",
     )
     replica_store: Annotated[str, AfterValidator(check_database_url)] | None = Field(
-        None, description="A standby of a PostgreSQL store, which Gets and Lists are read from."
+        None, description="The URL of a PostgreSQL standby that serves Gets and Lists."
     )
     replica_wait_seconds: float = Field(
         ReplicaStore("").wait_seconds,
         ge=0,
         le=30,
-        description="How long a read with a consistency token waits for the replica to catch up.",
+        description="How long a read with a consistency token waits for the replica to catch up,"
+        " before it goes to the primary.",
     )
     grpc: bool = Field(True, description="Whether to serve gRPC.")
     grpc_address: AddressText = Field(
-        "127.0.0.1:50051", description="The address that gRPC listens on; port 0 is any free one."
+        "127.0.0.1:50051",
+        description="The address of the gRPC listener; port 0 selects a free port.",
     )
     http: bool = Field(True, description="Whether to serve the REST API.")
     http_address: AddressText = Field(
-        "127.0.0.1:8080", description="The address that HTTP listens on; port 0 is any free one."
+        "127.0.0.1:8080",
+        description="The address of the HTTP listener; port 0 selects a free port.",
     )
     public_url: Annotated[str, AfterValidator(check_public_url)] | None = Field(
         None,
-        description="What links in the REST API begin with, if it isn't the address it listens on.",
+        description="The base URL of links in REST responses, if it differs from the HTTP address.",
     )
     http_cors_origins: Annotated[
         tuple[str, ...], NoDecode, BeforeValidator(split_list), AfterValidator(check_origins)
-    ] = Field((), description="Origins whose pages browsers let read the REST API; none: off.")
+    ] = Field(
+        (), description="Web origins that may read the REST API in a browser; none: CORS is off."
+    )
     metrics: bool = Field(True, description="Whether to serve metrics for Prometheus.")
     metrics_address: AddressText = Field(
         "127.0.0.1:9464",
-        description="The address that metrics are served on, without TLS or keys.",
+        description="The address of the metrics listener, which has no TLS and needs no key.",
     )
     workers: int = Field(
         1,
         ge=1,
         le=64,
-        description="How many processes serve on the same ports; each has the limits for itself.",
+        description="Number of processes that share the ports; each has the limits for itself.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="The least that is logged; calls are info, health checks debug."
+        "info", description="The lowest level that is logged; calls are info, health checks debug."
     )
 
     insecure: bool = Field(
         False,
-        description="Serve on other addresses than loopback even without keys and without TLS.",
+        description="Allow addresses other than loopback without keys and without TLS.",
     )
     tls_certificate: Path | None = Field(
         None,
-        description="The certificate chain of both listeners, PEM. Changes are noticed.",
+        description="The certificate chain of both listeners, PEM. It is reloaded when it changes.",
     )
     tls_key: Path | None = Field(None, description="The certificate's private key, PEM.")
     tls_client_ca: Path | None = Field(
-        None, description="gRPC wants client certificates, signed by one of these CAs, PEM."
+        None, description="Require gRPC client certificates that one of these CAs signed, PEM."
     )
     tls_client_names: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_list)] = Field(
         (),
-        description="Which subject names client certificates may have; any, if there are none.",
+        description="Subject names that client certificates may have; none: any name.",
     )
 
     max_message_bytes: int = Field(
-        4 * MIB, ge=64 * KIB, le=64 * MIB, description="The largest gRPC message that is taken."
+        4 * MIB, ge=64 * KIB, le=64 * MIB, description="Largest gRPC message that is accepted."
     )
     max_header_bytes: int = Field(
-        16 * KIB, ge=KIB, le=MIB, description="The largest headers of a request that are taken."
+        16 * KIB, ge=KIB, le=MIB, description="Largest headers of a request that are accepted."
     )
     max_connections: int = Field(
-        4096, ge=1, le=1_000_000, description="How many connections each listener holds."
+        4096, ge=1, le=1_000_000, description="Maximum number of connections of each listener."
     )
     max_streams_per_connection: int = Field(
-        256, ge=1, le=1_000_000, description="How many calls a gRPC connection carries at once."
+        256,
+        ge=1,
+        le=1_000_000,
+        description="Maximum number of concurrent calls on a gRPC connection.",
     )
     max_concurrent_calls: int = Field(
-        256, ge=1, le=1_000_000, description="How many calls are worked on at once, but for health."
+        256,
+        ge=1,
+        le=1_000_000,
+        description="Maximum number of concurrent calls, without health checks.",
     )
     calls_per_second: int = Field(
-        10_000, ge=0, le=1_000_000, description="Calls a second and account; 0 is no limit."
+        10_000,
+        ge=0,
+        le=1_000_000,
+        description="Maximum number of calls a second of each account; 0: no limit.",
     )
     account_call_share: float = Field(
         0.75,
         gt=0,
         le=1,
-        description="The part of max_concurrent_calls that one account's calls may take.",
+        description="Share of max_concurrent_calls that the calls of one account may take.",
     )
     account_stream_share: float = Field(
         0.5,
         gt=0,
         le=1,
-        description="The part of max_concurrent_calls that one account's streams may take.",
+        description="Share of max_concurrent_calls that the streams of one account may take.",
     )
     max_streams_per_key: int = Field(
-        32, ge=1, le=1_000_000, description="How many gRPC streams a key may have at once."
+        32, ge=1, le=1_000_000, description="Maximum number of concurrent gRPC streams of a key."
     )
     deadline_seconds: float = Field(
         30,
         gt=0,
         le=3600,
-        description="The longest that a call may take; a client's own deadline may be shorter.",
+        description="Time limit of a call; a client's own deadline may be shorter.",
     )
     stream_idle_seconds: float = Field(
         60,
         gt=0,
         le=3600,
-        description="After which time without a request a stream of requests is ended.",
+        description="A stream of requests ends after this time without a request.",
     )
     stream_seconds: float = Field(
         3600,
         gt=0,
         le=86_400,
-        description="The longest that a stream of requests may take, whatever its deadline.",
+        description="Time limit of a stream of requests, regardless of the client's deadline.",
     )
     header_timeout_seconds: float = Field(
         10,
         gt=0,
         le=3600,
-        description="How long a TLS handshake, or sending the headers of a request, may take.",
+        description="Time limit of a TLS handshake, and of receiving the headers of a request.",
     )
     keepalive_seconds: float = Field(
-        60, ge=1, le=86_400, description="After which silence gRPC asks whether its peer is there."
+        60, ge=1, le=86_400, description="gRPC pings a silent client after this time."
     )
     connection_idle_seconds: float = Field(
-        300, ge=1, le=86_400, description="After which time a connection without calls is closed."
+        300, ge=1, le=86_400, description="A connection without calls is closed after this time."
     )
     connection_age_seconds: float = Field(
         3600,
         ge=0,
         le=86_400,
-        description="After which time a gRPC connection is asked to come anew; 0 is never.",
+        description="A gRPC connection is asked to reconnect after this time; 0: never.",
     )
     drain_delay_seconds: float = Field(
         0,
         ge=0,
         le=600,
-        description="How long it goes on serving, unhealthy, once it is told to stop.",
+        description="How long it keeps serving, with health NOT_SERVING, after SIGTERM.",
     )
     drain_seconds: float = Field(
-        30, ge=0, le=3600, description="How long calls may take to finish once it stops serving."
+        30,
+        ge=0,
+        le=3600,
+        description="How long calls may take to finish after the server stops accepting new ones.",
     )
 
     retain_days: Days = Field(
-        0, description="Delete Interactions that were created longer ago; 0 keeps them."
+        0, description="Delete Interactions this many days after their creation; 0: keep them."
     )
     retain_days_by_service: Annotated[
         dict[str, Days], NoDecode, BeforeValidator(split_mapping), AfterValidator(check_services)
-    ] = Field({}, description="The same for single Services, whatever holds for the rest.")
+    ] = Field({}, description="Retention of single Services, in place of retain_days; 0: keep.")
 
     server: AddressText = Field(
         "127.0.0.1:50051", description="The gRPC server that get, list and delete call."
     )
-    server_tls: bool = Field(False, description="Whether they call it with TLS.")
+    server_tls: bool = Field(False, description="Whether get, list and delete use TLS.")
     server_ca: Path | None = Field(
-        None, description="With TLS, the CAs to trust, PEM, instead of gRPC's own."
+        None, description="The CAs to trust with TLS, PEM, in place of gRPC's own."
     )
     api_key: Annotated[SecretStr, AfterValidator(check_api_key)] | None = Field(
-        None, description="The key they call it with: SK…:secret. Not a flag, which others can see."
+        None,
+        description="The API key of get, list and delete, SK…:secret. Others could see a flag.",
     )
     client_certificate: Path | None = Field(
-        None, description="The certificate that they show to the server, PEM."
+        None, description="The client certificate of get, list and delete, PEM."
     )
-    client_key: Path | None = Field(None, description="That certificate's private key, PEM.")
+    client_key: Path | None = Field(
+        None, description="The private key of the client certificate, PEM."
+    )
 
     @model_validator(mode="before")
     @classmethod

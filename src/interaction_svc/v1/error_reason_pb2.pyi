@@ -77,7 +77,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Example: `{"reason": "ERROR_REASON_METHOD_NOT_ALLOWED", "domain": "interaction-svc"}`
     """
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 10
-    """RESOURCE_EXHAUSTED: too many calls are running or waiting to be written. Nothing was done. Retry
+    """RESOURCE_EXHAUSTED: too many calls are running, or the write queue is full. Nothing was done. Retry
     after the delay of the google.rpc.RetryInfo. `scope` names what the limit applies to: `service`,
     `account`, `key`, `connection`, or `anonymous` (all callers without a key together). For a limit
     on concurrent calls or streams, `limit` is their maximum number.
@@ -113,8 +113,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Example: `{"reason": "ERROR_REASON_STORE_FULL", "domain": "interaction-svc"}`
     """
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 15
-    """DEADLINE_EXCEEDED: the call took longer than the service's deadline, which applies whatever
-    deadline the client has set. A shorter deadline of the client gives the same code without details.
+    """DEADLINE_EXCEEDED: the call took longer than the service's deadline, which applies even if
+    the client has set a longer one. A shorter deadline of the client gives the same code without details.
     A write may have been done nevertheless.
 
     Example: `{"reason": "ERROR_REASON_DEADLINE_EXCEEDED", "domain": "interaction-svc"}`
@@ -140,8 +140,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
-    """Why a call failed. The name of the value is the `reason` of the google.rpc.ErrorInfo that every
-    error of the service itself carries. Its `domain` is `interaction-svc`.
+    """The reasons of failed calls. The name of the value is the `reason` of the google.rpc.ErrorInfo that
+    every error of the service itself carries. Its `domain` is `interaction-svc`.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
@@ -199,7 +199,7 @@ ERROR_REASON_METHOD_NOT_ALLOWED: ErrorReason.ValueType  # 9
 Example: `{"reason": "ERROR_REASON_METHOD_NOT_ALLOWED", "domain": "interaction-svc"}`
 """
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 10
-"""RESOURCE_EXHAUSTED: too many calls are running or waiting to be written. Nothing was done. Retry
+"""RESOURCE_EXHAUSTED: too many calls are running, or the write queue is full. Nothing was done. Retry
 after the delay of the google.rpc.RetryInfo. `scope` names what the limit applies to: `service`,
 `account`, `key`, `connection`, or `anonymous` (all callers without a key together). For a limit
 on concurrent calls or streams, `limit` is their maximum number.
@@ -235,8 +235,8 @@ the delay of the google.rpc.RetryInfo.
 Example: `{"reason": "ERROR_REASON_STORE_FULL", "domain": "interaction-svc"}`
 """
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 15
-"""DEADLINE_EXCEEDED: the call took longer than the service's deadline, which applies whatever
-deadline the client has set. A shorter deadline of the client gives the same code without details.
+"""DEADLINE_EXCEEDED: the call took longer than the service's deadline, which applies even if
+the client has set a longer one. A shorter deadline of the client gives the same code without details.
 A write may have been done nevertheless.
 
 Example: `{"reason": "ERROR_REASON_DEADLINE_EXCEEDED", "domain": "interaction-svc"}`

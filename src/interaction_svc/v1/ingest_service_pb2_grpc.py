@@ -26,10 +26,10 @@ if _version_not_supported:
 
 
 class IngestServiceStub:
-    """Writes Interactions into the log. For the services that observe them, not for readers.
+    """Writes Interactions into the log. For programs that import Interactions, not for readers.
 
-    Every call needs a key with the role ingest or admin. What InteractionService says about keys, limits,
-    errors and request IDs holds here too, except for the deadline of a stream, which has its own limits.
+    Every call needs a key with the role ingest or admin. The comment of InteractionService about keys,
+    limits, errors and request IDs applies here too. Streams have their own time limits.
 
     A record is an upsert by (account_sid, session_sid, sid). Sending it again changes nothing, so every
     record with its own SID is safe to retry. When a call is answered, its records are on disk. A read
@@ -55,10 +55,10 @@ class IngestServiceStub:
 
 
 class IngestServiceServicer:
-    """Writes Interactions into the log. For the services that observe them, not for readers.
+    """Writes Interactions into the log. For programs that import Interactions, not for readers.
 
-    Every call needs a key with the role ingest or admin. What InteractionService says about keys, limits,
-    errors and request IDs holds here too, except for the deadline of a stream, which has its own limits.
+    Every call needs a key with the role ingest or admin. The comment of InteractionService about keys,
+    limits, errors and request IDs applies here too. Streams have their own time limits.
 
     A record is an upsert by (account_sid, session_sid, sid). Sending it again changes nothing, so every
     record with its own SID is safe to retry. When a call is answered, its records are on disk. A read
@@ -85,7 +85,7 @@ class IngestServiceServicer:
         The Interactions of one request are recorded together. If a stream fails, earlier requests
         may have been recorded: send the whole stream again. Only a response has a consistency token, that
         of the last write. The details of an error that ends a stream have a RecordInteractionsResponse
-        without failures, with the counts of what is known to be handled.
+        with the counts of the records that are known to be handled, without failures.
 
         Default limits: without a request for 60 seconds a stream ends with DEADLINE_EXCEEDED and
         ERROR_REASON_STREAM_IDLE. After one hour every stream ends with DEADLINE_EXCEEDED, whatever deadline
@@ -119,10 +119,10 @@ def add_IngestServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class IngestService:
-    """Writes Interactions into the log. For the services that observe them, not for readers.
+    """Writes Interactions into the log. For programs that import Interactions, not for readers.
 
-    Every call needs a key with the role ingest or admin. What InteractionService says about keys, limits,
-    errors and request IDs holds here too, except for the deadline of a stream, which has its own limits.
+    Every call needs a key with the role ingest or admin. The comment of InteractionService about keys,
+    limits, errors and request IDs applies here too. Streams have their own time limits.
 
     A record is an upsert by (account_sid, session_sid, sid). Sending it again changes nothing, so every
     record with its own SID is safe to retry. When a call is answered, its records are on disk. A read

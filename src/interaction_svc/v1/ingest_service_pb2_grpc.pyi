@@ -27,10 +27,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class IngestServiceStub:
-    """Writes Interactions into the log. For the services that observe them, not for readers.
+    """Writes Interactions into the log. For programs that import Interactions, not for readers.
 
-    Every call needs a key with the role ingest or admin. What InteractionService says about keys, limits,
-    errors and request IDs holds here too, except for the deadline of a stream, which has its own limits.
+    Every call needs a key with the role ingest or admin. The comment of InteractionService about keys,
+    limits, errors and request IDs applies here too. Streams have their own time limits.
 
     A record is an upsert by (account_sid, session_sid, sid). Sending it again changes nothing, so every
     record with its own SID is safe to retry. When a call is answered, its records are on disk. A read
@@ -57,7 +57,7 @@ class IngestServiceStub:
     The Interactions of one request are recorded together. If a stream fails, earlier requests
     may have been recorded: send the whole stream again. Only a response has a consistency token, that
     of the last write. The details of an error that ends a stream have a RecordInteractionsResponse
-    without failures, with the counts of what is known to be handled.
+    with the counts of the records that are known to be handled, without failures.
 
     Default limits: without a request for 60 seconds a stream ends with DEADLINE_EXCEEDED and
     ERROR_REASON_STREAM_IDLE. After one hour every stream ends with DEADLINE_EXCEEDED, whatever deadline
@@ -68,10 +68,10 @@ class IngestServiceStub:
 
 @_typing.type_check_only
 class IngestServiceAsyncStub(IngestServiceStub):
-    """Writes Interactions into the log. For the services that observe them, not for readers.
+    """Writes Interactions into the log. For programs that import Interactions, not for readers.
 
-    Every call needs a key with the role ingest or admin. What InteractionService says about keys, limits,
-    errors and request IDs holds here too, except for the deadline of a stream, which has its own limits.
+    Every call needs a key with the role ingest or admin. The comment of InteractionService about keys,
+    limits, errors and request IDs applies here too. Streams have their own time limits.
 
     A record is an upsert by (account_sid, session_sid, sid). Sending it again changes nothing, so every
     record with its own SID is safe to retry. When a call is answered, its records are on disk. A read
@@ -95,7 +95,7 @@ class IngestServiceAsyncStub(IngestServiceStub):
     The Interactions of one request are recorded together. If a stream fails, earlier requests
     may have been recorded: send the whole stream again. Only a response has a consistency token, that
     of the last write. The details of an error that ends a stream have a RecordInteractionsResponse
-    without failures, with the counts of what is known to be handled.
+    with the counts of the records that are known to be handled, without failures.
 
     Default limits: without a request for 60 seconds a stream ends with DEADLINE_EXCEEDED and
     ERROR_REASON_STREAM_IDLE. After one hour every stream ends with DEADLINE_EXCEEDED, whatever deadline
@@ -105,10 +105,10 @@ class IngestServiceAsyncStub(IngestServiceStub):
     """
 
 class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Writes Interactions into the log. For the services that observe them, not for readers.
+    """Writes Interactions into the log. For programs that import Interactions, not for readers.
 
-    Every call needs a key with the role ingest or admin. What InteractionService says about keys, limits,
-    errors and request IDs holds here too, except for the deadline of a stream, which has its own limits.
+    Every call needs a key with the role ingest or admin. The comment of InteractionService about keys,
+    limits, errors and request IDs applies here too. Streams have their own time limits.
 
     A record is an upsert by (account_sid, session_sid, sid). Sending it again changes nothing, so every
     record with its own SID is safe to retry. When a call is answered, its records are on disk. A read
@@ -142,7 +142,7 @@ class IngestServiceServicer(metaclass=_abc_1.ABCMeta):
         The Interactions of one request are recorded together. If a stream fails, earlier requests
         may have been recorded: send the whole stream again. Only a response has a consistency token, that
         of the last write. The details of an error that ends a stream have a RecordInteractionsResponse
-        without failures, with the counts of what is known to be handled.
+        with the counts of the records that are known to be handled, without failures.
 
         Default limits: without a request for 60 seconds a stream ends with DEADLINE_EXCEEDED and
         ERROR_REASON_STREAM_IDLE. After one hour every stream ends with DEADLINE_EXCEEDED, whatever deadline

@@ -161,15 +161,15 @@ class Interaction(_message.Message):
     """One communication in a Session: a message or a call that one participant sent to their proxy
     number, and that was forwarded to another participant.
 
-    An Interaction always belongs to the same Session, Service and account. It records an event: the
-    platform writes it (IngestService), clients read and delete it.
+    The Session, Service and account of an Interaction never change. Importers write Interactions
+    (IngestService); clients read and delete them (InteractionService).
 
     SIDs are accepted in upper and lower case. They are stored and returned with lower-case
     hexadecimal digits.
 
     Records of one Interaction are merged. A value that a record omits keeps its stored state. Records
-    that differ only in statuses and times give the same state in every order. For any other value, a
-    record wins unless its update_time is before the stored one, compared in whole seconds.
+    that differ only in statuses and times give the same state in every order. Any other value is taken
+    from the new record, unless its update_time is before the stored one, compared in whole seconds.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -215,17 +215,17 @@ class Interaction(_message.Message):
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When the Interaction was created, in microseconds (finer digits are cut off): from the year 2008
-        to one day from now. Lists are ordered by it. Of several records the earliest second wins, and
-        within that second the time with more digits. Required, unless RecordInteraction creates the sid:
-        then the default is the current time.
+        """The time of creation, by which lists are ordered. It must be between the year 2008 and one day from
+        now. Digits below microseconds are cut off. Of several records the earliest second wins, and within
+        that second the time with more digits. Required, except in a RecordInteraction without a sid, where
+        the default is the current time.
         """
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
-        """When the Interaction last changed, in microseconds (finer digits are cut off): from the second of
-        create_time to one day from now. Of several records the latest wins. Unset in a record: its
-        create_time.
+        """The time of the last change. It must be between the second of create_time and one day from now.
+        Digits below microseconds are cut off. Of several records the latest time wins. If a record omits
+        it, the default is its create_time.
         """
 
     def __init__(
@@ -271,11 +271,11 @@ class Leg(_message.Message):
     resource_sid: _builtins.str
     """The Message or Call: two letters (`SM`, `MM`, `CA`) and 32 hexadecimal digits. Empty: unknown."""
     resource_status: Global___ResourceStatus.ValueType
-    """The status of the Message or Call. Unspecified: this service does not know it; the platform's
-    own "unknown" is RESOURCE_STATUS_UNKNOWN. Of several records the status of the latest second
-    wins; within a second the later one in this order: accepted and scheduled; queued and initiated;
-    sending, receiving and ringing; sent, answered and in-progress; every final status; read;
-    deleted.
+    """The status of the Message or Call. Unspecified: no record had a status. (The platform's own status
+    "unknown" is RESOURCE_STATUS_UNKNOWN.) Of several records, the status of the one with the latest
+    update_time wins, compared in whole seconds. Within the same second, the status that is later in
+    this order wins: accepted and scheduled; queued and initiated; sending, receiving and ringing;
+    sent, answered and in-progress; every final status; read; deleted.
     """
     resource_type: _builtins.str
     """`Message` or `Call`. These two are accepted in any case, and stored in this spelling. The platform

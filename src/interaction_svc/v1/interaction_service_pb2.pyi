@@ -134,11 +134,11 @@ class ListInteractionsRequest(_message.Message):
         """
         @_builtins.property
         def created_at_or_after(self) -> _timestamp_pb2.Timestamp:
-            """The earliest create_time, inclusive. Unset: no bound."""
+            """The lower bound of create_time, inclusive. Unset: no bound."""
 
         @_builtins.property
         def created_before(self) -> _timestamp_pb2.Timestamp:
-            """The end of the create_time, exclusive. Unset: no bound."""
+            """The upper bound of create_time, exclusive. Unset: no bound."""
 
         def __init__(
             self,

@@ -39,8 +39,8 @@ class InteractionServiceStub:
     account, and the secret, or `Bearer <key SID>.<secret>`. Get and List need a key with the role read,
     operate or admin; Delete needs operate or admin. The key is checked before the request is parsed:
     UNAUTHENTICATED, or PERMISSION_DENIED for a key without the permission. More than one
-    `authorization` is UNAUTHENTICATED. A service that has never had a key, and that only its own machine
-    can reach, needs none.
+    `authorization` is UNAUTHENTICATED. No key is needed if the store has never had one and the service
+    listens on a loopback address.
 
     Any call may also end with RESOURCE_EXHAUSTED (too many calls at once, too many calls a second, or
     too many wrong credentials), UNAVAILABLE or DEADLINE_EXCEEDED. The deadline of a call is the
@@ -52,9 +52,9 @@ class InteractionServiceStub:
     with an earlier state. It then returns a consistency token for each write (delete or record) in the
     trailing metadata `interaction-svc-consistency`: at most 64 characters of `[A-Za-z0-9_-]`, opaque to
     clients. A read that sends the token back, in metadata of the same name, sees that write and all
-    writes answered before it. A read without a token, or with a token of another database, is answered
-    too; a malformed token is INVALID_ARGUMENT. Writes ignore it. Where writes return no token, every
-    read sees all answered writes.
+    writes answered before it. A read without a token may return an earlier state. A token of another
+    database is accepted; a malformed token is INVALID_ARGUMENT. Writes ignore tokens. If writes return no
+    token, every read sees all answered writes.
 
     Every error of the service itself carries a google.rpc.ErrorInfo with the domain `interaction-svc`
     and a reason of ErrorReason. (Errors of gRPC, such as a client's deadline or a message above 4 MiB,
@@ -109,8 +109,8 @@ class InteractionServiceAsyncStub(InteractionServiceStub):
     account, and the secret, or `Bearer <key SID>.<secret>`. Get and List need a key with the role read,
     operate or admin; Delete needs operate or admin. The key is checked before the request is parsed:
     UNAUTHENTICATED, or PERMISSION_DENIED for a key without the permission. More than one
-    `authorization` is UNAUTHENTICATED. A service that has never had a key, and that only its own machine
-    can reach, needs none.
+    `authorization` is UNAUTHENTICATED. No key is needed if the store has never had one and the service
+    listens on a loopback address.
 
     Any call may also end with RESOURCE_EXHAUSTED (too many calls at once, too many calls a second, or
     too many wrong credentials), UNAVAILABLE or DEADLINE_EXCEEDED. The deadline of a call is the
@@ -122,9 +122,9 @@ class InteractionServiceAsyncStub(InteractionServiceStub):
     with an earlier state. It then returns a consistency token for each write (delete or record) in the
     trailing metadata `interaction-svc-consistency`: at most 64 characters of `[A-Za-z0-9_-]`, opaque to
     clients. A read that sends the token back, in metadata of the same name, sees that write and all
-    writes answered before it. A read without a token, or with a token of another database, is answered
-    too; a malformed token is INVALID_ARGUMENT. Writes ignore it. Where writes return no token, every
-    read sees all answered writes.
+    writes answered before it. A read without a token may return an earlier state. A token of another
+    database is accepted; a malformed token is INVALID_ARGUMENT. Writes ignore tokens. If writes return no
+    token, every read sees all answered writes.
 
     Every error of the service itself carries a google.rpc.ErrorInfo with the domain `interaction-svc`
     and a reason of ErrorReason. (Errors of gRPC, such as a client's deadline or a message above 4 MiB,
@@ -175,8 +175,8 @@ class InteractionServiceServicer(metaclass=_abc_1.ABCMeta):
     account, and the secret, or `Bearer <key SID>.<secret>`. Get and List need a key with the role read,
     operate or admin; Delete needs operate or admin. The key is checked before the request is parsed:
     UNAUTHENTICATED, or PERMISSION_DENIED for a key without the permission. More than one
-    `authorization` is UNAUTHENTICATED. A service that has never had a key, and that only its own machine
-    can reach, needs none.
+    `authorization` is UNAUTHENTICATED. No key is needed if the store has never had one and the service
+    listens on a loopback address.
 
     Any call may also end with RESOURCE_EXHAUSTED (too many calls at once, too many calls a second, or
     too many wrong credentials), UNAVAILABLE or DEADLINE_EXCEEDED. The deadline of a call is the
@@ -188,9 +188,9 @@ class InteractionServiceServicer(metaclass=_abc_1.ABCMeta):
     with an earlier state. It then returns a consistency token for each write (delete or record) in the
     trailing metadata `interaction-svc-consistency`: at most 64 characters of `[A-Za-z0-9_-]`, opaque to
     clients. A read that sends the token back, in metadata of the same name, sees that write and all
-    writes answered before it. A read without a token, or with a token of another database, is answered
-    too; a malformed token is INVALID_ARGUMENT. Writes ignore it. Where writes return no token, every
-    read sees all answered writes.
+    writes answered before it. A read without a token may return an earlier state. A token of another
+    database is accepted; a malformed token is INVALID_ARGUMENT. Writes ignore tokens. If writes return no
+    token, every read sees all answered writes.
 
     Every error of the service itself carries a google.rpc.ErrorInfo with the domain `interaction-svc`
     and a reason of ErrorReason. (Errors of gRPC, such as a client's deadline or a message above 4 MiB,

@@ -21,8 +21,8 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Why a call failed. The name of the value is the `reason` of the google.rpc.ErrorInfo that every
-// error of the service itself carries. Its `domain` is `interaction-svc`.
+// The reasons of failed calls. The name of the value is the `reason` of the google.rpc.ErrorInfo that
+// every error of the service itself carries. Its `domain` is `interaction-svc`.
 type ErrorReason int32
 
 const (
@@ -71,7 +71,7 @@ const (
 	//
 	// Example: `{"reason": "ERROR_REASON_METHOD_NOT_ALLOWED", "domain": "interaction-svc"}`
 	ErrorReason_ERROR_REASON_METHOD_NOT_ALLOWED ErrorReason = 9
-	// RESOURCE_EXHAUSTED: too many calls are running or waiting to be written. Nothing was done. Retry
+	// RESOURCE_EXHAUSTED: too many calls are running, or the write queue is full. Nothing was done. Retry
 	// after the delay of the google.rpc.RetryInfo. `scope` names what the limit applies to: `service`,
 	// `account`, `key`, `connection`, or `anonymous` (all callers without a key together). For a limit
 	// on concurrent calls or streams, `limit` is their maximum number.
@@ -102,8 +102,8 @@ const (
 	//
 	// Example: `{"reason": "ERROR_REASON_STORE_FULL", "domain": "interaction-svc"}`
 	ErrorReason_ERROR_REASON_STORE_FULL ErrorReason = 14
-	// DEADLINE_EXCEEDED: the call took longer than the service's deadline, which applies whatever
-	// deadline the client has set. A shorter deadline of the client gives the same code without details.
+	// DEADLINE_EXCEEDED: the call took longer than the service's deadline, which applies even if
+	// the client has set a longer one. A shorter deadline of the client gives the same code without details.
 	// A write may have been done nevertheless.
 	//
 	// Example: `{"reason": "ERROR_REASON_DEADLINE_EXCEEDED", "domain": "interaction-svc"}`

@@ -223,15 +223,15 @@ func (ResourceStatus) EnumDescriptor() ([]byte, []int) {
 // One communication in a Session: a message or a call that one participant sent to their proxy
 // number, and that was forwarded to another participant.
 //
-// An Interaction always belongs to the same Session, Service and account. It records an event: the
-// platform writes it (IngestService), clients read and delete it.
+// The Session, Service and account of an Interaction never change. Importers write Interactions
+// (IngestService); clients read and delete them (InteractionService).
 //
 // SIDs are accepted in upper and lower case. They are stored and returned with lower-case
 // hexadecimal digits.
 //
 // Records of one Interaction are merged. A value that a record omits keeps its stored state. Records
-// that differ only in statuses and times give the same state in every order. For any other value, a
-// record wins unless its update_time is before the stored one, compared in whole seconds.
+// that differ only in statuses and times give the same state in every order. Any other value is taken
+// from the new record, unless its update_time is before the stored one, compared in whole seconds.
 type Interaction struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The SID of the Interaction: `KI` and 32 hexadecimal digits. Optional in RecordInteraction, which
@@ -255,14 +255,14 @@ type Interaction struct {
 	Inbound *Leg `protobuf:"bytes,7,opt,name=inbound,proto3" json:"inbound,omitempty"`
 	// The outbound leg: from the proxy number to the other participant. Unset: there was none.
 	Outbound *Leg `protobuf:"bytes,8,opt,name=outbound,proto3" json:"outbound,omitempty"`
-	// When the Interaction was created, in microseconds (finer digits are cut off): from the year 2008
-	// to one day from now. Lists are ordered by it. Of several records the earliest second wins, and
-	// within that second the time with more digits. Required, unless RecordInteraction creates the sid:
-	// then the default is the current time.
+	// The time of creation, by which lists are ordered. It must be between the year 2008 and one day from
+	// now. Digits below microseconds are cut off. Of several records the earliest second wins, and within
+	// that second the time with more digits. Required, except in a RecordInteraction without a sid, where
+	// the default is the current time.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
-	// When the Interaction last changed, in microseconds (finer digits are cut off): from the second of
-	// create_time to one day from now. Of several records the latest wins. Unset in a record: its
-	// create_time.
+	// The time of the last change. It must be between the second of create_time and one day from now.
+	// Digits below microseconds are cut off. Of several records the latest time wins. If a record omits
+	// it, the default is its create_time.
 	UpdateTime    *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -377,11 +377,11 @@ type Leg struct {
 	ParticipantSid string `protobuf:"bytes,1,opt,name=participant_sid,json=participantSid,proto3" json:"participant_sid,omitempty"`
 	// The Message or Call: two letters (`SM`, `MM`, `CA`) and 32 hexadecimal digits. Empty: unknown.
 	ResourceSid string `protobuf:"bytes,2,opt,name=resource_sid,json=resourceSid,proto3" json:"resource_sid,omitempty"`
-	// The status of the Message or Call. Unspecified: this service does not know it; the platform's
-	// own "unknown" is RESOURCE_STATUS_UNKNOWN. Of several records the status of the latest second
-	// wins; within a second the later one in this order: accepted and scheduled; queued and initiated;
-	// sending, receiving and ringing; sent, answered and in-progress; every final status; read;
-	// deleted.
+	// The status of the Message or Call. Unspecified: no record had a status. (The platform's own status
+	// "unknown" is RESOURCE_STATUS_UNKNOWN.) Of several records, the status of the one with the latest
+	// update_time wins, compared in whole seconds. Within the same second, the status that is later in
+	// this order wins: accepted and scheduled; queued and initiated; sending, receiving and ringing;
+	// sent, answered and in-progress; every final status; read; deleted.
 	ResourceStatus ResourceStatus `protobuf:"varint,3,opt,name=resource_status,json=resourceStatus,proto3,enum=interaction_svc.v1.ResourceStatus" json:"resource_status,omitempty"`
 	// `Message` or `Call`. These two are accepted in any case, and stored in this spelling. The platform
 	// does not promise that there are no other types. At most 64 characters. Empty: unknown.

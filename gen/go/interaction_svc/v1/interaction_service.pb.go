@@ -492,9 +492,9 @@ type ListInteractionsRequest_Filter struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The type. Unspecified: any.
 	Type InteractionType `protobuf:"varint,1,opt,name=type,proto3,enum=interaction_svc.v1.InteractionType" json:"type,omitempty"`
-	// The earliest create_time, inclusive. Unset: no bound.
+	// The lower bound of create_time, inclusive. Unset: no bound.
 	CreatedAtOrAfter *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=created_at_or_after,json=createdAtOrAfter,proto3" json:"created_at_or_after,omitempty"`
-	// The end of the create_time, exclusive. Unset: no bound.
+	// The upper bound of create_time, exclusive. Unset: no bound.
 	CreatedBefore *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=created_before,json=createdBefore,proto3" json:"created_before,omitempty"`
 	// A participant of either leg: `KP` and 32 hexadecimal digits. Empty: any.
 	ParticipantSid string `protobuf:"bytes,4,opt,name=participant_sid,json=participantSid,proto3" json:"participant_sid,omitempty"`
