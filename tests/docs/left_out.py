@@ -21,7 +21,7 @@ LEFT_OUT = {
         "tests/deploy/test_starting.py runs it"
     ),
     (
-        "docs/operations.md",
+        "docs/access.md",
         "interaction-svc get --server interactions.example:50051 --server-tls --server-ca ca.pem"
         " --client-certificate worker.pem --client-key worker-key.pem KS… KC… KI…",
     ): "needs a server at interactions.example and its certificates; test_tls.py has such calls",

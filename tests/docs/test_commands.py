@@ -31,7 +31,7 @@ FIRST_LINES = {
         "newest_first = ListInteractionsRequest(service_sid=service, session_sid=session)\n"
     ),
     ("docs/grpc-python.md", 2): "import grpc\nkey = 'SK' + 'a' * 32, 'secret'\n",
-    ("docs/operations.md", 0): (
+    ("docs/access.md", 0): (
         "from twilio.rest import Client\nkey_sid, secret = 'SK' + 'a' * 32, 'secret'\n"
     ),
     ("docs/sdks.md", 1): (
@@ -163,6 +163,7 @@ def write_mentioned_files(page: str, folder: Path) -> None:
         Authority(folder)
     elif page == "docs/operations.md":
         (folder / "no.db").write_text("This is no SQLite database.\n" * 100)
+    elif page == "docs/store-faults.md":
         shutil.copy(folder / "interactions.db", folder / "damaged.db")
 
 

@@ -139,7 +139,7 @@ def anchors_of(path: Path) -> set[str]:
 
 
 def test_metrics_are_those_of_the_page() -> None:
-    text = (ROOT / "docs" / "operations.md").read_text()
+    text = (ROOT / "docs" / "monitoring.md").read_text()
     named = {name for name in named_in(text) if re.fullmatch(r"interaction_svc_[a-z_]+", name)}
     assert named
     assert named <= metric_names()

@@ -3,7 +3,7 @@
 With several workers, each counts by itself, and they are added up (workers/metrics.py); gauges say
 by their `multiprocess_mode` how. None has a SID, an address or anything else of callers in its
 labels, so that their number is bounded and they may be read by whoever watches the service.
-docs/operations.md lists them.
+docs/monitoring.md lists them.
 """
 
 import platform
