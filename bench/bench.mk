@@ -1,16 +1,18 @@
-# The benchmark and its rivals; included at the end of the Makefile, after clients/clients.mk.
+# The benchmarks and the services they compare with. The Makefile includes this file at its end, after
+# clients/clients.mk.
 
-# Without Go and gcc this rival is left out. The first build compiles SQLite, which takes a minute.
+# The Go service needs Go and gcc; without them the benchmark omits it. The first build compiles SQLite,
+# which takes a minute.
 GO_RIVAL := $(if $(and $(shell command -v go 2>/dev/null),$(shell command -v gcc 2>/dev/null)),$(TOOLS)/rival-go)
 
 $(TOOLS)/rival-go: $(wildcard bench/rivals/go/*.go bench/rivals/go/go.*) $(GO_STUBS)
 	cd bench/rivals/go && CGO_ENABLED=1 go vet . && CGO_ENABLED=1 go build -o "$(CURDIR)/$@" .
 
 .PHONY: bench bench-quick
-bench: $(VENV)/.dev $(GO_RIVAL) ## what requests cost, beside an empty RPC and rivals; some 12 minutes, into docs/bench
+bench: $(VENV)/.dev $(GO_RIVAL) ## measure the cost of requests against an empty RPC and other services; 12 minutes, into docs/bench
 	$(BIN)/python -m bench.speed --into docs/bench
 
-bench-quick: $(VENV)/.dev $(GO_RIVAL) ## the same in under 2 minutes, less exact, into .build/bench
+bench-quick: $(VENV)/.dev $(GO_RIVAL) ## measure the same in under 2 minutes, less exactly, into .build/bench
 	$(BIN)/python -m bench.speed --quick --into .build/bench
 
 BASE ?= HEAD
@@ -21,5 +23,5 @@ bench-compare: $(VENV)/.dev ## what reads cost here ÷ at another commit, in one
 	$(BIN)/python -m bench.compare .build/bench/base/src
 
 .PHONY: bench-postgres
-bench-postgres: $(VENV)/.dev ## the same on PostgreSQL, beside SQLite; a minute, into docs/bench
+bench-postgres: $(VENV)/.dev ## compare PostgreSQL with SQLite; a minute, into docs/bench
 	$(BIN)/python -m bench.postgres --into docs/bench/postgres.md

@@ -1,6 +1,6 @@
-# The example clients in Go and Node.js, and the stubs in Java and C#; included by the Makefile.
+# The example clients in Go and Node.js, and the stubs in Java and C#. The Makefile includes this file.
 
-# A client without its toolchain isn't built, and check.py reports that it was left out.
+# A client without its toolchain is not built, and check.py reports it as left out.
 GO_CLIENT   := $(if $(shell command -v go 2>/dev/null),$(TOOLS)/list-interactions)
 JAVA_STUBS  := $(if $(and $(shell command -v protoc 2>/dev/null),$(shell command -v javac 2>/dev/null)),.build/java/.stamp)
 PROTO_GOOGLE := $(wildcard third_party/googleapis/google/*/*.proto)
@@ -8,7 +8,7 @@ NODE_CLIENT := $(if $(shell command -v node 2>/dev/null),clients/node/gen/.stamp
 
 .PHONY: test-clients
 
-test-clients: $(VENV)/.dev $(GO_CLIENT) $(NODE_CLIENT) $(JAVA_STUBS) ## the example clients against a real server, and stubs in other languages
+test-clients: $(VENV)/.dev $(GO_CLIENT) $(NODE_CLIENT) $(JAVA_STUBS) ## test the example clients against a server, and compile the stubs of other languages
 	$(BIN)/python clients/check.py
 	@{ command -v protoc && command -v javac; } >/dev/null || echo "LEFT OUT: the stubs in Java and C#, which need protoc, libprotobuf-java and a JDK"
 
@@ -25,8 +25,8 @@ clients/node/gen/.stamp: clients/node/node_modules/.stamp clients/node/buf.gen.y
 clients/node/node_modules/.stamp: clients/node/package.json clients/node/package-lock.json clients/node/.npmrc
 	cd clients/node && npm ci --loglevel=error --no-audit --no-fund && touch node_modules/.stamp
 
-# The protoc of the system generates Java and C#. Java's messages are compiled against the system's
-# protobuf.jar; for C# only the generation is checked.
+# The system's protoc generates Java and C#. The Java stubs are compiled against the system's
+# protobuf.jar. The C# stubs are generated, but not compiled.
 PROTOBUF_JAR ?= /usr/share/java/protobuf.jar
 PROTOC_STD    = $(shell $(BIN)/python -c 'import grpc_tools; print(grpc_tools.__path__[0])')/_proto
 

@@ -1,17 +1,17 @@
-# The pins of Python packages; included at the end of the Makefile.
+# The pins of the Python packages. The Makefile includes this file at its end.
 #
-# Each file has the exact versions of a set, and the hashes of all files of each: for Python 3.11 and
-# newer, on every platform. pip installs nothing else (PIP in the Makefile).
-#   build.txt    what builds the package
+# Each file has the exact versions of a set of packages and the hashes of their files, for Python 3.11
+# and newer on every platform. pip installs nothing else (PIP in the Makefile).
+#   build.txt    the tools that build the package
 #   runtime.txt  the service, with the driver of PostgreSQL: `make serve`, the image
-#   dev.txt      runtime.txt, and what tests and benchmarks need
+#   dev.txt      runtime.txt and the packages of tests and benchmarks
 #   uv.txt       the tool that writes these files
 
 UV      := .build/uv/bin/uv
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate $(UPGRADE)
 
 .PHONY: pins
-pins: $(UV) ## the pins that pyproject.toml needs, into requirements/; UPGRADE=--upgrade for the newest
+pins: $(UV) ## pin the packages of pyproject.toml in requirements/; UPGRADE=--upgrade for the newest versions
 	$(COMPILE) pyproject.toml --all-extras -o requirements/dev.txt
 	$(COMPILE) pyproject.toml --extra postgres -c requirements/dev.txt -o requirements/runtime.txt
 	printf 'hatchling>=1.27\neditables\n' | $(COMPILE) - -c requirements/dev.txt -o requirements/build.txt

@@ -1,1 +1,1 @@
-"""deploy/: validators accept it, it says what the code says, and servers start with it."""
+"""Tests of deploy/: validate the files, compare them with the code, and start servers with them."""

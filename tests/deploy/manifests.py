@@ -1,4 +1,4 @@
-"""The files of deploy/, as the tests read them, and the validators."""
+"""Read the files of deploy/ and run the validators."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ TOOLS = Path(sys.executable).parent
 SERVER_OVERLAYS = ("tls", "mesh")
 OVERLAYS = (*SERVER_OVERLAYS, "migrate", "admin")
 KUBERNETES_VERSIONS = ("1.31", "1.37")
-"""The first that has all that is used here, and the latest that the validator knows."""
+"""The first version with all features in use, and the latest that the validator knows."""
 
 Manifest = dict[str, Any]
 
@@ -48,7 +48,7 @@ def build(folder: Path) -> str:
 
 @cache
 def text_of(overlay: str) -> str:
-    """Return an overlay as it would be applied."""
+    """Return an overlay as kustomize renders it."""
     return build(DEPLOY / "kubernetes" / overlay)
 
 
@@ -61,7 +61,7 @@ def of_kind(objects: Iterable[Manifest], kind: str) -> list[Manifest]:
 
 
 def pod_of(overlay: str) -> Manifest:
-    """Return the one Pod, or template of Pods, of an overlay: its metadata and spec."""
+    """Return the only Pod or Pod template of an overlay: its metadata and spec."""
     objects = objects_of(overlay)
     pods = of_kind(objects, "Pod")
     for kind in ("Deployment", "Job"):
@@ -77,7 +77,7 @@ def container_of(overlay: str) -> Manifest:
 
 
 def environment_of(overlay: str) -> dict[str, str]:
-    """Return what a container has of its ConfigMaps; what is in Secrets is not to be known."""
+    """Return the variables that a container gets from ConfigMaps, without those from Secrets."""
     maps = {found["metadata"]["name"]: found for found in of_kind(objects_of(overlay), "ConfigMap")}
     environment: dict[str, str] = {}
     for source in container_of(overlay).get("envFrom", []):
@@ -86,7 +86,7 @@ def environment_of(overlay: str) -> dict[str, str]:
 
 
 def names_of(overlay: str) -> set[str]:
-    """Return the names of all variables, those from Secrets too."""
+    """Return the names of all variables of a container, including those from Secrets."""
     return {*environment_of(overlay), *(named["name"] for named in container_of(overlay)["env"])}
 
 
@@ -102,7 +102,7 @@ def compose_servers() -> dict[str, Manifest]:
 
 
 def unknown_settings(names: Iterable[str]) -> set[str]:
-    """Return those names in the service's namespace that are no settings of a server."""
+    """Return the names with the service's prefix that are no settings of a server."""
     known = {name for name in (*Settings.model_fields, "config") if name not in CLIENT_SETTINGS}
     return {
         name
@@ -112,19 +112,19 @@ def unknown_settings(names: Iterable[str]) -> set[str]:
 
 
 def settings_of(environment: Mapping[str, str]) -> Settings:
-    """Load the settings as the service does, with this environment alone."""
+    """Load the settings as the service does, from this environment only."""
     with mock.patch.dict(os.environ, environment, clear=True):
         return load_settings()
 
 
 def check_drain(settings: Settings, grace_seconds: float) -> None:
-    """Check that it has drained and closed its store before it is killed."""
+    """Check that the grace period covers both drain settings and the closing of the store."""
     closing_seconds = 5
     assert settings.drain_delay_seconds > 0
     assert settings.drain_delay_seconds + settings.drain_seconds + closing_seconds <= grace_seconds
 
 
 def dockerfile(instruction: str) -> list[str]:
-    """Return the arguments of each such instruction of the Dockerfile."""
+    """Return the arguments of each `instruction` in the Dockerfile."""
     lines = DOCKERFILE.read_text().replace("\\\n", " ").splitlines()
     return [line.partition(" ")[2] for line in lines if line.startswith(f"{instruction} ")]

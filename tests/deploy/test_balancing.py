@@ -1,4 +1,4 @@
-"""What the guide says of clients: they spread their calls, and leave a server that drains."""
+"""Test the guide's client configuration: clients distribute calls and leave a draining server."""
 
 import asyncio
 import json
@@ -17,14 +17,14 @@ from tests.deploy.manifests import GUIDE
 
 
 def service_config() -> str:
-    """Return the one of the guide."""
+    """Return the service config of the guide."""
     blocks = GUIDE.read_text().split("```")[1::2]
     (block,) = (text.removeprefix("json\n") for text in blocks if text.startswith("json\n"))
     return json.dumps(json.loads(block))
 
 
 def calls(server: Served) -> int:
-    """Count the Lists that it has answered."""
+    """Return the number of Lists that a server has answered."""
     lines = (json.loads(line) for line in server.log.read_text().splitlines())
     return Counter(line.get("code") for line in lines if line["event"] == "call")["OK"]
 
@@ -35,7 +35,7 @@ async def test_calls_reach_both_servers_and_leave_one_that_drains(
     for name in ("going", "staying"):
         (tmp_path / name).mkdir()
     store = ("--store", f"sqlite:///{tmp_path}/interactions.db")
-    # It would drain for as long as it may; a second signal ends it.
+    # The server drains until the second signal.
     drain = ("--drain-delay-seconds", "600")
     with (
         served(tmp_path / "staying", *store) as staying,
@@ -49,7 +49,7 @@ async def test_calls_reach_both_servers_and_leave_one_that_drains(
             made = 0
 
             async def call() -> tuple[int, int]:
-                """Make some calls; give how many each has had in all, once they are logged."""
+                """Make 20 calls; return the total of each server once all calls are logged."""
                 nonlocal made
                 for _ in range(20):
                     await stub.ListInteractions(list_request(parents), timeout=20)

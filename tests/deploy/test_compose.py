@@ -1,4 +1,4 @@
-"""The compose file: what it names is there, and secrets are in files of their own."""
+"""Test the compose file: its references exist, and secrets are in separate files."""
 
 import sys
 from pathlib import Path
@@ -26,7 +26,7 @@ SERVICES: dict[str, Any] = compose()["services"]
 
 
 def validate(path: Path) -> str:
-    """Return what is wrong with a compose file by the schema of the Compose Specification."""
+    """Return the errors of a compose file by the schema of the Compose Specification."""
     checked = tool(
         sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", path
     )
@@ -93,7 +93,7 @@ def test_there_are_two_servers_that_differ_in_their_addresses_alone() -> None:
     first, second = compose_servers().values()
     for server in (first, second):
         ports = [port.split(":") for port in server.pop("ports")]
-        # Elsewhere than on loopback whoever reaches the machine would reach them.
+        # On other addresses than loopback, other machines could reach the servers.
         assert {host for host, _, _ in ports} == {"127.0.0.1"}
         settings = settings_of(server["environment"])
         addresses = (settings.grpc_address, settings.http_address, settings.metrics_address)
@@ -119,7 +119,7 @@ def test_it_runs_with_the_least_rights(name: str) -> None:
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
-    assert "user" not in service  # the image's, which isn't root
+    assert "user" not in service  # the image sets a user that is not root
 
 
 def test_images_are_pinned_to_versions() -> None:

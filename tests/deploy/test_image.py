@@ -1,4 +1,4 @@
-"""The image: what it is built from, and what runs in it."""
+"""Test the files that the image is built from, its user, and its command."""
 
 import json
 import tomllib
@@ -13,7 +13,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def copied() -> set[str]:
-    """Return what is copied from the repository."""
+    """Return the paths that the Dockerfile copies from the repository."""
     copies = [line.split() for line in dockerfile("COPY") if not line.startswith("--from")]
     return {source for *sources, _ in copies for source in sources}
 

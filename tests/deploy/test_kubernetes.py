@@ -1,4 +1,4 @@
-"""The Kubernetes manifests, as kustomize renders them."""
+"""Test the Kubernetes manifests as kustomize renders them."""
 
 import sys
 from pathlib import Path
@@ -37,7 +37,7 @@ servers = pytest.mark.parametrize("overlay", SERVER_OVERLAYS)
 
 
 def validate(manifests: str, folder: Path, version: str) -> str:
-    """Return what is wrong by the schemas of that version; strictly: unknown fields too."""
+    """Return the errors by the schemas of a Kubernetes version, including unknown fields."""
     path = folder / "manifests.yaml"
     path.write_text(manifests)
     checked = tool(sys.executable, "-m", "kubernetes_validate", "--strict", "-k", version, path)
@@ -66,7 +66,7 @@ def test_variables_are_settings(overlay: str) -> None:
 
 @every_overlay
 def test_it_gets_no_variables_of_services(overlay: str) -> None:
-    """Kubernetes would make INTERACTION_SVC_REST_PORT of the Service's name, and others."""
+    """Service links would set variables such as INTERACTION_SVC_REST_PORT."""
     assert pod_of(overlay)["spec"]["enableServiceLinks"] is False
 
 
@@ -201,12 +201,12 @@ def test_the_certificate_is_where_its_secret_is_mounted() -> None:
     (volume,) = (volume for volume in pod["volumes"] if "secret" in volume)
     assert volume["secret"]["secretName"] == "interaction-svc-tls"
     (mount,) = (mount for mount in container["volumeMounts"] if mount["name"] == volume["name"])
-    assert "subPath" not in mount  # a renewed one would not arrive
+    assert "subPath" not in mount  # a file mounted by subPath is not updated
     folder = Path(mount["mountPath"])
-    # The names that a Secret of the type kubernetes.io/tls has.
+    # The keys of a Secret of the type kubernetes.io/tls.
     assert settings.tls_certificate == folder / "tls.crt"
     assert settings.tls_key == folder / "tls.key"
-    # The files are root's: those of the group read them.
+    # Root owns the files, and the group may read them.
     assert volume["secret"]["defaultMode"] == 0o440
     assert pod["securityContext"]["fsGroup"] == pod["securityContext"]["runAsGroup"]
 

@@ -1,4 +1,4 @@
-"""The pins of Python packages: complete, with hashes, and checked wherever they are installed."""
+"""Test that all Python packages are pinned with hashes, and installed only with them."""
 
 import re
 import subprocess

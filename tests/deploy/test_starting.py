@@ -1,4 +1,4 @@
-"""Servers start with the settings of deploy/, and the probes find them and follow them."""
+"""Start servers with the settings of deploy/, and run the probes of deploy/ on them."""
 
 import signal
 import ssl
@@ -35,14 +35,14 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class Deployed(NamedTuple):
-    """A server as it is deployed."""
+    """The environment and the probes of a deployed server."""
 
     environment: dict[str, str]
     is_alive: Probe | None
     is_ready: Probe
 
     def flags(self) -> list[str]:
-        """Return what can't be as it is on a machine with other servers: ports."""
+        """Return flags for free ports, because other servers may use the deployed ones."""
         settings = settings_of(self.environment)
         grpc_host = Address.parse(settings.grpc_address).host
         http_host = Address.parse(settings.http_address).host
@@ -50,7 +50,7 @@ class Deployed(NamedTuple):
 
 
 def kubelet(probe: dict[str, Any]) -> Probe:
-    """Return the result of a probe as the kubelet makes it: no key, no check of certificates."""
+    """Return a function that probes as the kubelet does: without a key or certificate check."""
 
     def asks_http(server: Served) -> bool:
         url = server.base_url + probe["httpGet"]["path"]
@@ -100,7 +100,7 @@ def of_compose() -> Deployed:
     ]
 )
 def deployed(request: pytest.FixtureRequest, tmp_path: Path, authority: Authority) -> Deployed:
-    """Return each of them, with its files in a folder of the test's."""
+    """Return each deployment, with its files in the folder of the test."""
     issued = authority.issue()
     issued.certificate.rename(tmp_path / "tls.crt")
     issued.key.rename(tmp_path / "tls.key")
@@ -129,7 +129,7 @@ def test_it_starts_once_there_is_a_key_and_its_probes_follow_it(
         assert "make a key" in said
         assert "tls_certificate" not in said.splitlines()[-1], "the certificate is not enough"
     new_key(store, "admin")
-    # It would drain for as long as it may; a second signal ends it.
+    # The server drains until the second signal.
     flags += ["--drain-delay-seconds", "600"]
     with served(tmp_path, *flags, env=deployed.environment, status=128 + signal.SIGTERM) as server:
         assert "unknown setting" not in server.log.read_text()

@@ -1,1 +1,1 @@
-"""The documentation: its commands and snippets are run, and the names in it are looked up."""
+"""Tests that run the commands and snippets of the documentation, and look up the names in it."""

@@ -1,8 +1,9 @@
-"""Runs `interaction-svc` commands in forks of a process that has imported all of it.
+"""A process that runs `interaction-svc` commands in forks of itself, to save their imports.
 
-A command takes a second to start, nearly all of it for imports, and the pages have 60 of them. The
-shell of a page finds a client as `interaction-svc`, which hands its arguments, folder, environment
-and streams over, and ends with the command's status. Commands that serve are started as usual.
+Imports take nearly all of the second that a command needs to start, and the pages have 60 commands.
+In the shell of a page, `interaction-svc` is a client that sends its arguments, folder, environment
+and streams to this process, and exits with the status of the command. Commands that serve run in
+a process of their own.
 """
 
 import json
@@ -37,7 +38,7 @@ with socket.socket(socket.AF_UNIX) as server:
 
 @contextmanager
 def command_server() -> Iterator[Path]:
-    """Run it; yield the folder with the client, for the PATH."""
+    """Start the command server, and yield the folder with the client, for the PATH."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as cleanup:
         address, client = Path(folder, "address"), Path(folder, "bin", "interaction-svc")
         client.parent.mkdir()

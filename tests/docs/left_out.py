@@ -1,4 +1,4 @@
-"""The blocks that the tests of the documentation don't run, each with the reason."""
+"""Code blocks that the tests do not run, each with the reason."""
 
 _DOCKER = "needs Docker"
 _CLUSTER = "needs a Kubernetes cluster; tests/deploy looks at the manifests"
@@ -51,4 +51,4 @@ LEFT_OUT = {
         "tests/deploy/test_balancing.py balances so"
     ),
 }
-"""By page and first line."""
+"""Reasons by page and first line of the block."""

@@ -1,4 +1,4 @@
-"""The pages of the documentation, and the fenced blocks in them."""
+"""Read the pages of the documentation and their fenced code blocks."""
 
 import re
 import textwrap
@@ -24,22 +24,22 @@ _FENCED = re.compile(
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block of a page."""
+    """A fenced code block of a page."""
 
     page: str
     line: int
     kind: str
     text: str
     output: str | None = None
-    """The text block that shows what a block of Python prints."""
+    """The expected output of a Python block: the text block after it."""
 
     @property
     def title(self) -> str:
-        """Return its first line, which names it in the tables of the tests."""
+        """Return the first line, by which the tests name the block."""
         return self.text.partition("\n")[0].removeprefix("$ ")
 
     def steps(self) -> list[tuple[str, str]]:
-        """Return the commands of a console block, each with the output under it."""
+        """Return each command of a console block with its expected output."""
         steps: list[tuple[str, str]] = []
         for line in self.text.splitlines(keepends=True):
             if line.startswith("$ "):
@@ -52,7 +52,7 @@ class Block:
 
 
 def blocks_of(page: str) -> list[Block]:
-    """Return the fenced blocks of a page, in its order."""
+    """Return the fenced code blocks of a page, in page order."""
     content = (ROOT / page).read_text()
     found = list(_FENCED.finditer(content))
     blocks = []

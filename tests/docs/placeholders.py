@@ -1,10 +1,10 @@
-"""What of a documented output may be another when it is run.
+"""Compare an output with the documented one, except for values that differ in each run.
 
-- A line that is only `…` stands for any number of lines, `…` in a line for a part of that line.
-- The values of `_VALUES` differ from run to run. Each matches a value of the same form only. A key
-  or a secret that a command made stands for the documented one in all that follows on the page.
+- A line `…` matches any number of lines, and `…` within a line matches any part of that line.
+- A value of a kind in `_VALUES` matches any value of the same kind. A key or secret that a command
+  created replaces the documented one in all later commands and outputs of the page.
 
-All else must be as it is documented, to the letter.
+All other text has to match exactly.
 """
 
 import re
@@ -22,19 +22,19 @@ _PLACEHOLDER = re.compile("|".join(f"(?P<{name}>{value})" for name, value in _VA
 
 
 class Placeholders:
-    """The values that the commands of a page have made in place of those that it shows."""
+    """The keys and secrets that the commands of a page created, by the documented ones."""
 
     def __init__(self) -> None:
         self.made: dict[str, str] = {}
 
     def in_command(self, command: str) -> str:
-        """Return a documented command with the keys and secrets that were made."""
+        """Return a documented command with the created keys and secrets."""
         for documented, made in self.made.items():
             command = command.replace(documented, made)
         return command
 
     def pattern(self, documented: str) -> re.Pattern[str]:
-        """Return what the output has to match as a whole."""
+        """Return the pattern that the whole output has to match."""
         self._groups: dict[str, str] = {}
         lines = []
         for line in documented.splitlines():
@@ -45,7 +45,7 @@ class Placeholders:
         return re.compile("".join(lines))
 
     def learn(self, matched: re.Match[str]) -> None:
-        """Keep the keys and secrets of an output that matched."""
+        """Remember the keys and secrets of an output that matched."""
         for documented, group in self._groups.items():
             self.made[documented] = matched[group]
 

@@ -1,4 +1,4 @@
-"""Where the commands of a page run: a folder like a clone, a shell, and a server on free ports."""
+"""Run the commands of a page: in a folder like a clone, with a shell and a server on free ports."""
 
 import asyncio
 import os
@@ -24,11 +24,11 @@ _MARK = "[end of a command, status "
 _SERVES = re.compile(r"\b(interaction-svc|make) serve\b")
 _CALLS = re.compile(r"127\.0\.0\.1:(50051|8080|9464)\b|interaction-svc (get|list|delete) ")
 _ABSOLUTE = ("/backups/", "/etc/interaction-svc/")
-"""Folders of an operator's, which are in the page's own folder here."""
+"""Absolute folders on the pages, which the tests create inside the folder of the page."""
 
 
 class Shell:
-    """Runs commands one after the other, with the documented addresses where the server is."""
+    """A shell that replaces the documented addresses by those of the test's server."""
 
     def __init__(self, folder: Path, process: asyncio.subprocess.Process, env: dict[str, str]):
         self.folder = folder
@@ -39,7 +39,7 @@ class Shell:
         self._server: Served | None = None
 
     async def run(self, command: str) -> tuple[str, int]:
-        """Return what a command printed, on both outputs, and its status."""
+        """Run a command; return its output (stdout and stderr) and its exit status."""
         if _CALLS.search(command) and self._server is None:
             await self._start_server()
         assert self._process.stdin
@@ -58,7 +58,7 @@ class Shell:
         return "".join(lines[:-1] if printed.endswith("\n") else lines), status
 
     async def serve(self, command: str, is_whole: Callable[[str], bool]) -> str:
-        """Run a command that serves until its output is whole, or it ends; return the output."""
+        """Run a command that serves until its output is complete or it exits; return the output."""
         process = await asyncio.create_subprocess_exec(
             "bash", "-c", self._here(command),
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
@@ -74,7 +74,7 @@ class Shell:
                     if is_whole(printed):
                         break
         except TimeoutError:
-            printed += f"[not the whole of the output within {_SECONDS} seconds]\n"
+            printed += f"[output incomplete after {_SECONDS} seconds]\n"
         finally:
             if process.returncode is None:
                 os.killpg(process.pid, signal.SIGTERM)
@@ -89,7 +89,7 @@ class Shell:
         await self.run(f"export INTERACTION_SVC_SERVER={self._server.grpc_address}")
 
     async def _wait_for_keys(self) -> None:
-        """Return once the server has noticed that there are keys, within 2 seconds."""
+        """Wait until the server requires a key, which takes up to 2 seconds."""
         assert self._server is not None
         async with grpc.aio.insecure_channel(self._server.grpc_address) as channel:
             stub = InteractionServiceStub(channel)
@@ -119,13 +119,13 @@ class Shell:
 
 
 def serves(command: str) -> bool:
-    """Return whether a command serves, and so doesn't end by itself."""
+    """Return whether a command starts a server, and so does not exit by itself."""
     return _SERVES.search(command) is not None
 
 
 @asynccontextmanager
 async def opened_shell(folder: Path, commands: Path) -> AsyncIterator[Shell]:
-    """Open a shell in a folder that has what a clone has, and these commands on its PATH."""
+    """Open a shell in a folder with the files of a clone, and with `commands` on its PATH."""
     for name in ("samples", "deploy"):
         shutil.copytree(ROOT / name, folder / name)
     for name in ("Makefile", "pyproject.toml", "requirements", "clients", "bench", "src"):

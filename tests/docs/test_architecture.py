@@ -1,4 +1,4 @@
-"""docs/architecture.md lists the packages of src/interaction_svc."""
+"""Test that docs/architecture.md lists the packages of src/interaction_svc."""
 
 import re
 

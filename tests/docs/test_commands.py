@@ -1,4 +1,4 @@
-"""Every documented command and snippet, run on the sample data, against the documented output."""
+"""Run each documented command and snippet on the sample data, and compare the output."""
 
 import gzip
 import json
@@ -18,9 +18,9 @@ from tests.docs.pages import PAGES, ROOT, RUN_KINDS, SHOWN_KINDS, Block, blocks_
 from tests.docs.shell import Shell, opened_shell, serves
 
 BEGIN_WITHOUT_A_STORE = {"README.md", "docs/cli.md"}
-"""The pages that show the import of the samples; the others begin with them imported."""
+"""Pages that import the samples themselves. Other pages start with the samples imported."""
 NAMES = {"python": "client.py", "js": "client.js"}
-"""What the snippets of a kind are saved as, one after the other."""
+"""The file that a snippet is saved as, by its language."""
 FIRST_LINES = {
     ("docs/grpc-python.md", 1): (
         "import grpc, sys\n"
@@ -38,7 +38,7 @@ FIRST_LINES = {
         "import twilio.rest\naccount_sid = 'AC' + 'a' * 32\nsecret_of_a_key = auth_token = 's'\n"
     ),
 }
-"""What snippets of Python take for granted, by page and number."""
+"""Lines that a Python snippet needs before it, by page and number of the snippet."""
 
 
 MISSING = [name for name in ("grpcurl", "node", "curl", "sqlite3") if shutil.which(name) is None]
@@ -119,7 +119,7 @@ async def faults_of_command(shell: Shell, block: Block, command: str, output: st
 
 
 async def write_snippet(shell: Shell, block: Block, first_lines: str) -> None:
-    """Write it as a file, by the shell, so that its addresses become those of the server."""
+    """Write a snippet to a file through the shell, which replaces the documented addresses."""
     text = f"{first_lines}{block.text}"
     await shell.run(f"cat > {NAMES[block.kind]} <<'END OF TEXT'\n{text}\nEND OF TEXT")
 
@@ -136,7 +136,7 @@ async def faults_of_snippet(shell: Shell, block: Block) -> list[str]:
 
 
 def compared(printed: str, documented: str) -> str:
-    """Return an output without the lines of the log, unless the page shows some of them."""
+    """Return an output without log lines, unless the page shows log lines."""
     if '"event":' in documented:
         return printed
     lines = printed.splitlines(keepends=True)
@@ -144,7 +144,7 @@ def compared(printed: str, documented: str) -> str:
 
 
 def write_mentioned_files(page: str, folder: Path) -> None:
-    """Write the files that the commands of a page read, as its text describes them."""
+    """Write the files that the commands of a page read."""
     if page == "docs/cli.md":
         write_import_files(folder)
     elif page == "docs/configuration.md":
@@ -163,6 +163,7 @@ def write_mentioned_files(page: str, folder: Path) -> None:
         Authority(folder)
     elif page == "docs/sqlite.md":
         (folder / "no.db").write_text("This is no SQLite database.\n" * 100)
+    elif page == "docs/store-faults.md":
         shutil.copy(folder / "interactions.db", folder / "damaged.db")
 
 
@@ -183,7 +184,7 @@ def write_import_files(folder: Path) -> None:
 
 
 def in_camel_case(resource: dict[str, object]) -> dict[str, object]:
-    """Return a resource with the keys that Node's SDK gives it."""
+    """Return a resource with camel-case keys, as in Twilio's Node SDK."""
     return {
         re.sub("_([a-z])", lambda match: match[1].upper(), name): value
         for name, value in resource.items()

@@ -1,4 +1,4 @@
-"""The table of fixed limits in docs/configuration.md has the values of the constants."""
+"""Compare the table of fixed limits in docs/configuration.md with the constants."""
 
 import importlib
 import re
@@ -59,7 +59,7 @@ LIMITS = [
     ("store/bulk_delete:MAX_DELETED", "store/bulk_delete:MAX_EXAMINED"),
     ("transfer/resource_reader:MAX_LINE_BYTES", "transfer/resource_reader:_MAX_DEPTH"),
 ]
-"""The constants of each row, by module; their order in the row does not matter."""
+"""The constants of each row as `module:name`, in any order."""
 UNITS = {"KiB": 1024, "MiB": 1024**2, "ms": 0.001, "hour": 3600}
 WORDS = {"every second": "1 second", "an hour": "1 hour"}
 
@@ -67,11 +67,11 @@ _QUANTITY = re.compile(r"(\d{1,3}(?:,\d{3})+|\d+)(?: (\w+))?")
 _FILE = re.compile(r"`([\w/]+\.py)`")
 
 Row = tuple[frozenset[str], tuple[float, ...]]
-"""The files and the values of a row."""
+"""The files and the values of a table row."""
 
 
 def quantities(text: str) -> list[float]:
-    """Return the numbers in a text, in seconds or bytes; `A less B` is one number."""
+    """Return the numbers in a text, in seconds or bytes; `A less B` is the difference."""
     for words, digits in WORDS.items():
         text = text.replace(words, digits)
     found = [float(n.replace(",", "")) * UNITS.get(unit, 1) for n, unit in _QUANTITY.findall(text)]

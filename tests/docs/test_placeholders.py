@@ -1,4 +1,4 @@
-"""How strictly an output is compared with the documented one."""
+"""Test which differences from the documented output are accepted."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What the documentation names exists: files, tests, settings, flags, metrics, and links."""
+"""Test that all files, tests, settings, flags, metrics and links in the documentation exist."""
 
 import re
 from collections import Counter
@@ -17,11 +17,11 @@ from tests.docs.pages import PAGES, ROOT
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
 TEXTS = [*PAGES, *(str(path.relative_to(ROOT)) for path in DECISIONS)]
 FOLDERS_OF_FILES = (ROOT, ROOT / "src" / "interaction_svc", ROOT / "tests", ROOT / "bench")
-"""What the name of a file may begin at."""
+"""Folders that a file name on a page may be relative to."""
 OF_READERS = {"client.py", ".build/bench/"}
-"""Files that a reader makes."""
+"""Files that a reader creates."""
 FLAGS_OF_OTHERS = {"--help", "--page-size"}
-"""Flags of every command, and of the example clients."""
+"""Flags that Typer adds to every command, and flags of the example clients."""
 
 _BACKTICKED = re.compile(r"`([^`\n]+)`")
 _FILE = re.compile(r"[\w./-]+\.(py|proto|md|mk|c|mjs)|[\w.-]+(/[\w.-]+)*/")
@@ -31,13 +31,13 @@ _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
 def named_in(text: str) -> Iterator[str]:
-    """Yield what stands in backticks outside of blocks of code."""
+    """Yield the texts in backticks outside code blocks."""
     without_blocks = re.sub(r"^ *```.*?^ *```$", "", text, flags=re.MULTILINE | re.DOTALL)
     yield from _BACKTICKED.findall(without_blocks)
 
 
 def is_file(name: str, page: Path) -> bool:
-    """Return whether a file is there: under one of the folders, or anywhere, without a folder."""
+    """Return whether a file exists: in one of the folders, or in any folder if it names none."""
     if name in OF_READERS:
         return True
     folders = [*FOLDERS_OF_FILES, page.parent]
@@ -75,7 +75,7 @@ def make_targets() -> set[str]:
 
 
 def metric_names() -> set[str]:
-    """Return the names of all metrics, as they are where they are defined."""
+    """Return the names of all metrics in the source code."""
     files = (ROOT / "src" / "interaction_svc").rglob("*metrics.py")
     source = "".join(file.read_text() for file in files)
     found = re.findall(r'(Counter|Gauge|Histogram|Info)\(\s*"(interaction_svc_\w+)"', source)
@@ -130,7 +130,7 @@ def test_links_lead_somewhere(page: str) -> None:
 
 
 def anchors_of(path: Path) -> set[str]:
-    """Return the anchors of a page's headings, as GitHub makes them."""
+    """Return the anchors that GitHub creates for the headings of a page."""
     text = re.sub(r"^ *```.*?^ *```$", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
     return {
         re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
