@@ -44,6 +44,8 @@ def decompressed(message: bytes, encoding: bytes, max_bytes: int) -> bytes:
 
     Raises MalformedRequest, RequestTooLarge.
     """
+    if len(message) > max_bytes:
+        raise RequestTooLarge(max_bytes)
     if encoding in (b"", b"identity"):
         return message
     if encoding != b"gzip":

@@ -1,0 +1,149 @@
+"""A client of Connect and gRPC-Web, written from their specifications and not from the service."""
+
+import base64
+import gzip
+import json
+import struct
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+import httpx
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from google.rpc import code_pb2, status_pb2
+
+PROTOCOLS = (
+    "connect+json",
+    "connect+proto",
+    "connect+get+json",
+    "connect+get+proto",
+    "web",
+    "text",
+)
+"""GET is for calls without side effects."""
+
+
+class RpcAnswer(NamedTuple):
+    """The outcome of a call."""
+
+    code: str
+    """The gRPC code, such as NOT_FOUND."""
+    text: str
+    """The message of an error."""
+    details: list[tuple[str, bytes]]
+    """The type and the bytes of each detail of an error."""
+    message: bytes
+    """The response in protobuf's encoding; empty for an error."""
+    http: httpx.Response
+    metadata: Mapping[str, str]
+    """The headers of Connect, the trailers of gRPC-Web."""
+
+
+async def call(
+    http: httpx.AsyncClient,
+    protocol: str,
+    method: str,
+    request: Message,
+    response: type[Message],
+    *,
+    headers: Mapping[str, str] | None = None,
+    compress: bool = False,
+) -> RpcAnswer:
+    """Call `package.Service/Method` and return its outcome."""
+    sent = {**(headers or {})}
+    if protocol.startswith("connect+get"):
+        answer = await _get(http, protocol.endswith("json"), method, request, sent, compress)
+    elif protocol.startswith("connect"):
+        body = _encoded(request, protocol.endswith("json"))
+        if compress:
+            sent["content-encoding"] = "gzip"
+            body = gzip.compress(body)
+        sent["content-type"] = f"application/{protocol.partition('+')[2]}"
+        answer = await http.post(f"/{method}", content=body, headers=sent)
+    else:
+        return await _call_web(http, protocol == "text", method, request, sent, compress)
+    if answer.status_code == 200:
+        assert answer.headers["content-type"] == f"application/{protocol.rpartition('+')[2]}"
+        body = answer.content
+        if protocol.endswith("json"):
+            body = json_format.Parse(body, response()).SerializeToString()
+        return RpcAnswer("OK", "", [], body, answer, answer.headers)
+    error = answer.json()
+    details = [
+        (detail["type"], base64.b64decode(detail["value"] + "==")) for detail in error["details"]
+    ]
+    return RpcAnswer(error["code"].upper(), error["message"], details, b"", answer, answer.headers)
+
+
+async def _get(
+    http: httpx.AsyncClient,
+    is_json: bool,
+    method: str,
+    request: Message,
+    headers: dict[str, str],
+    compress: bool,
+) -> httpx.Response:
+    message = _encoded(request, is_json)
+    query = {"connect": "v1", "encoding": "json" if is_json else "proto"}
+    if compress:
+        query["compression"] = "gzip"
+        message = gzip.compress(message)
+    if compress or not is_json:
+        query["base64"] = "1"
+        query["message"] = base64.urlsafe_b64encode(message).rstrip(b"=").decode()
+    else:
+        query["message"] = message.decode()
+    return await http.get(f"/{method}", params=query, headers=headers)
+
+
+async def _call_web(
+    http: httpx.AsyncClient,
+    is_text: bool,
+    method: str,
+    request: Message,
+    headers: dict[str, str],
+    compress: bool,
+) -> RpcAnswer:
+    message = request.SerializeToString()
+    if compress:
+        headers["grpc-encoding"] = "gzip"
+        message = gzip.compress(message)
+    body = struct.pack(">BI", int(compress), len(message)) + message
+    kind = "application/grpc-web-text" if is_text else "application/grpc-web+proto"
+    if is_text:
+        body = base64.b64encode(body)
+    headers = {**headers, "content-type": kind, "x-grpc-web": "1"}
+    answer = await http.post(f"/{method}", content=body, headers=headers)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, kind)
+    received = base64.b64decode(answer.content) if is_text else answer.content
+    messages, trailers = [], None
+    while received:
+        flags, size = struct.unpack_from(">BI", received)
+        part, received = received[5 : 5 + size], received[5 + size :]
+        assert trailers is None, "a frame follows the trailers"
+        if flags == 0x80:
+            trailers = dict(line.split(": ", 1) for line in part.decode().splitlines())
+        else:
+            assert flags == 0
+            messages.append(part)
+    assert trailers is not None, "there are no trailers"
+    code = code_pb2.Code.Name(int(trailers["grpc-status"]))
+    if code == "OK":
+        (only,) = messages
+        return RpcAnswer("OK", "", [], only, answer, trailers)
+    assert not messages
+    status = status_pb2.Status.FromString(
+        base64.b64decode(trailers["grpc-status-details-bin"] + "==")
+    )
+    text = unquote(trailers["grpc-message"])
+    assert (code_pb2.Code.Name(status.code), status.message) == (code, text)
+    details = [(each.type_url.rpartition("/")[2], each.value) for each in status.details]
+    return RpcAnswer(code, text, details, b"", answer, trailers)
+
+
+def _encoded(message: Message, is_json: bool) -> bytes:
+    if is_json:
+        fields: dict[str, Any] = json_format.MessageToDict(message)
+        return json.dumps(fields).encode()
+    return message.SerializeToString()
