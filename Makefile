@@ -10,6 +10,8 @@ DB     ?= interactions.db
 SERVE  ?=
 PYTEST ?=
 
+NODE_MODULES := tests/node/node_modules/.stamp tests/browser/node_modules/.stamp
+
 GRPCURL_VERSION   := v1.9.4
 KUSTOMIZE_VERSION := v5.7.1
 
@@ -80,10 +82,12 @@ $(TOOLS)/protoc-gen-go: clients/go/go.mod clients/go/go.sum
 	cd clients/go && GOBIN="$(CURDIR)/$(TOOLS)" go install tool
 	@touch $@
 
-pytest: $(VENV)/.dev $(TOOLS)/grpcurl $(TOOLS)/kustomize tests/node/node_modules/.stamp ## run only the tests; PYTEST='-k paging'
+pytest: $(VENV)/.dev $(TOOLS)/grpcurl $(TOOLS)/kustomize $(NODE_MODULES) ## run only the tests; PYTEST='-k paging'
 	PATH="$(CURDIR)/$(TOOLS):$$PATH" $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST)
 	@command -v go >/dev/null || echo "LEFT OUT: the tests with grpcurl and kustomize, which need Go"
 	@command -v node >/dev/null || echo "LEFT OUT: the tests with Twilio's Node SDK, which need Node.js"
+	@{ command -v node && command -v chromium; } >/dev/null \
+	  || echo "LEFT OUT: the tests with a page in a browser, which need Node.js and Chromium"
 	@{ command -v curl && command -v sqlite3; } >/dev/null \
 	  || echo "LEFT OUT: the commands of the documentation, which need curl and sqlite3"
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null \
@@ -101,8 +105,8 @@ $(TOOLS)/kustomize:
 	@if command -v go >/dev/null; then set -x; \
 	  GOBIN="$(CURDIR)/$(TOOLS)" go install sigs.k8s.io/kustomize/kustomize/v5@$(KUSTOMIZE_VERSION); fi
 
-tests/node/node_modules/.stamp: tests/node/package.json tests/node/package-lock.json
-	@if command -v npm >/dev/null; then set -x; cd tests/node && npm ci --loglevel=error --no-audit --no-fund && touch node_modules/.stamp; fi
+tests/%/node_modules/.stamp: tests/%/package.json tests/%/package-lock.json
+	@if command -v npm >/dev/null; then set -x; cd tests/$* && npm ci --loglevel=error --no-audit --no-fund && touch node_modules/.stamp; fi
 
 overload: $(VENV)/.dev ## measure the service at 3 and 6 times its capacity; about a minute
 	$(BIN)/python -m bench.overload
@@ -113,7 +117,7 @@ format: $(VENV)/.dev ## format the code and the protos
 	$(BIN)/buf format -w
 
 clean: ## remove all build output, but not the database
-	rm -rf .venv .build .mypy_cache .pytest_cache .ruff_cache .hypothesis tests/node/node_modules clients/node/node_modules clients/node/gen
+	rm -rf .venv .build .mypy_cache .pytest_cache .ruff_cache .hypothesis tests/node/node_modules tests/browser/node_modules clients/node/node_modules clients/node/gen
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -25,6 +25,9 @@ LEFT_OUT = {
         "interaction-svc get --server interactions.example:50051 --server-tls --server-ca ca.pem"
         " --client-certificate worker.pem --client-key worker-key.pem KS… KC… KI…",
     ): "needs a server at interactions.example and its certificates; test_tls.py has such calls",
+    ("docs/connect.md", 'import { createClient } from "@connectrpc/connect";'): (
+        "tests/browser/test_browser.py opens such a page"
+    ),
     ("docs/postgresql.md", "pip install 'interaction-svc[postgres]'"): _OPERATORS,
     (
         "docs/postgresql.md",

@@ -161,7 +161,7 @@ def write_mentioned_files(page: str, folder: Path) -> None:
         issued.key.rename(secrets / "tls.key")
     elif page == "docs/grpc-python.md":
         Authority(folder)
-    elif page == "docs/sqlite.md":
+    elif page == "docs/operations.md":
         (folder / "no.db").write_text("This is no SQLite database.\n" * 100)
     elif page == "docs/store-faults.md":
         shutil.copy(folder / "interactions.db", folder / "damaged.db")

@@ -1,4 +1,4 @@
-"""Each kind of RPC, and REST, passes each stage of the pipeline."""
+"""Each kind of RPC, over each protocol, and REST pass each stage of the pipeline."""
 
 import asyncio
 import json
@@ -12,8 +12,9 @@ import grpc
 import httpx
 import pytest
 from prometheus_client import REGISTRY
+from testing import rpc_http
 from testing.build import new_interaction, new_parents
-from testing.requests import failure
+from testing.requests import failure, get_request
 
 from interaction_svc.admission.concurrency import ConcurrencyLimit
 from interaction_svc.admission.control import AdmissionControl
@@ -23,14 +24,18 @@ from interaction_svc.app.authentication import Authenticator
 from interaction_svc.app.ingest import Ingest
 from interaction_svc.app.interactions import Interactions
 from interaction_svc.domain.principals import Principal, Role
+from interaction_svc.domain.units import MIB
+from interaction_svc.runtime.http_app import http_app
 from interaction_svc.store.factory import open_store
+from interaction_svc.transports.operations import GET
 from interaction_svc.transports.pipeline import Pipeline
-from interaction_svc.transports.rest.app import create_app
+from interaction_svc.v1.interaction_service_pb2 import GetInteractionResponse
 from tests.store.sqlite import files
 from tests.transports.grpcio import echo
 
 PRIVATE = "a private text"
-TRANSPORTS = (*echo.KINDS, "rest")
+WEB = ("connect+json", "connect+get+proto", "web")
+TRANSPORTS = (*echo.KINDS, "rest", *WEB)
 
 
 class Transport(ABC):
@@ -118,9 +123,37 @@ class Rest(Transport):
         return str(response.status_code), response.text
 
 
+class Web(Rest):
+    ok = "OK"
+    method = GET.rpc_name
+    refused_as = method
+
+    def __init__(
+        self, store: Any, client: httpx.AsyncClient, concurrency: Any, protocol: str
+    ) -> None:
+        super().__init__(store, client, concurrency)
+        self._protocol = protocol
+        self.name = "grpc_web" if protocol == "web" else "connect"
+
+    async def request(self, key: NewKey | None, *, fails: bool = False) -> tuple[str, str]:
+        request = get_request(self._interaction)
+        if fails:
+            request.sid = FAILING_SID
+        headers = {} if key is None else {"authorization": f"Bearer {key.key.sid}.{key.secret}"}
+        answer = await rpc_http.call(
+            self._client,
+            self._protocol,
+            self.method,
+            request,
+            GetInteractionResponse,
+            headers=headers,
+        )
+        return answer.code, answer.text
+
+
 @asynccontextmanager
 async def opened(folder: Path, name: str) -> AsyncIterator[Transport]:
-    if name != "rest":
+    if name in echo.KINDS:
         async with echo.opened(folder) as (server, channel):
             yield Rpc(server, channel, name)
         return
@@ -128,9 +161,13 @@ async def opened(folder: Path, name: str) -> AsyncIterator[Transport]:
     concurrency = ConcurrencyLimit(Rest.places)
     control = AdmissionControl(concurrency, RequestRateLimit(0), 30)
     pipeline = Pipeline(Authenticator(store, allows_anonymous=False), control)
-    transport = httpx.ASGITransport(create_app(Failing(store), "http://x", pipeline))
+    app = http_app(Failing(store), Ingest(store), "http://x", pipeline, max_message_bytes=4 * MIB)
+    transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
-        yield Rest(store, client, concurrency)
+        if name == "rest":
+            yield Rest(store, client, concurrency)
+        else:
+            yield Web(store, client, concurrency, name)
     await store.close()
 
 
@@ -182,7 +219,7 @@ async def test_each_stage_runs(
 
         async def refused(grpc_code: str, key: NewKey | None, **options: Any) -> str:
             status, reason = REFUSALS[grpc_code]
-            code = grpc_code if transport.name == "grpc" else status
+            code = status if transport.name == "http" else grpc_code
             return await check(code, key, reason=reason, **options)
 
         await check(transport.ok, reader)

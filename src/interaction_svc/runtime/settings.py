@@ -113,7 +113,7 @@ class Settings(BaseSettings):
     http_cors_origins: Annotated[
         tuple[str, ...], NoDecode, BeforeValidator(split_list), AfterValidator(check_origins)
     ] = Field(
-        (), description="Web origins that may read the REST API in a browser; none: CORS is off."
+        (), description="Web origins that may read responses in a browser; none: CORS is off."
     )
     metrics: bool = Field(True, description="Whether to serve metrics for Prometheus.")
     metrics_address: AddressText = Field(
@@ -148,7 +148,7 @@ class Settings(BaseSettings):
     )
 
     max_message_bytes: int = Field(
-        4 * MIB, ge=64 * KIB, le=64 * MIB, description="Largest gRPC message that is accepted."
+        4 * MIB, ge=64 * KIB, le=64 * MIB, description="Largest message of an RPC that is accepted."
     )
     max_header_bytes: int = Field(
         16 * KIB, ge=KIB, le=MIB, description="Largest headers of a request that are accepted."
