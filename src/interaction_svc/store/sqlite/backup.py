@@ -1,4 +1,4 @@
-"""Makes a consistent copy of a file in use, with SQLite's online backup."""
+"""Makes a consistent copy of a file in use, with SQLite's online backup API."""
 
 import fcntl
 import os
@@ -115,7 +115,7 @@ def _is_of_store(head: bytes) -> bool:
 
 
 def _remove(part: Path) -> None:
-    """Remove the part unless another backup writes it or it is something else."""
+    """Remove the part, unless another backup is writing it or it is not a copy of a store."""
     with suppress(StoreError, OSError), _locked(part) as descriptor:
         _clear(part, descriptor)
         part.unlink()
@@ -165,7 +165,7 @@ def _check_frames(db: sqlite3.Connection) -> None:
 def _mark(descriptor: int) -> None:
     """Set a random user_version, which SQLite doesn't use.
 
-    A server detects by it that a copy was written over the file that it has open; see open_files.
+    It tells a server that this copy was written over the file that it has open; see open_files.
     """
     os.pwrite(descriptor, secrets.token_bytes(4), _USER_VERSION_AT)
 
