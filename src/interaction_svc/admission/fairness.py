@@ -1,41 +1,48 @@
 """Fairness between bulk writes and reads in one process.
 
 On two cores a stream at full speed makes the slowest of 100 Lists take ten times as long as on an
-idle server: its checks hold the event loop, and its commits a core and the interpreter.
+idle server: its checks occupy the event loop, and its commits one core and the interpreter lock.
 """
 
 import asyncio
 import time
 
 ROWS_PER_YIELD = 10
-"""A stream checks for reads after this many rows, which take a tenth of a millisecond."""
+"""A stream checks for reads after this many rows, which take 0.1 ms."""
 _LATELY_SECONDS = 0.01
 _PAUSE_SECONDS = 0.002
-"""The pause of a stream while reads run. Beside continuous reads a stream then has a seventh of its
-speed, and the slowest of 100 Lists takes two to three times as long as without a stream."""
+"""The pause of a stream while reads run.
+
+During continuous reads a stream then has a seventh of its speed, and the slowest of 100 Lists takes
+two to three times as long as without a stream.
+"""
 _QUIET_SECONDS = 0.00005
-"""An iteration of the event loop that takes longer ran other work, or waited for a thread."""
+"""An iteration of the event loop that takes longer has run other work, or waited for a thread."""
 _QUIET_TURNS = 3
 _MOST_TURNS = 20
 _SLICES_A_LOOK = 5
-"""After this many batches of rows a stream also yields to work other than reads. A shorter interval
-than the switch interval of threads (runtime/process_tuning.py) would starve the writer."""
+"""After this many batches of rows a stream also yields to work other than reads.
+
+An interval below the switch interval of threads (runtime/process_tuning.py) would starve the
+writer.
+"""
 
 
 class ReadPriority:
-    """Tells bulk streams whether reads ran in the last 10 ms."""
+    """Makes bulk streams yield to reads of the last 10 ms."""
 
     def __init__(self) -> None:
         self._read_at = float("-inf")
 
     def note_read(self) -> None:
-        """Note that a read starts."""
+        """Record the start of a read."""
         self._read_at = time.perf_counter()
 
     async def yield_to_reads(self, slices: int) -> None:
-        """Return when a stream may continue after `slices` batches of ROWS_PER_YIELD rows.
+        """Wait until a stream may continue after its batch number `slices` of ROWS_PER_YIELD rows.
 
-        It waits at most for the pause, or for _MOST_TURNS iterations of the event loop.
+        Waits for 2 ms while reads run. Otherwise it waits after every fifth batch, for at most 20
+        iterations of the event loop.
         """
         if time.perf_counter() - self._read_at < _LATELY_SECONDS:
             await asyncio.sleep(_PAUSE_SECONDS)
@@ -44,7 +51,7 @@ class ReadPriority:
 
 
 async def _quiet() -> None:
-    """Return after a few iterations of the event loop in a row without other work.
+    """Wait until three consecutive iterations of the event loop have run no other work.
 
     One iteration is not enough: a call takes several, and grpc's threads run between them.
     """

@@ -46,12 +46,12 @@ _RIGHTS = {
 
 
 def spelt(roles: Iterable[Role]) -> str:
-    """Return a set of roles as the store keeps it: sorted names with commas, `ingest,read`."""
+    """Return the stored text of a set of roles: sorted names and commas, such as `ingest,read`."""
     return ",".join(sorted(set(roles)))
 
 
 def roles_of(text: str) -> frozenset[Role]:
-    """Return the roles that `spelt` wrote. Raises ValueError for an unknown role."""
+    """Return the roles of a text that `spelt` returned. Raises ValueError for an unknown role."""
     return frozenset(map(Role, text.split(",")))
 
 
@@ -62,7 +62,7 @@ def rights_of(roles: Iterable[Role]) -> frozenset[Permission]:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """An authenticated caller: its account (None: it reaches all), its key, its permissions."""
+    """An authenticated caller: its account (None: all accounts), its key and its permissions."""
 
     account_sid: str | None = None
     key_sid: str | None = None
@@ -70,7 +70,7 @@ class Principal:
 
     @property
     def quota_key(self) -> str:
-        """Return the name that limits count the caller under: its account, or else its key."""
+        """Return the name under which limits count the caller: its account, or else its key."""
         return self.account_sid or self.key_sid or "anyone"
 
     @property
@@ -87,4 +87,4 @@ class Principal:
 
 
 ANONYMOUS = Principal()
-"""Callers of a service without keys, and the command line on a store."""
+"""The principal of every caller of a service without keys, and of the command line."""

@@ -148,7 +148,7 @@ def _check(part: Path) -> None:
     uri = f"{part.absolute().as_uri()}?mode=ro&immutable=1"
     with closing(sqlite3.connect(uri, uri=True)) as db:
         if db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
-            raise StoreDamagedError("it is damaged: there is no use in a copy of it")
+            raise StoreDamagedError("it is damaged, so it is not copied: restore it from a backup")
         if schema_version(db) == LATEST:
             _check_frames(db)
 

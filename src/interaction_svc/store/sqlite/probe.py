@@ -94,7 +94,7 @@ class Probe:
             aside = self._files.set_aside_replaced_log()
         except StoreError as error:
             if not self._has_rescued:
-                log.error("what is in the write-ahead log can't be saved", cause=str(error))
+                log.error("the content of the write-ahead log can't be saved", cause=str(error))
         else:
             if aside is not None:
                 log.warning("a write-ahead log of another file was renamed", to=str(aside))
@@ -126,9 +126,9 @@ class Probe:
                     await used.run(drop_page_cache)
                 self._inline.drop_page_cache()
                 self._damaged = False
-                log.info("the store has been found whole again")
+                log.info("the store is undamaged again")
         except StoreError as error:
-            log.warning("the damaged store can't be looked through", cause=str(error))
+            log.warning("the damaged store can't be checked", cause=str(error))
         finally:
             self._check = None
 

@@ -20,20 +20,23 @@ from interaction_svc.store.sqlite.row_format import (
 )
 
 _ROWS_BESIDE_READERS = 50
-"""While there are readers, a statement inserts at most 50 rows, and then pauses for as long.
+"""While there are readers, a statement inserts at most 50 rows, and an equally long pause follows.
 
-Otherwise a batch occupies one of two cores for 30 ms, and the slowest of 100 Lists takes 2.6 times
-as long as on an idle server; with the pauses 2.2 times. They slow no stream, which pauses longer
-between its batches.
+Without pauses a batch occupies one of two cores for 30 ms, and the slowest of 100 Lists takes 2.6
+times as long as on an idle server. With the pauses it takes 2.2 times as long. The pauses slow no
+stream down, because a stream pauses longer between its batches.
 """
 _MAX_PAUSE_SECONDS = 0.005
-"""Longest pause. A longer statement waits for the disk, which leaves the cores free, and a pause
-holds the write lock."""
-_STATEMENT_ROWS = (250, _ROWS_BESIDE_READERS, *range(25, 0, -1))
-"""Numbers of rows for which an INSERT statement exists; each is prepared once.
+"""The longest pause.
 
-A statement releases and takes the interpreter lock once, not once per row. The event loop may take
-the lock each time, so fewer statements wait less: 100 rows cost 15 % less.
+A statement that takes longer waits for the disk and leaves the cores free, and a pause holds the
+write lock.
+"""
+_STATEMENT_ROWS = (250, _ROWS_BESIDE_READERS, *range(25, 0, -1))
+"""The numbers of rows for which there is an INSERT statement. Each is prepared once.
+
+Each statement releases the interpreter lock and takes it again, and the event loop may take it in
+between. So fewer statements wait less: with several rows a statement, 100 rows cost 15 % less.
 """
 _KEY_COLUMNS = ("session_sid", "account_sid", "sid")
 _KEY = " AND ".join(f"{name} = ?" for name in _KEY_COLUMNS)
@@ -67,8 +70,8 @@ LEFT JOIN interactions AS old INDEXED BY interactions_by_sid USING ({", ".join(_
 LEFT JOIN tombstones AS tombstone USING ({", ".join(_KEY_COLUMNS)})
 WHERE old.frame IS NOT NULL OR tombstone.deleted_us IS NOT NULL
 """
-# OR IGNORE, although no such row exists: for a statement that may fail SQLite saves each page
-# before it changes it, which costs several times as much.
+# OR IGNORE, although no row with the key exists: for a statement that can fail, SQLite saves each
+# page before it changes it, which costs several times as much.
 _INSERT = _statements(
     f"INSERT OR IGNORE INTO interactions ({COLUMNS}) {{values}}", len(Columns._fields)
 )
@@ -98,7 +101,7 @@ PackedKey = tuple[bytes, bytes, bytes]
 
 @dataclass(frozen=True, slots=True)
 class UpsertBatch:
-    """An operation of the writer: records rows."""
+    """An operation of the writer that records rows."""
 
     rows: Sequence[Row]
     has_readers: Callable[[], bool] = lambda: False
@@ -191,7 +194,7 @@ def insert(
 
 
 def update(db: sqlite3.Connection, rows: Iterable[Packed]) -> None:
-    """Replace stored rows. A changed time of creation moves a row in the table."""
+    """Update stored rows with these columns. A changed created_us moves a row in the table."""
     db.executemany(_UPDATE, [(*row, *_key_of(row)) for row in rows])
 
 

@@ -61,7 +61,7 @@ class Replica:
         # lead to different replicas, each at another revision.
         self._reached: WeakKeyDictionary[Connection, Revision] = WeakKeyDictionary()
         self._checking: asyncio.Task[None] | None = None
-        self._cause: str | None = "it has not been looked at"
+        self._cause: str | None = "it has not been checked"
 
     @property
     def is_used(self) -> bool:
@@ -148,8 +148,8 @@ class Replica:
         except StoreError as error:
             self._note(str(error))
         except Exception:  # otherwise the replica would keep its last state for ever
-            log.exception("the replica can't be looked at", replica=self._dsn.name)
-            self._note("it can't be looked at")
+            log.exception("the replica can't be checked", replica=self._dsn.name)
+            self._note("it can't be checked")
         else:
             self._note(None)
 

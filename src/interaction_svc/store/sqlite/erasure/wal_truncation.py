@@ -122,7 +122,7 @@ class WalTruncator:
         try:
             self._wiper.scan_wal()
         except OSError as error:  # the commit itself succeeded
-            log.warning("the write-ahead log can't be looked at", cause=error.strerror)
+            log.warning("the write-ahead log can't be read", cause=error.strerror)
         self.release_wal()
         if self._wiper.log_bytes >= CHECKPOINT_BYTES:
             with suppress(sqlite3.Error):  # commits are safe in the log

@@ -193,7 +193,7 @@ class _Rewrite:
             with self._exclusive_access() as old:
                 rows = self._switch(old)
         except _ChangedError:
-            log.warning("the copy is of another state of the store, and is made anew")
+            log.warning("the copy is of another state of the store, and starts again")
             remove_store(self._new_path)
             return self.run()
         return Rewritten(rows, self._damaged)
@@ -266,7 +266,7 @@ class _Rewrite:
                 if time.monotonic() > deadline:
                     raise StoreUnavailableError(
                         f"it is copied into {self._new_path.name}, but another process has it open:"
-                        " stop that process and run this again, which takes up where it was"
+                        " stop that process and run this again, which continues the copy"
                     )
                 self._check_stop()
                 time.sleep(_RETRY_SECONDS)
@@ -332,7 +332,7 @@ class _Rewrite:
 
     def _check_stop(self) -> None:
         if self._stop.is_set():
-            raise StoreClosedError("the rewrite was broken off; the next one resumes it")
+            raise StoreClosedError("the rewrite was stopped; the next one resumes it")
 
 
 def _source_of(path: Path, old: sqlite3.Connection) -> str:
