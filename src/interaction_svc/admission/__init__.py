@@ -1,1 +1,1 @@
-"""Limits on requests, and the rule that shares the process between reads and bulk writes."""
+"""Limits on requests, and fairness between reads and bulk writes."""

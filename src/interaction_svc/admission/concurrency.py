@@ -1,4 +1,4 @@
-"""Limits on requests in progress: in all, per account, and on streams per key."""
+"""Limits on requests in progress: in total, per account, and on streams per key."""
 
 import math
 from typing import Self
@@ -8,14 +8,14 @@ from interaction_svc.domain.principals import ANONYMOUS, Principal
 
 
 class Share:
-    """A number of places that each name may hold at once."""
+    """The number of places that each name may hold at the same time."""
 
     def __init__(self, most: int) -> None:
         self.most = most
         self._held: dict[str, int] = {}
 
     def take(self, name: str) -> bool:
-        """Hold a place for this name; return False if the name has all of its places."""
+        """Take a place for this name; return False if the name already holds all of its places."""
         held = self._held.get(name, 0)
         if held >= self.most:
             return False
@@ -32,13 +32,13 @@ class Share:
 
 
 class ConcurrencyLimit:
-    """The number of requests in progress, over both transports.
+    """A limit on the requests in progress, over both transports.
 
-    `slot` takes a place before the caller is known. After authentication, an account may hold a
-    share of the places with all of its requests, and a smaller share with its streams, so one
-    account never takes the last place. A key may have a number of streams. A caller without an
-    account counts under its key. All callers without a key share one number of streams, and have no
-    other share.
+    `slot` takes a place before the caller is known. After authentication further limits apply. An
+    account may hold a share of the places with all of its requests, and another share with its
+    streams, so that one account can't take all places. A key has a maximum number of streams. A
+    caller without an account counts under its key. All callers without a key share one limit on
+    streams, and have no other limit.
     """
 
     def __init__(
@@ -73,9 +73,9 @@ class ConcurrencyLimit:
         self._count -= 1
 
     def begin(self, principal: Principal, *, is_stream: bool = False) -> None:
-        """Count a request, which has a place, against the share of its caller until `end`.
+        """Count a request that has a place against the share of its caller, until `end`.
 
-        Raises Overloaded, and then counts nothing.
+        Raises Overloaded without counting the request.
         """
         name = principal.quota_key
         if self._calls is not None and principal is not ANONYMOUS and not self._calls.take(name):

@@ -1,4 +1,4 @@
-"""The limits that both transports share; one object for the whole service."""
+"""The limits that both transports share, as one object."""
 
 from dataclasses import dataclass, field
 

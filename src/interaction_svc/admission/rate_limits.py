@@ -1,4 +1,4 @@
-"""Limits on requests a second, and on attempts with wrong credentials."""
+"""Limits on requests per second, and on attempts with wrong credentials."""
 
 import ipaddress
 import math
@@ -12,21 +12,18 @@ from interaction_svc.domain.principals import Principal
 
 WRONG_AT_ONCE = 10
 WRONG_PER_SECOND = 1.0
-"""Wrong credentials that an address may show: 10 at once, then 1 a second."""
+"""The limit on attempts with wrong credentials from an address: 10 at once, then 1 a second."""
 
 
 class RequestRateLimit:
-    """A limit on the requests a second of each account, with bursts of one second's number."""
+    """A limit on the requests per second of each account, with bursts up to that number."""
 
     def __init__(self, per_second: int, clock: Clock = time.monotonic) -> None:
         self._per_second = per_second
         self._rate = KeyedTokenBucket(per_second, per_second, clock) if per_second else None
 
     def count(self, principal: Principal) -> None:
-        """Count a request against its account, or against its key if it has no account.
-
-        Raises RateLimited.
-        """
+        """Count a request of an account, or of a key without one. Raises RateLimited."""
         if self._rate is None:
             return
         if wait := self._rate.take(principal.quota_key):
@@ -41,8 +38,8 @@ class RequestRateLimit:
 class FailedAuthLimiter:
     """A limit on wrong credentials from one peer: WRONG_AT_ONCE at once, then WRONG_PER_SECOND.
 
-    A peer is an IPv4 address or the /64 network of an IPv6 address, which one machine has.
-    Right credentials are not counted.
+    A peer is an IPv4 address, or the /64 network of an IPv6 address, because one machine usually
+    has a whole /64. Correct credentials are not counted.
     """
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
@@ -50,10 +47,11 @@ class FailedAuthLimiter:
 
     @contextmanager
     def one(self, peer: str) -> Iterator[float]:
-        """Return a context manager around one attempt; the block raises Unauthenticated if wrong.
+        """Context manager around one attempt. Its block raises Unauthenticated for a wrong one.
 
         Yields 0, or the seconds to wait if the peer has no attempts left. Such an attempt is not
-        counted, and must not be answered as wrong. An attempt counts as wrong from its start, so at
+        counted. Unless the credentials are correct, the caller must then raise `refusal` and not
+        Unauthenticated. A counted attempt counts as wrong from its start until it succeeds, so at
         most WRONG_AT_ONCE run at the same time.
         """
         network = _network_of(peer)
@@ -62,14 +60,14 @@ class FailedAuthLimiter:
             yield wait
         except Unauthenticated:
             raise
-        except BaseException:  # whether the credentials are right is not known
+        except BaseException:  # it is unknown whether the credentials are correct
             self._give_back(network, wait)
             raise
         self._give_back(network, wait)
 
     @staticmethod
     def refusal(wait_seconds: float) -> RateLimited:
-        """Return the error for a peer that has no attempts left for this time."""
+        """Return the error for a peer that has no attempts left for this number of seconds."""
         return RateLimited(
             "Too many wrong credentials from this address",
             scope="address",
@@ -83,7 +81,7 @@ class FailedAuthLimiter:
 
 
 def _network_of(peer: str) -> str:
-    """Return the network of `host:port` or `[ipv6]:port` that one machine has."""
+    """Return the network under which a peer, `host:port` or `[ipv6]:port`, is counted."""
     host = peer.rpartition(":")[0].strip("[]")
     try:
         address = ipaddress.ip_address(host)
@@ -93,6 +91,6 @@ def _network_of(peer: str) -> str:
         return host
     if address.ipv4_mapped is not None:
         return str(address.ipv4_mapped)
-    if address.is_link_local or address.is_loopback:  # networks that many machines share
+    if address.is_link_local or address.is_loopback:  # many machines share the network
         return host
     return str(ipaddress.ip_network((address, 64), strict=False))

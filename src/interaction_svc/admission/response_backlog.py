@@ -1,4 +1,4 @@
-"""A limit on the bytes of responses that clients have not read yet."""
+"""Limits on the bytes of responses that clients have not read yet."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,9 +9,9 @@ from interaction_svc.telemetry.request_context import RequestContext
 
 
 class ResponseBacklog:
-    """The bytes of responses that clients have not read: per connection, per account, and in all.
+    """Counts the bytes of unread responses: per connection, per account, and in total.
 
-    Limits on requests in progress do not bound them: a response stays in memory until its client
+    Limits on requests in progress don't bound them: a response stays in memory until its client
     reads it, and gRPC can't drop it. It is in memory twice, because gRPC has a copy.
     """
 
@@ -19,7 +19,7 @@ class ResponseBacklog:
     MAX_BYTES_AN_ACCOUNT = 128 * MIB
     MAX_BYTES_A_CONNECTION = 64 * MIB
     OVERHEAD_BYTES = 16 * KIB
-    """The memory of a request beside its response."""
+    """The memory of a request without its response."""
 
     def __init__(self) -> None:
         self._all = 0
@@ -28,7 +28,7 @@ class ResponseBacklog:
     def check(self, call: RequestContext, answer_bytes: int = 0) -> None:
         """Raise Overloaded if a further response of this size would exceed a limit."""
         size = answer_bytes + self.OVERHEAD_BYTES
-        if self._all + size <= self.MAX_BYTES_A_CONNECTION:  # as nearly always: it is the least
+        if self._all + size <= self.MAX_BYTES_A_CONNECTION:  # below the smallest limit: fast path
             return
         held = self._held.get
         for scope, waiting, most in (
@@ -38,7 +38,7 @@ class ResponseBacklog:
         ):
             if waiting + size > most:
                 raise Overloaded(
-                    "Too many answers wait for their clients to take them", scope=scope
+                    "Too many responses wait for their clients to read them", scope=scope
                 )
 
     def hold(self, call: RequestContext, answer_bytes: int, until: asyncio.Task[object]) -> None:

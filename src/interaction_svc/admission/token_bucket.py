@@ -1,4 +1,4 @@
-"""A token bucket for each of many names, in bounded memory."""
+"""Token buckets by name, in bounded memory."""
 
 import time
 from collections.abc import Callable
@@ -10,8 +10,8 @@ Clock = Callable[[], float]
 class KeyedTokenBucket:
     """A token bucket for each name: `per_second` tokens on average, and up to `burst` at once.
 
-    A bucket is kept as the time at which it will be full again (the generic cell rate algorithm).
-    At MAX_NAMES, names with a full bucket are dropped, and then the oldest.
+    A bucket is stored as the time at which it will be full again (the generic cell rate algorithm).
+    When there are MAX_NAMES buckets, full buckets are dropped, and then the oldest ones.
     """
 
     MAX_NAMES = 10_000
@@ -23,7 +23,7 @@ class KeyedTokenBucket:
         self._full_at: dict[str, float] = {}
 
     def take(self, name: str) -> float:
-        """Remove a token and return 0, or return the seconds until there is one."""
+        """Remove a token and return 0, or return the seconds until there is a token."""
         now = self._clock()
         full_at = max(self._full_at.get(name, now), now)
         wait = full_at - self._tolerance - now
@@ -41,5 +41,5 @@ class KeyedTokenBucket:
 
     def _forget(self, now: float) -> None:
         kept = [(name, at) for name, at in self._full_at.items() if at > now]
-        # Half of the names go at once, because the search costs as much for one.
+        # Half of the names are dropped together, because the search costs as much for one.
         self._full_at = dict(kept[-(self.MAX_NAMES // 2) :])

@@ -1,1 +1,1 @@
-"""Conversion of messages to and from bytes, the vendor's JSON and query parameters, without I/O."""
+"""Converts messages to and from bytes, Twilio's JSON and query parameters, without I/O."""

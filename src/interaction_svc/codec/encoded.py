@@ -1,8 +1,8 @@
-"""Encoded Interactions: the bytes that a store keeps and that Get and List answer.
+"""Encoded Interactions: the bytes that a store keeps, and that Get and List return.
 
 An encoded Interaction is a serialized GetInteractionResponse. Field 1 of ListInteractionsResponse
 is an Interaction as well, so the same bytes are one element of a List, and a page is the
-concatenation of its rows. To read, no message has to be built.
+concatenation of its rows. A read therefore builds no message.
 """
 
 from google.protobuf.message import DecodeError
@@ -13,16 +13,16 @@ from interaction_svc.v1.interaction_service_pb2 import GetInteractionResponse
 
 
 class DamagedEncodingError(ValueError):
-    """The bytes are not those of an encoded Interaction."""
+    """The bytes are not a valid encoded Interaction."""
 
 
 def encode(interaction: Interaction) -> bytes:
-    """Return the encoded Interaction; equal Interactions have equal bytes."""
+    """Return the encoded form of an Interaction. Equal Interactions have equal bytes."""
     return GetInteractionResponse(interaction=interaction).SerializeToString()
 
 
 def decode(encoded: bytes) -> Interaction:
-    """Return the Interaction of its encoded form. Raises DamagedEncodingError."""
+    """Return the Interaction that these bytes encode. Raises DamagedEncodingError."""
     try:
         return GetInteractionResponse.FromString(encoded).interaction
     except DecodeError as error:

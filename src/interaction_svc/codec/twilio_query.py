@@ -1,9 +1,9 @@
 """The query parameters of a list over HTTP.
 
-`PageSize`, `PageToken` and `Page` are the vendor's; `Order` and the filters are this service's
-own. The SDKs send `PageSize` unclamped, so too much is clamped and not refused. One of them sends
-it twice: of several sizes the smallest counts. Any other parameter may be repeated with an equal
-value only, for which of two different values is meant can't be known.
+`PageSize`, `PageToken` and `Page` are Twilio's. `AccountSid`, `Order` and the filters are this
+service's own. Twilio's SDKs don't limit `PageSize`, so a value above the maximum is reduced and not
+rejected. One SDK sends it twice: the smallest value counts. Any other parameter may be repeated
+only with the same value, because two different values are ambiguous.
 """
 
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ from interaction_svc.v1.interaction_pb2 import InteractionType, ResourceStatus
 from interaction_svc.v1.interaction_service_pb2 import ListInteractionsRequest
 
 ACCOUNT = "AccountSid"
-"""Whose Interactions a caller of all accounts means."""
+"""The parameter with which a caller for all accounts selects one."""
 _ORDERS = {
     "asc": ListInteractionsRequest.ORDER_CREATED_ASC,
     "desc": ListInteractionsRequest.ORDER_CREATED_DESC,
@@ -44,11 +44,11 @@ CARRIED = (
     "Order",
     *(name for field, name in _FIELDS.items() if field.startswith("filter.")),
 )
-"""The parameters that must stay the same from page to page, and that links repeat."""
+"""The parameters that links repeat, because they must be the same on every page."""
 
 
 class ListParameters(NamedTuple):
-    """The parameters of a list, read: what to ask for, and what the links repeat."""
+    """The parsed parameters of a list: the request, the page number, and the pairs for links."""
 
     request: ListInteractionsRequest
     page: int
@@ -58,7 +58,7 @@ class ListParameters(NamedTuple):
 def read_parameters(
     service_sid: str, session_sid: str, query: Iterable[tuple[str, str]]
 ) -> ListParameters:
-    """Read a query string's pairs. Raises InvalidField, naming the parameter."""
+    """Parse the pairs of a query string. Raises InvalidField, which names the parameter."""
     given: dict[str, str] = {}
     page_size: int | None = None
     for name, value in query:
@@ -90,9 +90,9 @@ def read_parameters(
 
 
 def read_account(query: Iterable[tuple[str, str]]) -> str:
-    """Return the account that a fetch or a delete names; empty: none. Raises InvalidField.
+    """Return the account in the query of a fetch or a delete; an empty text if there is none.
 
-    Other parameters are not looked at: the SDKs send some of their own.
+    Other parameters are ignored, because the SDKs send some of their own. Raises InvalidField.
     """
     named = {value for name, value in query if name == ACCOUNT}
     if len(named) > 1:
@@ -132,8 +132,8 @@ def _set_conditions(request: ListInteractionsRequest, given: dict[str, str]) -> 
 
 
 def parameter_of(field: str) -> str:
-    """Return the parameter, of the query or the path, of a field of ListInteractionsRequest."""
-    if field == "filter":  # a token of another filter
+    """Return the query or path parameter for a field of ListInteractionsRequest."""
+    if field == "filter":  # a page token belongs to another filter
         return " and ".join(", ".join(CARRIED[2:]).rsplit(", ", 1))
     return _FIELDS.get(field, field)
 
@@ -144,11 +144,11 @@ def _page_size(text: str) -> int:
         raise InvalidField(
             "PageSize", f"must be 1 or more; above {MAX_PAGE_SIZE} it is {MAX_PAGE_SIZE}"
         )
-    return min(size, MAX_PAGE)  # which the field can hold; the application bounds it further
+    return min(size, MAX_PAGE)  # fits into the field; the application applies its own maximum
 
 
 def _whole_number(name: str, text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise InvalidField(name, "must be a whole number, not negative")
-    # Python refuses to read thousands of digits; the number is out of all bounds with eleven.
+    # Python refuses to parse thousands of digits; 11 digits already exceed every bound.
     return int(text.lstrip("0")[:11] or "0")

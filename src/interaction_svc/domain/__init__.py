@@ -1,1 +1,1 @@
-"""Values and rules of the API, without input or output: SIDs, times, Interactions, errors."""
+"""Values and rules of the API, without I/O: SIDs, times, Interactions, errors."""

@@ -1,35 +1,35 @@
 """Every error that a caller can get, in one registry.
 
 ServiceError
-├── InvalidField            a field is missing or bad
-│   ├── InvalidConsistencyToken  what a write answered, damaged
-│   ├── InvalidPageToken    the token is damaged
-│   └── PageTokenMismatch   the token is of a list with other arguments
-├── MalformedRequest        not a message of this API, or not HTTP
+├── InvalidField            a field is missing or invalid
+│   ├── InvalidConsistencyToken  the consistency token is damaged
+│   ├── InvalidPageToken    the page token is damaged
+│   └── PageTokenMismatch   the page token belongs to a list with other arguments
+├── MalformedRequest        the request is not a message of this API, or not HTTP
 │   ├── HeadersTooLarge     the headers of an HTTP request exceed their limit
 │   ├── HeadersTooSlow      the headers of an HTTP request did not arrive in time
 │   ├── RequestTooLarge     the message of a request exceeds its limit
 │   └── UnsupportedMediaType  a request over HTTP has another content type
-├── InteractionNotFound     not there, or not the caller's
-├── UnknownPath             nothing is served there (HTTP only)
-├── OwnerMismatch           stored under another Service
-├── AmbiguousAccount        several accounts have it, and the call names none
-├── DataLoss                what is stored of it is damaged
-├── Unauthenticated         credentials missing or wrong
-├── PermissionDenied        credentials without the right
+├── InteractionNotFound     the Interaction doesn't exist, or the caller may not see it
+├── UnknownPath             nothing is served under the path (HTTP only)
+├── OwnerMismatch           the Interaction is stored under another Service
+├── AmbiguousAccount        several accounts have it, and the call names no account
+├── DataLoss                the stored Interaction is damaged
+├── Unauthenticated         the credentials are missing or wrong
+├── PermissionDenied        the credentials lack the permission
 ├── UnknownMethod           there is no such method (gRPC only)
 │   └── StreamNotServed     the method is a stream, which the protocol does not serve
 ├── MethodNotAllowed        the resource has no such operation (HTTP only)
-├── Overloaded              more is under way or waiting than the service takes on
-├── RateLimited             the account's calls, or the peer's attempts, are too many
+├── Overloaded              too many requests or writes are in progress or waiting
+├── RateLimited             too many calls of an account, or too many wrong credentials
 ├── StoreFull               the store's disk is full
-├── DeadlineExceeded        it took longer than the deadline
+├── DeadlineExceeded        the call took longer than the deadline
 ├── StreamIdle              no request came on a stream for too long (gRPC only)
-├── Unavailable             the store can't be used, or the service is stopping
-└── Internal                a fault of the service, masked
+├── Unavailable             the store is unusable, or the service is shutting down
+└── Internal                a fault of the service, whose cause is only logged
 
-Each class names its reason (the enum in protos/). Its codes in each protocol are in
-transports/status.py.
+Each class names its reason, a value of ErrorReason in protos/. transports/status.py has its codes
+in each protocol.
 
 OperatorError is the base of errors whose texts are written for operators.
 """
@@ -46,13 +46,13 @@ DOMAIN = "interaction-svc"
 
 
 class OperatorError(Exception):
-    """An error whose text is written for operators: logs and the command line show it."""
+    """An error with a text for operators, which logs and the command line show."""
 
 
 class ServiceError(Exception):
-    """An error that the caller is told about; its text is written for them.
+    """An error with a text for the caller, who gets it.
 
-    `metadata` goes into the ErrorInfo. Texts hold no internals and no data of an Interaction.
+    `metadata` goes into the ErrorInfo. Texts contain no internals and no data of an Interaction.
     """
 
     details: tuple[Message, ...] = ()
@@ -60,7 +60,7 @@ class ServiceError(Exception):
 
     reason: ClassVar[reasons.ErrorReason.ValueType]
     retry_after_seconds: int | None = None
-    """After which time the same call may succeed; None: it won't, or it isn't known."""
+    """The time after which the same call may succeed; None: it won't, or the time is unknown."""
 
     def __init__(self, message: str, **metadata: str) -> None:
         super().__init__(message)
@@ -69,12 +69,12 @@ class ServiceError(Exception):
 
     @classmethod
     def reason_name(cls) -> str:
-        """Return the name of its reason, as it stands in the ErrorInfo."""
+        """Return the name of its reason, as in the ErrorInfo."""
         return reasons.ErrorReason.Name(cls.reason)
 
 
 class InvalidField(ServiceError):
-    """A field is missing, or has a value that can't be used."""
+    """A field is missing, or its value is invalid."""
 
     reason = reasons.ERROR_REASON_INVALID_FIELD
 
@@ -85,14 +85,14 @@ class InvalidField(ServiceError):
 
 
 class InvalidConsistencyToken(InvalidField):
-    """The consistency token is malformed, or not of this service."""
+    """The consistency token is malformed, or not one of this service."""
 
     def __init__(self, field: str) -> None:
         super().__init__(field, "is damaged; send what a write answered unchanged, or leave it out")
 
 
 class InvalidPageToken(InvalidField):
-    """The page token is cut, changed, or not one of this service's."""
+    """The page token is truncated, changed, or not one of this service."""
 
     reason = reasons.ERROR_REASON_INVALID_PAGE_TOKEN
 
@@ -103,7 +103,7 @@ class InvalidPageToken(InvalidField):
 
 
 class PageTokenMismatch(InvalidField):
-    """The page token belongs to a list with another value in the named field."""
+    """The page token belongs to a list with another value of the named field."""
 
     reason = reasons.ERROR_REASON_PAGE_TOKEN_MISMATCH
 
@@ -114,7 +114,7 @@ class PageTokenMismatch(InvalidField):
 
 
 class MalformedRequest(ServiceError):
-    """The bytes of a request are not the message that the call takes."""
+    """The bytes of a request are not a message of the call's type, or not HTTP."""
 
     reason = reasons.ERROR_REASON_MALFORMED_REQUEST
 
@@ -139,7 +139,7 @@ class UnsupportedMediaType(MalformedRequest):
 
 
 class InteractionNotFound(ServiceError):
-    """There is no such Interaction in the Session, or it isn't the caller's to see."""
+    """There is no such Interaction in the Session, or the caller may not see it."""
 
     reason = reasons.ERROR_REASON_INTERACTION_NOT_FOUND
 
@@ -155,7 +155,7 @@ class UnknownPath(ServiceError):
 
 
 class OwnerMismatch(ServiceError):
-    """The account's Interaction is stored under another Service, which never changes."""
+    """The Interaction is stored under another Service. Its Service never changes."""
 
     reason = reasons.ERROR_REASON_OWNER_MISMATCH
 
@@ -167,7 +167,7 @@ class OwnerMismatch(ServiceError):
 
 
 class AmbiguousAccount(ServiceError):
-    """Several accounts have the Interaction, and the call reaches all of them."""
+    """Several accounts have the Interaction, and the call names no account."""
 
     reason = reasons.ERROR_REASON_AMBIGUOUS_ACCOUNT
 
@@ -179,18 +179,20 @@ class AmbiguousAccount(ServiceError):
 
 
 class DataLoss(ServiceError):
-    """The stored Interaction is damaged, and is not answered."""
+    """The stored Interaction is damaged, and is not returned."""
 
     reason = reasons.ERROR_REASON_DATA_LOSS
 
     def __init__(self) -> None:
-        super().__init__("What is stored is damaged; its operator has to restore it from a backup")
+        super().__init__(
+            "The stored Interaction is damaged; the operator has to restore it from a backup"
+        )
 
 
 class Unauthenticated(ServiceError):
-    """The credentials are missing or wrong; which of the two isn't said.
+    """The credentials are missing or wrong. The text doesn't say which.
 
-    A message tells only what is wrong with their form.
+    For malformed credentials the text describes the form that they need.
     """
 
     reason = reasons.ERROR_REASON_UNAUTHENTICATED
@@ -200,7 +202,7 @@ class Unauthenticated(ServiceError):
 
 
 class PermissionDenied(ServiceError):
-    """The credentials don't give the right to do this."""
+    """The credentials lack the permission for the call."""
 
     reason = reasons.ERROR_REASON_PERMISSION_DENIED
 
@@ -211,7 +213,7 @@ class UnknownMethod(ServiceError):
     reason = reasons.ERROR_REASON_METHOD_NOT_ALLOWED
 
     def __init__(self) -> None:
-        super().__init__("There is no such method; reflection lists those that there are")
+        super().__init__("There is no such method; server reflection lists the methods")
 
 
 class StreamNotServed(UnknownMethod):
@@ -233,9 +235,10 @@ class MethodNotAllowed(ServiceError):
 
 
 class Overloaded(ServiceError):
-    """More is under way, or waiting to be written, than the service takes on; nothing was done.
+    """Too many requests are in progress, or too many writes are waiting; nothing was done.
 
-    Its `scope` is what the limit holds for: the service, or an account, key or connection of it.
+    `scope` says what the limit applies to: the service, an account, a key, a connection, or all
+    callers without a key.
     """
 
     reason = reasons.ERROR_REASON_OVERLOADED
@@ -243,7 +246,7 @@ class Overloaded(ServiceError):
 
     def __init__(
         self,
-        message: str = "Too many requests: the service has as much to do as it takes on",
+        message: str = "Too many requests: the service is at its limit",
         *,
         scope: str = "service",
         **metadata: str,
@@ -252,9 +255,10 @@ class Overloaded(ServiceError):
 
 
 class RateLimited(ServiceError):
-    """The account's calls a second, or a peer's wrong credentials, are too many.
+    """An account makes too many calls a second, or a peer sent too many wrong credentials.
 
-    Its `scope` is whose they are: an account's, a key's, an address's, or of all without a key.
+    `scope` says what the limit applies to: an account, a key, an address, or all callers without a
+    key.
     """
 
     reason = reasons.ERROR_REASON_RATE_LIMITED
@@ -267,7 +271,7 @@ class RateLimited(ServiceError):
 
 
 class StoreFull(ServiceError):
-    """The disk of the store is full; nothing was done, and reads go on."""
+    """The disk of the store is full. Nothing was written, and reads still work."""
 
     reason = reasons.ERROR_REASON_STORE_FULL
     retry_after_seconds = 10
@@ -277,7 +281,7 @@ class StoreFull(ServiceError):
 
 
 class DeadlineExceeded(ServiceError):
-    """It took longer than the service's own deadline, whatever deadline the client set."""
+    """The call took longer than the service's own deadline, whatever deadline the client set."""
 
     reason = reasons.ERROR_REASON_DEADLINE_EXCEEDED
 
@@ -286,26 +290,26 @@ class DeadlineExceeded(ServiceError):
 
 
 class StreamIdle(ServiceError):
-    """No request came on a stream for longer than a stream may be idle."""
+    """No request came on a stream for longer than the maximum idle time."""
 
     reason = reasons.ERROR_REASON_STREAM_IDLE
 
     def __init__(self, seconds: float) -> None:
         super().__init__(
-            f"No request came on the stream for {seconds:g} seconds, after which it ends",
+            f"The stream has ended, because no request came for {seconds:g} seconds",
             idle_seconds=f"{seconds:g}",
         )
 
 
 class Unavailable(ServiceError):
-    """The store can't be used at the moment, or the service is shutting down."""
+    """The store is unusable at the moment, or the service is shutting down."""
 
     reason = reasons.ERROR_REASON_UNAVAILABLE
     retry_after_seconds = 1
 
 
 class Internal(ServiceError):
-    """A fault of the service: the caller gets a reference, the log has the cause under it."""
+    """A fault of the service. The caller gets a reference, which the log shows with the cause."""
 
     reason = reasons.ERROR_REASON_INTERNAL
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Scope(NamedTuple):
-    """The Interactions that a request may reach: those of one account, or with None of all."""
+    """The Interactions that a request may access: of one account, or of all accounts with None."""
 
     account_sid: str | None
 
@@ -14,8 +14,8 @@ class Scope(NamedTuple):
 class InteractionKey(NamedTuple):
     """The SIDs of an Interaction and of its parents.
 
-    The account is not part of it: the Scope has it. Each account has a namespace of its own, so the
-    same Session and SID in two accounts are two Interactions.
+    The account is not part of the key but of the Scope. Each account has a namespace of its own, so
+    the same Session and SID in two accounts are two Interactions.
     """
 
     service_sid: str
@@ -41,14 +41,14 @@ class Filter:
 
     @property
     def looks_at_rows(self) -> bool:
-        """Return whether there is a condition on more than the time of creation."""
+        """Return whether there is a condition on anything except the time of creation."""
         return (self.type, self.participant_sid, self.resource_sid, self.resource_status) != (
             None, None, None, None,
         )  # fmt: skip
 
 
 class Outcome(IntEnum):
-    """The outcome of a record. All but OWNER_MISMATCH have the numbers of RecordOutcome."""
+    """The outcome of a record, with the enum numbers of RecordOutcome except OWNER_MISMATCH."""
 
     CREATED = 1
     UPDATED = 2

@@ -1,19 +1,21 @@
 """Merge of the records of one Interaction into one state, independent of their order.
 
 Records arrive repeated, out of order, in part, and with different precision: a webhook has
-fractional seconds, the vendor's REST API whole ones. `merge` is a pure function. Records that
-differ only in statuses and times end in the same state in every order and repetition:
+fractional seconds, and Twilio's REST API has whole seconds. `merge` is a pure function. Records
+that differ only in statuses and times end in the same state in every order and repetition:
 
 - A value that a record leaves out stays as it is stored. Empty data, an empty field of a leg and
   the type `unknown` count as left out.
-- The status of a leg is the one of the latest second. Within a second it is the one of the highest
-  rank (`STATUS_RANKS`), then the one of the finer time, then the one with the higher number.
-- `create_time` is the earliest second. Within a second the time with more digits is taken.
+- The status of a leg is the one of the latest second. Within a second it is the status of the
+  highest rank (`STATUS_RANKS`), then of the later time, then with the higher enum number.
+- `create_time` is the earliest second. Within a second the time with more fractional digits is
+  taken.
 - `update_time` is the latest.
 
-For any other value that differs, the record wins unless its second is before the second of the
-stored update_time. A record without that value may have set the update_time, because the store
-keeps the time of each status but not of each value. A late record then loses to an older value.
+Any other value of the record replaces the stored one, unless the second of the record's update_time
+is before the second of the stored update_time. The store keeps the time of each status, but not of
+each value. So a record without the value may have set the update_time, and a late record with the
+value is then ignored although the stored value is even older.
 """
 
 from typing import NamedTuple
@@ -23,8 +25,8 @@ from interaction_svc.v1 import interaction_pb2 as pb
 
 _SECOND_US = 1_000_000
 
-# One table serves messages and calls: only `queued`, `failed` and `canceled` are statuses of both,
-# and each has the same rank in both.
+# One table is enough for messages and calls: only `queued`, `failed` and `canceled` are statuses of
+# both, and each has the same rank in both.
 STATUS_RANKS: dict[int, int] = {
     pb.RESOURCE_STATUS_UNKNOWN: 0,
     pb.RESOURCE_STATUS_ACCEPTED: 1,
@@ -50,7 +52,7 @@ STATUS_RANKS: dict[int, int] = {
     pb.RESOURCE_STATUS_READ: 6,
     pb.RESOURCE_STATUS_DELETED: 7,
 }
-"""The progress of a status: within one second the higher rank wins."""
+"""The rank of each status. Within one second the status of the higher rank wins."""
 
 _LEG_TEXTS = ("participant_sid", "resource_sid", "resource_type", "resource_url")
 
@@ -58,8 +60,8 @@ _LEG_TEXTS = ("participant_sid", "resource_sid", "resource_type", "resource_url"
 class State(NamedTuple):
     """An Interaction, and the time of the status of each leg in microseconds since 1970.
 
-    The Interaction itself does not have these times. A later record may leave a status out, so the
-    time of a status can be before the update_time.
+    The Interaction itself does not contain these times. A later record may leave a status out, so
+    the time of a status can be before the update_time.
     """
 
     interaction: pb.Interaction

@@ -1,4 +1,4 @@
-"""Pages of a list: their sizes, and where they begin."""
+"""The sizes of pages, and cursors for the start of a page."""
 
 from typing import NamedTuple
 
@@ -9,10 +9,10 @@ MAX_PAGE_SIZE = 1000
 
 
 class Position(NamedTuple):
-    """A place in the order of a Session: a row's creation in microseconds, its SID, its account.
+    """A position in a list of a Session: a row's creation in microseconds, its SID, its account.
 
-    With an empty SID it is the place before all rows of that time. The account is empty in a list
-    of one account, where it is not needed.
+    An empty SID means the position before all rows of that time. In a list of one account the
+    account is empty, because it is not needed.
     """
 
     created_us: int
@@ -21,9 +21,9 @@ class Position(NamedTuple):
 
 
 class Cursor(NamedTuple):
-    """The start of a page: after a row in the order of the list, or before it if `backward`.
+    """The start of a page: after the position in the order of the list, or before if `backward`.
 
-    The row itself belongs to the page only if `inclusive`. It may have been deleted.
+    The row at the position belongs to the page only if `inclusive`. It may have been deleted.
     """
 
     position: Position
@@ -32,7 +32,7 @@ class Cursor(NamedTuple):
 
 
 def resolve_page_size(size: int) -> int:
-    """Return the number of rows of a page: 0 is the default, too many is the maximum (AIP-158).
+    """Return the number of rows of a page: 50 for 0, and at most 1,000 (AIP-158).
 
     Raises InvalidField if `size` is negative.
     """

@@ -62,7 +62,7 @@ def rights_of(roles: Iterable[Role]) -> frozenset[Permission]:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """An authenticated caller: its account (None: it reaches all), its key, its permissions."""
+    """An authenticated caller: its account (None: all accounts), its key and its permissions."""
 
     account_sid: str | None = None
     key_sid: str | None = None
@@ -70,7 +70,7 @@ class Principal:
 
     @property
     def quota_key(self) -> str:
-        """Return the name that limits count the caller under: its account, or else its key."""
+        """Return the name under which limits count the caller: its account, or else its key."""
         return self.account_sid or self.key_sid or "anyone"
 
     @property
@@ -87,4 +87,4 @@ class Principal:
 
 
 ANONYMOUS = Principal()
-"""Callers of a service without keys, and the command line on a store."""
+"""The principal of every caller of a service without keys, and of the command line."""

@@ -1,8 +1,8 @@
 """String identifiers (SIDs): their forms, and the generation of new ones.
 
-A SID is a prefix of two letters and 32 hexadecimal digits of either case, as the vendor's public
-description of Proxy v1 has it. `KIab…` and `KIAB…` are the same SID, which is kept and answered
-with lower-case digits (`canonical_sid`).
+A SID is a prefix of two letters and 32 hexadecimal digits of either case, as in Twilio's public
+description of Proxy v1. `KIab…` and `KIAB…` are the same SID. It is stored and returned with
+lower-case digits (`canonical_sid`).
 """
 
 import re
@@ -26,13 +26,13 @@ class Sid(Enum):
         self.pattern = f"^{pattern}$"
         self.canonical = pattern.replace("0-9a-fA-F", "0-9a-f")
         """The pattern of a SID in canonical spelling."""
-        # The bound method: matching a record's eight SIDs is a third of its validation.
+        # A bound method, for speed: matching a record's eight SIDs is a third of its validation.
         self.matches: Callable[[str], object | None] = re.compile(pattern).fullmatch
         """Return a match if a text is a SID of this kind, else None."""
 
 
 def canonical_sid(sid: str) -> str:
-    """Return a SID with its hexadecimal digits in lower case; its two letters stay."""
+    """Return a SID with its hexadecimal digits in lower case and its two letters unchanged."""
     return sid[:2] + sid[2:].lower()
 
 

@@ -28,9 +28,9 @@ def now_us() -> int:
 
 
 def to_us(time: Timestamp) -> int:
-    """Return a Timestamp in microseconds since 1970; finer digits are cut off.
+    """Return a Timestamp in microseconds since 1970. Nanoseconds are cut off.
 
-    Raises ValueError, whose text says what would be right, outside the years 1 to 9999.
+    Raises ValueError outside the years 1 to 9999. Its text names the valid values.
     """
     seconds, nanos = time.seconds, time.nanos
     if not (_FIRST_SECOND <= seconds <= _LAST_SECOND and 0 <= nanos < 1_000_000_000):
@@ -48,9 +48,9 @@ def set_us(time: Timestamp, us: int) -> None:
 def parse(text: str) -> int:
     """Return the microseconds since 1970 of an ISO 8601 text with an offset.
 
-    Up to nine fractional digits are read. Beside RFC 3339, with t, z or a space as well, the forms
-    that Python, Ruby and databases print are accepted: `2026-02-14 08:05:00+00`, `… +0000`,
-    `… UTC`. Raises ValueError, whose text names the right form.
+    Accepts RFC 3339 with up to nine fractional digits, also with t, z or a space. Accepts the forms
+    that Python, Ruby and databases print as well: `2026-02-14 08:05:00+00`, `… +0000`, `… UTC`.
+    Raises ValueError, whose text names a valid form.
     """
     match = _TEXT(text)
     if match is None:
@@ -70,7 +70,7 @@ def parse(text: str) -> int:
 
 
 def text(us: int, *, fraction: bool = False) -> str:
-    """Write `YYYY-MM-DDTHH:MM:SSZ`; with `fraction` also the microseconds, if there are any.
+    """Return a time as `YYYY-MM-DDTHH:MM:SSZ`; with `fraction` also its microseconds, unless 0.
 
     Raises ValueError outside the years 1 to 9999.
     """
@@ -80,7 +80,7 @@ def text(us: int, *, fraction: bool = False) -> str:
 
 
 def text_of_seconds(seconds: int) -> str:
-    """Write seconds since 1970 as `YYYY-MM-DDTHH:MM:SSZ`.
+    """Return seconds since 1970 as `YYYY-MM-DDTHH:MM:SSZ`.
 
     Raises ValueError outside the years 1 to 9999.
     """

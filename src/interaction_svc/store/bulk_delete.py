@@ -6,26 +6,26 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
 MAX_DELETED = 200
-"""Most rows that one batch deletes, so that its transaction is short and other writers go on."""
+"""The maximum number of rows that one batch deletes. It keeps the transaction short."""
 MAX_EXAMINED = 2_000
-"""Most rows and Sessions that one batch reads."""
+"""The maximum number of rows and Sessions that one batch reads."""
 
 StoredSid = TypeVar("StoredSid")
 
 
 @dataclass(frozen=True, slots=True)
 class Expired:
-    """Selects Interactions created before a time, which may differ by Service.
+    """Selects Interactions that were created before a time, which may differ by Service.
 
-    Times are in microseconds since 1970. None keeps all. An Interaction created exactly at the time
-    is kept.
+    Times are in microseconds since 1970. With None all Interactions are kept. An Interaction that
+    was created exactly at the time is kept.
     """
 
     default_before_us: int | None
     before_us_by_service: Mapping[str, int | None] = field(default_factory=dict)
 
     def before_us(self, service_sid: str) -> int | None:
-        """Return the time for a Service's Interactions."""
+        """Return the time before which a Service's Interactions are expired."""
         return self.before_us_by_service.get(service_sid, self.default_before_us)
 
 

@@ -1,59 +1,59 @@
 """The errors of a store.
 
 StoreError
-├── StoreURLError           the URL names no store that this program knows
-├── NotAStoreError          the file or database is something else
-├── SchemaTooNewError       a later version of this program has been there
-├── StoreUnavailableError   it can't be used at the moment: locked, unreadable, replaced
-│   └── StoreDamagedError   some of it isn't what was written
-├── StoreFullError          its disk has no room; nothing was done
-├── StoreBusyError          too much waits to be written; nothing was done
-├── DamagedRowError         a stored Interaction can't be read
-├── AmbiguousAccountError   several accounts have what was asked for across accounts
-└── StoreClosedError        it was closed
+├── StoreURLError           the URL is not the URL of a store
+├── NotAStoreError          the file or database belongs to another program
+├── SchemaTooNewError       a later version of this program has written the schema
+├── StoreUnavailableError   the store is unusable at the moment: locked, unreadable, replaced
+│   └── StoreDamagedError   the store is damaged
+├── StoreFullError          the disk is full; nothing was written
+├── StoreBusyError          too many writes are waiting; nothing was written
+├── DamagedRowError         a stored Interaction is damaged
+├── AmbiguousAccountError   several accounts have the key, and the call names no account
+└── StoreClosedError        the store has been closed
 """
 
 from interaction_svc.domain.errors import OperatorError
 
 
 class StoreError(OperatorError):
-    """The base of all errors of a store. The texts are for operators, not for callers."""
+    """The base class of store errors. The texts are for operators, not for callers."""
 
 
 class StoreURLError(StoreError):
-    """The URL names no store that this program knows."""
+    """The URL is not the URL of a store."""
 
 
 class NotAStoreError(StoreError):
-    """The file or database of the URL exists, but is not a store of this program."""
+    """The file or database of the URL exists, but belongs to another program."""
 
 
 class SchemaTooNewError(StoreError):
-    """The schema is of a later version than this program knows; it must not be touched."""
+    """The schema has a later version than this program knows. It must not be changed."""
 
 
 class StoreUnavailableError(StoreError):
-    """The store can't be used at the moment; the same call may succeed later."""
+    """The store is unusable at the moment. The same call may succeed later."""
 
 
 class StoreDamagedError(StoreUnavailableError):
-    """Some of the store isn't what was written; it may be usable once it has been restored."""
+    """The store is damaged. It may be usable after it has been restored from a backup."""
 
 
 class StoreFullError(StoreError):
-    """The store's disk has no room for what was to be written; nothing was done."""
+    """The store's disk is full; nothing was written."""
 
 
 class StoreBusyError(StoreError):
-    """Too much is waiting to be written; nothing was done."""
+    """Too many writes are waiting; nothing was written."""
 
 
 class DamagedRowError(StoreError):
-    """The bytes of a stored Interaction are not an Interaction any more."""
+    """A stored Interaction is damaged."""
 
 
 class AmbiguousAccountError(StoreError):
-    """Several accounts have an Interaction of this key, and the call names none of them."""
+    """Several accounts have an Interaction with this key, and the call names no account."""
 
 
 class StoreClosedError(StoreError):

@@ -1,4 +1,4 @@
-"""Stores by their URLs."""
+"""Opens, checks and backs up stores by their URLs."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,9 +35,9 @@ _FORM = f"write sqlite:///relative/path.db or sqlite:////absolute/path.db, or {_
 
 
 def check_url(url: str) -> Path | Dsn:
-    """Return the file of a store's URL, or the database. White space around it is cut off.
+    """Return the file or the database of a store's URL. White space around the URL is ignored.
 
-    Raises StoreURLError, whose text says what would be right.
+    Raises StoreURLError, whose text says how to correct the URL.
     """
     url = url.strip()
     if url.partition(":")[0].lower() in _POSTGRES_SCHEMES:
@@ -57,7 +57,7 @@ def name_of(url: str) -> str:
 
 
 def shown_url(url: str) -> str:
-    """Return a store's URL for a log: without user, password and other secrets.
+    """Return a store's URL for the log, without user, password and other secrets.
 
     Raises StoreURLError.
     """
@@ -71,7 +71,7 @@ def _name_of(place: Path | Dsn) -> str:
 
 @contextmanager
 def naming(name: str) -> Iterator[None]:
-    """Put a store's name into the errors of what is done with it."""
+    """Context manager that adds a store's name to the errors of its block."""
     try:
         yield
     except StoreError as error:
@@ -91,13 +91,15 @@ async def open_store(
     on_migration: MigrationProgress | None = None,
     reads: ReadPriority | None = None,
 ) -> Store:
-    """Open the store, make it if it isn't there, and bring its schema up to date.
+    """Open a store. Create it if it doesn't exist, and migrate its schema.
 
-    With `migrate=False` a store that isn't there or isn't up to date is an error, with
-    `create=False` only one that isn't there; a database always has to be there, and a new one has
-    no schema. `on_migration` learns how far a migration has come; without it the log does. Callers'
-    reads go to the replica, which only a database can have. Bulk writes pause for `reads`. Raises
-    StoreURLError, NotAStoreError, SchemaTooNewError, StoreUnavailableError, StoreFullError.
+    With `migrate=False` a store that doesn't exist, or whose schema is not current, is an error.
+    With `create=False` only a file that doesn't exist is an error. A database must exist, but may
+    be empty. `on_migration` gets the progress of a migration; without it the progress is logged.
+    With a `replica`, which only a database can have, Gets and pages are read from it. Bulk writes
+    pause while `reads` run.
+
+    Raises StoreURLError, NotAStoreError, SchemaTooNewError, StoreUnavailableError, StoreFullError.
     """
     place = check_url(url)
     with naming(_name_of(place)):
@@ -116,9 +118,9 @@ async def open_store(
 
 
 async def check_store(url: str) -> StoreReport:
-    """Report on a store without changing it: its schema, and each row's columns.
+    """Check a store's schema, and each row's columns and checksum, without changing the store.
 
-    Rows are checked only if the schema is up to date. Raises what open_store raises.
+    Rows are checked only if the schema is current. Raises the errors of open_store.
     """
     place = check_url(url)
     with naming(_name_of(place)):
@@ -137,10 +139,10 @@ async def check_store(url: str) -> StoreReport:
 
 
 async def distribute_store(url: str) -> list[str]:
-    """Distribute the tables of a PostgreSQL with the extension Citus, after migrating it.
+    """Migrate a PostgreSQL database with the extension Citus, and distribute its tables.
 
-    Returns the names of those that were not distributed before. Raises what open_store raises;
-    StoreURLError for a file, StoreUnavailableError without the extension.
+    Returns the names of the tables that were not distributed before. Raises the errors of
+    open_store; StoreURLError for a file; StoreUnavailableError without the extension.
     """
     place = check_url(url)
     if not isinstance(place, Dsn):
@@ -153,28 +155,29 @@ async def distribute_store(url: str) -> list[str]:
 
 
 def store_warnings(url: str) -> list[str]:
-    """Return what an operator should change about where a store is, one sentence each.
+    """Return advice to the operator about a store's location, one sentence each.
 
-    None for a database. Raises StoreURLError.
+    There is none for a database. Raises StoreURLError.
     """
     place = check_url(url)
     return [] if isinstance(place, Dsn) else location_warnings(place)
 
 
 def backup_store(url: str, target: Path, on_progress: Callable[[int, int], None]) -> bool:
-    """Copy a store into a file, which may then be served like any other: keys and all.
+    """Copy a file store with its API keys into the file `target`, which can be served like any.
 
-    The copy is the store at one moment, whatever is written meanwhile. `on_progress` gets how many
-    pages have been copied, and of how many. A file that is there already is not replaced, and a
-    copy that fails leaves none. Returns whether it replaced what a backup to the same name left
-    behind when it was killed. Raises StoreUnavailableError, StoreFullError, StoreDamagedError,
-    NotAStoreError, SchemaTooNewError; StoreURLError for a database.
+    The copy is a snapshot: it has no writes of after its start. `on_progress` gets the number of
+    pages that have been copied, and of all. An existing file is not replaced. A failed copy leaves
+    no file. Returns whether it replaced the unfinished copy of a backup that was killed.
+
+    Raises StoreUnavailableError, StoreFullError, StoreDamagedError, NotAStoreError,
+    SchemaTooNewError; StoreURLError for a database.
     """
     place = check_url(url)
     if isinstance(place, Dsn):
         raise StoreURLError(
-            f"{place.name} is a database, which has its own ways: pg_basebackup, with an archive of"
-            " its write-ahead log, copies all of it, pg_dump this database"
+            f"{place.name} is a database, which has its own tools: pg_basebackup with a WAL archive"
+            " copies the whole server, pg_dump this database"
         )
     with naming(_name_of(place)):
         check_location(place)
@@ -186,8 +189,8 @@ async def _replicated(
 ) -> Store:
     followed = check_url(given.url)
     if not (isinstance(place, Dsn) and isinstance(followed, Dsn)):
-        raise StoreURLError("only a database can have a replica, and only one be it")
-    _postgres_store()  # its driver has to be there
+        raise StoreURLError("a store with a replica and the replica itself must be PostgreSQL")
+    _postgres_store()  # raises StoreURLError without the driver
     from interaction_svc.store.postgres.replica.replica import Replica  # noqa: PLC0415
     from interaction_svc.store.postgres.replica.store import ReplicatedStore  # noqa: PLC0415
 
@@ -196,7 +199,7 @@ async def _replicated(
 
 
 def _postgres_store() -> "type[PostgresStore]":
-    """Return the backend, whose driver not everyone installs."""
+    """Return the PostgreSQL backend. Raises StoreURLError if its driver isn't installed."""
     try:
         from interaction_svc.store.postgres.store import PostgresStore  # noqa: PLC0415
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""A store whose calls are measured."""
+"""A store wrapper that measures the latency of calls."""
 
 import time
 from collections.abc import Sequence
@@ -182,9 +182,9 @@ class _InstrumentedReads:
 
 
 class _timed:  # noqa: N801 used like a function
-    """Context manager that observes how long its block takes.
+    """Context manager that observes the duration of its block.
 
-    A class, because a context manager made of a generator takes 1 µs more, on each call.
+    It is a class, because a context manager made from a generator costs 1 µs more per call.
     """
 
     __slots__ = ("_begun", "_operation")

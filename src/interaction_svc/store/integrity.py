@@ -35,7 +35,8 @@ def matches_frame(row: Row) -> bool:
         made = row_of(decode(row.frame), row.inbound_status_us, row.outbound_status_us)
     except (DamagedRowError, ValueError):
         return False
-    # Another version of protobuf may have encoded the frame: equal fields, other bytes.
+    # The frame itself is not compared: another version of protobuf may have encoded the same
+    # fields in other bytes.
     return made[:-2] == row[:-2] and checksum_of(row.frame) == row.checksum
 
 

@@ -21,7 +21,7 @@ from interaction_svc.store.tables import Table, TableKey, TableRow
 
 
 class ScanPosition(NamedTuple):
-    """A position in the order of a whole store."""
+    """A position in a scan: the order is (session_sid, account_sid, created_us, sid)."""
 
     session_sid: str
     account_sid: str
@@ -31,9 +31,9 @@ class ScanPosition(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PageQuery:
-    """One page of a Session's rows.
+    """The query for one page of a Session's rows.
 
-    Without an edge the page begins where the order begins.
+    Without an `edge` the page begins at the start of the list.
     """
 
     service_sid: str
@@ -46,14 +46,14 @@ class PageQuery:
 
 
 class StoredPage(NamedTuple):
-    """A page in the order of its list; `more`: there are rows beyond it in its direction.
+    """A page, in the order of its list.
 
-    It holds at most `limit` rows, and less where their frames would exceed `max_bytes`, but at
-    least one if there is one.
+    It has at most `limit` rows, and fewer if their frames would exceed `max_bytes`, but at least
+    one if any row matches. `more` says whether rows follow in the page's direction.
     """
 
     frames: bytes
-    """The rows' frames, joined: those bytes are a ListInteractionsResponse."""
+    """The concatenated frames of the rows, which are a valid ListInteractionsResponse."""
     rows: int
     """The number of rows."""
     first: Position | None
@@ -62,10 +62,10 @@ class StoredPage(NamedTuple):
 
 
 class MigrationProgress(Protocol):
-    """A function that is told the progress of a migration."""
+    """A callback for the progress of a migration."""
 
     def __call__(self, step: str, done: int, total: int) -> None:
-        """Report a step: its name, the work done, and the work in all."""
+        """Report the name of the current step, its finished work and its total work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class StoreReport:
     some_bad: tuple[tuple[str, str, str], ...] = ()
     """The first bad rows, each by session_sid, account_sid and sid."""
     migration_bytes: int = 0
-    """The disk that a migration needs while it runs, approximately; 0: next to none."""
+    """The approximate disk space that a migration needs, in bytes; 0: almost none."""
 
     @property
     def is_current(self) -> bool:
@@ -113,46 +113,46 @@ class Store(ABC):
 
     @abstractmethod
     async def get(self, scope: Scope, key: InteractionKey) -> bytes | None:
-        """Return an Interaction's frame; None if it isn't there, in this scope, under its parents.
+        """Return an Interaction's frame; None if the scope has no Interaction with this key.
 
-        Raises DamagedRowError if its checksum doesn't fit; AmbiguousAccountError if the scope is
-        every account's and several accounts have it.
+        Raises DamagedRowError if the checksum is wrong; AmbiguousAccountError if the scope is all
+        accounts and several accounts have the key.
         """
 
     @abstractmethod
     async def page(self, scope: Scope, query: PageQuery) -> StoredPage:
-        """Return one page of a Session's Interactions, ordered by (created, sid, account).
+        """Return one page of a Session's Interactions, ordered by (created_us, sid, account_sid).
 
-        In a scope of one account no row of another account is read. The positions of a page have
-        an account only in the scope of all accounts.
+        With a scope of one account no row of another account is read. The positions of a page
+        contain the account only in the scope of all accounts.
         """
 
     def at_least(self, _: Revision) -> Reads:
-        """Return reads that see all writes answered before this revision.
+        """Return reads that see all writes up to this revision.
 
-        A store without a replica returns itself: all its reads see all writes. Otherwise `get` and
-        `page` of the store itself may read an earlier state.
+        A store without a replica returns itself, because its reads see all writes. With a replica
+        `get` and `page` of the store itself may return an earlier state.
         """
         return self
 
     async def current_revision(self) -> Revision | None:
-        """Return a revision after all answered writes; None: every read sees all of them."""
+        """Return a revision that includes all answered writes; None if every read sees them."""
         return None
 
     @abstractmethod
     async def record(self, rows: Sequence[Row]) -> list[Recorded]:
-        """Record rows, all in one transaction; return what became of each, in their order.
+        """Record rows in one transaction; return the outcome of each, in their order.
 
-        A row whose Interaction is stored in its account is merged into it by `merge_row`. When it
-        returns, it is on disk. Raises StoreBusyError.
+        A row whose Interaction is already stored in its account is merged into it by `merge_row`.
+        The rows are on disk when the method returns. Raises StoreBusyError.
         """
 
     @abstractmethod
     async def delete(self, scope: Scope, key: InteractionKey, now_us: int) -> bool:
-        """Delete an Interaction for good; return whether it was there.
+        """Delete an Interaction permanently; return whether it existed.
 
-        When it returns, it is on disk. A tombstone keeps later records of its account from bringing
-        it back. Raises StoreBusyError; AmbiguousAccountError as `get`.
+        The deletion is on disk when the method returns. A tombstone prevents later records of the
+        account from restoring it. Raises StoreBusyError; AmbiguousAccountError as `get`.
         """
 
     @abstractmethod
@@ -166,10 +166,10 @@ class Store(ABC):
         session_sid: str | None = None,
         account_sid: str | None = None,
     ) -> tuple[list[bytes], ScanPosition | None]:
-        """Return the next rows of the whole store, by (session_sid, account_sid, created, sid).
+        """Return the next rows of the store, by (session_sid, account_sid, created_us, sid).
 
-        Returns their frames, and where to go on; None at the end. Raises DamagedRowError, which
-        names the row.
+        Returns their frames, and the position to continue after; None at the end. The limits are
+        those of `page`. Raises DamagedRowError, which names the row.
         """
 
     @abstractmethod
@@ -181,22 +181,23 @@ class Store(ABC):
         now_us: int,
         dry_run: bool = False,
     ) -> DeletedBatch:
-        """Delete the matching rows of the next batch of the store for good, and leave tombstones.
+        """Delete the matching rows of the next batch permanently, and leave tombstones.
 
-        Batches are short, so that other work does not wait. The caller continues at the cursor of
-        the last batch. Rows recorded meanwhile in a finished part stay. With `dry_run` rows are
-        counted and not deleted. Raises StoreBusyError.
+        Batches are short, so that other work does not wait. The caller passes the cursor of the
+        last batch as `after`. Rows that are recorded in a part of the store that earlier batches
+        have passed are not deleted. With `dry_run` rows are counted and not deleted. Raises
+        StoreBusyError.
         """
 
     @abstractmethod
     async def add_key(self, key: ApiKey) -> None:
-        """Store a new key; when it returns, it is on disk. Raises StoreBusyError."""
+        """Store a new key. It is on disk when the method returns. Raises StoreBusyError."""
 
     @abstractmethod
     async def revoke_key(self, sid: str, now_us: int) -> ApiKey | None:
-        """Revoke a key, and give it as it now is; None if there is none of this SID.
+        """Revoke a key, and return its new state; None if no key has this SID.
 
-        One that has been revoked keeps the time of that. Raises StoreBusyError.
+        A key that is already revoked keeps its time of revocation. Raises StoreBusyError.
         """
 
     @abstractmethod
@@ -209,22 +210,22 @@ class Store(ABC):
 
     @abstractmethod
     async def has_keys(self) -> bool:
-        """Return whether there has ever been a key; a revoked one counts."""
+        """Return whether there is any key, revoked ones included. Keys are never deleted."""
 
     @abstractmethod
     async def erase_traces(self) -> bool:
-        """Make sure that what was deleted is in no file of the store any more.
+        """Erase deleted content from the store's files; return whether that succeeded.
 
-        Where others use the store at the same time that may have to wait for them: False says so,
-        and the call may be made again. A store that stays open does it by itself.
+        Returns False if another process is reading the file; the call can be repeated then. An open
+        store also erases deleted content by itself.
         """
 
     @abstractmethod
     async def probe(self) -> None:
         """Raise StoreUnavailableError if the store can't be read or written at the moment.
 
-        A full disk is no reason for that: reads go on, and records are refused by themselves.
-        Raises StoreDamagedError from when damage was met until it is mended.
+        A full disk raises no error here, because reads still work and each record is refused with
+        an error of its own. Raises StoreDamagedError after a call met damage, until it is repaired.
         """
 
     @abstractmethod
@@ -233,7 +234,7 @@ class Store(ABC):
 
     @abstractmethod
     async def count(self, table: Table) -> int:
-        """Count a table's records, which takes longer the more there are."""
+        """Return the number of a table's records. It takes time in proportion to that number."""
 
     @abstractmethod
     async def read(
@@ -241,19 +242,19 @@ class Store(ABC):
     ) -> list[TableRow]:
         """Return a table's next records after a key, in the order of keys; none at the end.
 
-        At most `limit`, and less where their large columns would exceed `max_bytes`, but at least
-        one if there is one. Raises DamagedRowError, which names the row.
+        Returns at most `limit` records, and fewer if their large columns would exceed `max_bytes`,
+        but at least one if any is left. Raises DamagedRowError, which names the row.
         """
 
     @abstractmethod
     async def load(self, table: Table, records: Sequence[TableRow]) -> None:
-        """Store records of another store exactly as they are, all in one transaction.
+        """Store records of another store unchanged, in one transaction.
 
-        The keys differ. What is there under such a key is replaced, so that it may be done again.
-        A tombstone takes its Interaction with it, and an Interaction that has one is left out. When
-        it returns, it is on disk. Raises StoreBusyError.
+        The records have distinct keys. A stored record with the same key is replaced, so the call
+        can be repeated. A tombstone deletes its Interaction, and an Interaction with a tombstone is
+        skipped. The records are on disk when the method returns. Raises StoreBusyError.
         """
 
     @abstractmethod
     async def close(self) -> None:
-        """Write what is waiting, and close. Doing it again does nothing."""
+        """Complete waiting writes, and close. A second call does nothing."""

@@ -1,20 +1,20 @@
-"""Options of a store on PostgreSQL."""
+"""Options of a PostgreSQL store."""
 
 from typing import NamedTuple
 
 
 class PostgresLimits(NamedTuple):
-    """The connections of a store, and the time limit of its statements."""
+    """The number of connections of a store, and the time limit of its statements."""
 
     connections: int = 10
-    """Connections at most, but for the one that health probes through."""
+    """The maximum number of connections, without the one for health probes."""
     statement_seconds: float = 10.0
-    """The time limit of a wait for a connection, and of each statement, in seconds."""
+    """The time limit for each statement, and for each wait for a connection, in seconds."""
 
 
 class ReplicaStore(NamedTuple):
-    """A replica to read from, which has as many connections as its primary."""
+    """A replica for reads. It gets as many connections as its primary."""
 
     url: str
     wait_seconds: float = 0.2
-    """The longest wait of a read with a consistency token for the replica, in seconds."""
+    """The longest time that a read with a consistency token waits for the replica, in seconds."""

@@ -6,7 +6,10 @@ from interaction_svc.domain.interactions import Outcome
 
 
 class Recorded(NamedTuple):
-    """The outcome of a record, and the frame that is stored now (None: there is none to show)."""
+    """The outcome of a record, and the stored frame after it.
+
+    The frame is None if the Interaction is deleted, or stored under another Service.
+    """
 
     outcome: Outcome
     frame: bytes | None

@@ -1,6 +1,6 @@
-"""A row: an encoded Interaction (its `frame`) beside the columns that it is found and filtered by.
+"""Rows: an encoded Interaction (the `frame`), and the columns for finding and filtering it.
 
-`row_of` alone makes columns and frame. See interaction_svc.codec.encoded for the frame.
+Only `row_of` creates the columns and the frame. See interaction_svc.codec.encoded for the frame.
 """
 
 from typing import NamedTuple
@@ -38,7 +38,7 @@ class Row(NamedTuple):
     inbound_resource_status: int | None
     outbound_resource_status: int | None
     inbound_status_us: int | None
-    """Time at which the leg's status was reported; None: updated_us. See domain/merge."""
+    """The time at which the leg's status was reported; None: updated_us. See domain/merge."""
     outbound_status_us: int | None
     checksum: int
     """Checksum of the frame; see interaction_svc.store.checksum."""

@@ -38,7 +38,7 @@ class Table:
     record: type[TableRow]
     key_length: int
     large: str | None = None
-    """Name of a column whose values may be large, and whose bytes bound a batch."""
+    """Name of the column whose values may be large. Its bytes count against a batch's maximum."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -64,5 +64,8 @@ OWNERS = Table("session_owners", SessionOwner, 3)
 INTERACTIONS = Table("interactions", Row, 3, large="frame")
 KEYS = Table("api_keys", ApiKey, 1)
 TABLES = (TOMBSTONES, OWNERS, INTERACTIONS, KEYS)
-"""All tables, in the order in which they are loaded: tombstones before Interactions, so that no
-deleted one is loaded, and owners of Sessions before their rows."""
+"""All tables, in the order in which they are loaded.
+
+Tombstones come before Interactions, so that no deleted one is loaded. Owners of Sessions come
+before the rows of these Sessions.
+"""

@@ -10,16 +10,18 @@ from interaction_svc.telemetry import metrics
 from interaction_svc.telemetry.metric_buffer import add
 
 MAX_WAITING_ROWS = 10_000
-"""Most rows in the queue. Further operations are refused."""
+"""The maximum number of rows in the queue. Further operations are refused."""
 MAX_WAITING_BYTES = 64 * MIB
-"""Most bytes in the queue, which bounds its memory."""
+"""The maximum number of bytes in the queue, which bounds its memory."""
 MAX_ROWS_PER_COMMIT = 4_000
-"""Most rows in a commit. A caller waits at most for one commit of this size and for its own."""
+"""The maximum number of rows in a commit. A caller waits at most for one commit and its own."""
 MAX_ROWS_PER_ACCOUNT = 1_000
-"""Most rows of one account in a commit of several operations. More would make other accounts wait
-longer than a separate flush does."""
+"""The maximum number of rows of one account in a commit of several operations.
+
+More rows would make other accounts wait longer than a separate flush does.
+"""
 MAX_BYTES_PER_COMMIT = 16 * MIB
-"""Most bytes in a commit."""
+"""The maximum number of bytes in a commit."""
 
 
 class WriteOperation(Protocol):
@@ -48,8 +50,8 @@ W = TypeVar("W", bound=WriteOperation)
 class WriteQueue(Generic[W]):
     """Operations waiting for a commit, in order of arrival within each account.
 
-    Accounts take turns, and each may use half of the limits. So one account that floods the queue
-    neither fills it nor makes the others wait for all its operations.
+    Accounts take turns, and each may use half of the limits. One account can therefore neither fill
+    the queue nor make the others wait for all of its operations.
     """
 
     def __init__(

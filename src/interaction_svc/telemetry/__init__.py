@@ -1,1 +1,1 @@
-"""Records of requests and of the process: logs, audit lines and metrics."""
+"""Logs, audit lines and metrics of requests and of the process."""

@@ -1,8 +1,8 @@
-"""Logs: one line an event on standard error, JSON, or readable where that is a terminal.
+"""Logs to standard error: one line for each event, as JSON, or in colour on a terminal.
 
-No line holds `data`, a secret or an authorization header. Of exceptions their kinds and places are
-written, and the texts of those only whose texts are the program's own or the system's: others may
-quote what they stumbled over.
+No line contains `data`, a secret or an authorization header. For an exception its class and its
+stack are logged. Its text is logged only if this program, SQLite or the operating system wrote it,
+because any other text may quote a client's data.
 """
 
 import asyncio
@@ -27,12 +27,15 @@ from interaction_svc.domain.timestamps import text_of_seconds
 from interaction_svc.telemetry.request_context import RequestContext, current_request_or_none
 
 FLUSH_SECONDS = 0.02
-"""The longest time that the line of a request waits. Other lines are written at once."""
+"""The longest time that the line of a request is buffered. Other lines are written at once."""
 
 _LOGGABLE_TEXTS = (OperatorError, OSError, sqlite3.Error)
 _CLIENTS_FAULTS = ("ExecuteBatchError raised in core", "Invalid encoding on ")
-"""The beginnings of grpc's messages that a client causes: by leaving early, or by bytes
-of metadata that are not UTF-8, which the message would quote, a key among them."""
+"""The beginnings of grpc's messages about faults of a client, which are not logged.
+
+The first is about a client that disconnects early. The second is about metadata that is not UTF-8,
+and quotes it, possibly with an API key.
+"""
 _UNFILTERED = structlog.make_filtering_bound_logger(0)
 
 
@@ -40,29 +43,29 @@ class _EndedCall(NamedTuple):
     call: RequestContext
     seconds: float
     at: float
-    """When, in seconds since 1970."""
+    """The time of its end, in seconds since 1970."""
 
 
 class _LogBuffer:
-    """Ended requests whose lines wait to be written, flushed by a timer of one event loop."""
+    """Ended requests whose lines are not written yet, flushed by a timer of one event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._waiting: list[_EndedCall] = []
 
     def add(self, ended: _EndedCall) -> None:
-        """Write the line of a request within FLUSH_SECONDS, with others of that time.
+        """Write the line of a request within FLUSH_SECONDS, together with other lines.
 
-        Formatting each line inside its request costs a Get a fifth more, because grpc has evicted
-        the code from the CPU caches. Formatted together they cost a twentieth. Each write also
-        hands the interpreter to another thread and waits for it.
+        A line that is formatted inside its request adds a fifth to the cost of a Get, because grpc
+        has evicted the code from the CPU caches. Lines that are formatted together add a twentieth.
+        Each write also releases the interpreter lock and waits for it.
         """
         self._waiting.append(ended)
         if len(self._waiting) == 1:
             self._loop.call_later(FLUSH_SECONDS, _output.flush)
 
     def take(self) -> list[str]:
-        """Return the lines that wait, and forget them."""
+        """Return the buffered lines, and empty the buffer."""
         ended, self._waiting = self._waiting, []
         return list(map(_line_of, ended))
 
@@ -79,16 +82,16 @@ _buffers: set[_LogBuffer] = set()
 
 
 class _Output:
-    """Standard error. All lines that wait are written at once, before any other line.
+    """Standard error. Buffered lines are written together, before any other line.
 
-    A full disk or a closed pipe under the log fails no request.
+    An error of the log, such as a full disk or a closed pipe, fails no request.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
 
     def write(self, *last: str) -> None:
-        """Write the lines that wait, and then these."""
+        """Write the buffered lines, and then these."""
         with self._lock:
             lines = [line for buffer in tuple(_buffers) for line in buffer.take()]
             lines += last
@@ -98,7 +101,7 @@ class _Output:
                     sys.stderr.flush()
 
     def flush(self) -> None:
-        """Write the lines that wait."""
+        """Write the buffered lines."""
         self.write()
 
 
@@ -108,9 +111,9 @@ atexit.register(_output.flush)
 
 @contextmanager
 def buffered_logs() -> Iterator[None]:
-    """Buffer the lines of requests on the running event loop in the block; write them at its end.
+    """Context manager that buffers the lines of requests on the running event loop.
 
-    Without a buffer each line is written at once.
+    Outside the block each line is written at once.
     """
     if _thread.buffer is not None:  # of another server on this event loop
         yield
@@ -140,9 +143,9 @@ _encode_in_ascii = json.JSONEncoder(default=repr, separators=(",", ":")).encode
 
 
 def _encode(event: structlog.typing.EventDict) -> str:
-    """Return a line in ASCII: what else a terminal shows may command it."""
+    """Return a line in ASCII: other characters could be control sequences for a terminal."""
     try:
-        line = orjson.dumps(event, default=repr)  # a tenth of what json takes
+        line = orjson.dumps(event, default=repr)  # takes a tenth of the time of json
     except TypeError:  # half of a surrogate pair, or a number beyond 64 bits
         return _encode_in_ascii(event)
     return line.decode() if line.isascii() else _encode_in_ascii(event)
@@ -153,16 +156,16 @@ _stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
 
 
 class _Form:
-    """The form of lines, as it was configured last."""
+    """The level and the format of lines, as configured last."""
 
     level = logging.INFO
     render: structlog.typing.Processor = _as_json
 
 
 def configure_logs(level: str = "info", *, worker: int | None = None) -> None:
-    """Set up logging for the process; what libraries log takes the same way.
+    """Configure logging for the process, for lines of libraries as well.
 
-    Of several processes with one log, each line says of which worker it is.
+    With `worker`, each line has the worker's number, because several processes share the log.
     """
     _Form.render = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else _as_json
     if worker is not None:
@@ -178,7 +181,7 @@ def configure_logs(level: str = "info", *, worker: int | None = None) -> None:
         processors=[*about, _Form.render],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda *_: _Printer(),
-        cache_logger_on_first_use=False,  # the level is known only when the settings are
+        cache_logger_on_first_use=False,  # loggers may be used before the settings are read
     )
     handler = logging.StreamHandler()
     handler.setFormatter(
@@ -187,18 +190,18 @@ def configure_logs(level: str = "info", *, worker: int | None = None) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _Form.render],
         )
     )
-    # On the handler, since grpc logs some of them to the root logger and some to its own.
+    # On the handler, because grpc logs some of them to the root logger and some to its own.
     handler.addFilter(lambda record: not str(record.msg).startswith(_CLIENTS_FAULTS))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
 
 
 def _naming(worker: int, render: structlog.typing.Processor) -> structlog.typing.Processor:
-    """Put the worker's number into every line."""
+    """Return a renderer that adds the worker's number to every line."""
     return lambda logger, name, event: render(logger, name, {**event, "worker": worker})
 
 
 def log_call(call: RequestContext, seconds: float) -> None:
-    """Log how a call ended, at info or, if it is quiet, at debug."""
+    """Log the end of a call at level info, or at level debug if it is quiet."""
     if _Form.level <= (logging.DEBUG if call.is_quiet else logging.INFO):
         ended = _EndedCall(call, seconds, time.time())
         buffer = _thread.buffer
@@ -209,7 +212,7 @@ def log_call(call: RequestContext, seconds: float) -> None:
 
 
 def _line_of(ended: _EndedCall) -> str:
-    """Make the line of a call: by hand, since structlog would take three times as long."""
+    """Return the line of a call. structlog would take three times as long."""
     call, seconds, at = ended
     event: structlog.typing.EventDict = {
         "transport": call.transport,
@@ -229,18 +232,18 @@ def _line_of(ended: _EndedCall) -> str:
 
 
 def _timestamp(at: float) -> str:
-    """Write it as structlog does."""
+    """Return a time in structlog's format."""
     second = int(at)
     return f"{_to_the_second(second)}{int((at - second) * 1e6):06d}Z"
 
 
-@lru_cache(maxsize=2)  # of all the lines that are made together
+@lru_cache(maxsize=2)  # lines that are formatted together are of one or two seconds
 def _to_the_second(second: int) -> str:
     return f"{text_of_seconds(second)[:-1]}."
 
 
 def audit(action: str, **about: Any) -> None:
-    """Log what was done or refused, and by whom: what an auditor reads, at any level."""
+    """Log an audit line about an action or a refusal, and its caller. The level is ignored."""
     call = current_request_or_none()
     if call is not None:
         about = {
@@ -270,7 +273,7 @@ def _describe_exception(_: Any, __: str, event: structlog.typing.EventDict) -> A
 
 
 def _described(error: BaseException) -> list[str]:
-    """Return the chain of exceptions, the last first: what and where."""
+    """Return the classes and the stacks of an exception and its causes, the last raised first."""
     lines: list[str] = []
     seen: BaseException | None = error
     while seen is not None and len(lines) < 100:

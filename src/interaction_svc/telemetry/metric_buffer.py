@@ -1,7 +1,7 @@
-"""A buffer for the metrics of requests, owned by a server and flushed together.
+"""A buffer for the metrics of requests, which a server flushes every 20 ms.
 
-The amounts of 20 ms are added in one go. Added one by one inside a request, they cost several times
-as much, because grpc has evicted the code of the metrics from the CPU caches.
+Updating each metric inside a request costs several times as much, because grpc has evicted the code
+of the metrics from the CPU caches.
 """
 
 import asyncio
@@ -17,19 +17,19 @@ from prometheus_client.registry import Collector
 T = TypeVar("T")
 
 FLUSH_SECONDS = 0.02
-"""The longest time that an amount waits.
+"""The longest time that an amount is buffered.
 
-A scrape of the process flushes the buffer first. A supervisor reads what its workers have flushed,
-and may miss the last 20 ms.
+A scrape of the process flushes the buffer first. A supervisor reads the metrics that its workers
+have flushed, and may miss the last 20 ms.
 """
 MAX_WAITING = 2_000
-"""The buffer is flushed at once when it has this many amounts."""
+"""The buffer is flushed early when it has this many amounts."""
 
 _Sum = Counter | Gauge
 
 
 class MetricBuffer:
-    """Amounts that wait to be added to their metrics, flushed by a timer of one event loop."""
+    """Amounts to add to their metrics, flushed by a timer of one event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop

@@ -1,4 +1,4 @@
-"""The metrics of the process, each defined once, here.
+"""The definitions of all metrics of the process. docs/operations.md lists them.
 
 With several workers, each counts by itself, and they are added up (workers/metrics.py); gauges say
 by their `multiprocess_mode` how. None has a SID, an address or anything else of callers in its
@@ -25,7 +25,7 @@ _SECONDS = (
 )  # fmt: skip
 _SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 4000)
 
-REGISTRY.register(FlushOnCollect())  # the first: they are collected in the order of registration
+REGISTRY.register(FlushOnCollect())  # first: collectors run in the order of registration
 
 calls = Counter(
     "interaction_svc_calls",
@@ -34,13 +34,13 @@ calls = Counter(
 )
 call_seconds = Histogram(
     "interaction_svc_call_duration_seconds",
-    "From the arrival of a call to its end.",
+    "Time from the arrival of a call to its end.",
     ["transport", "method"],
     buckets=_SECONDS,
 )
 calls_in_flight = Gauge(
     "interaction_svc_calls_in_flight",
-    "Calls that are being worked on.",
+    "Calls in progress.",
     ["transport"],
     multiprocess_mode="livesum",
 )
@@ -50,11 +50,11 @@ errors = Counter(
     ["transport", "reason"],
 )
 page_interactions = Histogram(
-    "interaction_svc_page_interactions", "Interactions of a page of a list.", buckets=(0, *_SIZES)
+    "interaction_svc_page_interactions", "Interactions in a page of a list.", buckets=(0, *_SIZES)
 )
 store_seconds = Histogram(
     "interaction_svc_store_duration_seconds",
-    "From asking the store to its answer, waiting included.",
+    "Time of a store call, including the wait in its queue.",
     ["operation"],
     buckets=_SECONDS,
 )
@@ -67,11 +67,15 @@ commit_rows = Histogram(
 waiting_rows = Gauge(
     "interaction_svc_waiting_rows", "Rows that wait to be written.", multiprocess_mode="livesum"
 )
-waiting_bytes = Gauge("interaction_svc_waiting_bytes", "Their size.", multiprocess_mode="livesum")
+waiting_bytes = Gauge(
+    "interaction_svc_waiting_bytes",
+    "Bytes of the rows that wait to be written.",
+    multiprocess_mode="livesum",
+)
 wal_bytes = Gauge("interaction_svc_wal_bytes", "Size of SQLite's write-ahead log.")
 replica_reads = Counter(
     "interaction_svc_replica_reads",
-    "Gets and pages beside a replica, by the server that was read, and why that one.",
+    "Gets and pages of a store with a replica, by the server that was read and the reason.",
     ["server", "reason"],
 )
 replica_up = Gauge(
@@ -81,12 +85,12 @@ replica_up = Gauge(
 )
 replica_lag_bytes = Gauge(
     "interaction_svc_replica_lag_bytes",
-    "How much of the primary's write-ahead log the replica has not replayed.",
+    "Bytes of the primary's write-ahead log that the replica has not replayed.",
     multiprocess_mode="livemax",
 )
 rows_erased = Counter(
     "interaction_svc_rows_erased",
-    "Interactions that were deleted for good: by a call, or by retention.",
+    "Interactions that were deleted permanently, by a call or by retention.",
     ["cause"],
 )
 serving = Gauge(
@@ -94,7 +98,7 @@ serving = Gauge(
     "1 while health says SERVING, else 0.",
     multiprocess_mode="livemin",
 )
-build = Info("interaction_svc_build", "What is running.")
+build = Info("interaction_svc_build", "Versions of the service, Python and SQLite.")
 build.info(
     {
         "version": __version__,

@@ -1,13 +1,13 @@
-"""Redaction of secrets in what logs and errors show."""
+"""Redacts secrets from texts for logs and errors."""
 
 import re
 
 
 def redact_url(url: str) -> str:
-    """Return what an error may show of a URL that can't be parsed.
+    """Return the part of an invalid URL that an error may show.
 
-    A path and the URL of a file are shown whole, without their query. Of any other URL only the
-    scheme is shown, because any other part may be a password.
+    A path and the URL of a file are returned without their query. For any other URL only the scheme
+    is returned, because any other part may be a password.
     """
     text, is_cut, _ = url.strip().partition("?")
     if (text.startswith("sqlite:") and "@" not in text) or not re.search("[:@=]", text):

@@ -11,31 +11,31 @@ from interaction_svc.domain.principals import ANONYMOUS, Principal
 
 REQUEST_ID_HEADER = "x-request-id"
 MAX_REQUEST_ID = 128
-"""The longest request id of a caller, in characters."""
+"""The maximum length of a caller's request id, in characters."""
 TWILIO_REQUEST_ID = re.compile(r"RQ[0-9a-f]{32}")
-"""The form of the vendor's request ids."""
+"""The form of Twilio's request ids."""
 
 _GOOD_REQUEST_ID = re.compile(rf"[A-Za-z0-9._:/+=@-]{{1,{MAX_REQUEST_ID}}}")
 
 
 @dataclass(slots=True)
 class RequestContext:
-    """A gRPC call or HTTP request: its caller, its operation, and how it ended."""
+    """A gRPC call or HTTP request: its caller, its operation and its outcome."""
 
     transport: str
     method: str
     peer: str
     request_id: str
     code: str
-    """The gRPC code or HTTP status that it ends with."""
+    """The gRPC code or HTTP status with which it ends."""
     authorization: str | None = field(default=None, repr=False)
-    """The credentials as sent; only authentication may read them."""
+    """The credentials as sent. Only authentication may read them."""
     bad_authorization: str = ""
-    """The problem of malformed credentials, in words for the caller."""
+    """A text for the caller about malformed credentials."""
     consistency: str | None = None
-    """The consistency token that a read sends (app/consistency.py)."""
+    """The consistency token in a read (app/consistency.py)."""
     written: str | None = None
-    """The consistency token of what the request wrote; the transport answers it."""
+    """The consistency token of a write, which the transport adds to the response."""
     principal: Principal = ANONYMOUS
     error: ServiceError | None = None
     """The error that the caller gets."""
@@ -59,24 +59,24 @@ def end(token: Token[RequestContext | None]) -> None:
 
 
 def current_request_or_none() -> RequestContext | None:
-    """Return the current request; None outside of one, as on the command line."""
+    """Return the current request; None outside a request, such as on the command line."""
     return _current.get()
 
 
 def current_request() -> RequestContext:
-    """Return the current request, inside of one."""
+    """Return the current request. Call it only inside a request."""
     call = _current.get()
-    assert call is not None  # noqa: S101 every transport begins with it
+    assert call is not None  # noqa: S101 each transport calls `begin` first
     return call
 
 
-# Not os.urandom, which releases the interpreter and then waits for it. Request ids are no secrets
-# and need only differ.
+# Not os.urandom, which releases the interpreter lock and then waits for it. Request ids are no
+# secrets: they only have to be unique.
 _random = random.Random(secrets.randbits(256))  # noqa: S311
 
 
 def new_request_id() -> str:
-    """Return a new request id in the vendor's form."""
+    """Return a new request id in Twilio's form."""
     return f"RQ{_random.getrandbits(128):032x}"
 
 

@@ -1,4 +1,4 @@
-"""Why a background task has ended."""
+"""Describes the failure of a background task."""
 
 import asyncio
 from typing import Any
@@ -7,7 +7,7 @@ from typing import Any
 async def failure_of(task: asyncio.Task[Any]) -> str:
     """Wait for the end of a task that should never end, and return why it ended.
 
-    Of an exception only the class is named: its text may hold what a client sent.
+    For an exception it returns only the class: the text may contain data that a client sent.
     """
     await asyncio.wait([task])
     if task.cancelled():

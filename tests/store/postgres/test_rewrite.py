@@ -179,7 +179,7 @@ async def test_what_is_no_sid_stops_it_and_changes_nothing_that_is_served(
     await old.execute(
         "INSERT INTO session_owners VALUES ($1, 'nonsense', 'AC1')", parents.session_sid
     )
-    with pytest.raises(NotAStoreError, match="'nonsense' is in the database in the place of a SID"):
+    with pytest.raises(NotAStoreError, match="a row has 'nonsense' where a SID is needed"):
         await open_store(cluster.url(database))
     await version1.record(old, new_interaction(parents))
     await old.execute("DELETE FROM session_owners WHERE service_sid = 'nonsense'")

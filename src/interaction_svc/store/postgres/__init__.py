@@ -1,6 +1,7 @@
-"""The PostgreSQL backend, for what outgrows one machine: needs `interaction-svc[postgres]`.
+"""The PostgreSQL backend, for several servers on one database: needs `interaction-svc[postgres]`.
 
-Statements keep to what distributed engines of PostgreSQL's kind can do: each says its session_sid
-where the API has it, unique keys begin with session_sid, and there are no triggers, foreign keys,
-advisory locks or notifications. Errors are told apart by SQLSTATE alone.
+The statements also run on distributed PostgreSQL engines, such as Citus. Each filters by
+session_sid where the API names a Session. Every unique key begins with session_sid. Normal
+operation uses no triggers, foreign keys, advisory locks or notifications. Errors are classified by
+SQLSTATE alone, except PgBouncer's and those of a connection attempt.
 """

@@ -1,7 +1,7 @@
-"""Calls that wait together share round trips: Gets one statement, records one transaction.
+"""Batching: queued Gets share one statement, and queued records share one transaction.
 
-Not so where the tables are distributed: what is shared would ask many shards for each of its calls.
-There a Get is a statement of its own, and only records of one Session share a transaction.
+With distributed tables a shared statement or transaction would span many shards. There each Get is
+a statement of its own, and only records of one Session share a transaction.
 """
 
 import asyncio
@@ -20,18 +20,22 @@ from interaction_svc.store.write_queue import WriteQueue
 from interaction_svc.telemetry import metrics
 
 GET_LANES = 2
-"""Statements of Gets that are under way at once; what comes meanwhile shares the next."""
+"""The maximum number of concurrent Get statements. Gets that arrive meanwhile share the next."""
 MAX_SHARED_GETS = 128
+"""The maximum number of Gets in one statement."""
 RECORD_LANES = 2
-"""Transactions of records that are under way at once."""
+"""The maximum number of concurrent record transactions."""
 SESSIONS_AT_ONCE = 6
-"""The same where the tables are distributed: less than connections, so that reads find some."""
+"""The maximum number of concurrent record transactions if the tables are distributed.
+
+It is less than the number of connections, so that some are left for reads.
+"""
 
 T = TypeVar("T")
 
 
 class _Lanes:
-    """Tasks that take what waits, a few at once; each goes on as long as something does."""
+    """A limited number of tasks that work off a queue. Each ends when the queue is empty."""
 
     def __init__(self, run: Callable[[], Awaitable[None]], has_more: Callable[[], bool]) -> None:
         self._run = run
@@ -40,7 +44,7 @@ class _Lanes:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self, most: int) -> None:
-        """Start one more, if there are not as many as this already."""
+        """Start one more task, unless `most` are running."""
         if self._running < most:
             self._running += 1
             task = asyncio.create_task(self._go_on())
@@ -52,12 +56,12 @@ class _Lanes:
             while self._has_more():
                 await self._run()
         finally:
-            # Not when the task is done, which is a moment later: what comes in that moment would
-            # wait for a lane that takes no more.
+            # Counted down here and not in a done callback, which runs later: an item queued in
+            # between would start no task, and no running task would take it.
             self._running -= 1
 
     async def end(self) -> None:
-        """Wait until nothing waits any more."""
+        """Wait until all tasks have ended."""
         if self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -68,7 +72,7 @@ class _Get(NamedTuple):
 
 
 class GetBatcher:
-    """Gets, of which those that wait together are asked for together."""
+    """Runs the Gets that are queued at the same time as one statement."""
 
     def __init__(self, pool: Pool) -> None:
         self.is_distributed = False
@@ -109,7 +113,7 @@ class GetBatcher:
             else:
                 wanted = [get.wanted for get in gets]
                 found = await self._pool.run_in_task(partial(reads.get_each, wanted=wanted))
-        except Exception as error:  # whatever it is, those who wait must hear of it
+        except Exception as error:  # every waiting caller gets it
             found = [error] * len(gets)
         for get, frame in zip(gets, found, strict=True):
             _answer(get.done, frame)
@@ -130,9 +134,9 @@ class _Record(NamedTuple):
 
 
 class RecordBatcher:
-    """Records, of which those that wait together are committed together.
+    """Commits the records that are queued at the same time as one transaction.
 
-    A commit costs a flush of the server's disk and several round trips, whatever it holds.
+    A commit costs one flush of the server's disk and several round trips, whatever its size.
     """
 
     def __init__(self, pool: Pool) -> None:
@@ -147,8 +151,8 @@ class RecordBatcher:
     async def record(self, rows: Sequence[Row]) -> list[Recorded]:
         """See Store.record.
 
-        A caller that is cancelled while it waits in the queue takes the rows with it; later they
-        are recorded all the same.
+        If the caller is cancelled while its rows are queued, they are not recorded. After that,
+        they are recorded in spite of the cancellation.
         """
         if self._closed:
             raise closed()
@@ -176,7 +180,7 @@ class RecordBatcher:
     async def _commit(self, records: Sequence[_Record]) -> None:
         try:
             results: list[Any] = await self._record(records)
-        except Exception as error:  # whatever it is, those who wait must hear of it
+        except Exception as error:  # every waiting caller gets it
             if len(records) > 1 and isinstance(error, StoreError) and is_fault_of_one(error):
                 for record in records:
                     await self._commit([record])
@@ -197,9 +201,9 @@ class RecordBatcher:
 
 
 def _is_distributed(records: Sequence[_Record]) -> list[list[_Record]]:
-    """Put records together that are of the same one Session; others stay by themselves.
+    """Group the records by Session. A record of several Sessions is a group of its own.
 
-    All rows of a record are one transaction, whatever their Sessions.
+    A record is never split, because all of its rows are one transaction.
     """
     groups: dict[object, list[_Record]] = {}
     for n, record in enumerate(records):

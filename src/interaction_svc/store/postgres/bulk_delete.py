@@ -1,4 +1,4 @@
-"""Bulk deletion: the statements that find the rows of a batch, and those that delete them."""
+"""Bulk deletion: statements that find the rows of a batch, and statements that delete them."""
 
 from collections.abc import Sequence
 
@@ -21,14 +21,14 @@ from interaction_svc.store.tables import OWNERS
 
 _FIRST_US = -(2**63)
 _BEFORE_ALL = _FIRST_US, "0" * 32
-# The next Sessions, each with a Service and an account that it has.
+# The next rows of session_owners: a Session, a Service and an account.
 _OWNERS = {
     after: keyset_statement(
         ", ".join(OWNERS.key_columns), OWNERS.name, OWNERS.key_columns, after=after
     )
     for after in (False, True)
 }
-# Which of them have something old enough. Each costs a step in the index.
+# Selects the owners that have an expired row. Each owner costs one index lookup.
 _OLD_SESSIONS = (
     "SELECT place FROM unnest($1::uuid[], $2::uuid[], $3::bigint[]) WITH ORDINALITY"
     " AS known (session_sid, account_sid, before_us, place)"
@@ -36,8 +36,7 @@ _OLD_SESSIONS = (
     " interactions.session_sid = known.session_sid"
     f" AND interactions.account_sid = known.account_sid AND created_us < before_us AND {LISTED})"
 )
-# The same of one shard at a time: distributed engines don't look up something for each row of a
-# list.
+# The same for one owner: distributed engines can't run a correlated lookup for a list of them.
 _OLD_SESSION = (
     "SELECT $4::bigint FROM interactions"
     f" WHERE session_sid = $1 AND account_sid = $2 AND created_us < $3 AND {LISTED} LIMIT 1"
@@ -62,7 +61,7 @@ _RETURNING = "RETURNING session_sid, account_sid, sid, service_sid"
 
 Found = tuple[list[FoundRow[str]], BulkDeleteCursor | None]
 _Owner = tuple[str, str, str]
-"""A Session, and a Service and an account that it has, as in their columns."""
+"""The values of the columns session_sid, service_sid and account_sid of session_owners."""
 
 
 async def find(
@@ -72,9 +71,10 @@ async def find(
     *,
     is_distributed: bool = False,
 ) -> Found:
-    """Find the rows of the next stretch, and where the one after it begins; None: nowhere.
+    """Return the matching rows of the next batch, and its cursor; None after the last batch.
 
-    `is_distributed`: the tables are distributed.
+    A batch examines about MAX_EXAMINED rows and returns at most MAX_DELETED. `is_distributed` says
+    whether the tables are distributed.
     """
     if isinstance(what, InvolvesParticipant):
         return await _find_took_part(db, what, after)
@@ -89,7 +89,7 @@ async def _next_owners(db: Connection, after: _Owner | None, limit: int) -> list
 async def _with_old(
     db: Connection, what: Expired, owners: Sequence[_Owner], *, is_distributed: bool
 ) -> set[_Owner]:
-    """Return those that have something old enough, of whatever Service."""
+    """Return the owners whose account has an expired row in the Session, of any Service."""
     asked = [
         (session, account, before_us, place)
         for place, (session, service, account) in enumerate(owners, 1)
@@ -107,11 +107,11 @@ async def _with_old(
 async def _find_expired(
     db: Connection, what: Expired, after: BulkDeleteCursor | None, *, is_distributed: bool
 ) -> Found:
-    """Look at the oldest rows only of each account in a Session, which its index holds together."""
+    """Examine only the oldest rows of each account in a Session. They are adjacent in the index."""
     found: list[FoundRow[str]] = []
     left = MAX_EXAMINED
     owner: _Owner | None = None
-    within: tuple[int, str] | None = None  # how far the first owner's rows have been looked at
+    within: tuple[int, str] | None = None  # the last row of the first owner that was examined
     owners: list[_Owner] = []
     old: set[_Owner] = set()
     if after is not None:
@@ -170,7 +170,7 @@ async def delete(
     db: Connection, what: Expired | InvolvesParticipant, rows: Sequence[FoundRow[str]], now_us: int
 ) -> dict[str, int]:
     """Delete the rows that still match, and return their number for each Service."""
-    # A row may have changed since it was found: an update can change its time of creation too.
+    # The condition is checked again: a row may have changed since, and even its created_us.
     keys: list[tuple[object, ...]]
     if isinstance(what, InvolvesParticipant):
         statement = f"{_DELETE} AND $4 IN ({_PARTICIPANTS})"

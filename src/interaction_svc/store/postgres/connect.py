@@ -1,7 +1,7 @@
-"""Opens a connection to PostgreSQL: tries the servers of a URL in turn, each with its errors.
+"""Opens a connection to PostgreSQL: tries the servers of a URL in turn, and reports every failure.
 
-asyncpg gets every parameter by itself and no URL of ours, for it reads some forms of a URL
-differently from libpq, and puts what it doesn't know into the server's settings.
+asyncpg gets each parameter separately and not the user's URL. It parses some URLs differently from
+libpq, and sends unknown parameters to the server as settings.
 """
 
 import asyncio
@@ -40,12 +40,15 @@ _SOCKET_OPTIONS = {
 
 
 async def connect(dsn: Dsn, statement_seconds: float) -> asyncpg.Connection:
-    """Connect to the first server that will do. Raises NotConnectedError."""
+    """Connect to the first server that accepts and has the wanted attributes.
+
+    Raises NotConnectedError if there is none.
+    """
     failures: list[tuple[Host, Exception]] = []
     for host, attributes in dsn.attempts():
         try:
             raw = await _connect(dsn, host, attributes, statement_seconds)
-        except (*FAILURES, UnicodeError) as error:  # what is no name for DNS is a UnicodeError
+        except (*FAILURES, UnicodeError) as error:  # UnicodeError: the host is no valid DNS name
             failures.append((host, error))
         else:
             _set_keepalive(dsn, raw)
@@ -66,7 +69,7 @@ async def _connect(
         "host": host.name,
         "port": port,
         "user": user,
-        "password": password or "",  # or asyncpg would look for one by itself
+        "password": password or "",  # with None asyncpg would look for one itself
         "database": database,
         "timeout": dsn.connect_seconds,
         "statement_cache_size": dsn.statement_cache_size,
@@ -84,10 +87,10 @@ async def _connect(
 
 
 def _own_name() -> str:
-    """Return the name of the user whose process this is, libpq's default."""
+    """Return the name of this process's user, which is libpq's default."""
     try:
         return getpass.getuser()
-    except (KeyError, OSError) as error:  # a container may run as a number without a name
+    except (KeyError, OSError) as error:  # a container may run as a user ID without a name
         raise ParameterError(
             "the URL names no user, and this process's has no name: write postgresql://user@… or"
             " set PGUSER"
@@ -95,7 +98,7 @@ def _own_name() -> str:
 
 
 def _tls_url(dsn: Dsn) -> str:
-    """Return the URL that only says how to use TLS: asyncpg takes that in no other way."""
+    """Return a URL with only the TLS parameters: asyncpg accepts them in no other form."""
     given = {name: dsn.parameters[name] for name in _TLS_PARAMETERS if name in dsn.parameters}
     if given.get("sslrootcert") == "system":
         given = {}
@@ -104,7 +107,7 @@ def _tls_url(dsn: Dsn) -> str:
 
 
 def _system_tls(dsn: Dsn) -> ssl.SSLContext:
-    """Return a context that trusts the CAs of this machine, which asyncpg can't be told to."""
+    """Return a TLS context that trusts this machine's CAs. asyncpg has no parameter for that."""
     context = ssl.create_default_context()
     certificate = dsn.get("sslcert")
     if certificate is not None:
@@ -115,19 +118,19 @@ def _system_tls(dsn: Dsn) -> ssl.SSLContext:
 
 
 def server_settings(dsn: Dsn, statement_seconds: float) -> dict[str, str]:
-    """Return the settings that the server is sent with the first message of a connection."""
+    """Return the server settings for the startup message of a connection."""
     settings = {"application_name": dsn.application_name, **dsn.settings}
     if dsn.get("options"):
         settings["options"] = dsn.parameters["options"]
     if dsn.statement_cache_size:
-        # The server ends what nobody waits for any more. A pooler takes no such parameter.
+        # The server ends statements that the client has given up. Poolers reject this parameter.
         settings["statement_timeout"] = str(round(statement_seconds * 1000))
     return settings
 
 
 def _set_keepalive(dsn: Dsn, raw: asyncpg.Connection) -> None:
-    """Have the system ask whether the server is there, as libpq does; else NAT forgets us."""
-    transport: asyncio.Transport = raw._transport  # type: ignore[attr-defined] # nothing public
+    """Enable TCP keepalive, as libpq does, so that NAT does not drop an idle connection."""
+    transport: asyncio.Transport = raw._transport  # type: ignore[attr-defined] # no public API
     link = transport.get_extra_info("socket")
     if link is None or link.family == socket.AF_UNIX or dsn.get("keepalives") == "0":
         return
@@ -139,7 +142,7 @@ def _set_keepalive(dsn: Dsn, raw: asyncpg.Connection) -> None:
 
 
 def _failure(dsn: Dsn, failures: list[tuple[Host, Exception]]) -> NotConnectedError:
-    """Return one error for all servers; which says of each what is wrong, if they differ."""
+    """Return one error for all servers. Its text lists them if their failures differ."""
     texts = [explained(error, dsn, host) for host, error in failures]
     told = dict.fromkeys(f"{host}: {text}" for (host, _), text in zip(failures, texts, strict=True))
     text = texts[0] if len(set(texts)) == 1 else "; ".join(told)

@@ -1,7 +1,7 @@
-"""Why a server doesn't let us in: texts for operators, which name what to change.
+"""Texts for operators about a failed connection: the cause, and what to change.
 
-They are told by SQLSTATE where the server sent one, and by the message where the error is
-asyncpg's own. No text quotes what a server sent.
+An error of the server is classified by its SQLSTATE, and an error of asyncpg by its message. No
+text quotes what a server sent.
 """
 
 import os
@@ -47,7 +47,7 @@ _WITHOUT_TLS_TOO = (None, "allow", "prefer")
 _FROM_DRIVER = {
     "server sent an error response during SSL": "the server refuses the connection before TLS: its"
     " log says why",
-    "unexpected connection_lost": "the connection was closed before the server said anything: it is"
+    "unexpected connection_lost": "the connection was closed before the server sent anything: it is"
     " no PostgreSQL, or a proxy without a server behind it",
     "unsupported SASL Authentication methods": "the server asks for a way to authenticate that the"
     " driver doesn't know; it knows SCRAM-SHA-256 without channel binding",
@@ -62,14 +62,14 @@ _FROM_DRIVER = {
     " sslrootcert=FILE, or sslrootcert=system",
     "target attribute": "no server is of the kind that target_session_attrs asks for",
 }
-"""By what is in a message of asyncpg's, or of asyncio's."""
+"""The text for each part of a message of asyncpg or asyncio."""
 
 _OF_FILES = (ssl.SSLError, FileNotFoundError, PermissionError, IsADirectoryError)
-"""The errors that files of the TLS parameters may cause. A socket may cause them too."""
+"""The errors that the files of the TLS parameters cause. A socket may cause them too."""
 
 
 def explained(error: Exception, dsn: Dsn, host: Host) -> str:
-    """Return what is wrong when a connection to this host of the URL fails."""
+    """Return the cause of a failed connection to this host of the URL."""
     error = last_words(error)
     if isinstance(error, asyncpg.PostgresError):
         return _of_server(error, dsn)
@@ -106,7 +106,7 @@ def _of_pooler(error: asyncpg.PostgresError, dsn: Dsn) -> str:
             " statement_cache_size=0 into the URL, which transaction pooling needs as well, or set"
             " ignore_startup_parameters = statement_timeout in pgbouncer.ini"
         )
-    # Only a name that we sent is shown: who else answers there may write what it likes.
+    # Only a name that we sent is shown: another program at that address could send any text.
     sent = name in dsn.settings or name in dsn.parameters or name in (dsn.get("options") or "")
     return (
         f"PgBouncer doesn't take the startup parameter{f' {name}' if sent else ''}: leave it out of"
@@ -128,7 +128,7 @@ def _of_certificate(error: ssl.SSLCertVerificationError, host: Host) -> str:
 
 
 def _of_files(dsn: Dsn) -> str | None:
-    """Return which file of the TLS parameters can't be used; None if all can."""
+    """Return which file of the TLS parameters is unusable, and why; None if all are usable."""
     files = {
         name: path
         for name in ("sslrootcert", "sslcrl", "sslcert", "sslkey")
@@ -176,7 +176,7 @@ def _of_link(error: Exception, dsn: Dsn) -> str:
 
 def _of_message(error: Exception, dsn: Dsn) -> str:
     message = str(error)
-    if _NO_TLS in message:  # with `prefer` PostgreSQL's own refusal is taken
+    if _NO_TLS in message:  # with `prefer`, asyncpg accepts PostgreSQL's own refusal of TLS
         return _OTHER_PROGRAM if dsn.sslmode in _WITHOUT_TLS_TOO else _TLS_REFUSED
     found = next((text for part, text in _FROM_DRIVER.items() if part in message), None)
     if found is None and dsn.get("sslnegotiation") == "direct":
@@ -187,13 +187,13 @@ def _of_message(error: Exception, dsn: Dsn) -> str:
 
 
 def _reason(error: Exception) -> str | None:
-    """Return what the system says."""
+    """Return the text of the operating system's error, if it is one."""
     if isinstance(error, UnicodeError):
-        return "the host is no name that DNS could know"
+        return "the host is not a valid DNS name"
     if isinstance(error, socket.gaierror):
         return error.strerror
     if isinstance(error, OSError) and error.errno is not None:
         return os.strerror(error.errno)
-    # asyncio has one error for all addresses of a name, without a number of its own.
+    # asyncio combines the errors of all addresses of a name into one without an errno.
     several = re.search(r"\[Errno (\d+)\]", str(error))
     return os.strerror(int(several[1])) if several else None

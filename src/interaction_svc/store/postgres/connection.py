@@ -1,4 +1,4 @@
-"""A connection to PostgreSQL whose every round trip is bounded in time."""
+"""A connection to PostgreSQL with a time limit on every round trip."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -20,9 +20,9 @@ T = TypeVar("T")
 class Connection:
     """One connection, for one task at a time.
 
-    What isn't answered in time ends it: terminated, for asyncpg's own way is to ask a server that
-    doesn't answer to cancel (asyncpg #1326). Its calls must not be cancelled, for the same reason;
-    Pool sees to that. They raise asyncpg's errors and OSError.
+    A statement without an answer in time terminates the connection. asyncpg's own timeout would
+    send a cancel request to a server that doesn't answer (asyncpg #1326). For the same reason its
+    calls must not be cancelled; Pool ensures that. They raise asyncpg's errors and OSError.
     """
 
     def __init__(self, raw: asyncpg.Connection, seconds: float) -> None:
@@ -32,38 +32,38 @@ class Connection:
 
     @classmethod
     async def open(cls, dsn: Dsn, seconds: float) -> "Connection":
-        """Connect to the first server that will do. Raises NotConnectedError."""
+        """Connect with this time limit for statements; see `connect`. Raises NotConnectedError."""
         return cls(await connect(dsn, seconds), seconds)
 
     @property
     def is_closed(self) -> bool:
-        """Return whether it is of no use any more."""
+        """Return whether the connection is closed."""
         return self._raw.is_closed()
 
     async def fetch(self, statement: str, *values: object) -> list[Any]:
-        """Return the rows of a statement, which is prepared once."""
+        """Run a statement, which is prepared once, and return its rows."""
         return await self._bounded(self._raw.fetch(statement, *values))
 
     async def fetch_each(self, statement: str, values: Iterable[Sequence[object]]) -> list[Any]:
-        """Return the rows of a statement that is run for each of these values: one round trip."""
+        """Run a statement for each of these values in one round trip, and return all rows."""
         return await self._bounded(self._raw.fetchmany(statement, values))
 
     async def execute(self, statement: str, *values: object) -> str:
-        """Run a statement, and give its tag."""
+        """Run a statement, and return its command tag, such as `DELETE 1`."""
         return await self._bounded(self._raw.execute(statement, *values))
 
     async def execute_each(self, statement: str, values: Iterable[Sequence[object]]) -> None:
-        """Run a statement for each of these values: one round trip."""
+        """Run a statement for each of these values in one round trip."""
         await self._bounded(self._raw.executemany(statement, values))
 
     async def copy_in(
         self, table: str, columns: Sequence[str], rows: Sequence[Sequence[object]]
     ) -> None:
-        """Add rows by COPY, which fails as a whole if one of them is there."""
+        """Add rows by COPY. It fails as a whole if one of them already exists."""
         await self._bounded(self._raw.copy_records_to_table(table, records=rows, columns=columns))
 
     async def in_transaction(self, work: "Callable[[Connection], Awaitable[T]]") -> T:
-        """Run work in a transaction: whole, or if it raises, not at all."""
+        """Run work in a transaction, which is rolled back if the work raises."""
         await self.execute(_BEGIN)
         try:
             result = await work(self)
@@ -97,10 +97,10 @@ class Connection:
         self.terminate()
 
     def terminate(self) -> None:
-        """Drop it, without a word to the server."""
+        """Drop the connection at once, without telling the server."""
         self._raw.terminate()
 
     async def close(self) -> None:
-        """Close the connection, or abort it after one second."""
+        """Close the connection; drop it after one second without an answer."""
         with suppress(*FAILURES):
             await self._raw.close(timeout=_CLOSE_SECONDS)

@@ -1,7 +1,7 @@
 """The URL of a PostgreSQL store: `postgresql://user@host:5432/database?option=value`.
 
-It is read as libpq reads it, and what it leaves out is taken from libpq's variables of the
-environment. An error shows no value of it, and no name that may be a part of a password.
+It is parsed as libpq parses it. Missing parameters come from libpq's environment variables. An
+error shows no value of the URL, and no name that may be part of a password.
 """
 
 import os
@@ -43,7 +43,7 @@ PREFER_STANDBY = "prefer-standby"
 
 
 class Host(NamedTuple):
-    """One server that may be asked; None is the default: a socket of this machine, port 5432."""
+    """A server of the URL. The defaults, written as None, are the local socket and port 5432."""
 
     name: str | None
     port: int | None
@@ -60,19 +60,19 @@ class Dsn:
     """The parameters of a connection, and its servers. The repr has neither user nor password."""
 
     hosts: tuple[Host, ...]
-    """In the order in which they are tried."""
+    """The servers, in the order in which they are tried."""
     name: str
     """The name of the database in logs and errors, without user and password."""
     shown: str
-    """The URL for a log: without what is secret."""
+    """The URL for the log, without secrets."""
     parameters: Mapping[str, str] = field(repr=False)
     """The parameters of the URL and the environment, by libpq's names."""
     settings: Mapping[str, str] = field(repr=False)
-    """Settings of the server for our connections."""
+    """The server settings for our connections."""
 
     @classmethod
     def parse(cls, url: str) -> Self:
-        """Read a URL. Raises StoreURLError, whose text says what would be right."""
+        """Parse a URL. Raises StoreURLError, whose text says how to correct it."""
         in_url, settings = _split(url.strip())
         given = _in_one_form({**_environment(in_url), **in_url})
         hosts = _hosts(given)
@@ -92,33 +92,33 @@ class Dsn:
 
     @property
     def attributes(self) -> str:
-        """Return which of the servers will do (`target_session_attrs`)."""
+        """Return the attributes that a server must have (`target_session_attrs`)."""
         return self.parameters.get("target_session_attrs", ANY)
 
     @property
     def statement_cache_size(self) -> int:
-        """Return how many statements to prepare; 0 is what a pooler in transaction mode needs."""
+        """Return the number of statements to keep prepared; 0 for a pooler in transaction mode."""
         return int(self.parameters.get("statement_cache_size", DEFAULT_STATEMENT_CACHE_SIZE))
 
     @property
     def connect_seconds(self) -> int:
-        """Return how long each server may take to let us in."""
+        """Return the time limit for connecting to each server, in seconds."""
         return int(self.parameters.get("connect_timeout", CONNECT_SECONDS))
 
     @property
     def application_name(self) -> str:
-        """Return what the server calls our connections."""
+        """Return the name of our connections at the server."""
         given = self.parameters
         name = given.get("application_name") or given.get("fallback_application_name")
         return name or APPLICATION_NAME
 
     @property
     def sslmode(self) -> str | None:
-        """Return how much TLS is asked for; None is libpq's default, `prefer` but at a socket."""
+        """Return the TLS mode; None is libpq's default: `prefer` over TCP, no TLS at a socket."""
         return self.parameters.get("sslmode")
 
     def attempts(self) -> list[tuple[Host, str]]:
-        """Return the servers to try, in order, and which attributes each must have."""
+        """Return the servers to try, in order, and the attributes that each must have."""
         hosts = list(self.hosts)
         if self.get("load_balance_hosts") == "random":
             random.shuffle(hosts)
@@ -128,7 +128,7 @@ class Dsn:
 
 
 def _split(url: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Return what a URL says as libpq's parameters, and the settings of the server in it."""
+    """Split a URL into libpq's parameters and the server settings."""
     found = _URL.fullmatch(url)
     if found is None:
         raise _wrong("is not the URL of a store")
@@ -137,7 +137,7 @@ def _split(url: str) -> tuple[dict[str, str], dict[str, str]]:
     if "#" in url:
         raise _wrong("has a #; write %23 for one in a name or a password")
     if _BAD_PERCENT.search(url):
-        raise _wrong("has a % that begins no %XX; write %25 for one in a password")
+        raise _wrong("has a % without two hex digits after it; write %25 for one in a password")
     path, query = found["path"] or "", found["query"] or ""
     credentials, _, listed = found["authority"].rpartition("@")
     if "@" in path:
@@ -170,7 +170,8 @@ def _authority_hosts(listed: str) -> dict[str, str]:
 
 
 def _pairs(query: str) -> Iterator[tuple[str, str]]:
-    # Behind a password, or where an @ is, a name may be what comes after a & or ? of a password.
+    # After a secret parameter, or if the query has an @, a "name" may be the rest of a password
+    # with an unencoded & or ?. Such names are not shown.
     hides_names = "@" in query
     for pair in query.split("&") if query else ():
         encoded, equals, value = pair.partition("=")
@@ -190,7 +191,7 @@ def _pairs(query: str) -> Iterator[tuple[str, str]]:
 
 
 def _decoded(text: str) -> str:
-    """Decode %XX. A + is a +, as in libpq."""
+    """Decode %XX. A + stays a +, as in libpq."""
     try:
         return unquote(text, errors="strict")
     except UnicodeDecodeError as error:
@@ -214,7 +215,7 @@ def _check(name: str, value: str, variable: str = "") -> None:
 
 
 def _in_one_form(given: dict[str, str]) -> dict[str, str]:
-    """Replace older forms of sslmode, and check what must fit together."""
+    """Replace older forms of sslmode, and check parameters that depend on each other."""
     older = given.pop("requiressl", None)
     if given.pop("ssl", None) or older == "1":
         given.setdefault("sslmode", "require")
@@ -237,14 +238,14 @@ def _hosts(given: dict[str, str]) -> tuple[Host, ...]:
     names = (address or given.get("host", "")).split(",")
     ports = given.get("port", "").split(",")
     if len(ports) not in (1, len(names)):
-        raise _wrong("has not as many ports as hosts, PGPORT's included")
+        raise _wrong("needs as many ports as hosts, including those of PGHOST and PGPORT")
     if len(ports) == 1:
         ports *= len(names)
     return tuple(Host(_name(name), _port(port)) for name, port in zip(names, ports, strict=True))
 
 
 def _name(text: str) -> str | None:
-    if not text or text.startswith("/") or _NAME.fullmatch(text):  # / begins a socket's folder
+    if not text or text.startswith("/") or _NAME.fullmatch(text):  # /… is the folder of a socket
         return text or None
     try:
         IPv6Address(text)

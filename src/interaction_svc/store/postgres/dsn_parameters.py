@@ -1,8 +1,8 @@
-"""The parameters of a PostgreSQL URL: libpq's, each with what is done with it, and our own.
+"""The parameters of a PostgreSQL URL: libpq's and our own, with the values that we accept.
 
-libpq's documentation lists them, each with the variable of the environment that it falls back to.
-A parameter without an entry here would reach the server as a setting of that name, and the server
-would refuse the connection; `unknown` refuses it first, and names the one that was perhaps meant.
+libpq's documentation lists them, with the environment variable that each falls back to. asyncpg
+would send an unknown parameter to the server as a setting, and the server would refuse the
+connection. `unknown` refuses it first, and suggests the nearest name.
 """
 
 import difflib
@@ -11,22 +11,22 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 DEFAULT_STATEMENT_CACHE_SIZE = 256
-"""More than there are forms of statements in use: each is prepared once a connection."""
+"""More than the statement texts in use, so that each is prepared once per connection."""
 _MAX_STATEMENT_CACHE_SIZE = 10_000
 
 VERIFYING_MODES = ("verify-ca", "verify-full")
 ENCRYPTING_MODES = ("require", *VERIFYING_MODES)
 SSL_MODES = ("disable", "allow", "prefer", *ENCRYPTING_MODES)
 SECRET = frozenset({"password", "sslpassword", "options"})
-"""Their values are in no output. `options` may hold any setting, of an extension too."""
+"""The parameters whose values are never shown. `options` may hold any setting, even a secret."""
 
 
 class ParameterError(OSError):
-    """The value of a parameter, or its default, can't be used. The text says why."""
+    """The value of a parameter, or its default, is unusable. The text says why."""
 
 
 class Parameter(NamedTuple):
-    """One parameter, the variable that libpq reads in its place, and which values are taken."""
+    """One parameter: the environment variable that libpq falls back to, and the accepted values."""
 
     variable: str = ""
     takes: Callable[[str], bool] = lambda _: True
@@ -56,7 +56,7 @@ _NO_KEEPING_OF_KEYS = "the driver only takes a password"
 _NO_OAUTH = "the driver doesn't know OAuth"
 
 PARAMETERS: Mapping[str, Parameter] = {
-    # Where, and as whom.
+    # The servers, the database and the user.
     "host": Parameter("PGHOST"),
     "hostaddr": Parameter("PGHOSTADDR"),
     "port": Parameter("PGPORT"),
@@ -66,7 +66,7 @@ PARAMETERS: Mapping[str, Parameter] = {
     "password": Parameter("PGPASSWORD"),
     "passfile": Parameter("PGPASSFILE"),
     "connect_timeout": _number(
-        1, 600, variable="PGCONNECT_TIMEOUT", of=" seconds; no server is waited for without end"
+        1, 600, variable="PGCONNECT_TIMEOUT", of=" seconds; an unlimited wait isn't possible"
     ),
     "target_session_attrs": _one_of(
         "any", "read-write", "read-only", "primary", "standby", "prefer-standby",
@@ -149,18 +149,18 @@ SETTINGS = frozenset({
     "random_page_cost", "effective_io_concurrency", "tcp_keepalives_idle",
     "tcp_keepalives_interval", "tcp_keepalives_count",
 })  # fmt: skip
-"""Settings of the server that may be written like parameters; all others go into `options`."""
+"""Server settings that may be written like parameters. All others go into `options`."""
 
 _NAME = re.compile(r"[A-Za-z_][\w.]{0,62}", re.ASCII)
 
 
 def is_setting(name: str) -> bool:
-    """Return whether this is a setting of the server; those with a dot are an extension's."""
+    """Return whether this is a server setting. Names with a dot are settings of extensions."""
     return name.lower() in SETTINGS or ("." in name and _NAME.fullmatch(name) is not None)
 
 
 def unknown(name: str) -> str:
-    """Return the text about a name that is neither a parameter nor a setting."""
+    """Return the error text for a name that is neither a parameter nor a setting."""
     if _NAME.fullmatch(name) is None:
         return "has a parameter whose name can't be read"
     near = difflib.get_close_matches(name.lower(), [*PARAMETERS, *SETTINGS], n=1)

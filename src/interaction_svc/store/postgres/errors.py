@@ -1,4 +1,4 @@
-"""Maps errors of PostgreSQL and the network to errors of a store, by SQLSTATE alone."""
+"""Maps errors of PostgreSQL and the network to store errors. Server errors go by SQLSTATE."""
 
 import os
 
@@ -31,20 +31,20 @@ _DAMAGED = ("XX001", "XX002")
 _TEXTS = {
     _TOO_MANY_CONNECTIONS: "the server takes no more connections",
     READ_ONLY: "the server takes no writes: it is a standby, or set to read only",
-    _CANCELLED: "a statement was cancelled, or took longer than it may",
+    _CANCELLED: "a statement was cancelled, or exceeded its time limit",
     "57P01": "the server is being stopped",
     "57P02": "the server has crashed",
     "57P03": "the server is starting or stopping",
     "57P05": "the server has closed an idle connection",
-    SERIALIZATION_FAILURE: "a transaction met another's, again and again",
-    DEADLOCK: "a transaction met another's, again and again",
+    SERIALIZATION_FAILURE: "a transaction conflicted with another one at each attempt",
+    DEADLOCK: "a transaction conflicted with another one at each attempt",
     "26000": "a pooler in transaction mode loses prepared statements: write statement_cache_size=0"
     " into the URL, or set max_prepared_statements in pgbouncer.ini",
     "42P05": "a pooler in transaction mode mixes prepared statements up: write"
     " statement_cache_size=0 into the URL, or set max_prepared_statements in pgbouncer.ini",
     "42501": "the user may not do what is needed",
     UNDEFINED_TABLE: "a table is missing: run interaction-svc migrate",
-    LOCK_NOT_AVAILABLE: "a lock isn't to be had",
+    LOCK_NOT_AVAILABLE: "a lock is not available",
     **dict.fromkeys(
         (UNDEFINED_COLUMN, _UNDEFINED_OPERATOR, _OTHER_TYPE),
         "the schema has moved on to another version: use the version of interaction-svc that"
@@ -57,15 +57,15 @@ _LOST = "the connection to PostgreSQL is lost"
 
 Failure = asyncpg.PostgresError | asyncpg.InterfaceError | asyncpg.InternalClientError | OSError
 FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
-"""All that asyncpg raises, and the system's; TimeoutError is one of them."""
+"""All errors of asyncpg and the operating system. OSError includes TimeoutError."""
 
 
 class StatementTimeoutError(OSError):
-    """A statement wasn't answered in time, and its connection has been terminated."""
+    """A statement got no answer in time, and its connection was terminated."""
 
 
 class NotConnectedError(OSError):
-    """No server of the URL let us in; its text says why."""
+    """No server of the URL accepted the connection. The text says why."""
 
     def __init__(self, text: str, *, is_connection_limit: bool = False) -> None:
         super().__init__(text)
@@ -73,7 +73,7 @@ class NotConnectedError(OSError):
 
 
 class NotAReplicaError(OSError):
-    """A server that was to be read from is no replica of the store's; its text says why."""
+    """A server of the replica URL is not a replica of this store. The text says why."""
 
     def __init__(self, text: str, *, is_of_another_system: bool = False) -> None:
         super().__init__(text)
@@ -81,12 +81,12 @@ class NotAReplicaError(OSError):
 
 
 def sqlstate(error: BaseException) -> str:
-    """Return the SQLSTATE of an error; the empty text if the server didn't send it."""
+    """Return the SQLSTATE of an error; an empty text if it is not an error of the server."""
     return getattr(error, "sqlstate", None) or ""
 
 
 def last_words(error: Exception) -> Exception:
-    """Return what the server said before it closed the connection, or else the error itself."""
+    """Return the server's error from before it closed the connection, or else the error itself."""
     cause = error.__cause__
     if isinstance(error, asyncpg.ConnectionDoesNotExistError) and isinstance(
         cause, asyncpg.PostgresError
@@ -96,26 +96,26 @@ def last_words(error: Exception) -> Exception:
 
 
 def is_conflict(error: BaseException) -> bool:
-    """Return whether a transaction was rolled back for another's sake, and may be tried again."""
+    """Return whether a transaction conflicted with another one, and can be retried."""
     return sqlstate(error) in (SERIALIZATION_FAILURE, DEADLOCK)
 
 
 def is_loss(error: BaseException) -> bool:
-    """Return whether the connection was lost, and with it what became of the statement."""
+    """Return whether the connection was lost, so that the outcome of the statement is unknown."""
     if isinstance(error, StatementTimeoutError):
-        return False  # who waited that long is not to wait once more
+        return False  # no retry: the caller has already waited for the full time limit
     if isinstance(error, asyncpg.PostgresError):
         return sqlstate(error).startswith((_CONNECTION_LOST, _OPERATOR_INTERVENTION))
     return isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError)
 
 
 def is_cancelled(error: BaseException) -> bool:
-    """Return whether a statement was cancelled, by somebody or by the server's own timeout."""
+    """Return whether a statement was cancelled, by an operator or by the server's timeout."""
     return sqlstate(error) == _CANCELLED
 
 
 def is_connection_limit(error: BaseException) -> bool:
-    """Return whether the server takes no more connections than it has."""
+    """Return whether the server or the pooler has reached its connection limit."""
     if isinstance(error, NotConnectedError):
         return error.is_connection_limit
     if isinstance(error, asyncpg.ProtocolViolationError):
@@ -124,14 +124,14 @@ def is_connection_limit(error: BaseException) -> bool:
 
 
 def invalidates_pool(error: BaseException) -> bool:
-    """Return whether other connections to that server are of no more use either."""
+    """Return whether the other connections to that server are unusable as well."""
     if isinstance(error, StatementTimeoutError):
         return True
     return sqlstate(error).startswith((READ_ONLY, _OPERATOR_INTERVENTION))
 
 
 def translated(error: Failure) -> StoreError:
-    """Return the store's error; its text has nothing of what was asked for."""
+    """Return the store error. Its text has no values of the statement."""
     if isinstance(error, NotConnectedError | NotAReplicaError):
         return StoreUnavailableError(str(error))
     said = last_words(error)
@@ -148,12 +148,12 @@ def _of_server(state: str) -> StoreError:
     if state == _FULL:
         return StoreFullError(f"PostgreSQL has no room on its disk (SQLSTATE {state})")
     if state in _DAMAGED:
-        return StoreDamagedError(f"PostgreSQL has met damage (SQLSTATE {state})")
+        return StoreDamagedError(f"PostgreSQL reports damaged data (SQLSTATE {state})")
     return StoreUnavailableError(described(state))
 
 
 def described(state: str) -> str:
-    """Return the text of a SQLSTATE."""
+    """Return the text for a SQLSTATE."""
     return f"{_TEXTS.get(state, 'PostgreSQL failed')} (SQLSTATE {state})"
 
 
@@ -171,5 +171,5 @@ def closed() -> StoreClosedError:
 
 
 def is_fault_of_one(error: StoreError) -> bool:
-    """Return whether the error may be of one operation alone: its data, or a limit."""
+    """Return whether one operation of a batch may have caused the error: bad data or a limit."""
     return sqlstate(error.__cause__ or error).startswith(("21", "22", "23", "54"))

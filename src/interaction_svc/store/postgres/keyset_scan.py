@@ -15,11 +15,11 @@ _CHECKED_AT_ONCE = 250
 def keyset_statement(
     columns: str, table: str = "interactions", key: Sequence[str] = KEY, *, after: bool
 ) -> str:
-    """Return the statement of a batch: the first rows, or those `after` the key ($1, $2, $3).
+    """Return the statement for one batch: the first rows, or those `after` the key ($1, $2, $3).
 
-    The next parameter is the limit. The rest of the account's rows, of the Session's rows, and the
-    later Sessions are three ranges of one index. Each is read by its own subquery, because one
-    condition for all of them would read a Session from its beginning.
+    The parameter after the key is the limit. Three ranges of one index follow a key: the rest of
+    the account's rows, the rest of the Session's rows, and the later Sessions. Each has its own
+    subquery, because a single condition would read the Session from its beginning.
     """
     order = ", ".join(key)
     if not after:
@@ -42,8 +42,8 @@ def keyset_statement(
 
 
 _ROWS = {after: keyset_statement(COLUMNS, after=after) for after in (False, True)}
-# A statement of its own after that of the rows, because distributed engines can't join a limited
-# number of rows. Owners are never removed, so none is missed.
+# The owners are read by a separate statement, because distributed engines can't join a limited
+# number of rows. It runs after that of the rows: owners are never removed, so none is missed.
 _OWNERS = (
     "SELECT session_sid, service_sid, account_sid FROM session_owners"
     " WHERE session_sid = ANY($1::uuid[])"

@@ -1,4 +1,4 @@
-"""Bringing the schema up to date, also when several servers start at once."""
+"""Migrates the schema to the latest version. Several servers may do so at the same time."""
 
 from functools import partial
 from typing import NamedTuple
@@ -37,13 +37,13 @@ class Versions(NamedTuple):
     """The version of a schema."""
 
     version: int
-    """The last step that ran; 0: none."""
+    """The version of the last step that ran; 0: none."""
     compatible_with: int
-    """The oldest version that may go on with it, as far as it is newer than this program."""
+    """The oldest program version that newer steps than this program's allow; 0: there are none."""
 
 
 async def inspect(db: Connection) -> Versions:
-    """Look where the schema is. Raises NotAStoreError, SchemaTooNewError."""
+    """Return the version of the schema. Raises NotAStoreError, SchemaTooNewError."""
     try:
         steps = await db.fetch("SELECT version, compatible_with FROM schema_migrations")
     except asyncpg.PostgresError as error:
@@ -71,7 +71,7 @@ async def inspect(db: Connection) -> Versions:
 async def _is_made_meanwhile(db: Connection) -> bool:
     """Return whether another process has created the schema since it was found missing.
 
-    Raises NotAStoreError if there is none, and a table of another program has one of our names.
+    Raises NotAStoreError if the schema is missing and another program has a table of our names.
     """
     found = {
         row[0]
@@ -91,9 +91,9 @@ async def _is_made_meanwhile(db: Connection) -> bool:
 
 
 async def check_is_current(db: Connection) -> None:
-    """Refuse a store whose schema this program can't work with.
+    """Check that this program can work with the schema.
 
-    Raises NotAStoreError, SchemaTooNewError, StoreUnavailableError.
+    Raises NotAStoreError, SchemaTooNewError; StoreUnavailableError if it has to be migrated first.
     """
     version = (await inspect(db)).version
     if version < LATEST:
@@ -103,11 +103,12 @@ async def check_is_current(db: Connection) -> None:
 
 
 async def migrate(pool: Pool, on_progress: MigrationProgress) -> None:
-    """Bring the schema up to date.
+    """Migrate the schema to the latest version.
 
-    The pool's connections have their time for it, and there are two at least. Raises
-    NotAStoreError, SchemaTooNewError, StoreUnavailableError; a step has then run or has not, but
-    for one that is online, and the rewrite of version 1, which goes on where it was broken off.
+    The pool needs at least two connections with a time limit of STATEMENT_SECONDS. Raises
+    NotAStoreError, SchemaTooNewError, StoreUnavailableError. Each step runs completely or not at
+    all, with two exceptions: an online step may be left half done and is then repeated, and the
+    rewrite of version 1 continues where it was interrupted.
     """
     versions = await pool.run(inspect)
     if versions.version == 0:
@@ -117,7 +118,7 @@ async def migrate(pool: Pool, on_progress: MigrationProgress) -> None:
     if versions.version >= REWRITTEN:
         await rewriter.drop_old(pool)
     if versions.version >= LATEST:
-        return  # without the lock, and with no right to do more than read
+        return  # neither the lock nor write permission is needed
     for step in schema.MIGRATIONS:
         if step.version > versions.version:
             await pool.run(partial(_apply, step=step, pool=pool))
@@ -137,11 +138,12 @@ async def _make(db: Connection) -> None:
 
 async def _apply(db: Connection, *, step: Migration, pool: Pool) -> None:
     async def apply(db: Connection) -> None:
-        # Looked up under the lock: another server may have been quicker.
+        # Checked again under the lock: another server may have run the step meanwhile.
         if (await inspect(db)).version >= step.version:
             return
         if step.online:
-            # Ends the portal of the fetch before it, whose snapshot the index would wait for.
+            # Closes the portal of the last fetch. CREATE INDEX CONCURRENTLY would wait for its
+            # snapshot.
             await db.execute("SELECT 1")
             await pool.run(partial(_run_online, step=step), repeatable=False)
         else:

@@ -1,7 +1,7 @@
-"""Password files, as libpq reads them: `host:port:database:user:password`, first match wins.
+"""Reads password files as libpq does: `host:port:database:user:password`, first match wins.
 
-asyncpg reads them too, but leaves the backslash in front of an escaped colon (asyncpg #1249), and
-fails on a line that has too few fields.
+asyncpg's own reader keeps the backslash in front of an escaped colon (asyncpg #1249), and fails on
+a line with too few fields.
 """
 
 import stat
@@ -16,9 +16,9 @@ _DEFAULT = ".pgpass"
 def find_password(
     file: str | None, *, host: str | None, port: int, database: str, user: str
 ) -> str | None:
-    """Return the password from the file, or from ~/.pgpass; None if no line is for this.
+    """Return the password from the file, or from ~/.pgpass; None if no line matches.
 
-    Raises ParameterError if the file was named and can't be used.
+    Raises ParameterError if `file` is given and unusable. An unusable ~/.pgpass is ignored.
     """
     try:
         path = Path(file) if file else Path.home() / _DEFAULT
@@ -26,7 +26,7 @@ def find_password(
     except (OSError, RuntimeError, ValueError) as error:
         if file is None:
             return None
-        if isinstance(error, UnicodeError):  # which quotes what it met
+        if isinstance(error, UnicodeError):  # its own text quotes the file
             problem = "it is not UTF-8"
         else:
             problem = getattr(error, "strerror", None) or str(error)
@@ -54,7 +54,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _fields(line: str) -> list[str]:
-    """Split a line at its colons, but for those behind a backslash; 5 fields at most."""
+    """Split a line at each colon without a backslash before it; return at most 5 fields."""
     fields = [""]
     escapes = False
     for character in line:

@@ -1,6 +1,7 @@
 """The meaning of SQLSTATE 08P01, which PgBouncer sends for nearly all of its errors.
 
-It is told by how its message begins, which PgBouncer never translates. Nothing of it is shown.
+The error is classified by the beginning of its message, which PgBouncer never translates. The
+message itself is not shown.
 """
 
 import re
@@ -14,7 +15,7 @@ _NOT_LET_IN = "PgBouncer doesn't let this user in"
 _WRONG_PASSWORD = "PgBouncer doesn't take the password"  # noqa: S105 a text
 _FULL = "PgBouncer takes no more connections: raise {0} in pgbouncer.ini"
 _STOPPING = "PgBouncer is being stopped"
-_TEXTS = {  # by a pattern of how it begins
+_TEXTS = {  # a pattern of the beginning of the message: our text
     "no such database": "PgBouncer knows no such database",
     'database ".*" does not exist': "there is no such database",
     'database ".*" is disabled': "PgBouncer has disabled the database",
@@ -46,20 +47,20 @@ _UNSUPPORTED = re.compile(r"unsupported startup parameter(?: in options)?: ([\w.
 
 
 def pooler_text(error: asyncpg.PostgresError) -> str | None:
-    """Return what is wrong; None for a message that isn't known."""
+    """Return our text for the error; None for an unknown message."""
     message = _message(error)
     return next((text for start, text in _TEXTS.items() if re.match(start, message)), None)
 
 
 def is_full(error: asyncpg.PostgresError) -> bool:
-    """Return whether the pooler takes no more connections."""
+    """Return whether the pooler has reached its connection limit."""
     return _message(error).startswith(
         ("no more connections allowed", "client connections exceeded")
     )
 
 
 def unsupported_parameter(error: asyncpg.PostgresError) -> str | None:
-    """Return the startup parameter that the pooler doesn't take."""
+    """Return the startup parameter that the pooler rejects; None for any other error."""
     match = _UNSUPPORTED.match(_message(error))
     return None if match is None else match[1]
 

@@ -1,10 +1,9 @@
-"""Connections that are shared by all calls.
+"""A connection pool that all calls share.
 
-Not asyncpg's own pool: that one asks the server to reset a connection each time it is given back,
-a round trip more for every call, and has lost connections to callers that were cancelled (asyncpg
-#464, #467, #547). Here nothing of asyncpg's is ever cancelled: work runs in a task of the pool's,
-to its end, whether or not its caller still waits. Each round trip is bounded in time, and so that
-is too.
+asyncpg's own pool resets each connection when it is given back, which costs every call a further
+round trip. It has also lost the connections of cancelled callers (asyncpg #464, #467, #547). This
+pool never cancels a call of asyncpg: work runs to its end in a task of the pool, even if its caller
+has gone. Each round trip has a time limit, so the work ends.
 """
 
 import asyncio
@@ -26,31 +25,37 @@ from interaction_svc.store.postgres.errors import (
 )
 
 ATTEMPTS = 3
-"""The number of attempts of work that may be repeated."""
+"""The maximum number of attempts."""
 _CONFLICT_SECONDS = 0.02
-"""The longest pause of a transaction that conflicted with another. Pauses grow."""
+"""The longest pause before the second attempt after a conflict. It grows with each attempt."""
 
 _FULL_HOUSE_SECONDS = 1.0
-"""The time without new connections after one was refused, while there are others."""
+"""The time without new connection attempts after the server has refused one for its limit."""
 
 T = TypeVar("T")
 Work = Callable[[Connection], Awaitable[T]]
 
 
 class Pool:
-    """At most `size` connections, opened when they are needed, the last used first."""
+    """A pool of at most `size` connections.
+
+    Connections are opened on demand. The connection that was used last is used first.
+    """
 
     def __init__(
         self, connect: Callable[[], Awaitable[Connection]], *, size: int, wait_seconds: float
     ) -> None:
-        """Open connections with `connect`; a call waits at most so long for one to be free."""
+        """Create a pool that opens connections with `connect`.
+
+        A call waits at most `wait_seconds` for a free connection.
+        """
         self._connect = connect
         self._size = size
         self._wait_seconds = wait_seconds
         self._idle: list[Connection] = []
         self._open = 0
-        # In the order of their arrival. A caller that is cancelled removes its own turn, unless
-        # somebody has taken it out already: a dict allows both.
+        # The waiting callers, in the order of their arrival. A dict, so that a cancelled caller can
+        # remove its own entry.
         self._waiting: dict[asyncio.Future[Connection | None], None] = {}
         self._tasks: set[asyncio.Task[object]] = set()
         self._stale: set[Connection] = set()
@@ -59,10 +64,11 @@ class Pool:
         self._closed = False
 
     async def run(self, work: Work[T], *, repeatable: bool = True) -> T:
-        """Run work on a connection, to its end, also if the caller is cancelled meanwhile.
+        """Run work on a connection, to its end even if the caller is cancelled.
 
-        `repeatable` work is tried again if its connection is lost in the middle of it, or its
-        statement cancelled; other work only if it met another's transaction. Raises StoreError.
+        Work is retried after a conflict with another transaction. `repeatable` work is also retried
+        after a lost connection or a cancelled statement. Work that waits for a connection ends
+        when its caller is cancelled. Raises StoreError.
         """
         if self._closed:
             raise closed()
@@ -74,11 +80,14 @@ class Pool:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             if not begun.is_set():
-                task.cancel()  # it only waits for its turn
+                task.cancel()  # it is still waiting for a connection
             raise
 
     async def run_in_task(self, work: Work[T]) -> T:
-        """Run repeatable work in this task, which nobody cancels, and which outlives no close."""
+        """Run repeatable work in the current task.
+
+        The caller ensures that the task is not cancelled, and that it ends before `close`.
+        """
         if self._closed:
             raise closed()
         return await self._run(work, repeatable=True, begun=asyncio.Event())
@@ -86,7 +95,7 @@ class Pool:
     def _ended(self, task: "asyncio.Task[object]") -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # its caller may be gone
+            task.exception()  # marks it as retrieved: the caller may be gone
 
     async def _run(self, work: Work[T], *, repeatable: bool, begun: asyncio.Event) -> T:
         for attempt in range(1, ATTEMPTS + 1):
@@ -101,8 +110,8 @@ class Pool:
                 if invalidates_pool(error):
                     self.expire()
                 elif is_loss(error):
-                    self._end_idle()  # or each attempt may find one more that is as dead
-                # Sooner than at the server's own timeout: somebody meant just this statement.
+                    self._end_idle()  # they may be dead too, and each attempt would get one
+                # Before the server's own timeout only an operator cancels a statement.
                 cancelled = is_cancelled(error) and self._now() - since < self._wait_seconds
                 again = is_conflict(error) or (repeatable and (is_loss(error) or cancelled))
                 if attempt == ATTEMPTS or not again:
@@ -149,11 +158,11 @@ class Pool:
         return None
 
     def _is_full_house(self) -> bool:
-        """Return whether to wait for one of those in use, for the server lets no more in."""
+        """Return whether to wait for a connection in use, because the server is at its limit."""
         return bool(self._in_use) and self._now() < self._full_until
 
     async def _turn(self) -> Connection | None:
-        """Wait for a connection that somebody gives back; None is the place for a new one."""
+        """Wait for a released connection, or for None: the permission to open a new one."""
         turn: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
         self._waiting[turn] = None
         try:
@@ -182,10 +191,10 @@ class Pool:
             self._idle.append(connection)
 
     def _pass_on_place(self) -> None:
-        """Hand the place of a connection that is gone to the first waiting caller.
+        """Hand the place of a closed connection to the first waiting caller.
 
-        The place stays counted in `_open` until its new owner connects, so that nobody who comes
-        in between takes it as well.
+        The place stays counted in `_open` until that caller connects, so that no other call takes
+        it meanwhile.
         """
         if not self._pass_on(None):
             self._open -= 1
@@ -196,14 +205,14 @@ class Pool:
             turn = next(iter(self._waiting))
             del self._waiting[turn]
             if not turn.done():
-                if connection is not None:  # in use from now on, not only when its turn comes
+                if connection is not None:  # in use from now on, before the caller wakes up
                     self._in_use.add(connection)
                 turn.set_result(connection)
                 return True
         return False
 
     def expire(self) -> None:
-        """Drop every connection: at once what is idle, the rest when its work ends."""
+        """Drop idle connections at once, and the others when their work ends."""
         self._end_idle()
         self._stale |= self._in_use
 
@@ -214,7 +223,7 @@ class Pool:
         self._idle.clear()
 
     def terminate(self) -> None:
-        """Drop every connection at once, whatever it is doing."""
+        """Drop every connection at once, even during a statement."""
         self.expire()
         for connection in self._in_use:
             connection.terminate()

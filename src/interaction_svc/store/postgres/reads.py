@@ -1,4 +1,4 @@
-"""The statements that read: one round trip each."""
+"""The statements that read. Each takes one round trip, unless its function says otherwise."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,8 +18,9 @@ _GET = (
     "SELECT frame, checksum FROM interactions WHERE session_sid = $1 AND account_sid = $2"
     " AND sid = $3 AND service_sid = $4"
 )
-# Of every account: the Session's owners say which there are, each is a place in the primary key.
-# Each in a subquery of its own, or the planner looks for the sid in the whole Session.
+# A Get without an account: session_owners lists the Session's accounts, and each gives one lookup
+# in the primary key. Each lookup is a lateral subquery: otherwise the planner searches the whole
+# Session for the sid.
 OF_EVERY_ACCOUNT = (
     "SELECT {columns} FROM session_owners AS owner CROSS JOIN LATERAL"
     " (SELECT account_sid, frame, checksum FROM interactions WHERE session_sid = $1"
@@ -69,7 +70,10 @@ async def get(db: Connection, wanted: Wanted) -> bytes | None:
 
 
 async def get_each(db: Connection, wanted: Sequence[Wanted]) -> list[Got]:
-    """Do several Gets in one round trip, or in two if some name no account."""
+    """Run several Gets: one round trip for those with an account, another for those without.
+
+    An error of one Get is returned in its place.
+    """
     of_one = [place for place, (scope, _) in enumerate(wanted) if scope.account_sid is not None]
     of_every = [place for place, (scope, _) in enumerate(wanted) if scope.account_sid is None]
     found: list[list[Any]] = [[] for _ in wanted]
@@ -88,7 +92,10 @@ def _values_of(wanted: Wanted) -> tuple[str, ...]:
 
 
 def _the_one(found: Sequence[Any], key: InteractionKey) -> Got:
-    """Return the frame of the only row that was found, or what is wrong with that."""
+    """Return the frame of the row, None without a row, or the error to raise.
+
+    The error is one of a damaged row, or of several rows.
+    """
     if not found:
         return None
     if len(found) > 1:
@@ -103,22 +110,22 @@ def _the_one(found: Sequence[Any], key: InteractionKey) -> Got:
 
 
 def ambiguous() -> AmbiguousAccountError:
-    """Return the error of a key that several accounts have."""
+    """Return the error for a key that several accounts use."""
     return AmbiguousAccountError("several accounts have an Interaction of this SID in the Session")
 
 
 class Values(list[object]):
-    """The values of a statement; `of` gives the place of one in its text."""
+    """The parameter values of a statement."""
 
     def of(self, value: object) -> str:
-        """Append a value, and return its place."""
+        """Append a value, and return its placeholder, such as `$3`."""
         self.append(value)
         return f"${len(self)}"
 
 
-# The owner is looked up first, and only once: of a Session that is another's no row is looked at.
-# Then the database joins the frames, up to the last that fits: one row of an answer and not
-# hundreds, which halves what a page of 1,000 costs here, for a fifth more there.
+# The owner is looked up first, and once: no row of another owner's Session is read. The database
+# concatenates the frames that fit into one result row instead of up to 1,000. For a page of 1,000
+# that halves the time in this process, and adds a fifth to the time in the database.
 _PAGE = """
 SELECT string_agg(frame, ''::bytea ORDER BY n{joined}) FILTER (WHERE kept),
        count(*) FILTER (WHERE kept), count(*),
@@ -138,7 +145,7 @@ _OF_ONE_ACCOUNT = (
     "SELECT * FROM ({ranges}) AS either WHERE EXISTS (SELECT 1 FROM session_owners"
     " WHERE session_sid = $1 AND service_sid = $2 AND account_sid = {account})"
 )
-# Each account's rows are a range of the index of their own.
+# The rows of each account are a separate range of the index.
 _OF_EACH_ACCOUNT = (
     "SELECT either.* FROM (SELECT account_sid FROM session_owners"
     " WHERE session_sid = $1 AND service_sid = $2) AS owner CROSS JOIN LATERAL ({ranges}) AS either"
@@ -169,7 +176,10 @@ async def page(db: Connection, scope: Scope, query: PageQuery) -> StoredPage:
 
 
 def page_statement(scope: Scope, query: PageQuery) -> tuple[str, list[object]]:
-    """Put the statement together: its text depends on which conditions there are, not on values."""
+    """Return the statement of a page, and its values.
+
+    The text depends only on which conditions are set, so that few texts are prepared.
+    """
     backward = query.edge is not None and query.edge.backward
     ascending = query.descending == backward
     way = "" if ascending else " DESC"
@@ -181,10 +191,10 @@ def page_statement(scope: Scope, query: PageQuery) -> tuple[str, list[object]]:
     begin, end = bounds(query, ascending=ascending)
     if not ascending:
         begin, end = end, begin
-    if end is not None:  # the edge is where a page begins, so that this is a time
+    if end is not None:  # a time of the filter: an edge only bounds the beginning of a page
         clauses.append(f"created_us {'<' if ascending else '>='} {values.of(end.created_us)}")
-    # The planner takes these for independent, so that hardly a row is left and it may as well sort
-    # the whole Session. Of a CASE it expects half of the rows, and goes along the index.
+    # The planner takes the conditions for independent, expects almost no rows, and sorts the whole
+    # Session. For a CASE it expects half of the rows, and follows the index.
     clauses.append(f"CASE WHEN {_conditions(query, values)} THEN true ELSE false END")
     inclusive = query.edge is not None and query.edge.inclusive
     order = f"created_us{way}, sid{way}"
@@ -205,7 +215,7 @@ def page_statement(scope: Scope, query: PageQuery) -> tuple[str, list[object]]:
 
 
 def _conditions(query: PageQuery, values: Values) -> str:
-    """Return the conditions on a row, whatever its place in the order."""
+    """Return the conditions on a row that do not concern its place in the order."""
     wanted = query.filter
     conditions = ["service_sid = $2"]
     if wanted.type is not None:
@@ -224,14 +234,14 @@ def _conditions(query: PageQuery, values: Values) -> str:
 def beyond(
     values: Values, place: Position, *, way: str, inclusive: bool, every_account: bool = False
 ) -> list[str]:
-    """Return the conditions on what lies beyond a place in the order: that of each of its ranges.
+    """Return the conditions on the rows beyond a place in the order, one for each index range.
 
-    Not as a row value, for engines have had wrong results with these; nor with an OR, which would
-    read all rows of one moment from its beginning. Each range is one of the index.
+    A row-value comparison is avoided: some engines have returned wrong results for it. A single
+    condition with OR would read all rows of the same created_us from the first.
     """
     sign = "<" if way else ">"
     created = values.of(place.created_us)
-    if not place.sid:  # the place before all rows of a moment
+    if not place.sid:  # the place before all rows of this created_us
         return [f"created_us {sign}{'' if way else '='} {created}"]
     equal = "=" if inclusive else ""
     sid = values.of(digits(place.sid))
@@ -248,7 +258,7 @@ def beyond(
 
 
 def ranges(clauses: Sequence[str], begins: Sequence[str], *, order: str, limit: str) -> str:
-    """Return the statement of the first rows of these ranges, which the clauses hold of too."""
+    """Return the statement for the first rows of the ranges that also meet the clauses."""
     return " UNION ALL ".join(
         _RANGE.format(
             condition=" AND ".join([*clauses, *filter(None, [one])]), order=order, limit=limit

@@ -1,9 +1,9 @@
-"""SIDs as the database keeps them: without the letters that their column says, in 16 bytes.
+"""Converts rows between Row and the columns of the database.
 
-A column of the type `uuid` has the 32 digits of a SID. The driver takes the digits as text, and
-returns an object that has them as `hex`; that is its built-in codec for `uuid`, so a connection
-sets up nothing, and COPY, arrays and poolers work as they are. A resource has one of several
-prefixes, so its column has the two letters and the 16 bytes. The keys of callers stay text.
+A SID is stored in 16 bytes, as the `uuid` of its 32 hex digits. Its column implies the two letters
+before them. The driver's built-in codec takes the digits as text and returns an object whose `hex`
+has them, so COPY, arrays and poolers work without a codec of our own. A resource has one of several
+prefixes, so its column is `bytea`: the two letters, then the 16 bytes. API keys store SIDs as text.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -40,12 +40,12 @@ _TYPES = {
 
 
 def digits(sid: str) -> str:
-    """Return the digits of a SID: the value of its column."""
+    """Return the 32 hex digits of a SID, which are the value of its column."""
     return sid[2:]
 
 
 def digits_or_none(sid: str | None) -> str | None:
-    """Return the digits of a SID, if there is one."""
+    """Return the 32 hex digits of a SID; None for None."""
     return None if sid is None else sid[2:]
 
 
@@ -70,17 +70,17 @@ def service(value: Any) -> str:
 
 
 def participant(value: Any) -> str | None:
-    """Return the SID of a participant from its column, if it has one."""
+    """Return the SID of a participant from its column; None for null."""
     return None if value is None else f"KP{value.hex}"
 
 
 def packed_resource(sid: str | None) -> bytes | None:
-    """Return the value of a resource's column."""
+    """Return the value of a resource's column: two letters and 16 bytes."""
     return None if sid is None else sid[:2].encode() + bytes.fromhex(sid[2:])
 
 
 def resource(value: bytes | None) -> str | None:
-    """Return the SID of a resource from its column, if it has one."""
+    """Return the SID of a resource from its column; None for null."""
     return None if value is None else value[:2].decode() + value[2:].hex()
 
 
@@ -101,7 +101,7 @@ def packed_row(row: Row) -> tuple[object, ...]:
 
 
 def row_from(values: Sequence[Any]) -> Row:
-    """Return the row that these values of its columns are of."""
+    """Return the row with these column values."""
     return Row._make(
         (
             session(values[0]),
@@ -119,7 +119,7 @@ def row_from(values: Sequence[Any]) -> Row:
 
 
 def packed_record(table: Table, record: TableRow) -> tuple[object, ...]:
-    """Return the values of the columns of a table's record."""
+    """Return the column values of a table's record."""
     if isinstance(record, Row):
         return packed_row(record)
     return tuple(
@@ -129,12 +129,12 @@ def packed_record(table: Table, record: TableRow) -> tuple[object, ...]:
 
 
 def packed_key(table: Table, key: TableKey) -> tuple[str, ...]:
-    """Return the values of the columns of a table's primary key."""
+    """Return the column values of a table's primary key."""
     return key if table is KEYS else tuple(map(digits, key))
 
 
 def reader_of(table: Table) -> Callable[[Sequence[Any]], TableRow]:
-    """Return what makes a table's record of the values of its columns."""
+    """Return the function that makes a table's record from its column values."""
     if table.record is Row:
         return row_from
     prefixes = [_PREFIXES[name] if _is_packed(table, name) else None for name in table.columns]
@@ -155,9 +155,9 @@ def _is_packed(table: Table, column: str) -> bool:
 
 
 def unnest_clause(columns: Iterable[str], *, keys: bool = False) -> str:
-    """Return the rows that arrays are of, the values $1, $2 and so on: one for each column.
+    """Return an `unnest` of one array parameter for each column: $1, $2 and so on.
 
-    `keys`: the columns are those of API keys.
+    `keys` says whether the columns are those of API keys.
     """
     arrays = (
         f"${n}::{'text' if keys and name in _PREFIXES else _TYPES.get(name, 'text')}[]"

@@ -1,54 +1,56 @@
-"""The schema, as numbered steps that only go forward.
+"""The schema, as numbered migration steps without a way back.
 
-Steps that have been released don't change. Each says which lock it takes on tables that are in
-use, for servers go on while it runs: nothing may keep reads or writes waiting for longer than a
-moment.
+Released steps don't change. Servers keep running during a step, so each step names the locks that
+it takes on existing tables. No step may block reads or writes for more than a moment.
 
-A new database is made at version 2. One of version 1 is rewritten, by rewrite.py.
+A new database is created at version 2. A database of version 1 is rewritten by the rewrite package.
 """
 
 from typing import NamedTuple
 
 NOTE = "INSERT INTO schema_migrations (version, name, compatible_with) VALUES ($1, $2, $3)"
-"""The statement that says that a step has run."""
+"""The statement that records that a step has run."""
 
 
 class Migration(NamedTuple):
-    """One step."""
+    """One migration step."""
 
     version: int
     name: str
-    """For people."""
+    """A description for people."""
     statements: tuple[str, ...]
     compatible_with: int
-    """The oldest version whose servers may go on once it has run: during a rolling upgrade those of
-    the version before are still there. A step that adds has theirs, one that takes away its own.
+    """The oldest version whose servers can keep running after the step.
+
+    During a rolling upgrade servers of the previous version still run. A step that only adds is
+    compatible with that version. A step that removes is compatible with its own only.
     """
     online: bool = False
-    """True if its statements run one by one outside of a transaction, as CREATE INDEX CONCURRENTLY
-    has to. Each must then bear to be run again, after it was broken off too.
+    """True if the statements run one by one outside a transaction, like CREATE INDEX CONCURRENTLY.
+
+    Each statement must then be repeatable, even after an interruption.
     """
 
 
 REWRITTEN = 1
-"""The version whose tables have text for SIDs, and no account in their keys."""
+"""The version whose tables store SIDs as text, and whose keys have no account."""
 DISTRIBUTED_TABLES = ("interactions", "tombstones", "session_owners")
 """The tables whose keys begin with a Session."""
 TABLES = (*DISTRIBUTED_TABLES, "api_keys")
 
 LISTED = "created_us > -1000000000000000000"
-"""A condition that every row meets. Each statement on the index of lists has to include it.
+"""The condition of the partial index for lists. Every row meets it.
 
-That index has a condition so that no other statement can use it. To look up a key in it would read
-all of the account's rows in the Session; the planner takes it for as cheap as the primary key where
-it expects few rows of an account in a Session.
+A statement that uses the index has to include the condition, and a lookup by key leaves it out.
+Without the condition the planner could use the index for such a lookup where it expects few rows of
+an account in a Session. That would read all rows of the account in the Session.
 """
 
 
 def tables_of_sessions(suffix: str = "") -> tuple[str, ...]:
-    """Return the statements that create DISTRIBUTED_TABLES, with a suffix of their names.
+    """Return the statements that create DISTRIBUTED_TABLES with this suffix to their names.
 
-    Wide columns come first, and then narrower ones, so that none is padded to its alignment.
+    Columns are ordered from wide to narrow, so that alignment adds no padding.
     """
     return (
         f"""
@@ -101,7 +103,7 @@ MIGRATIONS = (
     Migration(
         2,
         "interactions, tombstones, owners of sessions, api keys; an account has its own SIDs",
-        # Makes tables: takes no lock on one that is in use.
+        # Creates tables only: takes no lock on existing ones.
         (
             *tables_of_sessions(),
             """

@@ -1,6 +1,6 @@
-"""The lock of who changes the schema: on a row, row 0 of schema_migrations.
+"""The lock for schema changes: a row lock on row 0 of schema_migrations.
 
-Not an advisory lock, for poolers and distributed engines have none.
+It is not an advisory lock, because poolers and distributed engines don't support those.
 """
 
 import asyncio
@@ -14,22 +14,22 @@ from interaction_svc.store.postgres.connection import Connection
 from interaction_svc.store.postgres.errors import LOCK_NOT_AVAILABLE, sqlstate
 
 WAIT_FOR_ANOTHER_SECONDS = 60
-"""The longest wait for another server that migrates."""
+"""The longest wait for another server's migration."""
 _WAIT_FOR_TABLE_SECONDS = 3
 """The longest wait of a step for a table lock. All later statements on the table wait too."""
 _PAUSE_SECONDS = 0.1
-# Nobody waits for it within a statement: an index that is built online waits for all statements
-# that were begun before it, and this one would wait for the index.
+# NOWAIT avoids a deadlock: an online index build waits for all earlier statements, and a waiting
+# statement here would wait for the session that builds the index.
 _LOCK = "SELECT 1 FROM schema_migrations WHERE version = 0 FOR UPDATE NOWAIT"
 
 T = TypeVar("T")
 
 
 async def under_lock(db: Connection, change: Callable[[Connection], Awaitable[T]]) -> T:
-    """Change the schema in a transaction, as the only one who does, and give what `change` gives.
+    """Run `change` in a transaction under the lock, and return its result.
 
-    Waits for another who does for a minute, and for a table's lock for 3 seconds at a time. Raises
-    StoreUnavailableError.
+    Waits up to 60 s for the lock. A statement waits at most 3 s for a table lock; then the
+    transaction is retried within the 60 s. Raises StoreUnavailableError after that.
     """
 
     async def locked(db: Connection) -> T:

@@ -62,13 +62,13 @@ _READ_ONLY_BY_DEFAULT = (
 
 
 class PostgresStore(Store):
-    """A database, and a pool of connections to it; probes have one of their own.
+    """A database and a pool of connections to it.
 
-    So health doesn't depend on whether others leave it one.
+    Probes have a connection of their own, so that health checks work while the pool is busy.
     """
 
     def __init__(self, dsn: Dsn, limits: PostgresLimits) -> None:
-        """Make the store; nothing is connected to until it is asked."""
+        """Create the store. It connects at the first call."""
         self._pool = _pool(dsn, limits.statement_seconds, size=limits.connections)
         self._probes = _pool(dsn, PROBE_SECONDS, size=1)
         self._gets = GetBatcher(self._pool)
@@ -94,7 +94,8 @@ class PostgresStore(Store):
     ) -> Self:
         try:
             if migrate:
-                # A record's transaction sets it off for itself. What a key needs would fail later.
+                # Records begin a READ WRITE transaction. Adding an API key doesn't, and would fail
+                # later.
                 await self._pool.run(_check_takes_writes)
                 await _migrate(dsn, on_migration)
             await self._pool.run(migrations.check_is_current)
@@ -109,7 +110,7 @@ class PostgresStore(Store):
 
     @classmethod
     async def distribute(cls, dsn: Dsn) -> list[str]:
-        """Bring the schema up to date, and distribute its tables; see distribute_store."""
+        """Migrate the schema, and distribute its tables; see distribute_store."""
         await _migrate(dsn, LoggedProgress())
         pool = _pool(dsn, migrations.STATEMENT_SECONDS, size=1)
         try:
@@ -149,7 +150,8 @@ class PostgresStore(Store):
     async def delete(self, scope: Scope, key: InteractionKey, now_us: int) -> bool:
         """See Store."""
         work = partial(writes.delete, scope=scope, key=key, now_us=now_us)
-        # Done and lost on the way, it would be told apart no more from one that found nothing.
+        # Not repeatable: after a lost connection a second attempt could not distinguish its own
+        # first success from a row that was not there.
         return await self._pool.run(work, repeatable=False)
 
     async def scan(
@@ -214,10 +216,10 @@ class PostgresStore(Store):
         return await self._pool.run(api_keys.any_ever)
 
     async def erase_traces(self) -> bool:
-        """Say that what can be done from here is done: the rest is the database's.
+        """Return True after checking the connection: PostgreSQL itself erases deleted data.
 
-        What was deleted stays in its files until it is vacuumed, and in its write-ahead log and the
-        archive of that for as long as they are kept: docs/postgresql.md says what to do.
+        Deleted data stays in the files until VACUUM runs, and in the write-ahead log and its
+        archive for as long as they are kept. docs/postgresql.md says what to do.
         """
         await self._pool.run(_ask_nothing)
         return True
@@ -226,7 +228,7 @@ class PostgresStore(Store):
         """See Store."""
         ((reads_only, is_standby, needed),) = await self._probes.run(_probe)
         if reads_only:
-            # It was the primary once, or will be no more: look for that one anew.
+            # A failover has happened: the next connections look for the new primary.
             self._probes.expire()
             self._pool.expire()
             raise StoreUnavailableError(
@@ -300,7 +302,7 @@ async def _migrate(dsn: Dsn, on_progress: MigrationProgress) -> None:
     try:
         await migrations.migrate(pool, on_progress)
     except asyncio.CancelledError:
-        pool.terminate()  # whatever it is at; a step that hasn't run is run the next time
+        pool.terminate()  # even during a statement: an unfinished step runs again the next time
         raise
     finally:
         await asyncio.shield(pool.close())

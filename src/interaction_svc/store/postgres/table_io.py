@@ -1,4 +1,4 @@
-"""The statements that read a table from end to end, and load it as it is."""
+"""The statements that read and load a whole table."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -51,7 +51,11 @@ async def read(
 
 @cache
 def read_statement(table: Table, *, after: bool) -> str:
-    """Put the statement of `read` together: its values are a key, the limit, and the bytes."""
+    """Return the statement of `read`.
+
+    Its values are a key if `after` is true, the limit, and for a table with a large column the
+    maximum number of bytes.
+    """
     columns, key = ", ".join(table.columns), ", ".join(table.key_columns)
     step = keyset_statement(columns, table.name, table.key_columns, after=after)
     if table.large is None:
@@ -69,7 +73,7 @@ async def load(db: Connection, table: Table, records: Sequence[TableRow]) -> Non
     """See Store.load."""
 
     async def load(db: Connection) -> None:
-        # In the order of keys, as everywhere: who shares some waits, and not in a circle.
+        # In the order of keys, as all writes, so that transactions with common rows don't deadlock.
         ordered = sorted(records, key=table.key_of)
         if table is INTERACTIONS:
             ordered = await _add(db, ordered)
@@ -85,9 +89,9 @@ async def load(db: Connection, table: Table, records: Sequence[TableRow]) -> Non
 
 
 async def _add(db: Connection, rows: Sequence[TableRow]) -> list[TableRow]:
-    """Add those that are new and have no tombstone; give those that are there.
+    """Add the rows that are new and have no tombstone by COPY; return the rows that exist.
 
-    COPY takes half the time of an upsert, but none that is there.
+    COPY takes half the time of an upsert, but fails if one of its rows exists.
     """
     keyed = {packed_row(row)[:3]: row for row in rows if isinstance(row, Row)}
     buried: set[tuple[object, ...]] = set()

@@ -1,4 +1,4 @@
-"""The statement that goes through the whole store in the order of lists."""
+"""The statement that scans all Interactions, by Session, account, created_us and sid."""
 
 from interaction_svc.domain.paging import Position
 from interaction_svc.store.checksum import check_frame
@@ -61,7 +61,10 @@ def scan_statement(
     session_sid: str | None,
     account_sid: str | None,
 ) -> tuple[str, list[object]]:
-    """Put the statement together: its text depends on which conditions there are, not on values."""
+    """Return the statement of a scan, and its values.
+
+    The text depends only on which conditions are set, so that few texts are prepared.
+    """
     values = Values()
     asked_limit, asked_bytes = f"{values.of(limit)}::bigint", values.of(max_bytes)
     clauses = [LISTED] + [
@@ -74,7 +77,7 @@ def scan_statement(
         if sid is not None
     ]
     begins = [""]
-    if after is not None:  # the rest of its account's rows, of its Session, and the Sessions beyond
+    if after is not None:  # the rest of the account, the rest of the Session, the later Sessions
         session, account = (
             values.of(digits(after.session_sid)),
             values.of(digits(after.account_sid)),

@@ -1,8 +1,7 @@
 """The statements that write.
 
-Rows are written in the order of their keys, so that transactions that share some don't wait for
-each other in a circle. Nothing is locked that isn't changed: to record once more what is there
-costs reads only.
+Rows are written in the order of their keys, so that transactions with common rows don't deadlock.
+Rows that don't change are not locked: recording an unchanged row again costs only reads.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -26,8 +25,8 @@ Owner = tuple[str, str, str]
 """session_sid, service_sid, account_sid."""
 _KEY_LENGTH = 3
 
-# Without a target, a conflict in either of the two unique indexes is one. With the primary key as
-# the target, two servers that have the same new row could meet in the other index, as an error.
+# ON CONFLICT names no target, so that it applies to both unique indexes. With the primary key as
+# target, two servers with the same new row could collide in the other index, which is an error.
 _INSERT = (
     f"INSERT INTO interactions ({COLUMNS}) SELECT * FROM {unnest_clause(Row._fields)}"
     " ON CONFLICT DO NOTHING RETURNING session_sid, account_sid, sid"
@@ -43,8 +42,8 @@ _STORED = (
 )
 LOCKED = " FOR UPDATE"
 _IN_ORDER = " ORDER BY there.session_sid, there.account_sid, there.sid"
-# Two questions in one round trip: which of these keys have a tombstone, and which of these owners
-# are known. The second's rows are marked.
+# One round trip for two questions: which of these keys have a tombstone (marked false), and which
+# of these owners are known (marked true).
 _LOOK_AGAIN = (
     "SELECT false, there.session_sid, there.account_sid, there.sid"
     f" FROM {_AMONG_KEYS} JOIN tombstones AS there ON {_OF_WANTED}"
@@ -59,7 +58,8 @@ _OWN = (
     "INSERT INTO session_owners (session_sid, service_sid, account_sid)"
     " SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[]) ON CONFLICT DO NOTHING"
 )
-# What was read is compared, so that nothing is lost that another server has merged meanwhile.
+# The update compares the columns with those that were read, so that it doesn't overwrite a merge of
+# another server.
 _COMPARED = ("created_us", "updated_us", "inbound_status_us", "outbound_status_us", "checksum")
 _UPDATE = (
     "UPDATE interactions SET "
@@ -95,28 +95,29 @@ class _ChangedError(Exception):
 
 
 class Statements(NamedTuple):
-    """The statements that read and write rows. A distributed database has others (citus/)."""
+    """The statements that read and write rows. Distributed tables have others, in citus/."""
 
     insert: Callable[[Connection, Sequence[Row]], Awaitable[list[Any]]]
-    """Insert rows with different keys, in their order; return the keys of those that are new."""
+    """Insert rows with distinct keys, in the given order; return the keys of the new ones."""
     stored: Callable[[Connection, Sequence[RowKey], bool], Awaitable[list[Any]]]
-    """Return the rows that are stored under these keys; if the last argument says so, lock them, in
-    the order of their keys.
+    """Return the rows that are stored under these keys.
+
+    If the last argument is true, lock them in the order of their keys.
     """
     find_tombstones_and_owners: Callable[
         [Connection, Sequence[RowKey], Sequence[Owner]], Awaitable[list[Any]]
     ]
-    """Return which of these keys have a tombstone, each after False, and which of these owners are
-    known, each after True.
+    """Return the keys that have a tombstone, each after False, and the known owners, each after
+    True.
     """
     own: Callable[[Connection, Sequence[Owner]], Awaitable[None]]
-    """Make owners known."""
+    """Add owners to session_owners."""
 
 
 async def record_together(
     db: Connection, works: Sequence[Sequence[Row]], statements: Statements
 ) -> list[list[Recorded]]:
-    """Do several records as one transaction, and give the result of each."""
+    """Run several records as one transaction, and return the result of each."""
     recorded = iter(await record(db, [row for rows in works for row in rows], statements))
     return [list(islice(recorded, len(rows))) for rows in works]
 
@@ -124,13 +125,13 @@ async def record_together(
 async def record(db: Connection, rows: Sequence[Row], statements: Statements) -> list[Recorded]:
     """See Store.record.
 
-    All rows are tried as new ones first, for most are. Whether one has a tombstone is looked up
-    after that: an insert waits for a delete of the same row that is under way, and then goes on as
-    if there had been none. A statement after it sees the tombstone, and the transaction is begun
-    anew without the row: so the tombstone wins.
+    All rows are first inserted as new, because most are. The tombstones are read after the insert:
+    an insert waits for a concurrent delete of the same row and then succeeds, and only a later
+    statement sees the tombstone. If a row has one, the transaction is restarted without the row, so
+    that the tombstone wins.
 
-    Rows that are stored are read without a lock, for most come again unchanged. If another server
-    changes one between that and our update, the transaction is begun anew with locks.
+    Stored rows are read without a lock, because most are unchanged. If another server changes one
+    before our update, the transaction is restarted with locks.
     """
     buried: set[RowKey] = set()
     lock = False
@@ -171,7 +172,7 @@ async def _record(
         raise asyncpg.SerializationError("a row went that left no tombstone")
     recorded, changed = _decide(rows, created, stored, buried)
     if changed:
-        # A row that was inserted here, and then merged with another of the call, is ours alone.
+        # A row that this transaction inserted and then merged is compared with its inserted form.
         before = {key: stored.get(key) or firsts[key] for key in changed}
         updates = [_update_of(before[key], changed[key]) for key in sorted(changed)]
         if len(await db.fetch_each(_UPDATE, updates)) < len(changed):
@@ -199,9 +200,9 @@ def _update_of(before: Row, after: Row) -> tuple[object, ...]:
 async def _look_again(
     db: Connection, new: Sequence[Row], missing: Sequence[RowKey], statements: Statements
 ) -> set[RowKey]:
-    """Make the new rows' owners known, and give those of the missing keys that have a tombstone.
+    """Add the owners of the new rows, and return the missing keys that have a tombstone.
 
-    Raises _BuriedError if new rows have one.
+    Raises _BuriedError if a new row has a tombstone.
     """
     if not (new or missing):
         return set()
@@ -240,7 +241,7 @@ async def _own(db: Connection, owners: Sequence[Owner]) -> None:
 
 
 UNSHARDED = Statements(_insert, _stored, _look, _own)
-"""A statement for all rows, whatever their Sessions."""
+"""Statements for rows of any number of Sessions."""
 
 
 def _columns(rows: Sequence[tuple[str, str, str]]) -> list[list[str]]:
@@ -253,7 +254,7 @@ def _decide(
     stored: dict[RowKey, Row],
     buried: set[RowKey],
 ) -> tuple[list[Recorded], dict[RowKey, Row]]:
-    """Return what becomes of each row, one after the other, and the rows to update in the end."""
+    """Return the outcome of each row, in order, and the final rows to update by key."""
     state = dict(stored)
     changed: dict[RowKey, Row] = {}
     recorded = []

@@ -1,4 +1,4 @@
-"""Makes a consistent copy of a file in use, with SQLite's online backup."""
+"""Makes a consistent copy of a file in use, with SQLite's online backup API."""
 
 import fcntl
 import os
@@ -115,7 +115,7 @@ def _is_of_store(head: bytes) -> bool:
 
 
 def _remove(part: Path) -> None:
-    """Remove the part unless another backup writes it or it is something else."""
+    """Remove the part, unless another backup is writing it or it is not a copy of a store."""
     with suppress(StoreError, OSError), _locked(part) as descriptor:
         _clear(part, descriptor)
         part.unlink()
@@ -148,7 +148,7 @@ def _check(part: Path) -> None:
     uri = f"{part.absolute().as_uri()}?mode=ro&immutable=1"
     with closing(sqlite3.connect(uri, uri=True)) as db:
         if db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
-            raise StoreDamagedError("it is damaged: there is no use in a copy of it")
+            raise StoreDamagedError("it is damaged, so it is not copied: restore it from a backup")
         if schema_version(db) == LATEST:
             _check_frames(db)
 
@@ -165,7 +165,7 @@ def _check_frames(db: sqlite3.Connection) -> None:
 def _mark(descriptor: int) -> None:
     """Set a random user_version, which SQLite doesn't use.
 
-    A server detects by it that a copy was written over the file that it has open; see open_files.
+    It tells a server that this copy was written over the file that it has open; see open_files.
     """
     os.pwrite(descriptor, secrets.token_bytes(4), _USER_VERSION_AT)
 

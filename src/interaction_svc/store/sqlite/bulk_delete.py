@@ -1,7 +1,7 @@
 """Statements of bulk deletion.
 
-Those that find the rows of a batch run on the reading connection, so the search holds up no writer.
-Those that delete the rows run in a transaction of the writer.
+The search for the rows of a batch runs on the reading connection, so it delays no writer. The
+deletion of the rows runs in a transaction of the writer.
 """
 
 import sqlite3

@@ -57,7 +57,7 @@ class Connection(aiosqlite.Connection):
 
     A transaction is one function without an await inside, so a cancelled caller can't leave it
     open, and it costs one thread switch instead of one per statement. Functions that wait at the
-    same time share a thread switch, which costs several times what a small read does.
+    same time share a thread switch, which costs several times as much as a small read.
     """
 
     _is_closing = False
@@ -117,9 +117,9 @@ class Connection(aiosqlite.Connection):
     ) -> T:
         """Run a function with the sqlite3 connection on this connection's thread.
 
-        Work of a caller that is cancelled before it begins is dropped. Work that has begun is
-        completed on a connection that writes, and interrupted on one that only reads, so that the
-        thread is free for other callers. Raises StoreClosedError, StoreUnavailableError,
+        If the caller is cancelled before its work begins, the work is dropped. Work that has begun
+        is completed on a writing connection. On a read-only connection it is interrupted, so that
+        the thread is free for other callers. Raises StoreClosedError, StoreUnavailableError,
         StoreFullError.
         """
         if self._is_closing or self._connection is None:
@@ -142,7 +142,7 @@ class Connection(aiosqlite.Connection):
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
         self._is_scheduled = True
-        # None: no future of aiosqlite's, which would cost one more pass of the event loop.
+        # None instead of a future of aiosqlite, which would cost one more event loop iteration.
         self._tx.put_nowait((None, partial(self._run_waiting, loop)))
 
     def _run_waiting(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -166,7 +166,7 @@ class Connection(aiosqlite.Connection):
 
     def _interrupts(self) -> bool:
         """Return whether to interrupt the running statement: its caller has stopped waiting."""
-        if self._finished:  # hand these over now: the running statement may be long
+        if self._finished:  # delivered now, because the running statement may be long
             finished, self._finished = self._finished, []
             finished[0].done.get_loop().call_soon_threadsafe(self._deliver, finished)
         return self._running_job is not None and self._running_job.is_cancelled

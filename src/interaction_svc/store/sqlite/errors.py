@@ -51,9 +51,9 @@ def is_busy(error: Exception) -> bool:
 
 
 def translated(error: sqlite3.Error, path: Path | None = None) -> StoreError:
-    """Return the store's error for one of SQLite's, without its text, which may quote SQL.
+    """Return the store error for an error of SQLite, without SQLite's text, which may quote SQL.
 
-    With the file's path the cause of a failed write is looked up.
+    With the path of the file, the cause of a failed write is looked up.
     """
     extended = getattr(error, "sqlite_errorcode", 0)
     code = primary_code(error)

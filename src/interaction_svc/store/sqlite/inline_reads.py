@@ -1,4 +1,4 @@
-"""Reads on the event loop itself, while the file answers from memory."""
+"""Runs reads on the event loop itself, as long as the file's pages are in memory."""
 
 import asyncio
 import sqlite3
@@ -16,7 +16,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 SLOW_READ_SECONDS = 0.005
-"""A read that takes longer waited for the disk, or was large."""
+"""A read that takes longer than this has waited for the disk, or is large."""
 _PAUSE_FACTOR = 100
 """Inline reads pause for 100 times as long as a slow read took: slow ones get 1 % of the time."""
 
@@ -31,18 +31,19 @@ class _Read(NamedTuple):
 
 
 class InlineReader:
-    """Executes reads on the event loop, whose cost the size of their result bounds.
+    """Executes reads on the event loop. Their cost must be bounded by the size of their result.
 
     A read from memory takes microseconds, and a thread switch there and back costs half of an empty
     RPC (docs/decisions/0020). A read from disk blocks the event loop, so after a slow read this
     class refuses reads for a while. It never waits for a lock.
 
-    Reads of the same pass of the event loop are executed together at its end, while SQLite's code
-    and pages are in the processor's caches. Executed one by one they cost a REST Get 12 % more CPU.
+    Reads of one iteration of the event loop are executed together at its end, while SQLite's code
+    and pages are in the CPU caches. If each read ran separately, a REST Get would cost 12 % more
+    CPU.
     """
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.perf_counter) -> None:
-        """Open the file, on any thread. Raises what `connect` raises."""
+        """Open the file, on any thread. Raises the errors of `connect`."""
         self._db: sqlite3.Connection | None = connect(path, read_only=True)
         disable_busy_timeout(self._db)
         self._clock = clock
@@ -71,7 +72,7 @@ class InlineReader:
         return done
 
     def _read(self) -> None:
-        """Execute waiting reads for up to 5 ms, and the rest in the next pass."""
+        """Execute waiting reads for up to 5 ms, and the rest in the next iteration."""
         waiting, self._waiting = self._waiting, []
         begun = before = self._clock()
         for index, (work, done) in enumerate(waiting):

@@ -17,7 +17,7 @@ _CHECK = (
 
 
 def check_batch(db: sqlite3.Connection, after: CheckPosition | None) -> CheckedRows[CheckPosition]:
-    """Compare the columns, checksums and owners of the next 1,000 rows with their frames."""
+    """Check the columns, the checksums and the owners of the next 1,000 rows."""
     rows = db.execute(_CHECK, after or _BEFORE_ALL).fetchall()
     bad: list[RowKey] = []
     for is_owned, *columns in rows:

@@ -1,7 +1,7 @@
-"""The version of a file's schema, and its migration to the current one.
+"""Reads the version of a file's schema, and creates the current schema in an empty file.
 
-An empty file gets the current schema, with one row in schema_migrations. A file of an earlier
-version is rewritten before it is opened: see rewrite/.
+An empty file gets one row in schema_migrations. A file of an earlier version is rewritten before it
+is opened: see rewrite/.
 """
 
 import sqlite3
@@ -28,10 +28,10 @@ _RETRY_SECONDS = 0.01
 
 
 def migrate(db: sqlite3.Connection) -> None:
-    """Bring the schema up to date.
+    """Switch to the write-ahead log, and create the schema in an empty file.
 
-    Raises NotAStoreError, SchemaTooNewError, StoreUnavailableError, sqlite3.Error, and then leaves
-    the file unchanged.
+    Raises NotAStoreError, SchemaTooNewError, sqlite3.Error; StoreUnavailableError for a file of an
+    earlier version. The rows of the file are unchanged then.
     """
     check_is_store(db)
     if schema_version(db) == 0:
@@ -40,11 +40,11 @@ def migrate(db: sqlite3.Connection) -> None:
         raise NotAStoreError("the file's disk doesn't support SQLite's write-ahead log")
     version = schema_version(db)
     if version == LATEST:
-        return  # without the write lock, which another process may hold
-    if version:  # an earlier one: only a rewrite, before the file is opened, migrates it
+        return  # does not need the write lock, which another process may hold
+    if version:  # an earlier version: only a rewrite, before the file is opened, migrates it
         raise StoreUnavailableError(_outdated(version))
     with transaction(db):
-        # Read under the lock: another process may be making the same file.
+        # Read under the lock: another process may be creating the schema.
         if schema_version(db) == 0:
             schema.create(db)
 
@@ -70,11 +70,11 @@ def _journal_mode_after_wal(db: sqlite3.Connection) -> str:
 
 
 def check_is_store(db: sqlite3.Connection) -> None:
-    """Check that the file is a store that this program knows. An empty file may become one.
+    """Check that the file is empty, or a store whose version this program knows.
 
     Raises NotAStoreError, SchemaTooNewError.
     """
-    db.execute("BEGIN")  # one snapshot: another process may be making the file
+    db.execute("BEGIN")  # one snapshot: another process may be creating the schema
     try:
         _checked_version(db)
     finally:
@@ -139,9 +139,9 @@ def _begin_snapshot(path: Path) -> tuple[sqlite3.Connection, int]:
 
 
 def check_is_current(path: Path) -> None:
-    """Check that the file is a store whose schema this program works with.
+    """Check that the file is a store with the current schema.
 
-    Raises NotAStoreError, SchemaTooNewError, StoreUnavailableError.
+    Raises NotAStoreError, SchemaTooNewError; StoreUnavailableError for an earlier version.
     """
     version = _version_of(path)
     if version < LATEST:
@@ -149,7 +149,7 @@ def check_is_current(path: Path) -> None:
 
 
 def inspect(path: Path) -> StoreReport:
-    """Return the schema's version without changing the file; 0 if the file isn't there.
+    """Report the schema's version without changing the file; 0 if the file doesn't exist.
 
     Raises NotAStoreError, SchemaTooNewError, StoreUnavailableError.
     """

@@ -1,10 +1,10 @@
 """Detects that the files that SQLite has open were replaced, removed or overwritten.
 
-SQLite goes on writing to a file that was removed or replaced, without an error, and those writes
-are lost when the process ends.
+SQLite reports no error when its file was removed or replaced. It writes on to the old file, and
+those writes are lost when the process ends.
 
 This module never opens the files. When a process closes any descriptor of a file, it loses all its
-POSIX locks on that file, among them SQLite's on the file and its -shm. So this module compares
+POSIX locks on that file, including SQLite's locks on the file and its -shm. So this module compares
 files by `stat`, and reads them through SQLite's own descriptors. While SQLite has a file open, no
 other file gets its inode.
 """
@@ -47,7 +47,7 @@ class Loss(StrEnum):
 
 
 class _Header(NamedTuple):
-    """Fields of the file's header that show whether it has another file's content.
+    """Fields of the file's header that show whether another file was written over it.
 
     The mark is the user_version, which SQLite doesn't use: a random number that each new store and
     each backup gets.
@@ -104,7 +104,7 @@ class OpenFiles:
 
     def __init__(self, path: Path) -> None:
         """Record the identity of the files."""
-        real = os.path.realpath(path)  # SQLite keeps the others beside what a symlink leads to
+        real = os.path.realpath(path)  # SQLite keeps the other files beside a symlink's target
         self._file = _File(str(path))
         self._log = _File(f"{real}-wal")
         self._shared_memory = _File(f"{real}-shm")
@@ -143,16 +143,16 @@ class OpenFiles:
                 if header is None or not (self._header or header).may_become(header):
                     return Loss.FILE_CONTENT
                 self._header = header
-        # An empty log was truncated by a checkpoint. One that another program emptied gets its next
-        # frame at its former end, and has no header.
+        # An empty log was truncated by a checkpoint. If another program emptied the log, SQLite
+        # writes the next frame at the former end, and the log has no header.
         if log.st_size and self._log.head(len(_LOG_MAGIC[0])) not in (None, b"", *_LOG_MAGIC):
             return Loss.LOG_CONTENT
         return None
 
     def set_aside_replaced_log(self) -> Path | None:
-        """Rename a log that SQLite doesn't have open; return its new name.
+        """Rename a log that SQLite doesn't have open; return its new name, or None.
 
-        At the next start SQLite would apply it to the file, which has later pages.
+        Otherwise SQLite would apply it at the next start to the file, which has later pages.
         """
         found = _stat(self._log.path)
         if found is None or _identity(found) == self._log.opened or not found.st_size:

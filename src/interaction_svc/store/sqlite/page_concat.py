@@ -4,8 +4,8 @@ Two statements find the first and the last row of the page. One more concatenate
 them. A page of 50 or 1,000 rows costs half of what it costs row by row, and the reading thread
 releases the interpreter lock once instead of once per row.
 
-group_concat concatenates blobs byte for byte in every known SQLite, but its documentation says so
-only for texts. `supports_blob_concat` checks it when a store is opened.
+group_concat concatenates blobs byte for byte in every known version of SQLite, but its
+documentation covers only text. `supports_blob_concat` checks it when a store is opened.
 """
 
 import sqlite3
@@ -23,20 +23,20 @@ _BETWEEN = (
     " AND (created_us, sid) >= (?, ?) AND (created_us, sid) <= (?, ?)"
 )
 _SELECT_CONCAT = "SELECT CAST(group_concat(frame, '') AS BLOB), count(*)"
-# Ascending: without a subquery, which copies each row (20 % of the cost), rows come in the order of
-# the table's key. SQLite doesn't promise that order, so `page` checks it.
+# Ascending order needs no subquery, which would copy each row (20 % of the cost): rows come in the
+# order of the table's key. SQLite doesn't guarantee that order, so `page` checks it.
 _CONCAT = f"{_SELECT_CONCAT} {_BETWEEN}"
 _CONCAT_DESCENDING = (
     f"{_SELECT_CONCAT} FROM (SELECT frame {_BETWEEN} ORDER BY created_us DESC, sid DESC)"
 )
 _MAX_SIZE_FACTOR = 4
-"""A page is read row by row if `limit` rows like its first exceed `max_bytes` four times.
+"""A page is read row by row if `limit` rows of its first row's size exceed four times `max_bytes`.
 
-SQLite reads all rows that it concatenates, also those that don't fit: 1,000 rows of 256 KiB are
-256 MiB, and a page holds 1 % of them.
+SQLite reads all rows that it concatenates, even those that don't fit. With 1,000 rows of 256 KiB it
+would read 256 MiB, and a page holds 1 % of that.
 """
 _SID_END = 64
-"""A frame's first 64 bytes contain its SID, after two tags with lengths."""
+"""The first 64 bytes of a frame contain its SID, after two tags with lengths."""
 
 
 def supports_blob_concat(db: sqlite3.Connection) -> bool:
@@ -56,7 +56,7 @@ def supports_blob_concat(db: sqlite3.Connection) -> bool:
 def page(
     db: sqlite3.Connection, scope: Scope, query: PageQuery, account_sid: bytes
 ) -> StoredPage | None:
-    """Return a page of one account's rows, which must be all rows of the Session in the scope.
+    """Return a page of one account's rows. It must be the only account of the scope.
 
     The filter may contain times only. Returns None if the page must be read row by row: it would
     exceed `max_bytes`, or rows were added or deleted between the statements.
@@ -99,14 +99,14 @@ def page(
 
 
 def position(scope: Scope, created_us: int, sid: bytes, account_sid: bytes) -> Position:
-    """Return a row's position in a list. Only in the scope of all accounts it has an account."""
+    """Return a row's position in a list. It has an account only in the scope of all accounts."""
     account = "" if scope.account_sid is not None else unpack("account_sid", account_sid)
     return Position(created_us, unpack("sid", sid), account)
 
 
 @contextmanager
 def _limit_value_size(db: sqlite3.Connection, size: int) -> Iterator[None]:
-    """Limit the size of any value in the block, and with it the size of the concatenation."""
+    """Limit the size of any value in the block, and so the size of the concatenation."""
     previous = db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, size)
     try:
         yield
@@ -117,7 +117,7 @@ def _limit_value_size(db: sqlite3.Connection, size: int) -> Iterator[None]:
 def within(
     account_sid: bytes, scope: Scope, query: PageQuery, *, ascending: bool
 ) -> tuple[str, list[object]]:
-    """Return the condition, and its values, for an account's rows from the page's start on."""
+    """Return the condition for an account's rows from the start of the page, and its values."""
     condition = "session_sid = ? AND account_sid = ? AND service_sid = ?"
     values: list[object] = [pack(query.session_sid), account_sid, pack(query.service_sid)]
     equal = "=" if _has_edge(account_sid, scope, query, ascending=ascending) else ""

@@ -25,12 +25,12 @@ log = structlog.get_logger()
 
 
 class Probe:
-    """Tracks the identity of the open files, and damage that operations met."""
+    """Tracks the identity of the open files, and damage that calls have met."""
 
     def __init__(
         self, path: Path, read: Connection, write: Connection, inline: InlineReader
     ) -> None:
-        """Remember which files the connections have open."""
+        """Record the identity of the files that the connections have open."""
         self._path = path
         self._read = read
         self._write = write
@@ -45,16 +45,16 @@ class Probe:
         self._check: asyncio.Task[None] | None = None
 
     def check_files(self) -> None:
-        """Raise StoreUnavailableError if a file was replaced, removed, or overwritten.
+        """Raise StoreUnavailableError if a file was replaced, removed or overwritten.
 
-        Later writes would go to a file without a name, and be lost.
+        Later writes would go to a removed file, and be lost.
         """
         loss = self._files.loss()
         if loss is not None:
             raise StoreUnavailableError(loss.value)
 
     def note(self, error: StoreError) -> None:
-        """Record an error that an operation met."""
+        """Record an error of a call. After damage the store is unhealthy until a full check."""
         if isinstance(error, StoreDamagedError) and not self._damaged:
             self._damaged = True
             log.error("the store is damaged")
@@ -67,7 +67,7 @@ class Probe:
         try:
             await asyncio.to_thread(_read, self._path)
         except StoreError:
-            await self._check_loss()  # a lost file explains more than its read error
+            await self._check_loss()  # a lost file is a clearer cause than its read error
             raise
         if self._damaged:
             self._start_check()
@@ -83,9 +83,9 @@ class Probe:
         raise StoreUnavailableError(loss.value)
 
     async def _rescue(self) -> None:
-        """Copy the lost write-ahead log into the file, while SQLite has both open.
+        """Copy the write-ahead log into the file while SQLite has both open.
 
-        After a crash nothing of a removed log would be left. The log of a replaced file keeps its
+        A removed log would be lost when this process ends. The log of a replaced file keeps its
         name, and SQLite would apply it to the new file at the next start.
         """
         try:
@@ -94,7 +94,7 @@ class Probe:
             aside = self._files.set_aside_replaced_log()
         except StoreError as error:
             if not self._has_rescued:
-                log.error("what is in the write-ahead log can't be saved", cause=str(error))
+                log.error("the content of the write-ahead log can't be saved", cause=str(error))
         else:
             if aside is not None:
                 log.warning("a write-ahead log of another file was renamed", to=str(aside))
@@ -126,9 +126,9 @@ class Probe:
                     await used.run(drop_page_cache)
                 self._inline.drop_page_cache()
                 self._damaged = False
-                log.info("the store has been found whole again")
+                log.info("the store is undamaged again")
         except StoreError as error:
-            log.warning("the damaged store can't be looked through", cause=str(error))
+            log.warning("the damaged store can't be checked", cause=str(error))
         finally:
             self._check = None
 
@@ -141,12 +141,12 @@ class Probe:
 
 
 def read_something(db: sqlite3.Connection) -> None:
-    """Read one row, which shows that the connection works, or begins its read transaction."""
+    """Read one row: a test of the connection, or the start of its read transaction."""
     db.execute("SELECT 1 FROM schema_migrations").fetchone()
 
 
 def _read(path: Path) -> None:
-    """Read the file with a new connection, which has none of its pages in memory."""
+    """Read the file with a new connection, whose page cache is empty."""
     try:
         db = connect(path, read_only=True)
         try:

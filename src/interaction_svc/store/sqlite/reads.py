@@ -1,4 +1,4 @@
-"""Statements that read single rows, and all rows of a store. Those for pages are in page_reads."""
+"""Statements that read single rows, and that scan all rows. page_reads has those for pages."""
 
 import sqlite3
 from collections.abc import Iterable

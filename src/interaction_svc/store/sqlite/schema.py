@@ -74,7 +74,7 @@ def prepare(db: sqlite3.Connection) -> None:
     """Set the page size and the mark of an empty file, before it gets a write-ahead log.
 
     The mark is a random user_version that identifies the file (see open_files.py). It must be in
-    the file itself; written later, it would be only in the log until a checkpoint.
+    the file itself. If it were written later, only the log would have it until a checkpoint.
     """
     db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
     db.execute("BEGIN IMMEDIATE")  # another process may be making the same file

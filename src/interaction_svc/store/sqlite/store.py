@@ -67,8 +67,8 @@ T = TypeVar("T")
 class SqliteStore(Store):
     """One file with three connections: for writes, for reads, and for inline reads.
 
-    In WAL mode readers and the writer don't wait for each other. All reads share one thread,
-    because several cost more CPU under concurrency (measured), and no read is longer than a page.
+    In WAL mode readers and the writer don't wait for each other. All reads that are not inline
+    share one thread: several threads cost more CPU (measured), and each read is short.
     """
 
     def __init__(
@@ -110,8 +110,8 @@ class SqliteStore(Store):
         reads: ReadPriority | None = None,
     ) -> Self:
         """Open the file; see open_store."""
-        # Left by a process that was killed, perhaps before it erased deleted rows. Read now: the
-        # next statement empties the log when it closes the file.
+        # A log with content was left by a process that was killed, perhaps before it erased deleted
+        # rows. It is read here, because the next statement empties the log when it closes the file.
         has_log = migrate and _size(_wal_of(path)) > 0
         if migrate:
             await _rewrite(path, on_migration)

@@ -26,7 +26,7 @@ def count(db: sqlite3.Connection, table: Table) -> int:
 def read(
     db: sqlite3.Connection, table: Table, after: TableKey | None, limit: int, max_bytes: int
 ) -> list[TableRow]:
-    """See Store.read. Rows are fetched one by one, so that no more than one beyond is loaded."""
+    """See Store.read. Rows are fetched one by one: only one row beyond `max_bytes` is loaded."""
     records: list[TableRow] = []
     size = 0
     key = pack_key(table, after or ("",) * table.key_length)

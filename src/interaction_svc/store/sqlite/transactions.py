@@ -1,4 +1,4 @@
-"""Write transactions, and how long they wait for the write lock."""
+"""Write transactions, and their wait for the write lock."""
 
 import sqlite3
 import time
@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from interaction_svc.store.sqlite.errors import is_busy
 
 BUSY_TIMEOUT_SECONDS = 5.0
-_RETRY_SECONDS = 0.0005  # 1 ms misses many of the moments in which the lock is free
+_RETRY_SECONDS = 0.0005  # every 1 ms would miss many of the short times in which the lock is free
 
 
 @contextmanager
 def transaction(db: sqlite3.Connection, timeout_seconds: float | None = None) -> Iterator[None]:
-    """Commit what the block writes; roll it back if the block raises.
+    """Context manager that commits the writes of its block, or rolls them back if it raises.
 
     Waits up to `timeout_seconds` for the write lock (None: BUSY_TIMEOUT_SECONDS). Raises
     sqlite3.OperationalError if another connection still holds it.
@@ -77,7 +77,7 @@ def disable_busy_timeout(db: sqlite3.Connection) -> None:
 
 @contextmanager
 def busy_timeout(db: sqlite3.Connection, milliseconds: int) -> Iterator[None]:
-    """Make SQLite wait up to this long for locks in the block; afterwards not at all."""
+    """Make SQLite wait up to this long for locks in the block. After it SQLite doesn't wait."""
     db.execute(f"PRAGMA busy_timeout = {milliseconds}")
     try:
         yield

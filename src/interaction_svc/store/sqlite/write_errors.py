@@ -18,7 +18,7 @@ _TEST_WRITE_BYTES = 64 * KIB
 
 
 def write_failure(path: Path) -> StoreError | None:
-    """Return the cause why SQLite can't write to its files; None if none is found."""
+    """Return the error that explains why SQLite can't write to its files; None if none is found."""
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     real = os.path.realpath(path)
     for file in (real, f"{real}-wal", f"{real}-shm"):

@@ -22,9 +22,10 @@ from interaction_svc.telemetry import metrics
 LOCK_RELEASE_SHARE = 0.02
 """After a commit the write lock stays free for this share of the time that it was held.
 
-Other processes try to take the lock every 0.5 ms, but between two commits it is free for less than
-1 ms. With short commits they get it within their timeout; with commits of 1 s, on a slow disk, they
-don't (measured). After a short commit the next one begins later than this pause ends.
+Other processes try to take the lock every 0.5 ms, but without a pause it is free for less than 1 ms
+between two commits. With short commits they still get it within their timeout, and with commits of
+1 s on a slow disk they don't (measured). After a short commit the pause costs nothing, because it
+is over before the next commit begins.
 """
 
 T = TypeVar("T")
@@ -62,13 +63,13 @@ class Writer:
     ) -> None:
         """Store the callbacks.
 
-        `check` runs on the connection's thread before and after each commit. If it raises before,
-        nothing is written. If it raises after, the commit may be lost, and its callers get the
-        error.
+        `check` runs on the connection's thread before and after each commit. If it raises before a
+        commit, nothing is written. If it raises after a commit, that may be lost, and its callers
+        get the error.
 
-        For a commit that writes rows, `hold_wal` runs before it and `note_rows` after it on the
-        connection's thread, then `on_rows` on the event loop. `on_erased` runs on the event loop
-        after a commit in which an operation erased stored content.
+        For a commit that writes rows, `hold_wal` runs before it and `note_rows` after it, both on
+        the connection's thread. Then `on_rows` runs on the event loop. `on_erased` runs on the
+        event loop after a commit in which an operation erased stored content.
         """
         self._connection = connection
         self._check = check
@@ -94,8 +95,8 @@ class Writer:
         """Execute an operation; return its result once it is on disk.
 
         `rows` and `size`, in bytes, count against the limits of the queue. `erased` returns whether
-        this result means that stored content was erased. If the caller is cancelled, an operation
-        that waits in the queue is dropped; one that has begun is completed. Raises StoreBusyError,
+        a result means that stored content was erased. If the caller is cancelled, an operation in
+        the queue is dropped, and one that has begun is completed. Raises StoreBusyError,
         StoreFullError, StoreClosedError, StoreUnavailableError.
         """
         if self._closed:
@@ -145,7 +146,7 @@ class Writer:
         rows = sum(operation.rows for operation in operations)
         if rows:
             self._note_rows(db, rows)
-        if not all(isinstance(result, Exception) for result in results):  # it had the lock
+        if not all(isinstance(result, Exception) for result in results):  # something was committed
             ended = time.monotonic()
             self._lock_free_until = ended + LOCK_RELEASE_SHARE * (ended - begun)
         return results
@@ -155,7 +156,7 @@ class Writer:
         try:
             return self._run_in_transaction(db, operations)
         except Exception as error:
-            # One by one would not help while another process holds the lock.
+            # Separate transactions would not help while another process holds the lock.
             if len(operations) == 1 or is_busy(error):
                 return [self._as_store_error(error)] * len(operations)
         results: list[object] = []
@@ -191,7 +192,7 @@ class Writer:
         return translated(error, self._connection.path)
 
     def _report(self, operations: list[_Operation], results: list[object]) -> None:
-        """Report what was committed, whether or not its callers still wait."""
+        """Run the callbacks and count the commit, whether or not its callers still wait."""
         if _some_erased(operations, results):
             self._on_erased()
         committed = [

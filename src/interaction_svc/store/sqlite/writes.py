@@ -25,10 +25,10 @@ from interaction_svc.store.sqlite.row_format import (
 )
 
 _STATEMENT_ROWS = (250, ROWS_PER_STATEMENT, *range(25, 0, -1))
-"""Numbers of rows for which an INSERT statement exists; each is prepared once.
+"""The numbers of rows for which there is an INSERT statement. Each is prepared once.
 
-A statement releases and takes the interpreter lock once, not once per row. The event loop may take
-the lock each time, so fewer statements wait less: 100 rows cost 15 % less.
+Each statement releases the interpreter lock and takes it again, and the event loop may take it in
+between. So fewer statements wait less: with several rows a statement, 100 rows cost 15 % less.
 """
 _KEY_COLUMNS = ("session_sid", "account_sid", "sid")
 _KEY = " AND ".join(f"{name} = ?" for name in _KEY_COLUMNS)
@@ -62,8 +62,8 @@ LEFT JOIN interactions AS old INDEXED BY interactions_by_sid USING ({", ".join(_
 LEFT JOIN tombstones AS tombstone USING ({", ".join(_KEY_COLUMNS)})
 WHERE old.frame IS NOT NULL OR tombstone.deleted_us IS NOT NULL
 """
-# OR IGNORE, although no such row exists: for a statement that may fail SQLite saves each page
-# before it changes it, which costs several times as much.
+# OR IGNORE, although no row with the key exists: for a statement that can fail, SQLite saves each
+# page before it changes it, which costs several times as much.
 _INSERT = _statements(
     f"INSERT OR IGNORE INTO interactions ({COLUMNS}) {{values}}", len(Columns._fields)
 )
@@ -93,7 +93,7 @@ PackedKey = tuple[bytes, bytes, bytes]
 
 @dataclass(frozen=True, slots=True)
 class UpsertBatch:
-    """An operation of the writer: records rows."""
+    """An operation of the writer that records rows."""
 
     rows: Sequence[Row]
     reads: ReadPriority
@@ -186,7 +186,7 @@ def insert(
 
 
 def update(db: sqlite3.Connection, rows: Iterable[Packed]) -> None:
-    """Replace stored rows. A changed time of creation moves a row in the table."""
+    """Update stored rows with these columns. A changed created_us moves a row in the table."""
     db.executemany(_UPDATE, [(*row, *_key_of(row)) for row in rows])
 
 

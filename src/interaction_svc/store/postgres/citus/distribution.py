@@ -1,7 +1,7 @@
-"""Distributing the tables over the nodes of Citus: by session_sid, so that a call asks one shard.
+"""Distributes the tables over the nodes of Citus by session_sid: a call queries one shard.
 
-Which tables are distributed is read from Citus' own catalog and kept nowhere else: a note of ours
-would be wrong in a database that was restored from a dump.
+Citus' own catalog says which tables are distributed. The store keeps no record of its own: it would
+be wrong in a database that was restored from a dump.
 """
 
 from functools import partial
@@ -16,9 +16,9 @@ from interaction_svc.store.postgres.schema_lock import under_lock
 COLUMN = "session_sid"
 _FIRST = DISTRIBUTED_TABLES[0]
 REFERENCE_TABLES = ("api_keys",)
-"""Reference tables: small, asked by every server, rarely written."""
-# schema_migrations stays the coordinator's own: its row is the lock of who changes the schema, and
-# only the coordinator may.
+"""Tables that are copied to every node: small, read by every server, rarely written."""
+# schema_migrations stays on the coordinator: its row 0 is the lock for schema changes, and only the
+# coordinator can change the schema.
 
 _EXTENSION = "SELECT 1 FROM pg_extension WHERE extname = 'citus'"
 _HAS_CATALOG = "SELECT to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL"
@@ -35,8 +35,8 @@ _DISTRIBUTE = (
     "SELECT create_distributed_table($1::text::regclass, $2::text, colocate_with => $3::text)"
 )
 _REPLICATE = "SELECT create_reference_table($1::text::regclass)"
-# The rows are in the shards then, and a copy of them, which nobody sees, is where they were: what
-# is deleted would be in it still, and indexes would be made of it.
+# Citus copies the rows into the shards and leaves them, invisible, in the local table. That copy
+# would keep deleted data, and new indexes would include it.
 _DROP_COPY = "SELECT truncate_local_data_after_distributing_table($1::text::regclass)"
 
 
@@ -47,7 +47,7 @@ class _Place(NamedTuple):
 
 
 async def is_distributed(db: Connection) -> bool:
-    """Return whether the tables are distributed: for a store to ask when it is opened."""
+    """Return whether the tables are distributed. A store reads this when it is opened."""
     if not (await db.fetch(_HAS_CATALOG))[0][0]:
         return False
     places = await _places(db)
@@ -55,16 +55,16 @@ async def is_distributed(db: Connection) -> bool:
 
 
 async def distribute(pool: Pool) -> list[str]:
-    """Distribute the tables that are not yet, and give their names.
+    """Distribute the tables that are not distributed yet, and return their names.
 
-    Writes wait until their rows are copied into the shards. The schema is up to date. Raises
-    StoreUnavailableError without the extension, NotAStoreError if a table is distributed in another
-    way.
+    The schema must be up to date. Writes to a table wait while its rows are copied into the shards.
+    Raises StoreUnavailableError if the extension is missing, and NotAStoreError if a table is
+    distributed in another way.
     """
     await pool.run(_check_extension)
     _check_places(await pool.run(_places))
-    # One by one: what was broken off goes on where it was, and Citus may not do other things in
-    # a transaction in which it has copied rows over many connections.
+    # One transaction for each table: an interrupted run can be continued, and Citus restricts the
+    # transaction in which it has copied rows over several connections.
     done = [
         table
         for table in (*REFERENCE_TABLES, *DISTRIBUTED_TABLES)
@@ -96,10 +96,10 @@ async def _distribute(db: Connection, table: str) -> bool:
 
 
 async def distribute_by_session(db: Connection, table: str, first: str) -> bool:
-    """Distribute a table with the first one of its group; return whether it was not yet."""
+    """Distribute a table, co-located with the table `first`; return False if it already was."""
     if await db.fetch(_IS_DISTRIBUTED, table):
         return False
-    # The first begins a group of our own: of another program's tables none is moved with it.
+    # The first table begins a new co-location group, without the tables of other programs.
     await db.execute(_DISTRIBUTE, table, COLUMN, "none" if table == first else first)
     return True
 

@@ -1,7 +1,7 @@
-"""The statements of a record where tables are distributed: each asks the shard of one Session.
+"""The statements of a record for distributed tables: each runs on the shard of one Session.
 
-What is inserted stands in VALUES, and not in arrays: rows that come out of a SELECT are collected
-by the coordinator, and then distributed in a second step.
+Rows are inserted with VALUES and not from arrays. Citus' coordinator would collect the rows of an
+INSERT … SELECT first, and distribute them in a second step.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,8 +16,8 @@ from interaction_svc.store.postgres.writes import LOCKED, Owner, RowKey, Stateme
 from interaction_svc.store.rows import COLUMNS, Row
 
 MAX_ROWS_A_STATEMENT = 256
-# Each key in a subquery of its own: of a list of keys the planner may think that it is quicker to
-# look at all of the account's rows in the Session.
+# One lateral subquery for each key: for a list of keys the planner may choose to read all rows of
+# the account in the Session.
 _OF_ACCOUNT = (
     "SELECT there.* FROM unnest($3::uuid[]) AS wanted (sid) CROSS JOIN LATERAL (SELECT {columns}"
     " FROM {table} WHERE session_sid = $1 AND account_sid = $2 AND sid = wanted.sid LIMIT 1{lock})"
@@ -53,7 +53,7 @@ def _insert_statement(rows: int) -> str:
 
 
 def _parts(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
-    """Cut rows of one Session into parts of 256, 128, ... 1: a few texts, each prepared once."""
+    """Split rows into parts of 256, 128, … 1, so that only 9 statement texts are prepared."""
     begin, size = 0, MAX_ROWS_A_STATEMENT
     while begin < len(rows):
         while size > len(rows) - begin:
@@ -92,7 +92,7 @@ async def _own(db: Connection, owners: Sequence[Owner]) -> None:
 
 
 def _by_account(keys: Sequence[RowKey]) -> list[tuple[str, str, list[str]]]:
-    """Return Sessions with an account and the Interactions of both, as values of columns."""
+    """Group keys by Session and account: (session_sid, account_sid, sids), as column values."""
     return [
         (digits(session), digits(account), [digits(key[2]) for key in of_account])
         for (session, account), of_account in groupby(sorted(keys), _session_and_account)
@@ -100,4 +100,4 @@ def _by_account(keys: Sequence[RowKey]) -> list[tuple[str, str, list[str]]]:
 
 
 SHARDED = Statements(_insert, _stored, _look_again, _own)
-"""Statements for each Session by itself."""
+"""Statements that each concern one Session."""

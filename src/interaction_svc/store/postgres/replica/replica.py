@@ -1,7 +1,7 @@
-"""A read replica: a standby that follows the primary, some time behind it.
+"""A read replica: a standby that follows the primary with some lag.
 
-It is used as long as it can be reached and is a standby of the right system; whether it is, is
-looked at when the store is opened and probed, and when a read of it has failed.
+The replica is used while it is reachable and a standby of the primary's system. That is checked
+when the store is opened, at each probe, and after a failed read.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from interaction_svc.store.revision import UNKNOWN_REVISION, Revision
 from interaction_svc.telemetry import metrics
 
 ANSWER_SECONDS = 2.0
-"""The time limit of a read on the replica; after it the primary is read."""
+"""The time limit of a read on the replica. After that the read goes to the primary."""
 _FIRST_PAUSE_SECONDS = 0.002
 _LONGEST_PAUSE_SECONDS = 0.05
 
@@ -39,39 +39,40 @@ log = structlog.get_logger()
 
 
 class ReplicaBehind(Exception):
-    """The replica has not reached the moment in the time that a read waits for it."""
+    """The replica has not reached the revision within the time that a read waits for it."""
 
 
 class OtherTimeline(Exception):
-    """The moment is of another system or timeline than the replica's."""
+    """The revision belongs to another system or timeline than the replica."""
 
 
 class Replica:
-    """The connections to a replica, and what is known of it."""
+    """The connections to a replica, and its state."""
 
     def __init__(self, dsn: Dsn, limits: PostgresLimits, wait_seconds: float) -> None:
-        """Make it; a read that has to see a moment waits for it this long."""
+        """Create the replica. A read waits at most `wait_seconds` for its revision."""
         self._dsn = dsn
         self._wait_seconds = wait_seconds
         self._system = UNKNOWN_REVISION.system
         self._pool = Pool(self._connected, size=limits.connections, wait_seconds=ANSWER_SECONDS)
         self._probes = Pool(self._connected, size=1, wait_seconds=ANSWER_SECONDS)
         self._gets = GetBatcher(self._pool)
-        # A connection stays at one server, and that one never goes back. Several connections may
-        # be to several replicas, each at another moment.
+        # The last known revision of each connection's server. It never decreases. Connections may
+        # lead to different replicas, each at another revision.
         self._reached: WeakKeyDictionary[Connection, Revision] = WeakKeyDictionary()
         self._checking: asyncio.Task[None] | None = None
-        self._cause: str | None = "it has not been looked at"
+        self._cause: str | None = "it has not been checked"
 
     @property
     def is_used(self) -> bool:
-        """Return whether reads go there."""
+        """Return whether reads go to the replica."""
         return self._cause is None
 
     async def start(self, primary: Revision) -> None:
-        """Look at it for the first time. Raises NotAStoreError if it is of another system.
+        """Check the replica for the first time.
 
-        One that can't be reached will be used when it can.
+        An unreachable replica is no error: it is used as soon as it is reachable. Raises
+        NotAStoreError if it belongs to another system than the primary.
         """
         self._system = primary.system
         try:
@@ -85,20 +86,20 @@ class Replica:
             self._note(None)
 
     async def get(self, wanted: reads.Wanted) -> bytes | None:
-        """Return a frame as it stands here. Raises StoreError, TimeoutError."""
+        """Return a frame from the replica. Raises StoreError, TimeoutError."""
         async with asyncio.timeout(ANSWER_SECONDS):
             return await self._gets.get(wanted)
 
     async def page(self, scope: Scope, query: PageQuery) -> StoredPage:
-        """Return a page as it stands here. Raises StoreError, TimeoutError."""
+        """Return a page from the replica. Raises StoreError, TimeoutError."""
         async with asyncio.timeout(ANSWER_SECONDS):
             return await self._pool.run(partial(reads.page, scope=scope, query=query))
 
     async def at_least(self, revision: Revision, read: Work[T]) -> T:
-        """Read what has reached this moment, for which it waits as long as it may.
+        """Run a read on a server that has reached this revision.
 
-        No connection is held meanwhile. Raises ReplicaBehind, OtherTimeline, StoreError,
-        TimeoutError.
+        Waits for the revision up to `wait_seconds`, without holding a connection. Raises
+        ReplicaBehind after that; OtherTimeline, StoreError, TimeoutError.
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + self._wait_seconds
@@ -127,12 +128,15 @@ class Replica:
         return await read(db)
 
     def check_soon(self, now: Callable[[], Awaitable[Revision]] | None = None) -> None:
-        """Look whether it can be used, and how far it is behind the primary's moment."""
+        """Start a check in the background, unless one is running.
+
+        It checks whether the replica is usable, and with `now`, the primary's revision, its lag.
+        """
         if self._checking is None or self._checking.done():
             self._checking = asyncio.create_task(self._check(now))
 
     async def checked(self) -> None:
-        """Wait for the look that is being taken, if one is."""
+        """Wait for the check that is running, if any."""
         if self._checking is not None:
             await asyncio.wait([self._checking])
 
@@ -143,14 +147,14 @@ class Replica:
             return
         except StoreError as error:
             self._note(str(error))
-        except Exception:  # or it would be used, or not, for ever
-            log.exception("the replica can't be looked at", replica=self._dsn.name)
-            self._note("it can't be looked at")
+        except Exception:  # otherwise the replica would keep its last state for ever
+            log.exception("the replica can't be checked", replica=self._dsn.name)
+            self._note("it can't be checked")
         else:
             self._note(None)
 
     async def _look(self, primary: Revision) -> None:
-        """Raise StoreError if it can't be used."""
+        """Measure the lag. Raises StoreError if the replica is unusable."""
         standing = await self._probes.run(self._standing)
         if primary != UNKNOWN_REVISION:
             lag = max(0, primary.position - standing.revision.position)
@@ -164,12 +168,12 @@ class Replica:
             )
         if not standing.is_standby:
             self._pool.expire()
-            db.terminate()  # the next one may be to another server of the URL
+            db.terminate()  # the next connection may lead to another server of the URL
             raise NotAReplicaError("is no standby, or no longer")
         return standing
 
     async def _connected(self) -> Connection:
-        """Connect to a server that may be read from: of no other is anything ever read."""
+        """Connect to a server of the URL, and check that it is a standby of the right system."""
         db = await Connection.open(self._dsn, ANSWER_SECONDS)
         try:
             await self._standing(db)
@@ -191,7 +195,7 @@ class Replica:
         metrics.replica_up.set(self.is_used)
 
     async def close(self) -> None:
-        """Wait for what runs, and close."""
+        """Wait for running reads, and close the connections."""
         await self._gets.close()
         await self._pool.close()
         await self._probes.close()

@@ -1,6 +1,6 @@
-"""A database with a read replica: Gets and pages are read there, all else at the primary.
+"""A database with a read replica: Gets and pages go to the replica, all other calls to the primary.
 
-The keys of callers too are read at the primary, so that a revoked one is refused in time.
+API keys are read from the primary as well, so that a revoked key is refused in time.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class ReplicatedStore(PostgresStore):
-    """A primary, and a replica for reads; what the replica can't serve, the primary does."""
+    """A primary and a replica. The primary serves each read that the replica can't serve."""
 
     def __init__(self, dsn: Dsn, limits: PostgresLimits, replica: Replica) -> None:
         super().__init__(dsn, limits)
@@ -42,18 +42,18 @@ class ReplicatedStore(PostgresStore):
     async def open_beside(
         cls, dsn: Dsn, limits: PostgresLimits, replica: Replica, *, migrate: bool
     ) -> Self:
-        """Open the database; see open_store. A replica that is away is no reason to fail.
+        """Open the database; see open_store. An unreachable replica is no error.
 
-        Raises StoreURLError if its tables are distributed.
+        Raises StoreURLError if the tables are distributed.
         """
         store = cls(dsn, limits, replica)
         await store._made_ready(dsn, migrate=migrate, on_migration=LoggedProgress())
         try:
             if store._is_distributed:
-                # A moment is a place in one server's log, and rows are in those of many.
+                # A revision is a position in one server's log. Distributed rows are in several.
                 raise StoreURLError(
-                    "its tables are distributed over nodes, so that no replica can be asked whether"
-                    " it has what was written; leave replica_store out"
+                    "its tables are distributed over nodes, and a replica can't be checked for the"
+                    " latest writes of all nodes; leave replica_store out"
                 )
             await replica.start(await store._moments.now())
         except BaseException:
@@ -62,13 +62,13 @@ class ReplicatedStore(PostgresStore):
         return store
 
     async def get(self, scope: Scope, key: InteractionKey) -> bytes | None:
-        """See Store. It may be as the replica last had it."""
+        """See Store. The frame may be stale by the lag of the replica."""
         return await self._read(
             "any", partial(self._replica.get, (scope, key)), partial(super().get, scope, key)
         )
 
     async def page(self, scope: Scope, query: PageQuery) -> StoredPage:
-        """See Store. It may be as the replica last had it."""
+        """See Store. The page may be stale by the lag of the replica."""
         return await self._read(
             "any",
             partial(self._replica.page, scope, query),
@@ -82,7 +82,7 @@ class ReplicatedStore(PostgresStore):
     async def get_since(
         self, revision: Revision, scope: Scope, key: InteractionKey
     ) -> bytes | None:
-        """Return a frame as it was at this moment, or later."""
+        """Return a frame as of this revision or a later one."""
         return await self._read(
             "caught_up",
             partial(self._replica.at_least, revision, partial(reads.get, wanted=(scope, key))),
@@ -90,7 +90,7 @@ class ReplicatedStore(PostgresStore):
         )
 
     async def page_since(self, revision: Revision, scope: Scope, query: PageQuery) -> StoredPage:
-        """Return a page as it was at this moment, or later."""
+        """Return a page as of this revision or a later one."""
         return await self._read(
             "caught_up",
             partial(
@@ -124,7 +124,7 @@ class ReplicatedStore(PostgresStore):
         return await at_primary()
 
     async def current_revision(self) -> Revision:
-        """See Store. If it can't be found out, it is one that no replica has reached."""
+        """See Store. On an error or after 1 s it is UNKNOWN_REVISION, which no replica reaches."""
         try:
             async with asyncio.timeout(MOMENT_SECONDS):
                 return await self._moments.now()
@@ -132,7 +132,7 @@ class ReplicatedStore(PostgresStore):
             return UNKNOWN_REVISION
 
     async def probe(self) -> None:
-        """See Store. Of a replica that is away only the log and the metrics say so."""
+        """See Store. An unreachable replica is only logged and counted, and fails no probe."""
         self._replica.check_soon(self.current_revision)
         await super().probe()
 
@@ -142,7 +142,7 @@ class ReplicatedStore(PostgresStore):
 
 
 class _Since:
-    """Reads that see this moment."""
+    """Reads as of this revision or a later one."""
 
     def __init__(self, store: ReplicatedStore, revision: Revision) -> None:
         self._store = store

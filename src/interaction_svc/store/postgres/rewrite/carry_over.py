@@ -1,4 +1,4 @@
-"""One step of the rewrite of version 1: what some keys become, in the tables of version 2."""
+"""One step of the rewrite: copies some keys from the tables of version 1 to those of version 2."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -21,11 +21,11 @@ from interaction_svc.store.rows import Row
 from interaction_svc.store.tables import INTERACTIONS, TOMBSTONES
 
 OLD = "_v1"
-"""The suffix of the old tables, once the new ones have replaced them."""
+"""The suffix of the old tables after the new ones have replaced them."""
 NEW = "_v2"
-"""The suffix of the new tables, until then."""
+"""The suffix of the new tables until they replace the old ones."""
 CHUNK = 1_000
-"""Rows of a Session that are carried over at once."""
+"""The maximum number of rows of a Session that one step copies."""
 
 _REGISTER = (
     "INSERT INTO rewrite_spellings (session_sid, sid, spelled_session, spelled_sid)"
@@ -46,7 +46,8 @@ _OWN = (
     f"INSERT INTO session_owners{NEW} (session_sid, service_sid, account_sid)"
     " VALUES ($1, $2, $3) ON CONFLICT DO NOTHING RETURNING session_sid"
 )
-# With its bounds, for if the planner doesn't look up a list of keys, it reads what is between them.
+# The bounds of the list are conditions as well: a planner that doesn't look up each key of the list
+# then reads only the range between them.
 _AMONG = " AND sid = ANY($2::text[]) AND sid >= $3 AND sid <= $4"
 _ROWS = f"SELECT {COLUMNS} FROM {{table}} WHERE session_sid = $1{_AMONG}"
 _TOMBSTONES = f"SELECT session_sid, sid, deleted_us FROM {{table}} WHERE session_sid = $1{_AMONG}"
@@ -58,7 +59,7 @@ _DELETE = (
 
 
 class Names(NamedTuple):
-    """The names of the old tables."""
+    """The current names of the old tables."""
 
     interactions: str
     tombstones: str
@@ -66,14 +67,15 @@ class Names(NamedTuple):
 
     @classmethod
     def ending(cls, suffix: str) -> "Names":
-        """Return names with this ending."""
+        """Return the names with this suffix."""
         return cls(*(f"{name}{suffix}" for name in cls._fields))
 
 
 class Entry(NamedTuple):
-    """An entry of the queue: a key, or without a sid a Session.
+    """An entry of the queue: a key, or a whole Session if `sid` is None.
 
-    Of a Session also how far its keys have been carried over; None: all of them.
+    `after_tombstone` and `after_row` are the last sids of a Session that have been copied. An empty
+    text means none yet, and None means all.
     """
 
     session_sid: str
@@ -92,7 +94,7 @@ class Carried(NamedTuple):
 
 
 async def carry_over(db: Connection, old: Names, entries: Sequence[Entry]) -> Carried:
-    """Make the new tables what the old ones say of these entries."""
+    """Copy the current state of these entries from the old tables to the new ones."""
     keys: set[SpelledKey] = {
         (entry.session_sid, entry.sid) for entry in entries if entry.sid is not None
     }
@@ -118,9 +120,10 @@ async def carry_over(db: Connection, old: Names, entries: Sequence[Entry]) -> Ca
 
 
 async def _own(db: Connection, old: Names, sessions: set[str]) -> list[Entry]:
-    """Make the owners of Sessions known; return which other Sessions this concerns.
+    """Copy the owners of Sessions; return the other Sessions to copy again.
 
-    A tombstone counts for every owner of its Session, also where that is spelled otherwise.
+    Tombstones of version 1 have no account: each counts for every owner of its Session. A new owner
+    therefore also concerns the same Session under another spelling.
     """
     if not sessions:
         return []
@@ -149,7 +152,7 @@ async def _own(db: Connection, old: Names, sessions: set[str]) -> list[Entry]:
 async def _next_keys(
     db: Connection, table: str, places: Sequence[tuple[str, str | None]]
 ) -> list[list[str]]:
-    """Return the next sids of each Session after a place in it; None: there are none."""
+    """Return the next sids of each Session after a place in it; no sids for the place None."""
     found: list[list[str]] = [[] for _ in places]
     asked = [
         (session, after, CHUNK, n) for n, (session, after) in enumerate(places) if after is not None
@@ -183,7 +186,7 @@ async def _write(
     rows: Sequence[Row],
     deleted: dict[InteractionKey, int],
 ) -> None:
-    """Put rows and tombstones in the place of what is stored under these keys."""
+    """Replace all that is stored under these keys with these rows and tombstones."""
     by_session = _by_session(keys)
     accounts: dict[str, set[str]] = {session: set() for session in by_session}
     sessions = [(digits(session),) for session in by_session]
@@ -207,7 +210,7 @@ async def _write(
         (digits(session), account, digits(sid), us)
         for (session, sid), us in deleted.items()
         for account in owners[session]
-        # One that is there again under another spelling was not deleted.
+        # A key that has a row under another spelling was not deleted.
         if (session, sid, account) not in live
     ]
     for table, values in (

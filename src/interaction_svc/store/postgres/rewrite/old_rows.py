@@ -1,4 +1,4 @@
-"""Converts rows of version 1, whose SIDs are texts of either case, to version 2."""
+"""Converts rows of version 1, whose SIDs are text in upper or lower case, to version 2."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -48,22 +48,22 @@ def canonical_key(key: SpelledKey) -> InteractionKey:
 
 
 def check_sid(kind: Sid, sid: str) -> str:
-    """Return a SID in the spelling of version 2. Raises NotAStoreError if it is none."""
+    """Return a SID in the spelling of version 2. Raises NotAStoreError if it is not a SID."""
     if not kind.matches(sid):
         raise NotAStoreError(
-            f"{sid!r} is in the database in the place of a SID, and is none (it is no"
-            f" {kind.pattern}); correct or delete that row, and run interaction-svc migrate again"
+            f"a row has {sid!r} where a SID is needed (pattern {kind.pattern}); correct or delete"
+            " that row, and run interaction-svc migrate again"
         )
     return canonical_sid(sid)
 
 
 def merged(rows: Iterable[OldRow]) -> list[Row]:
-    """Return what becomes of all rows of one Key: at most one row of each account.
+    """Merge the rows of one key into at most one row for each account.
 
-    Several differ in the case of their digits only, and are records of one Interaction.
+    Several rows differ only in the case of their digits, and are records of one Interaction.
     """
     found: dict[str, Row] = {}
-    # A damaged one is last: it counts only where there is no other.
+    # Damaged rows come last: one counts only if the account has no other row.
     for row in sorted((_converted(row) for row in sorted(rows)), key=is_damaged):
         stored = found.setdefault(row.account_sid, row)
         if stored is row or is_damaged(row):
@@ -81,10 +81,10 @@ def is_damaged(row: Row) -> bool:
 
 
 def _converted(old: OldRow) -> Row:
-    """Return a row of version 2. The frame's bytes stay what they are if its SIDs do.
+    """Return the row of version 2. The frame changes only if the spelling of a SID does.
 
-    If the frame can't be read, or says something else than the columns, the row keeps its bytes and
-    gets a checksum that doesn't fit: nothing is lost, and it is never answered as good.
+    If the frame can't be decoded, or contradicts the columns, the row keeps its bytes and gets a
+    wrong checksum. So nothing is lost, and every read reports the row as damaged.
     """
     try:
         interaction = decode(old.frame)
@@ -101,7 +101,7 @@ def _converted(old: OldRow) -> Row:
 
 
 def _make_canonical(interaction: Interaction) -> bool:
-    """Put a message's SIDs into lower case; return whether that changed any."""
+    """Write a message's SIDs in lower case; return whether that changed any."""
     changed = False
     for message, names in (
         (interaction, ("session_sid", "account_sid", "sid", "service_sid")),
@@ -129,7 +129,10 @@ _KINDS = {
 
 
 def _canonical_columns(old: OldRow) -> dict[str, Any]:
-    """Return the columns of a row, but its frame. Raises NotAStoreError if one is no SID."""
+    """Return the columns of a row without its frame, with SIDs in the spelling of version 2.
+
+    Raises NotAStoreError if the value of a SID's column is not a SID.
+    """
     columns = old._asdict()
     del columns["frame"]
     for name, kind in _KINDS.items():

@@ -1,15 +1,16 @@
-"""From version 1 to version 2: every row is written anew, while servers of version 1 go on.
+"""Rewrites a database from version 1 to version 2 while servers of version 1 keep running.
 
-New tables are filled beside the old ones. A queue has what is still to be carried over: to begin
-with every Session, and then, written by triggers, the keys of what servers change. Each step takes
-some of the queue and carries it over in one short transaction, under the lock of who migrates: so
-it may be broken off at any moment, goes on where it was, and may be run by several at once. What a
-key becomes depends only on what the old tables hold of it at that moment; a change that comes later
-is carried over once more. When the queue is short, one transaction locks the old tables, carries
-over the rest, and exchanges the names.
+New tables are filled beside the old ones. A queue lists the work: at first every Session, and then
+each key that a server changes, which triggers add. Each step takes some entries of the queue and
+copies them in one short transaction under the migration lock. The rewrite can therefore be
+interrupted at any time, continues where it was, and can be run by several processes.
 
-Distributed tables have no triggers. There the old tables are renamed before anything is read, so
-that no server reads or writes until the new ones are in their place.
+A step copies the current state of a key in the old tables. A later change adds the key to the queue
+again. When the queue is short, one transaction locks the old tables, copies the rest, and swaps the
+names.
+
+Distributed tables can't have triggers. There the old tables are renamed before the first step, so
+that no server can read or write until the new tables have replaced them.
 """
 
 from functools import partial
@@ -35,19 +36,20 @@ from interaction_svc.store.postgres.schema_lock import under_lock
 log = structlog.get_logger()
 
 SIZE_RATIO = 0.8
-"""What a row takes in version 2, with its indexes, by what it took in version 1: measured, and
-rounded up (docs/postgresql.md).
+"""The size of a row with its indexes in version 2, relative to version 1: measured and rounded up
+(docs/postgresql.md).
 """
 _SHORT = 200
-"""The entries that may be left in the queue when the old tables are locked."""
+"""The old tables are locked when the queue has fewer entries than this."""
 _FEWEST, _MOST = 4, 512
-"""The number of entries that a step takes from the queue."""
+"""The minimum and maximum number of entries that a step takes from the queue."""
 _FEW_ROWS, _MANY_ROWS = 1_000, 4_000
-"""With fewer rows a step takes twice the entries the next time, and half of them with more."""
+"""After a step with fewer rows the number of entries is doubled; with more rows it is halved."""
 
 _TABLES = (
-    # `sid` is null: all of the Session. Of a large one an entry says how far it has come. What is
-    # listed may take long, so that it is carried over before the old tables are locked.
+    # A null `sid` means the whole Session. `after_tombstone` and `after_row` say how far a large
+    # Session has been copied. `is_listed` marks a whole Session: it may take long, so all of them
+    # are copied before the old tables are locked.
     """
     CREATE TABLE rewrite_queue (
         n               bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -58,7 +60,7 @@ _TABLES = (
         after_row       text COLLATE "C" DEFAULT ''
     )
     """,
-    # Keys of version 1 that are spelled otherwise than in version 2.
+    # The keys of version 1 whose spelling differs from that in version 2.
     """
     CREATE TABLE rewrite_spellings (
         session_sid     text COLLATE "C" NOT NULL,
@@ -77,7 +79,8 @@ _TABLES = (
     )
     """,
 )
-# It runs with the rights of who migrates: those of servers don't suffice.
+# SECURITY DEFINER: it runs with the permissions of the migrating user; those of servers don't
+# suffice.
 _FUNCTION = """
 CREATE FUNCTION rewrite_note() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = {schema}, pg_temp AS $$
@@ -93,7 +96,8 @@ BEGIN
     RETURN NULL;
 END $$
 """
-# Waits for transactions that write, and others that would write for it, for a moment.
+# CREATE TRIGGER waits for running transactions that write to the table, and new writes wait for it:
+# for a moment.
 _TRIGGER = (
     "CREATE TRIGGER rewrite_note AFTER INSERT OR UPDATE OR DELETE ON {table}"
     " FOR EACH ROW EXECUTE FUNCTION rewrite_note()"
@@ -130,7 +134,7 @@ _LEFT_OVER = (
     " JOIN pg_class ON pg_class.oid = to_regclass(name)"
     " WHERE obj_description(pg_class.oid, 'pg_class') = $2 AND pg_has_role(relowner, 'USAGE')"
 )
-# What was set for the old table: its owner, its storage parameters, and who may use it.
+# Copies the owner, the storage parameters and the privileges of the old table to the new one.
 _LIKE_OLD = """
 SELECT format('ALTER TABLE {new} OWNER TO %s', relowner::regrole)
 FROM pg_class WHERE oid = '{old}'::regclass AND relowner <> current_user::regrole
@@ -162,12 +166,12 @@ class _State(NamedTuple):
 
     @property
     def old(self) -> Names:
-        """Return what the old tables are called."""
+        """Return the current names of the old tables."""
         return Names.ending(OLD if self.is_offline else "")
 
 
 class _Stepped(NamedTuple):
-    """The result of a step, and whether little enough is left to lock the old tables."""
+    """The result of a step. `is_short`: the queue is short enough to lock the old tables."""
 
     state: _State
     rows: int
@@ -175,7 +179,7 @@ class _Stepped(NamedTuple):
 
 
 async def needed_bytes(db: Connection) -> int:
-    """Return how much more disk the database takes while it is rewritten, about."""
+    """Return an estimate of the additional disk space that the rewrite needs, in bytes."""
     distributed = await distribution.is_distributed(db)
     name = f"{'citus' if distributed else 'pg'}_total_relation_size"
     statement = _SIZE.format(function=name)
@@ -187,10 +191,10 @@ async def needed_bytes(db: Connection) -> int:
 
 
 async def rewrite(pool: Pool, on_progress: MigrationProgress) -> None:
-    """Rewrite a database of version 1; others may do so at the same time.
+    """Rewrite a database of version 1. Other processes may do so at the same time.
 
-    Raises StoreUnavailableError, and NotAStoreError if a row can't be one of version 2: the old
-    tables are then as they were.
+    Raises StoreUnavailableError, and NotAStoreError if a row can't be converted to version 2. The
+    data of the old tables is unchanged then.
     """
     await pool.run(partial(under_lock, change=_begin))
     for name in DISTRIBUTED_TABLES:
@@ -214,9 +218,10 @@ async def rewrite(pool: Pool, on_progress: MigrationProgress) -> None:
 
 
 async def drop_old(pool: Pool) -> None:
-    """Drop what is left of version 1, if the user may: it has personal data.
+    """Drop the old tables, because they have personal data.
 
-    What can't be dropped is logged, and tried again at the next start.
+    Skips tables of owners whose rights the user doesn't have. A table that can't be dropped is
+    logged, and tried again at the next start.
     """
     for name in await pool.run(_left_over):
         try:
@@ -226,7 +231,7 @@ async def drop_old(pool: Pool) -> None:
 
 
 async def _state(db: Connection) -> _State | None:
-    """Return how far it has come; None: it is done."""
+    """Return the progress of the rewrite; None if it is finished."""
     ((version,),) = await db.fetch("SELECT max(version) FROM schema_migrations")
     if version != REWRITTEN:
         return None
@@ -259,7 +264,7 @@ async def _begin(db: Connection) -> None:
 
 
 async def _distribute(db: Connection, *, name: str) -> None:
-    """Distribute a new table, if the old one is, over as many shards."""
+    """Distribute a new table over as many shards as the old one, if that is distributed."""
     state = await _state(db)
     if state is None or not state.is_offline:
         return
@@ -270,7 +275,7 @@ async def _distribute(db: Connection, *, name: str) -> None:
 
 
 async def _list(db: Connection) -> None:
-    """Put all Sessions into the queue, in their order."""
+    """Add all Sessions to the queue, in the order of their SIDs."""
     state = await _state(db)
     if state is None or state.is_listed:
         return
@@ -279,7 +284,7 @@ async def _list(db: Connection) -> None:
 
 
 async def _step(db: Connection, *, most: int) -> _Stepped | None:
-    """Carry some of the queue over; return None if all is done."""
+    """Copy at most `most` entries of the queue; return None if the rewrite is finished."""
     state = await _state(db)
     if state is None:
         return None
@@ -308,14 +313,14 @@ async def _analyze(db: Connection) -> None:
 
 
 async def _exchange(db: Connection) -> bool:
-    """Put the new tables in the place of the old ones; return False if too much is to be done."""
+    """Replace the old tables with the new ones; return False if the queue is too long."""
     state = await _state(db)
     if state is None:
         return True
     if not await _is_short(db):
         return False
     if state.is_offline:
-        # A transaction that changes tables asks all shards one after another.
+        # Citus changes several distributed tables in one transaction only shard by shard.
         await db.execute("SET LOCAL citus.multi_shard_modify_mode = 'sequential'")
     else:
         await db.execute(f"LOCK TABLE {', '.join(DISTRIBUTED_TABLES)} IN ACCESS EXCLUSIVE MODE")

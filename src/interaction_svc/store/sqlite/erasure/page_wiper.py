@@ -1,15 +1,15 @@
 """Overwrites copies of rows that secure_delete leaves in unallocated space.
 
 When SQLite redistributes rows over neighbouring pages, the bytes of a row that left a page may stay
-in the page's unallocated space as residue. A later delete doesn't reach it: secure_delete
-overwrites a row where it is, not where it was. About one insert or delete in 300 leaves residue.
+in the page's unallocated space as residue. A later delete doesn't erase it, because secure_delete
+overwrites only the current copy of a row. About one insert or delete in 300 leaves residue.
 
 The write-ahead log contains every page that was written. Soon after each commit its pages are
 scanned there, and those with residue are remembered. SQLite can't overwrite unallocated space in
-the inner pages of a table without rowid. So this module writes to the file itself, under the write
-lock, while the log is empty, so that no page is newer than in the file. SQLite never reads this
-space. A commit follows, so all connections drop such pages from memory. Page format:
-https://sqlite.org/fileformat2.html.
+the inner pages of a table without rowid. So this module writes to the file itself, and SQLite never
+reads that space. It does so under the write lock while the log is empty, so the file has the latest
+version of each page. A commit follows, which makes all connections drop these pages from memory.
+Page format: https://sqlite.org/fileformat2.html.
 """
 
 import errno
@@ -113,7 +113,7 @@ class PageWiper:
                 frames = []
 
     def scan_file(self) -> None:
-        """Scan the whole file, for a process that was killed before it wiped. Raises OSError."""
+        """Scan the whole file, after a process was killed before it wiped. Raises OSError."""
         descriptor = self._file.descriptor
         page_size = _page_size_of(descriptor)
         pages = os.fstat(descriptor).st_size // page_size

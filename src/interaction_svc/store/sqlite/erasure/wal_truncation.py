@@ -28,7 +28,7 @@ DELAY_SECONDS = 1.0
 SCAN_DELAY_SECONDS = 0.05
 """Commits within this time share a scan. Until then no process can truncate the log."""
 _ROWS_PER_SCAN = 500
-"""About 16 MiB of the log; less if the rows belong to few Sessions."""
+"""A scan starts after this many rows: about 16 MiB of the log, or less with few Sessions."""
 _LONGEST_PAUSE_SECONDS = 2.0
 _BUSY_TIMEOUT_MS = 100  # short, because writes wait meanwhile
 
@@ -53,7 +53,7 @@ class WalTruncator:
         self._closed = False
 
     def request(self) -> None:
-        """Request a truncation, because content was deleted. It follows within 1 s or so."""
+        """Request a truncation, because content was deleted. It starts after 1 s."""
         self._requested += 1
         if self._task is None and not self._closed:
             self._task = asyncio.create_task(self._erase())
@@ -78,8 +78,8 @@ class WalTruncator:
         """Keep later commits in the log until they are scanned, by an open read transaction.
 
         Otherwise another process could truncate or restart the log right after a commit, and the
-        scan would miss its pages. Both require that the whole log is checkpointed, which a read
-        transaction of before the commit prevents. Raises sqlite3.Error.
+        scan would miss its pages. Both need a checkpoint of the whole log, which a read transaction
+        from before the commit prevents. Raises sqlite3.Error.
         """
         if self._wal_reader is None:
             self._wal_reader = connect(self._path, read_only=True)
@@ -105,7 +105,7 @@ class WalTruncator:
             await self._write.run(self._scan)
 
     def release_wal(self) -> None:
-        """End the transaction of hold_wal, if any, on the connection's thread."""
+        """End the read transaction of hold_wal, if any. Call it on the connection's thread."""
         if self._wal_reader is not None and self._wal_reader.in_transaction:
             try:
                 self._wal_reader.execute("COMMIT")
@@ -123,7 +123,7 @@ class WalTruncator:
         try:
             self._wiper.scan_wal()
         except OSError as error:  # the commit itself succeeded
-            log.warning("the write-ahead log can't be looked at", cause=error.strerror)
+            log.warning("the write-ahead log can't be read", cause=error.strerror)
         self.release_wal()
         if self._wiper.log_bytes >= CHECKPOINT_BYTES:
             with suppress(sqlite3.Error):  # commits are safe in the log
@@ -133,7 +133,7 @@ class WalTruncator:
                 self._loop.call_soon_threadsafe(self.request)
 
     async def close(self) -> None:
-        """Truncate if necessary, and end. The last process to close the file does so too."""
+        """Stop the tasks, and truncate the log if content is still to be erased."""
         self._closed = True
         self._wiper.stop()
         tasks = [task for task in (self._task, self._scanning) if task is not None]

@@ -14,7 +14,7 @@ FILE_ENDINGS = ("", "-journal", "-wal", "-shm")
 
 @contextmanager
 def exclusive_rewrite(path: Path) -> Iterator[None]:
-    """Exclude other rewrites of the file in the block. Waits for a running one."""
+    """Context manager that excludes other rewrites of the file. Waits for a running one."""
     lock = Path(f"{path}{LOCK_ENDING}")
     while True:
         descriptor = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)

@@ -1,4 +1,4 @@
-"""Rows of layouts 1 to 3: SIDs as text, and keys without the account."""
+"""Reads rows of layouts 1 to 3, which store SIDs as text and have no account in their keys."""
 
 import sqlite3
 from typing import Any

@@ -100,7 +100,7 @@ class Rewritten(NamedTuple):
     rows: int
     """Number of Interactions in the new file."""
     damaged: int
-    """Number of damaged ones among them, which are kept but never returned."""
+    """Number of damaged Interactions among them, which are kept but never returned."""
 
 
 class _Position(NamedTuple):
@@ -123,11 +123,11 @@ class _Position(NamedTuple):
 
 
 class _ChangedError(Exception):
-    """The copy has rows that the old file lacks: it is of an earlier state of the file."""
+    """The copy has rows that the old file lacks: it was made of an earlier state of the file."""
 
 
 def needed_bytes(path: Path) -> int:
-    """Return the disk space that a rewrite needs, in bytes; 0 if none is necessary."""
+    """Return the disk space that a rewrite needs, in bytes; 0 if no rewrite is necessary."""
     return _needed_bytes(path.resolve()) if _is_old(path) else 0
 
 
@@ -136,9 +136,9 @@ def rewrite(
 ) -> Rewritten | None:
     """Rewrite a store of an earlier layout; return None if it has the current one.
 
-    Blocks until it is done. Raises StoreClosedError soon after `stop` is set; the next call then
-    resumes. Raises StoreUnavailableError if other processes keep the file open, StoreFullError if
-    the disk has too little space, NotAStoreError, SchemaTooNewError.
+    Blocks until the rewrite is finished. Raises StoreClosedError soon after `stop` is set; the next
+    call continues then. Raises StoreUnavailableError if other processes keep the file open,
+    StoreFullError if the disk has too little space, NotAStoreError, SchemaTooNewError.
     """
     path = path.resolve()  # a symlink stays: the new file replaces its target
     if not _is_old(path):
@@ -194,7 +194,7 @@ class _Rewrite:
             with self._exclusive_access() as old:
                 rows = self._switch(old)
         except _ChangedError:
-            log.warning("the copy is of another state of the store, and is made anew")
+            log.warning("the copy is of another state of the store, and starts again")
             remove_store(self._new_path)
             return self.run()
         return Rewritten(rows, self._damaged)
@@ -254,7 +254,7 @@ class _Rewrite:
             deadline = time.monotonic() + _SWITCH_SECONDS
             while True:
                 try:
-                    # MEMORY: SQLite would apply a journal beside the old file to the new one.
+                    # MEMORY: SQLite would apply a journal file of the old file to the new one.
                     old.execute("PRAGMA journal_mode = DELETE")
                     old.execute("PRAGMA journal_mode = MEMORY")
                     old.execute("BEGIN EXCLUSIVE")
@@ -267,14 +267,14 @@ class _Rewrite:
                 if time.monotonic() > deadline:
                     raise StoreUnavailableError(
                         f"it is copied into {self._new_path.name}, but another process has it open:"
-                        " stop that process and run this again, which takes up where it was"
+                        " stop that process and run this again, which continues the copy"
                     )
                 self._check_stop()
                 time.sleep(_RETRY_SECONDS)
             yield old
 
     def _switch(self, old: sqlite3.Connection) -> int:
-        """Bring the copy up to date, and replace the old file by it."""
+        """Update the copy, and replace the old file with it."""
         with closing(connect(self._new_path)) as new:
             self._compare(old, new)
             merged = _position_of(new).merged
@@ -285,11 +285,12 @@ class _Rewrite:
             new.execute("DROP TABLE rewrite_progress")
             if new.execute("PRAGMA journal_mode = DELETE").fetchone()[0] != "delete":
                 raise StoreUnavailableError(f"{self._new_path.name} is open in another process")
-        wipe_file(self._new_path)  # of residue from when it was filled
+        wipe_file(self._new_path)  # filling it has left residue
         sync(self._new_path)
         self._new_path.rename(self._path)
         sync(self._path.parent)
-        # A process may have opened the old file, and wait for its lock: see migrations.snapshot.
+        # A process may have opened the old file and be waiting for its lock: see
+        # migrations.snapshot.
         with suppress(sqlite3.Error):
             old.execute(
                 "INSERT INTO schema_migrations VALUES (?, 'moved to another file',"
@@ -332,7 +333,7 @@ class _Rewrite:
 
     def _check_stop(self) -> None:
         if self._stop.is_set():
-            raise StoreClosedError("the rewrite was broken off; the next one resumes it")
+            raise StoreClosedError("the rewrite was stopped; the next one resumes it")
 
 
 def _source_of(path: Path, old: sqlite3.Connection) -> str:

@@ -49,7 +49,7 @@ def copy_tombstones(old: sqlite3.Connection, new: sqlite3.Connection) -> None:
                 new.execute(DELETE, key)
                 writes.add_tombstone(new, key, deleted_us)
             without_owner += not accounts
-    if without_owner:  # emptied before the table of owners existed
+    if without_owner:  # Sessions that had no rows left when the table of owners was introduced
         log.warning("tombstones of Sessions without an owner were left out", count=without_owner)
 
 
