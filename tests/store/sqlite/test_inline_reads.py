@@ -100,6 +100,46 @@ async def test_a_slow_read_pauses_inline_reads(inline: InlineReader, clock: Cloc
     await inline.run(lambda _: None)
 
 
+async def test_reads_of_one_iteration_share_a_transaction(inline: InlineReader) -> None:
+    statements: list[str] = []
+    assert inline._db is not None
+    inline._db.set_trace_callback(statements.append)
+
+    def read(db: sqlite3.Connection) -> int:
+        found: int = db.execute("SELECT 1").fetchone()[0]
+        return found
+
+    await inline.run(read)
+    assert statements == ["SELECT 1"]
+    statements.clear()
+    await asyncio.gather(*(inline.run(read) for _ in range(3)))
+    assert statements == ["BEGIN", "SELECT 1", "SELECT 1", "SELECT 1", "COMMIT"]
+
+
+async def test_a_failed_read_ends_the_shared_transaction(inline: InlineReader) -> None:
+    def failing(db: sqlite3.Connection) -> None:
+        db.execute("SELECT what FROM nowhere")
+
+    reads = [inline.run(failing), inline.run(lambda db: db.execute("SELECT 1").fetchone())]
+    failed, found = await asyncio.gather(*reads, return_exceptions=True)
+    assert isinstance(failed, StoreError)
+    assert found == (1,)
+    assert inline._db is not None
+    assert not inline._db.in_transaction
+
+
+async def test_a_shared_transaction_sees_what_was_committed_before_it(
+    store: SqliteStore, inline: InlineReader, parents: Parents
+) -> None:
+    def count(db: sqlite3.Connection) -> int:
+        found: int = db.execute("SELECT count(*) FROM interactions").fetchone()[0]
+        return found
+
+    for number in range(1, 4):
+        await store.record([row_of(new_interaction(parents))])
+        assert await asyncio.gather(*(inline.run(count) for _ in range(3))) == [number] * 3
+
+
 async def test_refused_reads_leave_no_reference_cycles(inline: InlineReader, clock: Clock) -> None:
     def slow(_: sqlite3.Connection) -> None:
         clock.now += 2 * SLOW_READ_SECONDS

@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
@@ -39,7 +40,7 @@ class InlineReader:
 
     Reads of one iteration of the event loop are executed together at its end, while SQLite's code
     and pages are in the CPU caches. If each read ran separately, a REST Get would cost 12 % more
-    CPU.
+    CPU. They share a transaction, which saves two locks and one `stat` of the file for each read.
     """
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -72,8 +73,19 @@ class InlineReader:
         return done
 
     def _read(self) -> None:
-        """Execute waiting reads for up to 5 ms, and the rest in the next iteration."""
         waiting, self._waiting = self._waiting, []
+        with suppress(sqlite3.Error):
+            if self._db is not None and len(waiting) > 1:
+                self._db.execute("BEGIN")
+        try:
+            self._execute(waiting)
+        finally:
+            with suppress(sqlite3.Error):
+                if self._db is not None and self._db.in_transaction:
+                    self._db.execute("COMMIT")
+
+    def _execute(self, waiting: list[_Read]) -> None:
+        """Execute reads for up to 5 ms, and the rest in the next iteration."""
         begun = before = self._clock()
         for index, (work, done) in enumerate(waiting):
             if before - begun > SLOW_READ_SECONDS:
