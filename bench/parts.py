@@ -55,7 +55,7 @@ _PARTS = {
     "transports/rest/responses": "HTTP protocol",
     "store": "store: SQLite",
     "store/rows": "JSON of rows and envelope",
-    "transports/rest/json_cache": "JSON of rows and envelope",
+    "transports/asgi/json_cache": "JSON of rows and envelope",
     "codec/twilio_json": "JSON of rows and envelope",
 }
 """Parts by module or folder; the longest match applies."""

@@ -11,16 +11,13 @@ from hypothesis import strategies as st
 from testing.build import new_interaction, new_parents
 from testing.strategies import interactions, texts
 
-from interaction_svc.codec.proto_json import parse_json, print_json
+from interaction_svc.codec.proto_json import parse_json, print_interaction, print_json
 from interaction_svc.domain.errors import InvalidField, MalformedRequest, ServiceError
 from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 from interaction_svc.v1 import interaction_pb2 as pb
 from interaction_svc.v1.interaction_service_pb2 import (
-    DeleteInteractionResponse,
     GetInteractionRequest,
-    GetInteractionResponse,
     ListInteractionsRequest,
-    ListInteractionsResponse,
 )
 
 
@@ -30,36 +27,39 @@ def canonical(message: Message) -> object:
 
 @given(interactions())
 def test_an_interaction_is_printed_as_by_the_library(interaction: pb.Interaction) -> None:
-    response = GetInteractionResponse(interaction=interaction)
-    assert json.loads(print_json(response)) == canonical(response)
-
-
-@given(st.lists(interactions(), max_size=3), texts, texts)
-def test_a_page_is_printed_as_by_the_library(
-    page: list[pb.Interaction], following: str, preceding: str
-) -> None:
-    response = ListInteractionsResponse(
-        interactions=page, next_page_token=following, previous_page_token=preceding
-    )
-    assert json.loads(print_json(response)) == canonical(response)
+    assert json.loads(print_interaction(interaction)) == canonical(interaction)
 
 
 @pytest.mark.parametrize(
-    "message",
+    "interaction",
     [
-        GetInteractionResponse(),
-        GetInteractionResponse(interaction=pb.Interaction()),
-        GetInteractionResponse(interaction=pb.Interaction(type=99, data="", inbound=pb.Leg())),  # type: ignore[arg-type]
-        GetInteractionResponse(interaction=pb.Interaction(outbound=pb.Leg(resource_status=99))),  # type: ignore[arg-type]
-        ListInteractionsResponse(),
-        DeleteInteractionResponse(),
-        ingest_pb.RecordInteractionResponse(
-            interaction=new_interaction(new_parents()), outcome=ingest_pb.RECORD_OUTCOME_CREATED
-        ),
+        pb.Interaction(),
+        pb.Interaction(type=99, data="", inbound=pb.Leg()),  # type: ignore[arg-type]
+        pb.Interaction(outbound=pb.Leg(resource_status=99)),  # type: ignore[arg-type]
     ],
 )
-def test_odd_and_other_messages_are_printed_as_by_the_library(message: Message) -> None:
+def test_odd_values_are_printed_as_by_the_library(interaction: pb.Interaction) -> None:
+    assert json.loads(print_interaction(interaction)) == canonical(interaction)
+
+
+def test_other_messages_are_printed_by_the_library() -> None:
+    message = ingest_pb.RecordInteractionResponse(
+        interaction=new_interaction(new_parents()), outcome=ingest_pb.RECORD_OUTCOME_CREATED
+    )
     assert json.loads(print_json(message)) == canonical(message)
+
+
+@given(st.dictionaries(st.sampled_from(["sid", "serviceSid", "session_sid"]), texts))
+def test_a_flat_message_is_parsed_as_by_the_library(fields: dict[str, str]) -> None:
+    text = json.dumps(fields).encode()
+    parsed = parse_json(GetInteractionRequest, text)
+    assert parsed == json_format.Parse(text, GetInteractionRequest())
+
+
+def test_a_field_under_both_names_is_refused() -> None:
+    with pytest.raises(InvalidField) as caught:
+        parse_json(GetInteractionRequest, b'{"serviceSid": "a", "service_sid": "b"}')
+    assert caught.value.field == "service_sid"
 
 
 @given(interactions())

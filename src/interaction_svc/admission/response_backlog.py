@@ -1,11 +1,15 @@
 """Limits on the bytes of responses that clients have not read yet."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from interaction_svc.domain.errors import Overloaded
 from interaction_svc.domain.units import KIB, MIB
 from interaction_svc.telemetry.request_context import RequestContext
+
+UNCOUNTED_BYTES = 64 * KIB
+"""Responses up to this size are not counted: all of them in progress have only a few MiB."""
 
 
 class ResponseBacklog:
@@ -45,6 +49,18 @@ class ResponseBacklog:
         """Count a response until the task that sends it is done."""
         release = self.held(call, answer_bytes)
         until.add_done_callback(lambda _: release())
+
+    @contextmanager
+    def holding(self, call: RequestContext, answer_bytes: int) -> Iterator[None]:
+        """Count a response during the block, unless it is small."""
+        if answer_bytes <= UNCOUNTED_BYTES:
+            yield
+            return
+        release = self.held(call, answer_bytes)
+        try:
+            yield
+        finally:
+            release()
 
     def held(self, call: RequestContext, answer_bytes: int) -> Callable[[], None]:
         """Count a response until the returned function is called."""

@@ -40,6 +40,15 @@ def split_encoded(page: bytes) -> list[bytes]:
         raise DamagedEncodingError from error
 
 
+def encoded_size(items: list[bytes]) -> int:
+    """Return the size of the page whose items `split_encoded` returned."""
+    size = 0
+    for item in items:
+        length = len(item)
+        size += 1 + max(1, (length.bit_length() + 6) // 7) + length  # tag, varint, item
+    return size
+
+
 def decode_item(item: bytes) -> Interaction:
     """Return the Interaction of an item of `split_encoded`. Raises DamagedEncodingError."""
     try:

@@ -1,7 +1,7 @@
 """Messages of the API as JSON, in protobuf's canonical mapping (protobuf.dev, "ProtoJSON Format").
 
-The library's printer takes 60 µs for an Interaction and this one 6 µs, so the responses of Get and
-List are made here. A test compares both.
+The library's printer takes 60 µs for an Interaction and `print_interaction` 6 µs. The library's
+parser takes 20 µs for the request of a Get and `_flat_message` 2 µs. Tests compare both.
 """
 
 import re
@@ -14,10 +14,6 @@ from google.protobuf.message import Message
 
 from interaction_svc.domain.errors import InvalidField, MalformedRequest
 from interaction_svc.v1.interaction_pb2 import Interaction, InteractionType, Leg, ResourceStatus
-from interaction_svc.v1.interaction_service_pb2 import (
-    GetInteractionResponse,
-    ListInteractionsResponse,
-)
 
 M = TypeVar("M", bound=Message)
 
@@ -33,15 +29,13 @@ _OF_TYPE = {
 _FIELD = re.compile(r"Failed to parse (\w{1,64}) field")
 
 
+def print_interaction(interaction: Interaction) -> bytes:
+    """Return an Interaction as JSON."""
+    return orjson.dumps(_interaction(interaction))
+
+
 def print_json(message: Message) -> bytes:
-    """Return a message as JSON."""
-    if isinstance(message, GetInteractionResponse):
-        fields = {}
-        if message.HasField("interaction"):
-            fields["interaction"] = _interaction(message.interaction)
-        return orjson.dumps(fields)
-    if isinstance(message, ListInteractionsResponse):
-        return orjson.dumps(_list(message))
+    """Return any message as JSON."""
     return json_format.MessageToJson(message, indent=None, ensure_ascii=False).encode()
 
 
@@ -57,6 +51,8 @@ def parse_json(kind: type[M], text: bytes) -> M:
         fields = orjson.loads(text)
         if not isinstance(fields, dict):
             raise _not_json(kind)
+        if (flat := _flat_message(kind, fields)) is not None:
+            return flat
         _check_objects(kind.DESCRIPTOR, fields, "")
         json_format.ParseDict(fields, message)
     except json_format.ParseError as error:
@@ -66,13 +62,32 @@ def parse_json(kind: type[M], text: bytes) -> M:
     return message
 
 
-def _check_objects(message: Any, fields: dict[str, Any], path: str) -> None:
-    """Raise InvalidField for a field that must be an object and is not.
+def _flat_message(kind: type[M], fields: dict[str, Any]) -> M | None:
+    """Return the message if it has only strings, else None."""
+    named = kind.DESCRIPTOR.fields_by_name
+    camel = kind.DESCRIPTOR.fields_by_camelcase_name
+    given = {}
+    for name, value in fields.items():
+        field = camel.get(name) or named.get(name)
+        if field is None or field.type != FieldDescriptor.TYPE_STRING or type(value) is not str:
+            return None
+        given[field.name] = value
+    return kind(**given) if len(given) == len(fields) else None
 
-    The library takes a list or a string for an object, and its items for names of fields.
+
+def _check_objects(message: Any, fields: dict[str, Any], path: str) -> None:
+    """Raise InvalidField for a field that must be an object and is not, or that is given twice.
+
+    The library takes a list or a string for an object, and its items for names of fields. Of a
+    field under both of its names it takes the last.
     """
+    seen: set[str] = set()
     for name, value in fields.items():
         field = message.fields_by_camelcase_name.get(name) or message.fields_by_name.get(name)
+        if field is not None and field.name in seen:
+            raise InvalidField(f"{path}{name}", "is given twice, under both of its names")
+        if field is not None:
+            seen.add(field.name)
         kind = None if field is None else field.message_type
         if value is None or kind is None or kind.full_name == _TIME:
             continue
@@ -113,17 +128,6 @@ def _expectation(message: Any, path: list[str]) -> str:
 
 def _not_json(kind: type[Message]) -> MalformedRequest:
     return MalformedRequest(f"The request is not JSON of a {kind.DESCRIPTOR.full_name}")
-
-
-def _list(message: ListInteractionsResponse) -> dict[str, Any]:
-    fields: dict[str, Any] = {}
-    if message.interactions:
-        fields["interactions"] = [_interaction(each) for each in message.interactions]
-    if message.next_page_token:
-        fields["nextPageToken"] = message.next_page_token
-    if message.previous_page_token:
-        fields["previousPageToken"] = message.previous_page_token
-    return fields
 
 
 def _interaction(interaction: Interaction) -> dict[str, Any]:

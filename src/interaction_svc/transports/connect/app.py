@@ -6,7 +6,6 @@ request is read, and the time of the whole call is limited, also while the body 
 
 import asyncio
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager, nullcontext
 
 from starlette.types import Receive, Scope, Send
 
@@ -33,20 +32,17 @@ from interaction_svc.transports.asgi.client_gone import ClientGoneError
 from interaction_svc.transports.asgi.compression import MIN_BYTES, Compressor, accepts_gzip
 from interaction_svc.transports.asgi.telemetry import NO_STORE
 from interaction_svc.transports.connect.protocols import (
-    POSTED,
-    WITH_TRAILERS,
     Connect,
     Protocol,
+    Protocols,
     Response,
-    protocol_of_query,
 )
 from interaction_svc.transports.operations import RPCS, UNKNOWN_RPC, Operation
 from interaction_svc.transports.pipeline import ErrorBoundary, Pipeline
 from interaction_svc.transports.rpc.methods import UnaryMethod
 from interaction_svc.transports.status import codes_of
 
-_DEFAULT = POSTED[b"application/json"]
-"""The protocol of errors of requests that name none."""
+_AUTHORIZATION = b"authorization"
 _REQUEST_ID = REQUEST_ID_HEADER.encode()
 _CONSISTENCY = CONSISTENCY_HEADER.encode()
 
@@ -64,13 +60,17 @@ class RpcApp:
         self._methods = methods
         self._pipeline = pipeline
         self._max_bytes = max_message_bytes
+        self._protocols = Protocols()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
         operation = RPCS.get(scope["path"], UNKNOWN_RPC)
-        headers = dict(reversed(scope["headers"]))
-        protocol = _protocol_of(scope, headers)
-        call = _context_of(scope, headers, operation, (protocol or _DEFAULT).name)
+        headers = dict(reversed(scope["headers"]))  # the first of repeated ones counts
+        served = self._protocols.posted(with_trailers=_sends_trailers(scope))
+        sent = headers.get(b"content-type", b"")
+        protocol = served.get(sent) or served.get(_media_type(sent))
+        rendering = protocol or self._protocols.json
+        call = _context_of(scope, headers, operation, rendering.name)
         with request_scope(call):
             response: Response | None = None
             try:
@@ -84,7 +84,7 @@ class RpcApp:
             except asyncio.CancelledError:  # at the end of a drain
                 call.error = Unavailable("The service is shutting down")
             if response is None:
-                response = _error_response(scope, protocol or _DEFAULT, call)
+                response = _error_response(served, rendering, call)
             await self._send(scope, send, call, response)
 
     async def _respond(
@@ -105,32 +105,45 @@ class RpcApp:
                 allowed=_methods_of(operation),
             )
         if is_get:
-            protocol = protocol_of_query(request.scope["query_string"])
+            protocol = self._protocols.of_query(request.scope["query_string"])
         if protocol is None:
-            raise UnsupportedMediaType(
-                "The content-type must be one of " + ", ".join(_content_types(request.scope))
-            )
-        self._pipeline.response_backlog.check(call)
+            raise UnsupportedMediaType("The content-type is none of those in accept-post")
         if not operation.is_limited:
-            message = await self._message(request, protocol, method, is_get=is_get)
+            message = await self._message(request, protocol, method)
             return protocol.response(method, call, await method.call(message))
+        self._pipeline.response_backlog.check(call)
         with self._pipeline.place(), self._pipeline.deadline:
-            async with _client_deadline(protocol.timeout(request.headers)):
-                if call.bad_authorization:
-                    raise Unauthenticated(call.bad_authorization)
-                await self._pipeline.authenticate(call, call.authorization)
-                with self._pipeline.authorize(operation, call.principal):
-                    message = await self._message(request, protocol, method, is_get=is_get)
-                    answer = await method.call(message)
+            seconds = protocol.timeout(request.headers)
+            if seconds is None:
+                answer = await self._answer(request, operation, protocol, method, call)
+            else:
+                try:
+                    async with asyncio.timeout(seconds):
+                        answer = await self._answer(request, operation, protocol, method, call)
+                except TimeoutError as expired:
+                    raise DeadlineExceeded("The client's own deadline has passed") from expired
         if operation.changes_nothing:  # the response of a write is sent in any case
             self._pipeline.response_backlog.check(call, len(answer))
         return protocol.response(method, call, answer)
 
-    async def _message(
-        self, request: "_Request", protocol: Protocol, method: UnaryMethod, *, is_get: bool
+    async def _answer(
+        self,
+        request: "_Request",
+        operation: Operation,
+        protocol: Protocol,
+        method: UnaryMethod,
+        call: RequestContext,
     ) -> bytes:
-        if is_get:
-            assert isinstance(protocol, Connect)  # noqa: S101 protocol_of_query returns one
+        """Authenticate and authorize the caller, read the request, and call the method."""
+        if call.bad_authorization:
+            raise Unauthenticated(call.bad_authorization)
+        await self._pipeline.authenticate(call, call.authorization)
+        with self._pipeline.authorize(operation, call.principal):
+            return await method.call(await self._message(request, protocol, method))
+
+    async def _message(self, request: "_Request", protocol: Protocol, method: UnaryMethod) -> bytes:
+        if request.scope["method"] == "GET":
+            assert isinstance(protocol, Connect)  # noqa: S101 of_query returned it
             query = request.scope["query_string"]
             return protocol.request_of_query(method, query, self._max_bytes)
         body = await request.body(self._pipeline, self._max_bytes)
@@ -146,9 +159,8 @@ class RpcApp:
             headers.append((b"content-encoding", b"gzip"))
         if trailers is None:
             headers += [(b"vary", b"accept-encoding"), (b"content-length", b"%d" % len(body))]
-        release = self._pipeline.response_backlog.held(call, len(body))
         start = {"type": "http.response.start", "status": status, "headers": headers}
-        try:
+        with self._pipeline.response_backlog.holding(call, len(body)):
             if trailers is None:
                 await send(start)
                 await send({"type": "http.response.body", "body": body})
@@ -156,8 +168,6 @@ class RpcApp:
                 await send({**start, "trailers": True})
                 await send({"type": "http.response.body", "body": body})
                 await send({"type": "http.response.trailers", "headers": trailers})
-        finally:
-            release()
 
 
 class _Request:
@@ -174,37 +184,36 @@ class _Request:
         announced = self.headers.get(b"content-length", b"")
         if announced.isdigit() and int(announced) > limit:
             raise RequestTooLarge(max_bytes)
-        parts: list[bytes] = []
-        size = 0
+        body, more = await self._part()
+        if not more and len(body) <= limit:
+            return body
         with pipeline.request_bytes.request() as counted:
-            while True:
-                event = await self._receive()
-                if event["type"] == "http.disconnect":
-                    raise ClientGoneError
-                part = event.get("body", b"")
+            parts = [body]
+            counted.add(len(body))
+            size = len(body)
+            while more and size <= limit:
+                part, more = await self._part()
                 size += len(part)
-                if size > limit:
-                    raise RequestTooLarge(max_bytes)
-                if not event.get("more_body", False):
-                    return b"".join([*parts, part])
                 counted.add(len(part))
                 parts.append(part)
+        if size > limit:
+            raise RequestTooLarge(max_bytes)
+        return b"".join(parts)
+
+    async def _part(self) -> tuple[bytes, bool]:
+        """Return the next part of the body, and whether there is more. Raises ClientGoneError."""
+        event = await self._receive()
+        if event["type"] == "http.disconnect":
+            raise ClientGoneError
+        return event.get("body", b""), event.get("more_body", False)
 
 
-def _protocol_of(scope: Scope, headers: dict[bytes, bytes]) -> Protocol | None:
-    kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-    if _sends_trailers(scope) and kind in WITH_TRAILERS:
-        return WITH_TRAILERS[kind]
-    return POSTED.get(kind)
+def _media_type(content_type: bytes) -> bytes:
+    return content_type.partition(b";")[0].strip().lower()
 
 
 def _sends_trailers(scope: Scope) -> bool:
     return "http.response.trailers" in (scope.get("extensions") or {})
-
-
-def _content_types(scope: Scope) -> list[str]:
-    served = [*POSTED, *WITH_TRAILERS] if _sends_trailers(scope) else [*POSTED]
-    return [kind.decode() for kind in served]
 
 
 def _methods_of(operation: Operation) -> list[str]:
@@ -214,54 +223,34 @@ def _methods_of(operation: Operation) -> list[str]:
 def _context_of(
     scope: Scope, headers: dict[bytes, bytes], operation: Operation, transport: str
 ) -> RequestContext:
-    sent = headers.get(_REQUEST_ID)
-    authorization, problem = _authorization_of(scope)
-    consistency = headers.get(_CONSISTENCY)
+    sent, consistency = headers.get(_REQUEST_ID), headers.get(_CONSISTENCY)
+    authorization = headers.get(_AUTHORIZATION)
+    problem = "" if authorization is None else _problem_of(authorization, scope)
     return RequestContext(
         transport,
         operation.rpc_name,
         str(Address(*scope["client"])) if scope["client"] else "",
         request_id_of(None if sent is None else sent.decode("latin-1")),
         "OK",
-        authorization,
+        None if authorization is None or problem else authorization.decode(),
         problem,
         consistency=None if consistency is None else consistency.decode("latin-1"),
         is_quiet=operation.is_quiet,
     )
 
 
-def _authorization_of(scope: Scope) -> tuple[str | None, str]:
-    """Return the credentials as sent, and their problem or an empty text."""
-    sent = [value for name, value in scope["headers"] if name == b"authorization"]
-    if not sent:
-        return None, ""
-    if len(sent) > 1:
-        return "", "The request has more than one `authorization`; send exactly one"
-    if not sent[0].isascii():
-        return "", "The `authorization` has characters that are not ASCII; a key has none"
-    return sent[0].decode(), ""
+def _problem_of(authorization: bytes, scope: Scope) -> str:
+    """Return the problem of credentials that no key can have, or an empty text."""
+    if not authorization.isascii():
+        return "The `authorization` has characters that are not ASCII; a key has none"
+    if sum(name == _AUTHORIZATION for name, _ in scope["headers"]) > 1:
+        return "The request has more than one `authorization`; send exactly one"
+    return ""
 
 
-def _client_deadline(seconds: float | None) -> AbstractAsyncContextManager[object]:
-    """Return a context manager that ends its block with DeadlineExceeded after this time."""
-    return nullcontext() if seconds is None else _ClientDeadline(seconds)
-
-
-class _ClientDeadline:
-    def __init__(self, seconds: float) -> None:
-        self._timeout = asyncio.timeout(seconds)
-
-    async def __aenter__(self) -> None:
-        await self._timeout.__aenter__()
-
-    async def __aexit__(self, *error: object) -> None:
-        try:
-            await self._timeout.__aexit__(*error)  # type: ignore[arg-type]
-        except TimeoutError as expired:
-            raise DeadlineExceeded("The client's own deadline has passed") from expired
-
-
-def _error_response(scope: Scope, protocol: Protocol, call: RequestContext) -> Response:
+def _error_response(
+    served: Mapping[bytes, Protocol], protocol: Protocol, call: RequestContext
+) -> Response:
     error = call.error
     assert isinstance(error, ServiceError)  # noqa: S101 the boundary has set it
     call.code = codes_of(type(error)).grpc_name
@@ -270,7 +259,7 @@ def _error_response(scope: Scope, protocol: Protocol, call: RequestContext) -> R
         allowed = ", ".join(error.allowed).encode()
         return response._replace(status=405, headers=[*response.headers, (b"allow", allowed)])
     if isinstance(error, UnsupportedMediaType):
-        accepted = ", ".join(_content_types(scope)).encode()
+        accepted = b", ".join(served)
         return response._replace(
             status=415, headers=[*response.headers, (b"accept-post", accepted)]
         )

@@ -14,7 +14,6 @@ from urllib.parse import parse_qsl, quote
 import orjson
 
 from interaction_svc.app.consistency import CONSISTENCY_HEADER
-from interaction_svc.codec.proto_json import parse_json, print_json
 from interaction_svc.domain.errors import MalformedRequest, ServiceError
 from interaction_svc.telemetry.request_context import REQUEST_ID_HEADER, RequestContext
 from interaction_svc.transports.connect.framing import (
@@ -23,6 +22,7 @@ from interaction_svc.transports.connect.framing import (
     only_message,
     trailers_frame,
 )
+from interaction_svc.transports.connect.json_messages import JsonMessages
 from interaction_svc.transports.rpc.error_details import status_of
 from interaction_svc.transports.rpc.methods import UnaryMethod
 from interaction_svc.transports.status import codes_of
@@ -74,13 +74,14 @@ class Protocol(ABC):
 
 
 class Connect(Protocol):
-    """Connect with one request and one response, in protobuf's encoding or as JSON."""
+    """Connect with one request and one response, as JSON or in protobuf's encoding."""
 
     name = "connect"
 
-    def __init__(self, content_type: bytes, *, is_json: bool) -> None:
+    def __init__(self, content_type: bytes, json: JsonMessages | None = None) -> None:
+        """Without `json`, messages are in protobuf's encoding."""
         self._content_type = content_type
-        self._is_json = is_json
+        self._json = json
 
     def timeout(self, headers: dict[bytes, bytes]) -> float | None:
         """See Protocol."""
@@ -115,14 +116,12 @@ class Connect(Protocol):
         return self._in_protobuf(method, plain)
 
     def _in_protobuf(self, method: UnaryMethod, message: bytes) -> bytes:
-        if self._is_json:
-            return parse_json(method.request, message).SerializeToString()
-        return message
+        return message if self._json is None else self._json.request(method, message)
 
     def response(self, method: UnaryMethod, call: RequestContext, message: bytes) -> Response:
         """See Protocol."""
-        if self._is_json:
-            message = print_json(method.response.FromString(message))
+        if self._json is not None:
+            message = self._json.response(method, message)
         return Response(200, [(b"content-type", self._content_type), *_metadata(call)], message)
 
     def error(self, call: RequestContext, error: ServiceError) -> Response:
@@ -225,31 +224,34 @@ def _metadata(call: RequestContext) -> Iterable[tuple[bytes, bytes]]:
         yield CONSISTENCY_HEADER.encode(), call.written.encode()
 
 
-_JSON = Connect(b"application/json", is_json=True)
-_PROTO = Connect(b"application/proto", is_json=False)
-POSTED: dict[bytes, Protocol] = {b"application/json": _JSON, b"application/proto": _PROTO} | {
-    kind: GrpcWeb(kind, is_text=b"text" in kind)
-    for kind in (
-        b"application/grpc-web",
-        b"application/grpc-web+proto",
-        b"application/grpc-web-text",
-        b"application/grpc-web-text+proto",
-    )
-}
-"""The protocols of a POST by content type, on every server."""
-WITH_TRAILERS: dict[bytes, Protocol] = {
-    kind: Grpc(kind) for kind in (b"application/grpc", b"application/grpc+proto")
-}
-"""The further protocols of a POST on a server that sends trailers."""
-_ENCODINGS = {"json": _JSON, "proto": _PROTO}
+class Protocols:
+    """The protocols of an application, which share its cache of JSON."""
 
+    def __init__(self) -> None:
+        self.json = Connect(b"application/json", JsonMessages())
+        proto = Connect(b"application/proto")
+        self._of_query = {"json": self.json, "proto": proto}
+        self._posted: dict[bytes, Protocol] = {
+            b"application/json": self.json,
+            b"application/proto": proto,
+        }
+        for kind in (b"application/grpc-web", b"application/grpc-web+proto"):
+            self._posted[kind] = GrpcWeb(kind, is_text=False)
+        for kind in (b"application/grpc-web-text", b"application/grpc-web-text+proto"):
+            self._posted[kind] = GrpcWeb(kind, is_text=True)
+        grpc = {kind: Grpc(kind) for kind in (b"application/grpc", b"application/grpc+proto")}
+        self._with_trailers = {**self._posted, **grpc}
 
-def protocol_of_query(query: bytes) -> Connect:
-    """Return the protocol of a GET. Raises MalformedRequest."""
-    protocol = _ENCODINGS.get(_parameters(query).get("encoding", ""))
-    if protocol is None:
-        raise MalformedRequest("encoding: must be json or proto")
-    return protocol
+    def posted(self, *, with_trailers: bool) -> dict[bytes, Protocol]:
+        """Return the protocols of a POST by content type. Only some servers send trailers."""
+        return self._with_trailers if with_trailers else self._posted
+
+    def of_query(self, query: bytes) -> Connect:
+        """Return the protocol of a GET. Raises MalformedRequest."""
+        protocol = self._of_query.get(_parameters(query).get("encoding", ""))
+        if protocol is None:
+            raise MalformedRequest("encoding: must be json or proto")
+        return protocol
 
 
 def _parameters(query: bytes) -> dict[str, str]:

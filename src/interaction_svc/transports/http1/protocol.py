@@ -26,6 +26,7 @@ from interaction_svc.domain.errors import (
     MalformedRequest,
     ServiceError,
 )
+from interaction_svc.domain.units import KIB
 from interaction_svc.telemetry import metrics
 from interaction_svc.telemetry.request_context import new_request_id
 from interaction_svc.transports.asgi.telemetry import NO_STORE
@@ -39,6 +40,8 @@ log = structlog.get_logger()
 
 _PIECE_BYTES = 1024
 """The bytes parsed at once. It bounds the requests that wait for the one in progress."""
+_UNPARSED_BYTES = 64 * KIB
+"""The connection is not read while more than this waits to be parsed."""
 _END_OF_HEADERS = b"\r\n\r\n"
 _LINGER_SECONDS = 2.0
 """The time that a connection stays open after its last response if its input was not read.
@@ -232,7 +235,8 @@ class RestProtocol(UvicornProtocol):
 
     def _after_parsing(self) -> None:
         if self._unparsed and not self._read_closed:
-            self.flow.pause_reading()
+            if len(self._unparsed) > _UNPARSED_BYTES:  # else two system calls a request with a body
+                self.flow.pause_reading()
             return
         self._unparsed.clear()
         self.flow.resume_reading()

@@ -6,15 +6,16 @@ import orjson
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from interaction_svc.app.interactions import Interactions
+from interaction_svc.codec.twilio_json import to_json
 from interaction_svc.transports.asgi.admission import Admission
 from interaction_svc.transports.asgi.authentication import Authentication
 from interaction_svc.transports.asgi.cors import Cors
+from interaction_svc.transports.asgi.json_cache import JsonCache
 from interaction_svc.transports.asgi.router import Router, serve_endpoint
 from interaction_svc.transports.asgi.telemetry import Telemetry
 from interaction_svc.transports.operations import DELETE, GET, HEALTHZ, LIST, OPENAPI, READYZ
 from interaction_svc.transports.pipeline import Pipeline
 from interaction_svc.transports.rest.errors import Errors
-from interaction_svc.transports.rest.json_cache import JsonCache
 from interaction_svc.transports.rest.openapi import openapi_document
 from interaction_svc.transports.rest.resources import InteractionList, InteractionResource
 from interaction_svc.transports.rest.responses import (
@@ -37,7 +38,7 @@ def create_app(
     Links never use the Host header, because callers choose it. In browsers, pages of `cors_origins`
     may read the responses.
     """
-    cache = JsonCache(base_url)
+    cache = JsonCache(lambda interaction: orjson.dumps(to_json(interaction, base_url)))
     responses = JsonResponses(pipeline.response_backlog)
     resource = InteractionResource(interactions, cache, responses)
     document = orjson.dumps(openapi_document(base_url))

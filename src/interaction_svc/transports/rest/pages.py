@@ -10,7 +10,7 @@ from typing import NamedTuple
 from interaction_svc.app.interactions import Page
 from interaction_svc.codec.twilio_json import LIST_KEY
 from interaction_svc.domain.units import KIB, MIB
-from interaction_svc.transports.rest.json_cache import JsonCache
+from interaction_svc.transports.asgi.json_cache import JsonCache
 from interaction_svc.transports.rest.responses import JsonStream
 
 READ_BYTES = MIB

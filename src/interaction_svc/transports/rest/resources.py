@@ -17,8 +17,8 @@ from interaction_svc.domain.errors import (
 )
 from interaction_svc.domain.interactions import InteractionKey
 from interaction_svc.telemetry.request_context import current_request
+from interaction_svc.transports.asgi.json_cache import JsonCache
 from interaction_svc.transports.rest import pages
-from interaction_svc.transports.rest.json_cache import JsonCache
 from interaction_svc.transports.rest.responses import JsonResponses
 
 

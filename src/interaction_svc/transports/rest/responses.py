@@ -7,7 +7,7 @@ import orjson
 from starlette.responses import Response
 from starlette.types import Scope, Send
 
-from interaction_svc.admission.response_backlog import ResponseBacklog
+from interaction_svc.admission.response_backlog import UNCOUNTED_BYTES, ResponseBacklog
 from interaction_svc.domain.errors import (
     InteractionNotFound,
     MethodNotAllowed,
@@ -15,13 +15,11 @@ from interaction_svc.domain.errors import (
     Unauthenticated,
     UnknownPath,
 )
-from interaction_svc.domain.units import KIB, MIB
+from interaction_svc.domain.units import MIB
 from interaction_svc.telemetry.request_context import current_request
 from interaction_svc.transports.asgi.compression import MIN_BYTES, Compressor, accepts_gzip
 from interaction_svc.transports.status import codes_of
 
-UNCOUNTED_BYTES = 64 * KIB
-"""Responses up to this size are not counted: all of them in progress have only a few MiB."""
 STREAM_BYTES = 4 * MIB
 """The counted size of a response in parts, which has one part and one read in memory."""
 

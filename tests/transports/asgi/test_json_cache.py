@@ -2,18 +2,20 @@
 
 import asyncio
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable
 
+import orjson
 import pytest
 from testing.build import new_interaction, new_parents
 
 from interaction_svc.codec import twilio_json
-from interaction_svc.codec.twilio_json import to_json
+from interaction_svc.codec.twilio_json import Resource, to_json
 from interaction_svc.domain.errors import DataLoss
 from interaction_svc.store import Row, row_of
-from interaction_svc.transports.rest import json_cache
-from interaction_svc.transports.rest.json_cache import JsonCache
+from interaction_svc.transports.asgi import json_cache
+from interaction_svc.transports.asgi.json_cache import JsonCache
 from interaction_svc.v1 import interaction_pb2 as pb
 
 BASE_URL = "https://interactions.example"
@@ -24,12 +26,16 @@ def rendered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return a list to which the SID of each rendered row is added."""
     sids: list[str] = []
 
-    def noted(interaction: pb.Interaction, base_url: str) -> twilio_json.Resource:
+    def noted(interaction: pb.Interaction, base_url: str) -> Resource:
         sids.append(interaction.sid)
-        return to_json(interaction, base_url)
+        return twilio_json.to_json(interaction, base_url)
 
-    monkeypatch.setattr(twilio_json, "to_json", noted)
+    monkeypatch.setattr(sys.modules[__name__], "to_json", noted)
     return sids
+
+
+def render(interaction: pb.Interaction) -> bytes:
+    return orjson.dumps(to_json(interaction, BASE_URL))
 
 
 def some_rows(count: int, data: str = "{}") -> list[Row]:
@@ -42,7 +48,7 @@ def frames(rows: list[Row]) -> bytes:
 
 
 async def test_each_row_has_its_own_json_in_any_order_of_requests(rendered: list[str]) -> None:
-    rows, cache = some_rows(5), JsonCache(BASE_URL)
+    rows, cache = some_rows(5), JsonCache(render)
     for asked in (rows[:3], rows[2:], rows[::-1], rows, rows):
         found = [json.loads(each) for each in cache.render_page(frames(asked))]
         assert [each["sid"] for each in found] == [row.sid for row in asked]
@@ -53,7 +59,7 @@ async def test_each_row_has_its_own_json_in_any_order_of_requests(rendered: list
 
 
 async def test_a_changed_row_is_rendered_again() -> None:
-    interaction, cache = new_interaction(new_parents(), data="before"), JsonCache(BASE_URL)
+    interaction, cache = new_interaction(new_parents(), data="before"), JsonCache(render)
     cache.render_page(row_of(interaction).frame)
     interaction.data = "after"
     (found,) = cache.render_page(row_of(interaction).frame)
@@ -64,7 +70,7 @@ async def test_the_size_of_the_cache_is_bounded(
     rendered: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(json_cache, "KEPT_BYTES", 100_000)
-    rows, cache = some_rows(100, data="x" * 5_000), JsonCache(BASE_URL)
+    rows, cache = some_rows(100, data="x" * 5_000), JsonCache(render)
     for row in rows:
         cache.render_page(row.frame + row.frame)
     del rendered[:]
@@ -85,7 +91,7 @@ async def test_rows_that_are_not_requested_leave_the_cache(
         return asyncio.TimerHandle(0, callback, (), asyncio.get_running_loop())
 
     monkeypatch.setattr(asyncio.get_running_loop(), "call_later", call_later)
-    (asked_again, left), cache = some_rows(2), JsonCache(BASE_URL)
+    (asked_again, left), cache = some_rows(2), JsonCache(render)
     cache.render_page(2 * (asked_again.frame + left.frame))
     del rendered[2:]
     for _ in range(3):
@@ -104,4 +110,4 @@ async def test_rows_that_are_not_requested_leave_the_cache(
 async def test_damaged_rows_raise_data_loss() -> None:
     for damaged in (b"\x0a\x05ab", b"\x0a\x02\x0a\x09"):
         with pytest.raises(DataLoss):
-            JsonCache(BASE_URL).render_page(damaged)
+            JsonCache(render).render_page(damaged)

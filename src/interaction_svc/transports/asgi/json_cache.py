@@ -1,11 +1,8 @@
 """A cache of the JSON of rows."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-import orjson
-
-from interaction_svc.codec import twilio_json
 from interaction_svc.codec.encoded import DamagedEncodingError, decode_item, split_encoded
 from interaction_svc.domain.errors import DataLoss
 from interaction_svc.domain.units import MIB
@@ -21,7 +18,7 @@ _OVERHEAD_BYTES = 200
 
 
 class JsonCache:
-    """Renders rows as the vendor's JSON, and caches the JSON from the second request for a row on.
+    """Renders rows as JSON, and caches the JSON from the second request for a row on.
 
     A client that polls a list or pages through a Session gets the same rows repeatedly. The key of
     the cache is the stored bytes of a row; a look-up takes 1/15 of the time of rendering. The store
@@ -34,8 +31,9 @@ class JsonCache:
     becomes the older one.
     """
 
-    def __init__(self, base_url: str) -> None:
-        self._base_url = base_url
+    def __init__(self, render: Callable[[Interaction], bytes]) -> None:
+        """`render` returns the JSON of an Interaction."""
+        self._render = render
         self._young: dict[bytes, bytes] = {}
         self._old: dict[bytes, bytes] = {}
         self._young_bytes = 0
@@ -44,7 +42,10 @@ class JsonCache:
 
     def render_page(self, encoded: bytes) -> list[bytes]:
         """Return the JSON of each row of joined encoded rows. Raises DataLoss."""
-        records = _split(encoded)
+        return self.render_rows(split_rows(encoded))
+
+    def render_rows(self, records: list[bytes]) -> list[bytes]:
+        """Return the JSON of each row of `split_rows`. Raises DataLoss."""
         rendered = list(map(self._young.get, records))
         return [
             self._found(record) if json is None else json
@@ -56,18 +57,18 @@ class JsonCache:
 
         Raises DataLoss.
         """
-        for record in _split(encoded):
+        for record in split_rows(encoded):
             yield self._young.get(record) or self._found(record)
 
     def render_item(self, encoded: bytes) -> bytes:
         """Return the JSON of one encoded row. Raises DataLoss."""
-        (record,) = _split(encoded)
+        (record,) = split_rows(encoded)
         return self._young.get(record) or self._found(record)
 
     def _found(self, record: bytes) -> bytes:
         json = self._old.pop(record, None)
         if json is None:
-            json = orjson.dumps(twilio_json.to_json(_decode(record), self._base_url))
+            json = self._render(_decode(record))
             if (key := hash(record)) not in self._asked_for:
                 self._asked_for.add(key)
                 self._grow(_OVERHEAD_BYTES)
@@ -95,7 +96,8 @@ class JsonCache:
             self._timer = asyncio.get_running_loop().call_later(SECONDS_KEPT, self._age)
 
 
-def _split(encoded: bytes) -> list[bytes]:
+def split_rows(encoded: bytes) -> list[bytes]:
+    """Return the rows of joined encoded rows. Raises DataLoss."""
     try:
         return split_encoded(encoded)
     except DamagedEncodingError as error:
