@@ -62,6 +62,12 @@ def get(path: str, *headers: str) -> bytes:
     return "\r\n".join(lines).encode("ascii")
 
 
+def post(path: str, body: bytes, *headers: str) -> bytes:
+    """Return the bytes of a POST request with a JSON body."""
+    lines = (*headers, "Content-Type: application/json", f"Content-Length: {len(body)}")
+    return get(path, *lines).replace(b"GET", b"POST", 1) + body
+
+
 async def fetch(address: str, sent: bytes) -> tuple[int, bytes]:
     """Send one request on a new connection, and return the status and the body of the response."""
     host, _, port = address.rpartition(":")

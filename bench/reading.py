@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
+from google.protobuf import json_format
 from testing import http2
 from testing.api_keys import IssuedKey, basic, new_key
 from testing.build import Parents, new_interaction, new_parents, new_session
@@ -35,6 +36,7 @@ OURS = "interaction-svc"
 PLAIN = "plain Python"
 GO = "plain Go"
 FASTAPI = "FastAPI"
+CONNECT = "interaction-svc, Connect JSON"
 AT_ONCE = 16
 """Concurrent requests."""
 AT_ONCE_LARGE = 4
@@ -215,7 +217,34 @@ def _rest_contenders(run: _Run, folder: Path, stored: Stored, theirs: Path) -> l
             for case, paths in asked.items()
         }
         contenders.append(Contender(name, pid, address, requests))
+    contenders.append(_connect_contender(stored))
     return contenders
+
+
+def _connect_contender(stored: Stored) -> Contender:
+    """Return this service, asked for the same over Connect as JSON."""
+    lists: dict[str, list[Any]] = {
+        case_of(size): [list_request(stored.parents, page_size=size)] for size in SIZES
+    }
+    lists[UNSEEN] = [list_request(each, page_size=_LARGE) for each in stored.others]
+    asked = {GET: list(map(get_request, stored.read))} | lists
+    address = stored.server.base_url.removeprefix("http://")
+    header = header_of(stored.key.basic)
+    requests = {
+        case: tuple(connect_request(address, request, header) for request in of_case)
+        for case, of_case in asked.items()
+    }
+    return Contender(CONNECT, stored.server.process.pid, address, requests)
+
+
+def connect_request(address: str, request: Any, header: str) -> http_load.HttpRequest:
+    """Return a call over Connect, with the length of its response from this server."""
+    body = json_format.MessageToJson(request, indent=None).encode()
+    sent = http_load.post(method_of(request), body, header)
+    status, response = asyncio.run(http_load.fetch(address, sent))
+    if status != 200:
+        raise RuntimeError(f"{address}{method_of(request)}: {status}")
+    return http_load.HttpRequest(sent, len(response))
 
 
 def header_of(authorization: str) -> str:

@@ -11,7 +11,19 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from bench import memory, parts, reading, scaling, sizes, writing
-from bench.reading import EMPTY, FASTAPI, GET, GO, OURS, PLAIN, SIZES, UNSEEN, Costs, case_of
+from bench.reading import (
+    CONNECT,
+    EMPTY,
+    FASTAPI,
+    GET,
+    GO,
+    OURS,
+    PLAIN,
+    SIZES,
+    UNSEEN,
+    Costs,
+    case_of,
+)
 from bench.report import Measure, machine, markdown, plot, table_of
 
 Targets = dict[str, tuple[float | None, float | None]]
@@ -53,7 +65,7 @@ def _measured(folder: Path, *, quick: bool) -> str:
         table_of(targets),
         "## Server CPU of a request, in microseconds\n",
         _contenders("gRPC", over_grpc, (EMPTY, OURS, PLAIN, GO)),
-        _contenders("REST", over_rest, (EMPTY, OURS, FASTAPI)),
+        _contenders("REST", over_rest, (EMPTY, OURS, CONNECT, FASTAPI)),
         "## Where the time goes\n",
         _parts(1.0 if quick else 6.0),
         "## Two workers against one\n",
@@ -78,6 +90,13 @@ def _of_reads(over_grpc: Costs, over_rest: Costs) -> Iterable[Measure]:
             f"REST {case} ÷ empty route, same bytes",
             _ratios(over_rest, (case, OURS), (case, EMPTY)),
             _us(over_rest[case, OURS]), _us(over_rest[case, EMPTY]), must, aim, floor=1.0,
+        )  # fmt: skip
+
+    for case, must, aim in ((GET, 1.2, 1.0), (case_of(50), None, None)):
+        yield Measure(
+            f"Connect JSON {case} ÷ REST {case}",
+            _ratios(over_rest, (case, CONNECT), (case, OURS)),
+            _us(over_rest[case, CONNECT]), _us(over_rest[case, OURS]), must, aim,
         )  # fmt: skip
 
 
