@@ -43,7 +43,7 @@ END_OTHERS = (
         ("57014", StoreUnavailableError, "cancelled"),
         ("25006", StoreUnavailableError, "standby"),
         ("26000", StoreUnavailableError, "statement_cache_size=0"),
-        ("42501", StoreUnavailableError, "may not"),
+        ("42501", StoreUnavailableError, "lacks a permission"),
         ("08006", StoreUnavailableError, "connection to PostgreSQL is lost"),
         ("XX001", StoreDamagedError, "damage"),
         ("99999", StoreUnavailableError, "SQLSTATE 99999"),
