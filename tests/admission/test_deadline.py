@@ -1,4 +1,4 @@
-"""The deadline that HTTP requests have: one timer for all of them."""
+"""The shared deadline of requests, which has one timer for all of them."""
 
 import asyncio
 
@@ -15,18 +15,18 @@ async def wait_within(deadline: SharedDeadline) -> None:
         await asyncio.Event().wait()
 
 
-async def test_each_task_that_takes_too_long_is_ended() -> None:
+async def test_each_task_beyond_the_deadline_is_ended() -> None:
     deadline = SharedDeadline(SECONDS)
     first = asyncio.create_task(wait_within(deadline))
-    await asyncio.sleep(SECONDS / 2)  # the timer is that of the first, and goes on to the second
+    await asyncio.sleep(SECONDS / 2)  # the timer of the first task is then set for the second
     second = asyncio.create_task(wait_within(deadline))
     assert isinstance((await asyncio.gather(first, return_exceptions=True))[0], DeadlineExceeded)
     assert isinstance((await asyncio.gather(second, return_exceptions=True))[0], DeadlineExceeded)
     with pytest.raises(DeadlineExceeded):
-        await wait_within(deadline)  # nor does it end with the last
+        await wait_within(deadline)  # the deadline works again after its timer has ended
 
 
-async def test_what_is_done_in_time_is_left_alone() -> None:
+async def test_tasks_within_the_deadline_are_unaffected() -> None:
     deadline = SharedDeadline(SECONDS)
     for _ in range(3):
         with deadline:
@@ -36,7 +36,7 @@ async def test_what_is_done_in_time_is_left_alone() -> None:
         raise LookupError
 
 
-async def test_a_task_that_is_cancelled_by_others_is_cancelled() -> None:
+async def test_a_cancellation_by_others_ends_the_task() -> None:
     task = asyncio.create_task(wait_within(SharedDeadline(60)))
     await asyncio.sleep(0)
     task.cancel()

@@ -1,4 +1,4 @@
-"""How much the service takes on: its limits with a time of the test's, and a server at them."""
+"""The limits of the service, with a simulated clock and on a running server."""
 
 import asyncio
 import itertools
@@ -38,7 +38,7 @@ from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceSt
     st.integers(1, 20),
     st.lists(st.floats(0, 3, allow_nan=False), max_size=80),
 )
-def test_a_rate_lets_through_its_burst_and_then_its_average(
+def test_a_token_bucket_allows_its_burst_and_then_its_rate(
     per_second: int, burst: int, pauses: list[float]
 ) -> None:
     time = Time()
@@ -58,7 +58,7 @@ def test_a_rate_lets_through_its_burst_and_then_its_average(
         assert count <= burst + per_second * (taken[last] - taken[first]) + 1e-3
 
 
-def test_a_rate_is_kept_for_each_name_and_names_are_forgotten() -> None:
+def test_each_name_has_a_bucket_and_old_buckets_are_dropped() -> None:
     time = Time()
     rate = KeyedTokenBucket(1, 2, time)
     assert [rate.take("a") for _ in range(2)] == [0, 0]
@@ -104,11 +104,11 @@ def test_many_attempts_at_once_don_t_get_by() -> None:
         for _ in range(10):
             assert under_way.enter_context(attempts.one("192.0.2.1:1")) == 0
         assert under_way.enter_context(attempts.one("192.0.2.1:1")) == 1
-    with attempts.one("192.0.2.1:1") as wait:  # none was wrong, the eleventh neither
+    with attempts.one("192.0.2.1:1") as wait:  # none of the eleven attempts was wrong
         assert wait == 0
 
 
-def test_the_rate_of_calls_is_each_account_s_own() -> None:
+def test_the_rate_limit_is_per_account() -> None:
     rate = RequestRateLimit(3, Time())
     one, other = Principal(new_sid("AC")), Principal(new_sid("AC"))
     for _ in range(3):
@@ -128,7 +128,7 @@ def caller_of(account_sid: str | None, key: str = "SK") -> Principal:
 
 
 def begun(concurrency: ConcurrencyLimit, caller: Principal, *, is_stream: bool = False) -> bool:
-    """Begin a call, and return whether there was room for it."""
+    """Begin a request, and return whether the limits allowed it."""
     try:
         concurrency.begin(caller, is_stream=is_stream)
     except Overloaded:
@@ -148,7 +148,7 @@ def test_an_account_s_calls_take_their_share_of_the_places_and_others_the_rest()
     with pytest.raises(Overloaded) as refused:
         concurrency.begin(callers[0])
     assert refused.value.metadata == {"scope": "account", "limit": "8"}
-    # Callers without a key are all there are: they may take every place.
+    # Callers without a key have no share: they may take every place.
     assert all(begun(concurrency, ANONYMOUS) for _ in range(100))
 
 
@@ -159,14 +159,14 @@ def test_streams_have_a_smaller_share_and_a_key_s_a_number() -> None:
     assert [begun(concurrency, key, is_stream=True) for _ in range(5)] == [True] * 3 + [False] * 2
     others = [caller_of(account_sid) for _ in range(4)]
     assert sum(begun(concurrency, caller, is_stream=True) for caller in others) == 2
-    # What was refused has left nothing behind: 5 of the account's 8 places are taken.
+    # Refused streams hold no place: 5 of the account's 8 places are taken.
     assert [begun(concurrency, key) for _ in range(4)] == [True] * 3 + [False]
     concurrency.end(key, is_stream=True)
     assert begun(concurrency, key, is_stream=True)
     assert sum(begun(concurrency, ANONYMOUS, is_stream=True) for _ in range(10)) == 5
 
 
-def test_shares_are_of_one_place_at_least() -> None:
+def test_a_share_is_at_least_one_place() -> None:
     concurrency = ConcurrencyLimit(1, call_share=0.1, stream_share=0.1)
     caller = caller_of(new_sid("AC"))
     assert begun(concurrency, caller, is_stream=True)
@@ -174,7 +174,7 @@ def test_shares_are_of_one_place_at_least() -> None:
     assert begun(concurrency, caller)
 
 
-def test_places_are_given_back() -> None:
+def test_places_are_released() -> None:
     concurrency = ConcurrencyLimit(2)
 
     def fail() -> None:
@@ -246,9 +246,9 @@ async def test_silent_streams_of_one_key_leave_places_to_others(
         async with grpc.aio.insecure_channel(server.grpc_address) as channel:
             ingest, reading = IngestServiceStub(channel), InteractionServiceStub(channel)
             flood = []
-            # The first key has 7 streams, and the second what is left of half of the places.
+            # The first key gets 7 streams, and the second the other 3 of the account's 10.
             for key, held in zip(flooding, (7, 3), strict=True):
-                metadata = [("authorization", key.bearer)]  # and no deadline that would end them
+                metadata = [("authorization", key.bearer)]  # without a deadline
                 streams = [ingest.RecordInteractions(metadata=metadata) for _ in range(128)]
                 codes = Counter(await first_codes(streams, 128 - held))
                 assert codes == {Code.RESOURCE_EXHAUSTED: 128 - held}
@@ -263,7 +263,7 @@ async def test_silent_streams_of_one_key_leave_places_to_others(
                 assert codes == {Code.RESOURCE_EXHAUSTED: 128 - held, Code.UNAUTHENTICATED: held}
 
 
-async def test_requests_over_http_count_against_the_account_s_share_too(
+async def test_http_requests_count_against_the_account_s_share(
     tmp_path: Path, parents: Parents
 ) -> None:
     limits = ("--max-concurrent-calls", "4", "--account-call-share", "0.5")
@@ -288,7 +288,7 @@ async def test_requests_over_http_count_against_the_account_s_share_too(
 
 
 async def first_codes(streams: list[Any], count: int) -> list[Code]:
-    """Return the codes of the streams that have ended, once there are so many."""
+    """Wait until `count` streams have ended; return the codes of the ended ones."""
     async with asyncio.timeout(30):
         while sum(stream.done() for stream in streams) < count:
             await asyncio.sleep(0.02)
@@ -349,7 +349,7 @@ async def test_a_call_ends_at_the_service_s_deadline_whatever_its_client_s(
                     response = await http.delete(url, auth=(parents.account_sid, "x"))
                     assert (response.status_code, response.json()["code"]) == (503, 20503)
 
-            # A stream may take longer, but not the wait for each of its requests.
+            # A stream may take longer than the deadline, but not the wait for each request.
             async def slowly(pause: float) -> AsyncIterator[Any]:
                 for _ in range(5):
                     yield ingest_pb.RecordInteractionsRequest(

@@ -1,4 +1,4 @@
-"""A client that takes no answers: what waits for it is bounded, and others are served."""
+"""Clients that read no responses: the memory for them is bounded, and other calls succeed."""
 
 import asyncio
 import socket
@@ -24,7 +24,7 @@ from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceSt
 LIST = "/interaction_svc.v1.InteractionService/ListInteractions"
 CALLS = 150
 ANSWER_BYTES = 3 * MIB
-"""At least, of a List of the Session that is filled here; as JSON it is six times as large."""
+"""The minimum size of a List of the Session of `fill`. As JSON it is six times as large."""
 
 
 async def test_an_http_answer_that_nobody_takes_is_given_up(
@@ -48,15 +48,15 @@ async def test_an_http_answer_that_nobody_takes_is_given_up(
             with suppress(ConnectionResetError):
                 while taken := client.recv(65_536):
                     received += len(taken)
-        # Far less than the answer: what the kernels held of it.
+        # Far less than the response: only the part in the kernels' buffers.
         assert 0 < received < 5 * ANSWER_BYTES
 
 
 @asynccontextmanager
 async def taking_nothing(server: Served, parents: Parents) -> AsyncIterator[int]:
-    """Make calls on a connection whose window is closed; give how many were refused.
+    """Make calls on a connection with an HTTP/2 window of 0; yield the number of refused calls.
 
-    A refusal has no data, only headers, which no window holds back.
+    A refusal has only headers, to which the window does not apply.
     """
     host, _, port = server.grpc_address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
@@ -70,7 +70,7 @@ async def taking_nothing(server: Served, parents: Parents) -> AsyncIterator[int]
     answered: set[int] = set()
     refused: set[int] = set()
     async with asyncio.timeout(60):
-        while len(answered) < CALLS:  # every call has its headers, at least
+        while len(answered) < CALLS:  # every call gets at least headers
             received += await reader.read(65_536)
             for kind, flags, stream, payload in http2.frames(received):
                 if kind == http2.PING and not flags & http2.ACK:
@@ -108,8 +108,8 @@ async def test_answers_that_nobody_takes_are_bounded(tmp_path: Path, parents: Pa
             for _ in range(3):
                 async with taking_nothing(server, parents) as refused:
                     assert CALLS - held <= refused < CALLS
-                    # Twice, and the store's pages and what the interpreter keeps come on top. All
-                    # answers would be more than a thousand.
+                    # Each response is in memory twice, and 150 MiB are allowed for the store's
+                    # pages and the interpreter. All responses would need more than 1,000 MiB.
                     allowed = 2 * ResponseBacklog.MAX_BYTES_A_CONNECTION // MIB + 150
                     assert resident_mib(server) - before < allowed
                     page = await reading.ListInteractions(list_request(parents))

@@ -1,4 +1,4 @@
-"""The adapter: the vendor's JSON and back."""
+"""Conversion of Interactions to and from Twilio's JSON."""
 
 import json
 from typing import Any
@@ -35,19 +35,19 @@ PROPERTIES = {
 
 
 @given(interactions())
-def test_what_goes_out_comes_back(interaction: pb.Interaction) -> None:
+def test_json_of_an_interaction_is_read_back_unchanged(interaction: pb.Interaction) -> None:
     sent = orjson.loads(orjson.dumps(to_json(interaction, BASE_URL, fraction=True)))
     assert normalized(from_json(sent), now_us=NOW_US) == interaction
 
 
 @given(interactions())
-def test_what_comes_in_goes_out_again(interaction: pb.Interaction) -> None:
+def test_parsed_json_is_written_unchanged(interaction: pb.Interaction) -> None:
     resource = to_json(interaction, BASE_URL)
     assert to_json(from_json(resource), BASE_URL) == resource
 
 
 @given(interactions())
-def test_all_19_properties_are_always_there(interaction: pb.Interaction) -> None:
+def test_all_19_properties_are_always_present(interaction: pb.Interaction) -> None:
     resource = to_json(interaction, BASE_URL)
     assert set(resource) == PROPERTIES
     assert resource["url"] == interaction_url(BASE_URL, interaction)
@@ -83,7 +83,7 @@ def test_the_documented_example() -> None:
     assert to_json(interaction, BASE_URL) == resource
 
 
-def test_every_word_of_the_vendor_has_a_value() -> None:
+def test_every_word_of_twilio_has_an_enum_value() -> None:
     assert set(TYPES.values()) == {"message", "voice", "unknown"}
     assert set(STATUSES.values()) == {
         "accepted", "answered", "busy", "canceled", "completed", "deleted", "delivered",
@@ -114,7 +114,7 @@ def test_words_in_any_case_and_times_with_fractions_and_offsets() -> None:
     assert interaction.update_time.ToJsonString() == "2026-02-14T12:00:00.500Z"
 
 
-def test_one_sided_is_all_null_and_absent_keys_are_null() -> None:
+def test_a_missing_leg_has_nulls_and_missing_keys_mean_null() -> None:
     interaction = new_interaction(new_parents(), inbound=None)
     resource = to_json(interaction, BASE_URL)
     inbound = [key for key in resource if key.startswith("inbound_")]
@@ -126,7 +126,7 @@ def test_one_sided_is_all_null_and_absent_keys_are_null() -> None:
     assert from_json(resource) == interaction
 
 
-def test_null_and_empty_data_are_two() -> None:
+def test_null_and_empty_data_are_distinct() -> None:
     assert not from_json({"data": None}).HasField("data")
     assert from_json({"data": ""}).HasField("data")
 
@@ -146,7 +146,7 @@ def test_null_and_empty_data_are_two() -> None:
         (None, "", "not a JSON object"),
     ],
 )
-def test_what_is_bad_is_named(resource: object, field: str, problem: str) -> None:
+def test_errors_name_the_invalid_field(resource: object, field: str, problem: str) -> None:
     with pytest.raises(InvalidField, match=problem) as caught:
         from_json(resource)
     assert caught.value.field == field
@@ -158,7 +158,7 @@ def test_what_is_bad_is_named(resource: object, field: str, problem: str) -> Non
         st.none() | st.text() | st.integers() | st.floats() | st.lists(st.none()) | st.booleans(),
     )
 )
-def test_whatever_comes_in_is_read_or_refused(resource: dict[str, Any]) -> None:
+def test_any_object_is_parsed_or_refused_with_a_property(resource: dict[str, Any]) -> None:
     refused: list[InvalidField] = []
     try:
         from_json(resource)
@@ -167,7 +167,7 @@ def test_whatever_comes_in_is_read_or_refused(resource: dict[str, Any]) -> None:
     assert all(error.field in PROPERTIES for error in refused)
 
 
-def test_fields_have_their_properties_names() -> None:
+def test_fields_map_to_their_properties() -> None:
     assert property_of("create_time") == "date_created"
     assert property_of("inbound.participant_sid") == "inbound_participant_sid"
     assert property_of("sid") == "sid"

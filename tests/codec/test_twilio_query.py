@@ -25,10 +25,10 @@ async def test_page_sizes_are_clamped(
         assert f"PageSize={size}&" in body["meta"]["url"]
 
 
-async def test_of_several_page_sizes_the_smallest_counts(
+async def test_the_smallest_of_several_page_sizes_is_used(
     http: httpx.AsyncClient, ingest: Ingest, parents: Parents
 ) -> None:
-    """The vendor's Java SDK sends two of them."""
+    """Twilio's Java SDK sends two of them."""
     await record(ingest, *new_session(parents, 25))
     for query in (
         "PageSize=50&PageSize=20",
@@ -99,7 +99,7 @@ async def test_the_links_of_a_page_with_the_highest_number_can_be_followed(
         ("page_size=5", "page_size: is not a parameter.*"),
     ],
 )
-async def test_bad_parameters_are_named(
+async def test_errors_name_the_invalid_parameter(
     http: httpx.AsyncClient, parents: Parents, query: str, message: str
 ) -> None:
     assert_error(await http.get(f"{parents.path}?{query}"), 400, 20001, message)

@@ -1,4 +1,4 @@
-"""Merging records: the end does not depend on the order in which they arrive."""
+"""Merging records: the result does not depend on the order of their arrival."""
 
 from collections.abc import Sequence
 from itertools import permutations
@@ -30,7 +30,7 @@ times_us = st.builds(
 
 @st.composite
 def records(draw: st.DrawFn) -> pb.Interaction:
-    """A record of BASE that contradicts others in statuses and times only; parts are left out."""
+    """Draw a record of BASE with other statuses and times, and with values left out."""
     record = pb.Interaction()
     record.CopyFrom(BASE)
     for leg in (record.inbound, record.outbound):
@@ -50,7 +50,7 @@ def records(draw: st.DrawFn) -> pb.Interaction:
 
 
 def recorded(rows: Sequence[Row]) -> tuple[Row, list[Outcome]]:
-    """Record rows one after the other, and return what is stored in the end."""
+    """Record rows one after the other; return the stored row and the outcomes."""
     stored, outcomes = rows[0], [Outcome.CREATED]
     for row in rows[1:]:
         (outcome, _), changed = merge_row(stored, row)
@@ -73,9 +73,7 @@ def test_every_order_with_repetitions_ends_in_the_same_row(
 
 
 @given(records(), records())
-def test_a_record_that_is_stored_changes_nothing_when_it_comes_again(
-    first: pb.Interaction, second: pb.Interaction
-) -> None:
+def test_a_repeated_record_changes_nothing(first: pb.Interaction, second: pb.Interaction) -> None:
     stored, _ = recorded([row_of(first), row_of(second)])
     for record in (first, second):
         (outcome, frame), changed = merge_row(stored, row_of(record))
@@ -100,7 +98,7 @@ def status_after(*rows: Row) -> int:
 
 
 @pytest.mark.parametrize("earlier", [SENT, pb.RESOURCE_STATUS_READ, DELIVERED])
-def test_the_status_of_the_later_second_counts(earlier: pb.ResourceStatus.ValueType) -> None:
+def test_the_status_of_the_later_second_wins(earlier: pb.ResourceStatus.ValueType) -> None:
     rows = with_status(earlier, NOON_US), with_status(SENT, NOON_US + SECOND_US)
     assert status_after(*rows) == SENT
     assert status_after(*reversed(rows)) == SENT
@@ -137,7 +135,7 @@ INBOUND_ORDER = ((pb.RESOURCE_STATUS_RECEIVING,), (pb.RESOURCE_STATUS_RECEIVED,)
 
 
 @pytest.mark.parametrize("order", [MESSAGE_ORDER, CALL_ORDER, INBOUND_ORDER])
-def test_within_a_second_the_further_status_counts_whatever_the_fractions(
+def test_within_a_second_the_status_of_the_higher_rank_wins(
     order: tuple[tuple[pb.ResourceStatus.ValueType, ...], ...],
 ) -> None:
     for place, statuses_there in enumerate(order):
@@ -148,7 +146,7 @@ def test_within_a_second_the_further_status_counts_whatever_the_fractions(
                 assert status_after(*reversed(rows)) == further
 
 
-def test_of_two_statuses_of_a_rank_the_one_of_the_finer_time_counts() -> None:
+def test_of_two_statuses_of_one_rank_the_later_one_wins() -> None:
     rows = (
         with_status(DELIVERED, NOON_US),
         with_status(pb.RESOURCE_STATUS_UNDELIVERED, NOON_US + 1),
@@ -161,7 +159,7 @@ def test_every_status_has_a_rank() -> None:
     assert set(STATUS_RANKS) == set(pb.ResourceStatus.values()) - {0}
 
 
-def test_what_a_later_record_leaves_out_stays() -> None:
+def test_values_that_a_later_record_leaves_out_are_kept() -> None:
     later = pb.Interaction()
     later.CopyFrom(BASE)
     later.ClearField("inbound")
@@ -179,7 +177,7 @@ def test_what_a_later_record_leaves_out_stays() -> None:
     assert merged.outbound.resource_status == pb.RESOURCE_STATUS_READ
 
 
-def test_a_status_that_a_later_record_left_out_is_compared_by_its_own_time() -> None:
+def test_a_status_is_compared_by_its_own_time_after_a_record_without_one() -> None:
     without = pb.Interaction()
     without.CopyFrom(BASE)
     without.ClearField("outbound")
@@ -213,7 +211,7 @@ def test_create_time_is_the_earliest_second_with_the_most_digits(
 
 
 @pytest.mark.parametrize(("seconds_later", "kept"), [(1, "second"), (0, "second"), (-1, "first")])
-def test_another_text_counts_unless_it_is_older_by_seconds(seconds_later: int, kept: str) -> None:
+def test_a_different_text_wins_unless_its_second_is_earlier(seconds_later: int, kept: str) -> None:
     rows = []
     for text, updated_us in (
         ("first", NOON_US + 900_000),
@@ -249,7 +247,7 @@ def test_a_damaged_row_is_replaced_by_a_new_record() -> None:
     assert merge_row(damaged, row) == (Recorded(Outcome.UPDATED, row.frame), row)
 
 
-def test_legs_that_come_one_by_one_are_joined() -> None:
+def test_legs_of_separate_records_are_merged() -> None:
     inbound, outbound = pb.Interaction(), pb.Interaction()
     for record, left_out in ((inbound, "outbound"), (outbound, "inbound")):
         record.CopyFrom(BASE)

@@ -1,4 +1,4 @@
-"""Records: what is stored, what is refused, and how it is spelt."""
+"""Validation and normalization of Interactions."""
 
 import re
 from typing import Any
@@ -123,7 +123,7 @@ def test_a_frame_is_a_response_and_frames_joined_are_a_list(interaction: pb.Inte
         ),
     ],
 )
-def test_what_is_bad_is_named(fields: dict[str, Any], field: str, problem: str) -> None:
+def test_errors_name_the_invalid_field(fields: dict[str, Any], field: str, problem: str) -> None:
     interaction = new_interaction(PARENTS)
     for name, value in fields.items():
         interaction.ClearField(name)  # type: ignore[arg-type]
@@ -134,19 +134,19 @@ def test_what_is_bad_is_named(fields: dict[str, Any], field: str, problem: str) 
 
 
 @pytest.mark.parametrize("url", _GOOD_URLS)
-def test_addresses_are_kept_as_they_are_written(url: str) -> None:
+def test_urls_are_kept_unchanged(url: str) -> None:
     interaction = new_interaction(PARENTS, inbound=new_leg(resource_url=url))
     assert normalized(interaction, now_us=NOW_US) == interaction
 
 
-def test_limits_are_what_is_still_allowed() -> None:
+def test_values_at_the_limits_are_accepted() -> None:
     leg = new_leg(resource_type="x" * 64, resource_url="https://h/" + "u" * 2038)
     data = "é" * (MAX_DATA_BYTES // 2)
     interaction = new_interaction(PARENTS, data=data, inbound=leg)
     assert normalized(interaction, now_us=NOW_US) == interaction
 
 
-def test_times_are_cut_to_microseconds_and_the_argument_stays() -> None:
+def test_times_are_cut_to_microseconds_in_a_copy() -> None:
     interaction = new_interaction(PARENTS)
     interaction.create_time.nanos = 999_999_999
     before = pb.Interaction.FromString(interaction.SerializeToString())
@@ -160,7 +160,7 @@ def test_a_missing_update_time_is_the_create_time() -> None:
     assert normalized(interaction, now_us=NOW_US).update_time == interaction.create_time
 
 
-def test_a_missing_sid_is_made_with_the_time_in_it() -> None:
+def test_a_missing_sid_is_generated_with_the_time_in_it() -> None:
     interaction = new_interaction(PARENTS, sid="")
     interaction.ClearField("create_time")
     made = [normalized(interaction, now_us=NOON_US, make_sid=True) for _ in range(2)]
@@ -176,7 +176,7 @@ def test_a_missing_sid_is_made_with_the_time_in_it() -> None:
         )
 
 
-def test_new_sids_follow_each_other() -> None:
+def test_new_sids_are_ordered_by_time() -> None:
     made = [new_interaction_sid(NOON_US + n * 1000) for n in range(100)]
     assert made == sorted(made)
 
@@ -192,7 +192,7 @@ def test_an_empty_leg_and_unknown_fields_are_dropped() -> None:
 
 
 @given(times_us)
-def test_times_go_to_text_and_back(us: int) -> None:
+def test_times_are_written_and_parsed_back(us: int) -> None:
     assert timestamps.parse(timestamps.text(us, fraction=True)) == us
     whole = timestamps.text(us)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", whole)
@@ -205,7 +205,7 @@ def test_times_go_to_text_and_back(us: int) -> None:
      "2026-02-14 12:00:00+00:00", "2026-02-14T12:00:00.000Z", "2026-02-14 13:00:00+01",
      "2026-02-14 11:30:00 -0030", "2026-02-14 12:00:00 UTC", "2026-02-14 12:00:00.000000+0000"],
 )  # fmt: skip
-def test_every_spelling_of_a_time_is_read(text: str) -> None:
+def test_every_accepted_form_of_a_time_is_parsed(text: str) -> None:
     assert timestamps.text(timestamps.parse(text), fraction=True) == "2026-02-14T12:00:00Z"
 
 
@@ -216,7 +216,7 @@ def test_every_spelling_of_a_time_is_read(text: str) -> None:
      "2026-02-14T25:00:00Z", "2026-02-14T12:00:60Z", "2026-02-14T12:00:00+25:00", "2026-W07-6",
      "0000-01-01T00:00:00Z", "9999-12-31T23:59:59-00:01", "٢٠٢٦-02-14T12:00:00Z"],
 )  # fmt: skip
-def test_what_is_no_time_is_refused(text: str) -> None:
+def test_invalid_times_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"is not a time|years 1 to 9999"):
         timestamps.parse(text)
 
@@ -238,7 +238,7 @@ def test_sids_are_matched_as_a_whole(kind: Sid) -> None:
     assert re.fullmatch(kind.pattern, good)
 
 
-def test_digits_of_sids_are_kept_in_lower_case() -> None:
+def test_sids_are_stored_in_lower_case() -> None:
     interaction = new_interaction(PARENTS)
     written = pb.Interaction()
     written.CopyFrom(interaction)

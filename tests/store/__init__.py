@@ -1,1 +1,1 @@
-"""What every store must do, and what a backend adds to it."""
+"""Tests of the contract of all stores, and of each backend."""

@@ -1,4 +1,4 @@
-"""Metrics: what was done is counted, under names that tell nothing of callers."""
+"""Metrics count calls, errors and rows, and contain no data of callers."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     }
 
 
-async def test_metrics_count_what_was_done(tmp_path: Path, parents: Parents) -> None:
+async def test_metrics_count_calls_errors_and_rows(tmp_path: Path, parents: Parents) -> None:
     with served(tmp_path, "--max-message-bytes", "70000") as server:
         async with (
             grpc.aio.insecure_channel(server.grpc_address) as channel,
@@ -83,7 +83,7 @@ async def test_metrics_count_what_was_done(tmp_path: Path, parents: Parents) -> 
         assert secret not in text
 
 
-def test_metrics_may_be_off_and_an_address_in_use_is_said(tmp_path: Path) -> None:
+def test_metrics_can_be_off_and_an_address_in_use_is_reported(tmp_path: Path) -> None:
     with served(tmp_path) as server:
         address = server.metrics_url.removeprefix("http://").partition("/")[0]
         answer = run(

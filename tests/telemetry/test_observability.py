@@ -1,4 +1,4 @@
-"""What one sees of the service: logs, request ids, metrics, audit; and what one never sees."""
+"""Logs, request ids and audit lines, and the data that they must not contain."""
 
 import asyncio
 import re
@@ -63,7 +63,7 @@ async def http(seen: Seen) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def until_logged(seen: Seen, event: str, **fields: Any) -> dict[str, Any]:
-    """Return the one line; it is written when the answer is already on its way."""
+    """Wait for the only line with these fields. It is written after the response is sent."""
     async with asyncio.timeout(20):
         while True:
             lines = logged(seen.server, event, **fields)
@@ -73,7 +73,7 @@ async def until_logged(seen: Seen, event: str, **fields: Any) -> dict[str, Any]:
             await asyncio.sleep(0.01)
 
 
-async def test_a_grpc_call_is_one_line(seen: Seen, channel: grpc.aio.Channel) -> None:
+async def test_a_grpc_call_logs_one_line(seen: Seen, channel: grpc.aio.Channel) -> None:
     call = InteractionServiceStub(channel).ListInteractions(
         list_request(seen.parents),
         metadata=[*seen.shown(seen.reader), ("x-request-id", "grpc-line-1")],
@@ -91,7 +91,7 @@ async def test_a_grpc_call_is_one_line(seen: Seen, channel: grpc.aio.Channel) ->
     assert line["account_sid"] == seen.parents.account_sid
 
 
-async def test_an_http_request_is_one_line(seen: Seen, http: httpx.AsyncClient) -> None:
+async def test_an_http_request_logs_one_line(seen: Seen, http: httpx.AsyncClient) -> None:
     path = f"{seen.parents.path}/KI{'0' * 32}"
     response = await http.get(path, auth=seen.reader, headers={"X-Request-Id": "http-line-1"})
     assert response.headers["x-request-id"] == "http-line-1"
@@ -124,7 +124,7 @@ async def test_request_ids_are_made_and_bad_ones_not_taken_over(
     assert response.headers["twilio-request-id"] == twilio_s
 
 
-async def test_a_failed_call_has_its_request_id_too(seen: Seen, channel: grpc.aio.Channel) -> None:
+async def test_a_failed_call_has_a_request_id(seen: Seen, channel: grpc.aio.Channel) -> None:
     raw: Any = channel.unary_unary(f"/{SERVICE}/GetInteraction")
     for metadata, code in (([], "UNAUTHENTICATED"), (seen.shown(), "INVALID_ARGUMENT")):
         call = raw(b"\xff", metadata=[*metadata, ("x-request-id", f"failed-{code}")])
@@ -135,7 +135,7 @@ async def test_a_failed_call_has_its_request_id_too(seen: Seen, channel: grpc.ai
         assert line["code"] == code
 
 
-async def test_unknown_methods_are_seen_under_one_name(
+async def test_unknown_methods_are_logged_under_one_name(
     seen: Seen, channel: grpc.aio.Channel
 ) -> None:
     raw: Any = channel.unary_unary(f"/{SERVICE}/Nothing")
@@ -145,7 +145,7 @@ async def test_unknown_methods_are_seen_under_one_name(
     assert (line["method"], line["code"]) == ("unknown", "UNIMPLEMENTED")
 
 
-async def test_a_call_that_its_client_gives_up_is_a_line(
+async def test_a_call_cancelled_by_its_client_is_logged(
     seen: Seen, channel: grpc.aio.Channel
 ) -> None:
     stream = IngestServiceStub(channel).RecordInteractions(
@@ -262,8 +262,8 @@ async def test_a_delete_whose_caller_has_gone_is_audited_too(
                     await asyncio.sleep(0.05)
 
 
-async def test_a_log_that_can_t_be_written_fails_no_call(tmp_path: Path) -> None:
-    """The reader of the log has gone: every line of it is a broken pipe."""
+async def test_an_unwritable_log_fails_no_call(tmp_path: Path) -> None:
+    """The log is a broken pipe, because its reader has gone."""
     parents = new_parents()
     with unread(tmp_path) as process:
         assert process.stdout is not None
@@ -291,7 +291,7 @@ async def test_a_log_that_can_t_be_written_fails_no_call(tmp_path: Path) -> None
 
 @contextmanager
 def unread(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """Serve with its log in a pipe."""
+    """Run a server whose log goes to a pipe."""
     command = [
         *COMMAND, "serve", "--store", f"sqlite:///{folder}/interactions.db", "--no-metrics",
         "--grpc-address", "127.0.0.1:0", "--http-address", "127.0.0.1:0",
@@ -335,7 +335,7 @@ async def test_no_body_and_no_secret_is_in_the_log(
     await http.get(f"{seen.parents.path}?Nothing={marker}", auth=seen.admin)
     headers = {"X-Request-Id": "without-bodies", "Authorization": wrong}
     assert (await http.get(seen.parents.path, headers=headers)).status_code == 401
-    await until_logged(seen, "call", request_id="without-bodies")  # and so all before it
+    await until_logged(seen, "call", request_id="without-bodies")  # so are all earlier lines
     log = seen.server.log.read_text()
     assert marker not in log
     for secret in (seen.admin.secret, seen.reader.secret):

@@ -35,7 +35,7 @@ class KeyedTokenBucket:
         return 0.0
 
     def refund(self, name: str) -> None:
-        """Put a token back."""
+        """Return a token to the bucket."""
         if name in self._full_at:
             self._full_at[name] -= self._interval
 

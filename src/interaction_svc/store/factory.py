@@ -189,7 +189,7 @@ async def _replicated(
 ) -> Store:
     followed = check_url(given.url)
     if not (isinstance(place, Dsn) and isinstance(followed, Dsn)):
-        raise StoreURLError("a store with a replica and the replica itself must be PostgreSQL")
+        raise StoreURLError("only a database can have a replica, which must be a database too")
     _postgres_store()  # raises StoreURLError without the driver
     from interaction_svc.store.postgres.replica.replica import Replica  # noqa: PLC0415
     from interaction_svc.store.postgres.replica.store import ReplicatedStore  # noqa: PLC0415

@@ -49,7 +49,7 @@ _current: ContextVar[RequestContext | None] = ContextVar("call", default=None)
 
 
 def begin(call: RequestContext) -> Token[RequestContext | None]:
-    """Make this the current request, and return the token for `end`."""
+    """Set the current request, and return the token for `end`."""
     return _current.set(call)
 
 

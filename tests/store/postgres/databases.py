@@ -1,4 +1,4 @@
-"""The databases that tests of the PostgreSQL store are in."""
+"""Databases for tests of the PostgreSQL store."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager

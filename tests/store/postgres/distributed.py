@@ -1,4 +1,4 @@
-"""A PostgreSQL with a stand-in for Citus, whose log has every statement."""
+"""A PostgreSQL cluster with a stand-in for Citus, which logs every statement."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ _PARAMETER = re.compile(r"\$(\d+) = ('(?:[^']|'')*'|NULL)")
 
 @contextmanager
 def running_with_stand_in() -> Iterator[Cluster]:
-    """Run a new cluster that knows the extension, until the end of the block."""
+    """Run a new cluster that has the extension, until the end of the block."""
     programs = found_programs()
     assert programs is not None
     with tempfile.TemporaryDirectory(prefix="interaction-svc-") as name:
@@ -49,21 +49,21 @@ def running_with_stand_in() -> Iterator[Cluster]:
 
 
 def make_template(cluster: Cluster) -> None:
-    """Make what new_distributed copies."""
+    """Create the template database of new_distributed."""
     cluster.sql("postgres", f"CREATE DATABASE {_TEMPLATE}")
     cluster.sql(_TEMPLATE, "CREATE EXTENSION citus")
     asyncio.run(distribute_store(cluster.url(_TEMPLATE)))
 
 
 def new_distributed(cluster: Cluster) -> str:
-    """Make a database with the extension and distributed tables; give its name."""
+    """Create a database with the extension and distributed tables; return its name."""
     name = f"test_{secrets.token_hex(8)}"
     cluster.sql("postgres", f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE}")
     return name
 
 
 class Statement(NamedTuple):
-    """A statement that a database was asked, with the values of its parameters."""
+    """A statement that a database has executed, with the values of its parameters."""
 
     text: str
     values: dict[int, str]
@@ -71,15 +71,15 @@ class Statement(NamedTuple):
 
     @property
     def tables(self) -> list[str]:
-        """Return which of the distributed tables it has, as often as it has them."""
+        """Return the distributed tables in its text, once for each occurrence."""
         return _TABLE.findall(self.text)
 
     @property
     def sessions(self) -> set[str]:
-        """The Sessions whose shards it asks; fail if it may ask others.
+        """Return the Sessions whose shards it queries; fail if it may query other shards.
 
-        Each table that it has must be bound to one by an equality, in the very SELECT that it
-        stands in, or have rows in VALUES.
+        Each table in it must have an equality on session_sid in the same SELECT, or its rows in
+        VALUES.
         """
         found = set()
         for match in _TABLE.finditer(self.text):
@@ -95,12 +95,12 @@ class Statement(NamedTuple):
         return found
 
     def _session(self, number: int) -> str:
-        """The SID that the value of a column is."""
+        """Return the SID in a parameter."""
         return f"KC{self.values[number].replace('-', '')}"
 
 
 def _rest_of_select(text: str, begin: int) -> str:
-    """Return what follows, up to the end of this SELECT, without what stands in brackets."""
+    """Return the text from `begin` to the end of its SELECT, without text in parentheses."""
     depth, rest = 0, ""
     for place in range(begin, len(text)):
         depth += (text[place] == "(") - (text[place] == ")")
@@ -113,7 +113,7 @@ def _rest_of_select(text: str, begin: int) -> str:
 def statements(cluster: Cluster, database: str) -> list[Statement]:
     """Return the statements on the distributed tables that a database has logged so far."""
     log = cluster.data / "log" / "log.json"
-    # The server logs through another process. Its lines are in order, so this one is the last.
+    # Another process of the server writes the log, in order: wait for the line of this statement.
     marker = secrets.token_hex(8)
     cluster.sql(database, f"SELECT '{marker}'")
     wait_until(lambda: f"{marker}'" in log.read_text())

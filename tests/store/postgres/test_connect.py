@@ -1,4 +1,4 @@
-"""What is said when nothing lets us in: a real server, and listeners that are no PostgreSQL."""
+"""Errors of connection attempts, to a real server and to listeners that are not PostgreSQL."""
 
 import asyncio
 import getpass
@@ -33,7 +33,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture(scope="module")
 def secured(authority: Authority) -> Iterator[Cluster]:
-    """A server with TLS at two addresses, one of which its certificate is for."""
+    """A server with TLS at two addresses. Its certificate is for one of them."""
     with running_cluster() as cluster:
         files = authority.issue("postgres")
         for name, source in (
@@ -70,7 +70,7 @@ def url_of(cluster: Cluster, host: str = HOST, **options: object) -> str:
     return cluster.url("postgres", port=None, **given).replace(f"@{HOST}", f"@{host}")
 
 
-async def test_a_server_whose_certificate_is_trusted_lets_us_in(
+async def test_a_server_with_a_trusted_certificate_is_connected_to(
     secured: Cluster, authority: Authority
 ) -> None:
     name = secured.new_database()
@@ -113,7 +113,7 @@ async def test_a_server_whose_certificate_is_trusted_lets_us_in(
         (HOST, {"sslrootcert": "ca", "sslnegotiation": "direct"}, "needs PostgreSQL 17"),
     ],
 )
-async def test_what_is_wrong_with_tls_is_said(
+async def test_tls_errors_name_their_cause(
     secured: Cluster,
     authority: Authority,
     tmp_path: Path,
@@ -138,7 +138,7 @@ async def test_what_is_wrong_with_tls_is_said(
     assert re.search(problem, text), text
 
 
-async def test_a_client_certificate_lets_us_in(
+async def test_a_client_certificate_is_accepted(
     secured: Cluster, authority: Authority, tmp_path: Path
 ) -> None:
     files = authority.client("client", "by_certificate", "client.example.com")
@@ -166,7 +166,7 @@ async def test_a_client_certificate_lets_us_in(
         (f"{USER}:{{}}", "postgres", "options=-c%20nothing%3D1", "know a setting.*42704"),
     ],
 )
-async def test_why_the_server_refuses_is_said(
+async def test_refusals_of_the_server_name_their_cause(
     cluster: Cluster, user: str, database: str, query: str, problem: str
 ) -> None:
     credentials = user.format(PASSWORD.replace(" ", "%20"))
@@ -175,7 +175,7 @@ async def test_why_the_server_refuses_is_said(
     assert re.search(problem, text), text
 
 
-async def test_a_server_that_takes_no_more_connections_is_said(cluster: Cluster) -> None:
+async def test_an_exhausted_connection_limit_is_reported(cluster: Cluster) -> None:
     name = cluster.new_database()
     cluster.sql("postgres", f"ALTER DATABASE {name} CONNECTION LIMIT 0; CREATE ROLE few LOGIN")
     cluster.sql("postgres", "ALTER ROLE few PASSWORD 'p'")
@@ -183,7 +183,7 @@ async def test_a_server_that_takes_no_more_connections_is_said(cluster: Cluster)
     assert "takes no more connections (SQLSTATE 53300)" in await problem_of(url)
 
 
-async def test_of_several_servers_each_is_told_with_its_problem(cluster: Cluster) -> None:
+async def test_each_of_several_servers_is_listed_with_its_problem(cluster: Cluster) -> None:
     port = free_port()
     url = f"postgresql://{USER}:wrong@{HOST}:{port},{HOST}:{cluster.port}/postgres"
     text = await problem_of(url)
@@ -191,18 +191,18 @@ async def test_of_several_servers_each_is_told_with_its_problem(cluster: Cluster
     assert f"{HOST}:{cluster.port}: the server doesn't take the password" in text
 
 
-async def test_a_name_with_two_addresses_that_refuse_is_said() -> None:
+async def test_a_name_with_two_refusing_addresses_is_reported() -> None:
     assert "Connection refused" in await problem_of(f"postgresql://localhost:{free_port()}/d")
 
 
-async def test_a_host_that_is_not_known_is_said() -> None:
+async def test_an_unknown_host_is_reported() -> None:
     text = await problem_of("postgresql://nowhere.invalid/d")
     assert re.search("can't be reached: (Name or service|Temporary failure)", text)
 
 
 @asynccontextmanager
 async def listener(answer: bytes) -> AsyncIterator[int]:
-    """Listen, answer the first message so, and close; yields the port."""
+    """Answer the first message of each connection with `answer`, and close it; yield the port."""
 
     async def answered(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1000)
@@ -246,14 +246,16 @@ HTTP = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"
         ),
     ],
 )
-async def test_what_answers_is_said(answer: bytes, mode: str, problem: str) -> None:
+async def test_answers_of_other_programs_are_explained(
+    answer: bytes, mode: str, problem: str
+) -> None:
     async with listener(answer) as port:
         text = await problem_of(f"postgresql://u:{PASSWORD}@{HOST}:{port}/d?sslmode={mode}")
     assert re.search(problem, text), text
     assert "starting up" not in text
 
 
-async def test_a_listener_that_never_answers_is_given_up_after_connect_timeout() -> None:
+async def test_connecting_to_a_silent_listener_ends_after_connect_timeout() -> None:
     with socket.create_server((HOST, 0)) as silent:
         port = silent.getsockname()[1]
         text = await problem_of(f"postgresql://{HOST}:{port}/d?connect_timeout=1")
@@ -264,7 +266,7 @@ async def test_a_listener_that_never_answers_is_given_up_after_connect_timeout()
 async def test_a_password_file_is_read_as_libpq_reads_it(
     cluster: Cluster, database: str, tmp_path: Path
 ) -> None:
-    """asyncpg leaves the backslashes in, and fails on a short line."""
+    """asyncpg's own reader keeps the backslashes, and fails on a short line."""
     role = f"r_{database}"
     cluster.sql(
         database,
@@ -288,7 +290,7 @@ async def test_a_password_file_is_read_as_libpq_reads_it(
 async def test_a_process_whose_user_has_no_name_needs_one_in_the_url(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in a container that runs as a number that /etc/passwd doesn't have."""
+    """Like in a container that runs as a user ID without an entry in /etc/passwd."""
 
     def nameless() -> str:
         raise KeyError("getpwuid(): uid not found: 54321")
@@ -298,7 +300,7 @@ async def test_a_process_whose_user_has_no_name_needs_one_in_the_url(
     assert "the URL names no user" in text
 
 
-async def test_the_socket_of_another_port_is_found(cluster: Cluster, database: str) -> None:
+async def test_the_socket_of_a_non_default_port_is_found(cluster: Cluster, database: str) -> None:
     folder = str(cluster.folder).replace("/", "%2F")
     password = PASSWORD.replace(" ", "%20")
     for url in (
@@ -309,14 +311,16 @@ async def test_the_socket_of_another_port_is_found(cluster: Cluster, database: s
             pass
 
 
-async def test_the_server_knows_us_by_the_name_in_the_url(cluster: Cluster, database: str) -> None:
+async def test_the_application_name_of_the_url_reaches_the_server(
+    cluster: Cluster, database: str
+) -> None:
     names = "SELECT DISTINCT application_name FROM pg_stat_activity WHERE datname = '{}'"
     for query, name in (("", "interaction-svc"), ("?application_name=mine", "mine")):
         async with opened_store(cluster.url(database) + query):
             assert cluster.sql("postgres", names.format(database)) == name
 
 
-async def test_a_connection_asks_whether_its_server_is_there(cluster: Cluster) -> None:
+async def test_a_connection_has_tcp_keepalive(cluster: Cluster) -> None:
     for options, expected in (
         ("keepalives_idle=77&keepalives_interval=7&keepalives_count=3", (1, 77, 7, 3)),
         ("keepalives=0&keepalives_idle=77", (0, 7200, 75, 9)),
@@ -349,7 +353,7 @@ async def test_a_store_that_is_read_only_by_default_is_not_opened_and_its_first_
     )
     url = f"postgresql://{role}:p@{HOST}:{cluster.port}/{database}"
     assert "default_transaction_read_only is on" in await problem_of(url)
-    async with opened_store(url, migrate=False) as store:  # what a copy only reads from
+    async with opened_store(url, migrate=False) as store:  # like the source of a copy
         with pytest.raises(StoreUnavailableError, match="default_transaction_read_only is on"):
             await store.probe()
         health = Health(store)

@@ -1,6 +1,6 @@
-"""The PostgreSQL backend on distributed tables: its suite, and that a call asks one shard.
+"""The PostgreSQL backend on distributed tables: the contract, and one shard per call.
 
-On a stand-in for Citus, which keeps the rules of that for tables and has one node.
+The tests run on a stand-in for Citus with one node, which enforces Citus' rules for tables.
 """
 
 import asyncio
@@ -60,7 +60,7 @@ def database(sharded: Cluster) -> str:
 
 
 class TestDistributedStore(StoreSuite):
-    """A test's folder stands for a database, which is made when it is first opened."""
+    """Maps each test folder to a database, which is created when the folder is first opened."""
 
     @pytest.fixture(autouse=True)
     def _in(self, sharded: Cluster) -> None:
@@ -81,7 +81,7 @@ class TestDistributedStore(StoreSuite):
 async def test_each_statement_of_a_call_asks_one_shard(
     sharded: Cluster, database: str, parents: Parents
 ) -> None:
-    """Read in the server's log: the Session of each statement is that of the call."""
+    """The server's log shows that each statement is on the Session of its call."""
     rows = [row_of(new_interaction(parents)) for _ in range(600)]
     newer = row_of(new_interaction(parents, sid=rows[0].sid, updated_us=NOW_US))
     edge = Cursor(position(rows[50]))
@@ -107,7 +107,7 @@ async def test_each_statement_of_a_call_asks_one_shard(
         assert statement.sessions == {parents.session_sid}
 
 
-async def test_calls_of_many_sessions_at_once_share_no_statement(
+async def test_concurrent_calls_of_many_sessions_share_no_statement(
     sharded: Cluster, database: str
 ) -> None:
     sessions = [new_parents() for _ in range(12)]
@@ -130,11 +130,11 @@ async def test_calls_of_many_sessions_at_once_share_no_statement(
         assert len(statement.sessions) == 1
         of_transactions.setdefault(statement.transaction, set()).update(statement.sessions)
     assert {len(sessions) for sessions in of_transactions.values()} == {1}
-    # Those of one Session that waited together did share one.
+    # Queued records of one Session did share a transaction.
     assert len(of_transactions) < 2 * len(frames)
 
 
-async def test_a_record_of_many_sessions_is_one_transaction_of_statements_of_one_each(
+async def test_a_record_of_many_sessions_is_one_transaction_with_statements_per_session(
     sharded: Cluster, database: str
 ) -> None:
     sessions = [new_parents() for _ in range(5)]
@@ -154,7 +154,7 @@ async def test_a_record_of_many_sessions_is_one_transaction_of_statements_of_one
     }
 
 
-async def test_distributing_keeps_what_is_there_and_is_done_once(
+async def test_distributing_keeps_rows_and_is_idempotent(
     sharded: Cluster, parents: Parents
 ) -> None:
     database = sharded.new_database()
@@ -165,7 +165,7 @@ async def test_distributing_keeps_what_is_there_and_is_done_once(
         await store.record(rows)
         assert await distribute_store(url) == ALL
         assert await distribute_store(url) == []
-        # One that was opened before goes on, with statements that ask all shards.
+        # A store that was opened before still works, with statements on all shards.
         assert await store.get(EVERYONE, parents.key(rows[0].sid)) == rows[0].frame
     report = await check_store(url)
     assert (report.rows, report.ok) == (3, True)
@@ -181,14 +181,14 @@ async def test_distributing_keeps_what_is_there_and_is_done_once(
     ]
 
 
-async def test_many_may_distribute_at_once(sharded: Cluster) -> None:
+async def test_concurrent_processes_can_distribute(sharded: Cluster) -> None:
     database = sharded.new_database()
     sharded.sql(database, "CREATE EXTENSION citus")
     done = await asyncio.gather(*(distribute_store(sharded.url(database)) for _ in range(4)))
     assert sorted(table for tables in done for table in tables) == sorted(ALL)
 
 
-async def test_who_migrates_is_waited_for(
+async def test_the_wait_for_a_migration_is_bounded(
     sharded: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = sharded.new_database()
@@ -204,13 +204,13 @@ async def test_who_migrates_is_waited_for(
 
 
 async def test_a_replica_is_refused(sharded: Cluster, database: str) -> None:
-    """Whether it has caught up is told by one server's log, and rows are on many."""
+    """A revision is a position in one server's log, and the rows are on several servers."""
     url = sharded.url(database)
     with pytest.raises(StoreURLError, match=r"distributed over nodes.*leave replica_store out"):
         await open_store(url, replica=ReplicaStore(url))
 
 
-async def test_what_was_broken_off_goes_on(sharded: Cluster) -> None:
+async def test_an_interrupted_distribution_is_continued(sharded: Cluster) -> None:
     database = sharded.new_database()
     sharded.sql(database, "CREATE EXTENSION citus")
     url = sharded.url(database)
@@ -240,7 +240,7 @@ async def test_what_was_broken_off_goes_on(sharded: Cluster) -> None:
         ),
     ],
 )
-async def test_tables_that_are_distributed_in_another_way_are_left_alone(
+async def test_tables_that_are_distributed_in_another_way_are_refused_unchanged(
     sharded: Cluster, before: str, problem: str
 ) -> None:
     database = sharded.new_database()
@@ -255,7 +255,7 @@ async def test_tables_that_are_distributed_in_another_way_are_left_alone(
     assert sharded.sql(database, places) == there
 
 
-async def test_without_the_extension_the_error_says_what_to_do(sharded: Cluster) -> None:
+async def test_without_the_extension_the_error_explains_its_installation(sharded: Cluster) -> None:
     database = sharded.new_database()
     with pytest.raises(
         StoreUnavailableError, match=r"extension citus.*shared_preload_libraries.*CREATE EXTENSION"
@@ -286,7 +286,7 @@ async def test_a_file_is_not_distributed(tmp_path: Path) -> None:
     ],
     ids=lambda step: step.name,
 )
-async def test_later_steps_are_taken_on_distributed_tables(
+async def test_later_migration_steps_run_on_distributed_tables(
     sharded: Cluster,
     database: str,
     parents: Parents,
@@ -308,12 +308,12 @@ async def test_later_steps_are_taken_on_distributed_tables(
 async def test_a_unique_key_without_session_sid_is_refused_by_the_stand_in(
     sharded: Cluster, database: str
 ) -> None:
-    """So that a step that no distributed engine can take fails here."""
+    """The stand-in thus detects migration steps that Citus would refuse."""
     with pytest.raises(AssertionError, match="partition column"):
         sharded.sql(database, "CREATE UNIQUE INDEX wrong ON interactions (sid)")
 
 
-async def test_sweeps_look_at_sessions_one_by_one(
+async def test_bulk_deletion_queries_one_session_at_a_time(
     sharded: Cluster, database: str, parents: Parents
 ) -> None:
     others = [new_parents() for _ in range(3)]
@@ -322,7 +322,7 @@ async def test_sweeps_look_at_sessions_one_by_one(
         swept = await store.bulk_delete(Expired(NOW_US), after=None, now_us=NOW_US)
         assert sum(swept.by_service.values()) == 4
     for statement in statements(sharded, database):
-        # Only which Sessions there are is asked of all shards.
+        # Only the list of Sessions is read from all shards.
         which = "SELECT session_sid, service_sid, account_sid FROM session_owners" in statement.text
         assert which or len(statement.sessions) == 1
 

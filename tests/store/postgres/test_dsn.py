@@ -1,4 +1,4 @@
-"""URLs of PostgreSQL stores: read as libpq reads them, and never shown with what is secret."""
+"""URLs of PostgreSQL stores: parsed as by libpq, and never shown with a secret."""
 
 import re
 import traceback
@@ -20,7 +20,7 @@ from interaction_svc.store.postgres.dsn_parameters import PARAMETERS
 
 @pytest.fixture(autouse=True)
 def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take away the variables of the environment that libpq reads."""
+    """Remove the environment variables that libpq reads."""
     for parameter in PARAMETERS.values():
         if parameter.variable:
             monkeypatch.delenv(parameter.variable, raising=False)
@@ -107,12 +107,12 @@ def test_credentials_are_read_as_by_libpq(
         ("nonsense", "name=value"),
     ],
 )
-def test_what_is_not_taken_is_refused_by_name(query: str, problem: str) -> None:
+def test_unsupported_parameters_are_refused_by_name(query: str, problem: str) -> None:
     assert re.search(problem, problem_of(f"postgresql://h/d?{query}".replace("h/", "/", 1)))
 
 
 @pytest.mark.parametrize("name", sorted(PARAMETERS))
-def test_every_parameter_of_libpq_is_taken_or_refused_by_name(name: str) -> None:
+def test_every_parameter_of_libpq_is_accepted_or_refused_by_name(name: str) -> None:
     """No parameter reaches the server as a setting, whatever its value."""
     for value in ("1", "require", "surely-not-right"):
         try:
@@ -125,7 +125,7 @@ def test_every_parameter_of_libpq_is_taken_or_refused_by_name(name: str) -> None
         assert name in problem or "has a port" in problem
 
 
-def test_parameters_of_libpq_are_no_settings_of_the_server() -> None:
+def test_parameters_of_libpq_are_not_sent_as_server_settings() -> None:
     query = (
         "channel_binding=prefer&connect_timeout=7&keepalives=1&keepalives_idle=30&sslmode=disable"
         "&target_session_attrs=any&gssencmode=disable&client_encoding=utf8&tcp_user_timeout=9"
@@ -152,7 +152,7 @@ def test_the_application_name_is_the_one_given(monkeypatch: pytest.MonkeyPatch) 
     assert Dsn.parse("postgresql://h/d?application_name=mine").application_name == "mine"
 
 
-def test_variables_fill_in_what_the_url_leaves_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variables_supply_missing_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGHOST", "a,/run/pg")
     monkeypatch.setenv("PGPORT", "5433")
     monkeypatch.setenv("PGPASSWORD", "s")
@@ -198,7 +198,7 @@ def test_random_load_balancing_tries_every_host() -> None:
         ("postgresql://u:[secret@h/d:e@", "postgresql://… has an @"),
     ],
 )
-def test_of_a_url_that_cannot_be_read_only_the_scheme_is_shown(url: str, shown: str) -> None:
+def test_only_the_scheme_of_an_invalid_url_is_shown(url: str, shown: str) -> None:
     text = problem_of(url)
     assert text.startswith(shown)
     assert "secret" not in text.replace("in a password", "")
@@ -210,7 +210,7 @@ def test_a_file_is_named_in_an_error() -> None:
     assert "'sqlite:interactions.db' is not" in problem_of("sqlite:interactions.db")
 
 
-def test_a_url_in_the_log_keeps_what_is_not_secret() -> None:
+def test_a_url_in_the_log_hides_only_secrets() -> None:
     url = (
         "postgres://u:s@db1,[::1]:7/a%20b?sslmode=verify-full&sslrootcert=/etc/ca.pem"
         "&sslpassword=t&options=-c%20x.y%3Dz&application_name=x%26y"
@@ -243,12 +243,12 @@ FORMS = (
     "u:{}@h/d",
     " postgresql://u:{}@h/d \n",
 )
-# Long and unlike anything in a text of ours; the rest of it is whatever a password may be.
+# The first characters occur in no text of ours. The rest is any text of a password.
 SECRETS = st.text(st.characters(codec="utf-8"), max_size=12).map(lambda rest: f"Zq7{rest}xK9w")
 
 
 def shown_by(show: Callable[[str], object], url: str) -> str:
-    """Return what comes of a URL, or the text of the error and of all its causes."""
+    """Return the result of `show` for a URL, or the text of the error and of all its causes."""
     try:
         return repr(show(url))
     except (StoreURLError, ValueError) as error:
@@ -273,12 +273,12 @@ def test_no_output_has_a_secret_in_it(form: str, secret: str, is_encoded: bool) 
 
 
 @given(secret=SECRETS.filter(lambda secret: "\0" not in secret))
-def test_an_encoded_password_is_the_one_that_was_meant(secret: str) -> None:
+def test_an_encoded_password_is_decoded(secret: str) -> None:
     for form in ("postgresql://u:{}@h/d", "postgresql://h/d?password={}"):
         assert Dsn.parse(form.format(quote(secret, safe=""))).get("password") == secret
 
 
-def test_settings_that_cannot_be_used_are_told_without_their_values() -> None:
+def test_errors_of_invalid_settings_hide_their_values() -> None:
     urls = "postgresql://u:Zq7@h:x/d", "host=h password=xK9w"
     with pytest.raises(SettingsError) as raised:
         load_settings(store=urls[0], replica_store=urls[1])

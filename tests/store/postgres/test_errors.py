@@ -1,4 +1,4 @@
-"""What the PostgreSQL store does when the database fails it."""
+"""Failures of the database, and the errors of the PostgreSQL store for them."""
 
 import asyncio
 import os
@@ -43,13 +43,13 @@ END_OTHERS = (
         ("57014", StoreUnavailableError, "cancelled"),
         ("25006", StoreUnavailableError, "standby"),
         ("26000", StoreUnavailableError, "statement_cache_size=0"),
-        ("42501", StoreUnavailableError, "may not"),
+        ("42501", StoreUnavailableError, "lacks a permission"),
         ("08006", StoreUnavailableError, "connection to PostgreSQL is lost"),
         ("XX001", StoreDamagedError, "damage"),
         ("99999", StoreUnavailableError, "SQLSTATE 99999"),
     ],
 )
-def test_errors_are_told_by_their_sqlstate(state: str, kind: type[StoreError], text: str) -> None:
+def test_sqlstates_map_to_store_errors(state: str, kind: type[StoreError], text: str) -> None:
     error = asyncpg.PostgresError.new({"C": state, "M": "a message of the server's"})
     translation = translated(error)
     assert type(translation) is kind
@@ -57,7 +57,7 @@ def test_errors_are_told_by_their_sqlstate(state: str, kind: type[StoreError], t
     assert "message of the server" not in str(translation)
 
 
-async def test_calls_go_on_when_all_connections_were_ended(
+async def test_calls_succeed_after_all_connections_were_terminated(
     cluster: Cluster, database: str, parents: Parents
 ) -> None:
     rows = [row_of(new_interaction(parents)) for _ in range(6)]
@@ -76,7 +76,7 @@ async def test_calls_go_on_when_all_connections_were_ended(
         assert await store.delete(EVERYONE, parents.key(rows[0].sid), NOW_US)
 
 
-async def test_a_statement_that_is_not_answered_in_time_ends_its_connection_only(
+async def test_a_statement_timeout_ends_only_its_own_connection(
     cluster: Cluster, database: str, parents: Parents
 ) -> None:
     row = row_of(new_interaction(parents))
@@ -94,7 +94,7 @@ async def test_a_statement_that_is_not_answered_in_time_ends_its_connection_only
         assert await store.delete(EVERYONE, parents.key(row.sid), NOW_US)
 
 
-async def test_calls_that_find_no_connection_free_in_time_are_told_so(
+async def test_calls_without_a_free_connection_in_time_fail(
     cluster: Cluster, database: str, parents: Parents
 ) -> None:
     row = row_of(new_interaction(parents))
@@ -105,7 +105,7 @@ async def test_calls_that_find_no_connection_free_in_time_are_told_so(
             transaction = other.transaction()
             await transaction.start()
             await other.execute("LOCK TABLE tombstones")
-            # The second gets the connection from the first, and has it as long again.
+            # The second delete gets the connection of the first, and holds it for another 0.5 s.
             deletes = (store.delete(EVERYONE, parents.key(row.sid), NOW_US) for _ in range(2))
             pages = (store.page(EVERYONE, query(parents)) for _ in range(5))
             results = await asyncio.gather(*deletes, *pages, return_exceptions=True)
@@ -139,7 +139,7 @@ async def test_cancelled_calls_leave_no_connection_behind(
             assert await other.fetchval(count) <= 4 + 1
 
 
-async def test_a_server_that_is_not_there_is_said(database: str) -> None:
+async def test_an_unreachable_server_is_reported(database: str) -> None:
     url = f"postgresql://somebody:a%20secret@{HOST}:{free_port()}/{database}"
     with pytest.raises(StoreUnavailableError, match="Connection refused") as raised:
         await open_store(url)
@@ -147,14 +147,14 @@ async def test_a_server_that_is_not_there_is_said(database: str) -> None:
     assert f"/{database}" in str(raised.value)
 
 
-async def test_a_wrong_password_is_said_without_it(cluster: Cluster, database: str) -> None:
+async def test_a_wrong_password_is_reported_without_it(cluster: Cluster, database: str) -> None:
     url = f"postgresql://interaction_svc:wrong@{HOST}:{cluster.port}/{database}"
     with pytest.raises(StoreUnavailableError, match="doesn't take the password") as raised:
         await open_store(url)
     assert "wrong" not in str(raised.value)
 
 
-async def test_the_first_of_several_servers_that_will_do_is_asked(
+async def test_the_first_server_with_the_wanted_attributes_is_used(
     cluster: Cluster, database: str, parents: Parents
 ) -> None:
     first = cluster.url(database).replace(f"@{HOST}", f"@{HOST}:{free_port()},{HOST}")
@@ -182,10 +182,10 @@ async def test_the_password_may_come_from_the_environment_or_a_file(
         await open_store(bare)
 
 
-async def test_without_prepared_statements_all_works_as_well(
+async def test_calls_succeed_without_prepared_statements(
     cluster: Cluster, database: str, parents: Parents
 ) -> None:
-    """What a pooler in transaction mode wants."""
+    """A pooler in transaction mode requires this."""
     rows = [row_of(new_interaction(parents)) for _ in range(3)]
     async with opened_store(cluster.url(database, statement_cache_size="0")) as store:
         for _ in range(2):
@@ -195,7 +195,7 @@ async def test_without_prepared_statements_all_works_as_well(
         assert (await store.page(EVERYONE, query(parents))).rows == 3
 
 
-def test_without_the_driver_it_says_what_to_install(tmp_path: Path) -> None:
+def test_a_missing_driver_is_reported_with_its_package(tmp_path: Path) -> None:
     (tmp_path / "asyncpg.py").write_text("raise ModuleNotFoundError('no', name='asyncpg')")
     done = subprocess.run(
         [sys.executable, "-m", "interaction_svc", "migrate", "--store", "postgresql://h/d"],
@@ -234,7 +234,7 @@ def test_a_server_whose_store_cannot_be_opened_writes_no_password(url: str, stat
     assert "Zq7" not in done.stdout + done.stderr
 
 
-def test_urls_that_name_no_database_are_refused_with_what_would_be_right() -> None:
+def test_invalid_urls_are_refused_with_the_valid_form() -> None:
     for bad in (
         "postgresql:/host/db",
         "postgresql://host:port/db",

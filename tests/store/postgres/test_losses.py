@@ -1,4 +1,4 @@
-"""Connections and statements that the PostgreSQL store loses: what is tried again, what is not."""
+"""Retries of the PostgreSQL store after lost connections and cancelled statements."""
 
 import asyncio
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ _WAITING = "FROM pg_stat_activity WHERE datname = current_database() AND wait_ev
 
 
 @pytest.mark.parametrize("end", ["pg_cancel_backend", "pg_terminate_backend"])
-async def test_a_record_that_is_ended_is_done_again_a_delete_is_not(
+async def test_a_terminated_record_is_retried_and_a_delete_is_not(
     cluster: Cluster, database: str, parents: Parents, end: str
 ) -> None:
     first, second = (row_of(new_interaction(parents)) for _ in range(2))
@@ -58,7 +58,7 @@ async def test_what_is_ended_between_its_statements_has_done_nothing(
         async with cluster.connected(database) as other, cluster.connected(database) as outside:
             transaction = other.transaction()
             await transaction.start()
-            await other.execute(f"LOCK TABLE {second_table}")  # which the first does not use
+            await other.execute(f"LOCK TABLE {second_table}")  # the first statement doesn't use it
             doing: asyncio.Task[object] = asyncio.create_task(
                 store.record([new])
                 if what == "record"
@@ -79,7 +79,7 @@ async def test_what_is_ended_between_its_statements_has_done_nothing(
         assert await store.get(EVERYONE, parents.key(new.sid)) is None
 
 
-async def test_a_statement_that_is_cancelled_again_and_again_is_given_up(
+async def test_a_repeatedly_cancelled_statement_fails(
     cluster: Cluster, database: str, parents: Parents
 ) -> None:
     row = row_of(new_interaction(parents))
@@ -102,10 +102,10 @@ async def test_a_statement_that_is_cancelled_again_and_again_is_given_up(
         assert await store.get(EVERYONE, parents.key(row.sid)) is None
 
 
-async def test_a_call_finds_its_way_past_any_number_of_dead_connections(
+async def test_a_call_succeeds_after_all_connections_are_dead(
     cluster: Cluster, database: str, parents: Parents
 ) -> None:
-    """A machine in between was started anew: it knows none, and says so when one is used."""
+    """A proxy was restarted, and resets each old connection when it is used."""
     row = row_of(new_interaction(parents))
     async with (
         tcp_proxy(cluster.port) as machine,
@@ -124,7 +124,7 @@ async def test_a_call_finds_its_way_past_any_number_of_dead_connections(
 
 @pytest.fixture(scope="module")
 def small_cluster() -> Iterator[Cluster]:
-    """A PostgreSQL that takes ten connections."""
+    """A PostgreSQL server with a limit of ten connections."""
     if found_programs() is None:
         pytest.skip("PostgreSQL isn't on this machine")
     with running_cluster(
@@ -133,7 +133,7 @@ def small_cluster() -> Iterator[Cluster]:
         yield running
 
 
-async def test_with_fewer_connections_than_it_may_have_it_goes_on(
+async def test_calls_succeed_below_the_configured_number_of_connections(
     small_cluster: Cluster, parents: Parents
 ) -> None:
     database = small_cluster.new_database()

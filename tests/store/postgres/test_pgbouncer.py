@@ -1,4 +1,4 @@
-"""The PostgreSQL backend through PgBouncer in transaction mode: the suite of all stores."""
+"""The contract of all stores for PostgreSQL behind PgBouncer in transaction mode."""
 
 import asyncio
 import re
@@ -27,7 +27,7 @@ needs_pgbouncer = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def pooler(cluster: Cluster) -> Iterator[int]:
-    """The port of a PgBouncer with fewer connections to the database than a store has to it."""
+    """The port of a PgBouncer with fewer database connections than a store opens to it."""
     if found_pgbouncer() is None:
         pytest.skip("PgBouncer isn't on this machine")
     with running_pgbouncer(cluster, connections=3) as port:
@@ -35,7 +35,7 @@ def pooler(cluster: Cluster) -> Iterator[int]:
 
 
 class TestBehindPgBouncer(StoreSuite):
-    """A test's folder stands for a database, which is made when it is first opened."""
+    """Maps each test folder to a database, which is created when the folder is first opened."""
 
     @pytest.fixture(autouse=True)
     def _in(self, cluster: Cluster, pooler: int) -> None:
@@ -75,14 +75,14 @@ async def problem_of(url: str) -> str:
         ({"statement_cache_size": "0", "sslmode": "require"}, "doesn't speak TLS"),
     ],
 )
-async def test_what_the_pooler_does_not_take_is_said(
+async def test_parameters_that_the_pooler_rejects_are_named(
     cluster: Cluster, database: str, pooler: int, options: dict[str, str], problem: str
 ) -> None:
     text = await problem_of(cluster.url(database, port=pooler, **options))
     assert re.search(problem, text), text
 
 
-async def test_who_the_pooler_does_not_let_in_is_said(
+async def test_refused_logins_of_the_pooler_are_reported(
     cluster: Cluster, database: str, pooler: int
 ) -> None:
     url = cluster.url(database, port=pooler, statement_cache_size="0")
@@ -92,10 +92,10 @@ async def test_who_the_pooler_does_not_let_in_is_said(
 
 
 @needs_pgbouncer
-async def test_statements_that_the_pooler_mixes_up_are_said(
+async def test_mixed_up_prepared_statements_are_reported(
     cluster: Cluster, database: str, parents: Parents
 ) -> None:
-    """`ignore_startup_parameters` alone lets us in, and then prepared statements go astray."""
+    """With `ignore_startup_parameters` alone, connecting succeeds and prepared statements fail."""
     async with opened_store(cluster.url(database)):
         pass
     with running_pgbouncer(
@@ -110,10 +110,10 @@ async def test_statements_that_the_pooler_mixes_up_are_said(
 
 
 @needs_pgbouncer
-async def test_a_database_that_the_pooler_lost_is_said_and_found_again_after_its_pause(
+async def test_a_lost_database_is_reported_and_used_again_after_the_login_pause(
     parents: Parents,
 ) -> None:
-    """The pause is `server_login_retry`, 15 seconds unless it is set."""
+    """The pause is `server_login_retry`, which is 15 seconds by default."""
     limits = PostgresLimits(statement_seconds=0.5)
     with (
         running_cluster() as cluster,

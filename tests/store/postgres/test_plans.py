@@ -1,4 +1,4 @@
-"""What PostgreSQL reads for a page: an index, and no more for the last page than for the first."""
+"""Query plans: each statement uses an index, and the last page costs as much as the first."""
 
 import asyncio
 import json
@@ -28,9 +28,9 @@ Large = tuple[str, dict[bool, list[Row]]]
 
 @pytest.fixture(scope="module")
 def large(cluster: Cluster) -> Large:
-    """A database with two large Sessions; in one of them all rows are of the same moment (True).
+    """A database with two large Sessions. In one of them (True) all rows have the same time.
 
-    Beside many small ones of others: a plan for any Session is one for a small one.
+    Many small Sessions of other accounts make the planner expect small ones.
     """
     database = cluster.new_database()
     sessions: dict[bool, list[Row]] = {}
@@ -56,10 +56,10 @@ def large(cluster: Cluster) -> Large:
 @pytest.mark.parametrize("descending", [False, True])
 @pytest.mark.parametrize("filtered", [False, True])
 @pytest.mark.parametrize("tied", [False, True])
-async def test_the_last_page_costs_what_the_first_costs(
+async def test_the_last_page_costs_as_much_as_the_first(
     cluster: Cluster, large: Large, descending: bool, filtered: bool, tied: bool
 ) -> None:
-    """Counted in blocks that are read, with the plan that a prepared statement has in the end."""
+    """Measured in blocks that are read, with the generic plan of a prepared statement."""
     database, sessions = large
     rows = sessions[tied][::-1] if descending else sessions[tied]
     parents = Parents(rows[0].account_sid, rows[0].service_sid, rows[0].session_sid)
@@ -78,7 +78,7 @@ async def test_the_last_page_costs_what_the_first_costs(
     assert last <= first + 20
 
 
-async def test_a_session_of_another_account_is_not_looked_at(
+async def test_no_rows_of_another_account_s_session_are_read(
     cluster: Cluster, large: Large
 ) -> None:
     database, sessions = large
@@ -88,10 +88,10 @@ async def test_a_session_of_another_account_is_not_looked_at(
 
 
 @pytest.mark.parametrize("descending", [False, True])
-async def test_rows_of_another_account_in_the_session_are_not_looked_at(
+async def test_rows_of_another_account_in_the_same_session_are_not_read(
     cluster: Cluster, large: Large, descending: bool
 ) -> None:
-    """A page, and the step of an export, between other accounts' rows in the same Session."""
+    """For a page and for a scan, between rows of another account in the same Session."""
     database, sessions = large
     row = sessions[False][0]
     mine = new_parents(service_sid=row.service_sid, session_sid=row.session_sid)
@@ -126,7 +126,7 @@ async def test_a_page_of_all_accounts_reads_a_page_of_each(
 
 
 async def test_a_key_is_looked_up_in_the_primary_key_only(cluster: Cluster, large: Large) -> None:
-    """In a Session of many rows, though the planner expects a few of an account in a Session."""
+    """In a Session of many rows, although the planner expects few rows of each account."""
     database, sessions = large
     for row in (sessions[tied][ROWS // 2] for tied in (False, True)):
         session, account, sid, service = (one[2:] for one in row[:4])
@@ -146,7 +146,7 @@ async def test_a_key_is_looked_up_in_the_primary_key_only(cluster: Cluster, larg
             assert await _blocks_of(cluster, database, statement, values) <= most, statement
 
 
-async def test_a_sweep_reads_the_oldest_rows_of_an_account_only(
+async def test_bulk_deletion_reads_only_the_oldest_rows_of_an_account(
     cluster: Cluster, large: Large
 ) -> None:
     database, sessions = large
@@ -166,7 +166,7 @@ async def test_a_sweep_reads_the_oldest_rows_of_an_account_only(
         assert await _blocks_of(cluster, database, statement, values) <= most, statement
 
 
-async def test_a_stretch_of_a_table_costs_the_same_everywhere(
+async def test_a_batch_of_a_table_costs_the_same_at_any_position(
     cluster: Cluster, large: Large
 ) -> None:
     database, sessions = large
@@ -191,13 +191,13 @@ async def _blocks(cluster: Cluster, database: str, parents: Parents, asked: Page
 async def _blocks_of(
     cluster: Cluster, database: str, statement: str, values: Sequence[object]
 ) -> int:
-    """Return how many blocks a statement reads; fail unless it goes by an index."""
+    """Return the number of blocks that a statement reads; fail unless it uses an index."""
     async with cluster.connected(database) as db:
         types, literals = zip(*map(_typed, values), strict=True)
         await db.execute(f"PREPARE page ({', '.join(types)}) AS {statement}")
         transaction = db.transaction()
         await transaction.start()
-        for _ in range(7):  # from the sixth on the plan is one for any values
+        for _ in range(7):  # from the sixth execution on the plan is the generic one
             explained = await db.fetchval(
                 f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE page ({', '.join(literals)})"
             )
@@ -217,7 +217,7 @@ def _typed(value: object) -> tuple[str, str]:
 
 
 def _scans(plan: dict[str, Any]) -> Iterator[str]:
-    """Yield how the plan reads the large table."""
+    """Yield the types of the plan's scans of `interactions`."""
     if plan.get("Relation Name") == "interactions" and plan["Node Type"] != "ModifyTable":
         yield plan["Node Type"]
     for inner in plan.get("Plans", []):
@@ -225,7 +225,7 @@ def _scans(plan: dict[str, Any]) -> Iterator[str]:
 
 
 def test_statements_have_no_value_in_their_text() -> None:
-    """So that there are few of them, and each is prepared once."""
+    """So there are few texts, and each is prepared once."""
     texts = {
         reads.page_statement(
             Scope(parents.account_sid),
@@ -239,12 +239,12 @@ def test_statements_have_no_value_in_their_text() -> None:
 FOLDER = Path(reads.__file__).parent
 
 
-def test_nothing_is_used_that_distributed_engines_lack() -> None:
+def test_no_feature_is_used_that_distributed_engines_lack() -> None:
     lacking = (
         "pg_advisory", "LISTEN", "NOTIFY", "TRIGGER", "MERGE", "REFERENCES", "random()",
         "clock_timestamp", "ctid", "SERIALIZABLE",
     )  # fmt: skip
-    # What brings version 1 to version 2 has triggers where the tables aren't distributed.
+    # The rewrite of version 1 creates triggers, but only for tables that aren't distributed.
     for file in set(FOLDER.rglob("*.py")) - {Path(rewriter.__file__)}:
         text = file.read_text()
         assert not [name for name in lacking if name in text.replace("random.random()", "")], file

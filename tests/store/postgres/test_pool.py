@@ -1,4 +1,4 @@
-"""The pool of connections when its callers give up: at any moment, one by one and in a storm."""
+"""The connection pool when its callers are cancelled, at any step and in large numbers."""
 
 import asyncio
 import random
@@ -19,17 +19,17 @@ from tests.store.postgres.databases import database
 __all__ = ["database"]
 
 STEPS = range(12)
-"""Steps of the event loop: more than there are from the hand-over of a connection to its use."""
+"""Numbers of event loop iterations: more than from the hand-over of a connection to its use."""
 
 
 class Holding(Protocol):
-    """Work that has its connection until an event."""
+    """Work that holds its connection until an event."""
 
     def __call__(self, db: Connection, *, until: asyncio.Event) -> Awaitable[None]: ...
 
 
 class Connections:
-    """Connects, and counts the connections that are open."""
+    """Opens connections, and counts the open ones."""
 
     def __init__(self, url: str) -> None:
         self._open = partial(Connection.open, Dsn.parse(url), 10.0)
@@ -50,7 +50,7 @@ def connections(cluster: Cluster, database: str) -> Connections:
 
 @pytest.fixture
 async def pool(connections: Connections) -> AsyncIterator[Pool]:
-    """A pool of one connection, which is open."""
+    """A pool with one open connection."""
     pool = Pool(connections.connect, size=1, wait_seconds=20)
     await pool.run(one)
     yield pool
@@ -78,7 +78,7 @@ async def steps(count: int) -> None:
 
 @pytest.mark.parametrize("work", [held, lost])
 @pytest.mark.parametrize("cancels_first", [False, True])
-async def test_a_caller_that_gives_up_at_any_moment_takes_no_connection_with_it(
+async def test_a_caller_cancelled_at_any_step_leaks_no_connection(
     pool: Pool, connections: Connections, work: Holding, *, cancels_first: bool
 ) -> None:
     for count in STEPS:
@@ -103,7 +103,7 @@ async def test_a_caller_that_gives_up_at_any_moment_takes_no_connection_with_it(
     assert connections.most == 1
 
 
-async def test_a_caller_that_comes_when_a_connection_is_lost_opens_no_second_one(
+async def test_a_caller_that_arrives_when_a_connection_is_lost_opens_no_second_one(
     pool: Pool, connections: Connections
 ) -> None:
     for count in STEPS:
@@ -122,7 +122,7 @@ async def test_a_caller_that_comes_when_a_connection_is_lost_opens_no_second_one
 
 
 @pytest.mark.parametrize("count", STEPS)
-async def test_callers_whose_time_is_up_when_connections_come_back_are_told_so(
+async def test_callers_that_time_out_while_connections_are_released_get_an_error(
     connections: Connections, count: int
 ) -> None:
     pool = Pool(connections.connect, size=2, wait_seconds=0.05)
@@ -138,7 +138,7 @@ async def test_callers_whose_time_is_up_when_connections_come_back_are_told_so(
     waiters = [asyncio.create_task(pool.run(one)) for _ in range(40)]
     await steps(5)
     until.set()
-    # The loop stands still, so that all time limits end in its next step.
+    # The sleep blocks the loop, so all time limits end in its next iteration.
     time.sleep(0.06)  # noqa: ASYNC251
     async with asyncio.timeout(20):
         results = await asyncio.gather(*waiters, return_exceptions=True)
@@ -151,7 +151,7 @@ async def test_callers_whose_time_is_up_when_connections_come_back_are_told_so(
 
 
 @pytest.mark.parametrize("size", [1, 2])
-async def test_in_a_storm_of_cancellations_every_other_call_is_served(
+async def test_many_cancellations_do_not_affect_other_calls(
     connections: Connections, size: int
 ) -> None:
     dice = random.Random(size)

@@ -1,4 +1,4 @@
-"""The PostgreSQL store beside a real standby: what is read where, and how old it may be."""
+"""The PostgreSQL store with a real standby: routing of reads, and staleness."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -49,7 +49,7 @@ async def opened(
 
 
 class Reads:
-    """How many reads went where, and why, since it was made."""
+    """Counts the reads by server and reason since its creation."""
 
     def __init__(self) -> None:
         self._before = _reads()
@@ -70,7 +70,7 @@ def _reads() -> dict[str, float]:
 
 
 async def looked(store: ReplicatedStore) -> None:
-    """Probe, and wait until the replica has been looked at."""
+    """Probe, and wait for the check of the replica."""
     await store.probe()
     await store._replica.checked()
 
@@ -99,7 +99,7 @@ async def test_reads_go_to_a_replica_that_has_caught_up(
         assert reads.since() == {"replica: any": 2, "replica: caught_up": 2}
 
 
-async def test_while_replay_is_paused_who_has_the_moment_sees_their_writes(
+async def test_reads_at_a_revision_see_their_writes_while_replay_is_paused(
     pair: Pair, database: str, parents: Parents
 ) -> None:
     rows = [row_of(new_interaction(parents)) for _ in range(2)]
@@ -116,7 +116,7 @@ async def test_while_replay_is_paused_who_has_the_moment_sees_their_writes(
         assert await since.get(EVERYONE, keys[1]) == rows[1].frame
         assert (await since.page(EVERYONE, query(parents))).rows == 1
         assert reads.since() == {"primary: behind": 3}
-        # Without it, what the replica last had.
+        # Reads without a revision return the state of the replica.
         assert await store.get(EVERYONE, keys[0]) == rows[0].frame
         assert await store.get(EVERYONE, keys[1]) is None
         assert reads.since() == {"primary: behind": 3, "replica: any": 2}
@@ -131,7 +131,7 @@ async def test_a_read_waits_for_the_replica_to_catch_up(
         await store.record([row])
         since = store.at_least(await decode_token(store))
         reads = Reads()
-        # As many as there are connections, and more: none is held while they wait.
+        # More reads than connections: waiting reads hold none.
         waiting = [
             asyncio.create_task(since.get(EVERYONE, parents.key(row.sid))) for _ in range(25)
         ]
@@ -144,7 +144,7 @@ async def test_a_read_waits_for_the_replica_to_catch_up(
 
 
 @pytest.mark.parametrize("commit", ["on", "off"])
-async def test_every_write_is_seen_at_once_by_who_has_its_moment(
+async def test_reads_at_the_revision_of_a_write_see_it_at_once(
     pair: Pair, database: str, parents: Parents, commit: str
 ) -> None:
     pair.primary.sql("postgres", f"ALTER DATABASE {database} SET synchronous_commit = {commit}")
@@ -162,12 +162,12 @@ async def test_every_write_is_seen_at_once_by_who_has_its_moment(
         reads = Reads()
         for _ in range(5):
             await asyncio.gather(*(write_and_read() for _ in range(20)))
-        # Once in a while the log's position is beyond what can be replayed (a page's header).
+        # Sometimes the log's position is after a page header, which is never reached by replay.
         assert reads.since()["replica: caught_up"] >= 150
 
 
 @pytest.mark.parametrize("differs", ["system", "timeline", "all"])
-async def test_a_moment_of_another_history_is_looked_for_at_the_primary(
+async def test_a_revision_of_another_history_is_read_from_the_primary(
     pair: Pair, database: str, parents: Parents, differs: str
 ) -> None:
     row = row_of(new_interaction(parents))
@@ -186,7 +186,7 @@ async def test_a_moment_of_another_history_is_looked_for_at_the_primary(
         assert reads.since() == {"primary: unrelated": 1}
 
 
-async def test_the_primary_is_read_while_the_replica_is_away(
+async def test_reads_go_to_the_primary_while_the_replica_is_unreachable(
     pair: Pair, database: str, parents: Parents
 ) -> None:
     row = row_of(new_interaction(parents))
@@ -204,7 +204,7 @@ async def test_the_primary_is_read_while_the_replica_is_away(
                     assert await store.get(EVERYONE, key) == row.frame
                     assert await store.at_least(revision).get(EVERYONE, key) == row.frame
                     assert (await store.page(EVERYONE, query(parents))).rows == 1
-                    await looked(store)  # which health does, and finds it well
+                    await looked(store)  # the probe succeeds without a replica
                 found = reads.since()
                 assert sum(found.values()) == 60
                 assert found["primary: away"] >= 57
@@ -221,10 +221,10 @@ async def test_the_primary_is_read_while_the_replica_is_away(
     away = "reads go to the primary: the replica can't be used"
     assert said[0] == said[-1] == "reads go to the replica"
     assert away in said
-    assert len(said) <= 5  # it may be starting when it is looked at
+    assert len(said) <= 5  # a check may find it starting
 
 
-async def test_a_replica_that_is_away_at_the_start_is_used_once_it_is_there(
+async def test_a_replica_that_is_unreachable_at_the_start_is_no_error(
     pair: Pair, database: str, parents: Parents
 ) -> None:
     row = row_of(new_interaction(parents))
@@ -249,7 +249,7 @@ async def test_a_replica_that_is_too_slow_is_not_waited_for(
             await other.execute("LOCK TABLE interactions IN ACCESS EXCLUSIVE MODE")
             await other.execute("SELECT pg_switch_wal()")
             pair.catch_up()
-            pair.standby.pause()  # so that it keeps the lock
+            pair.standby.pause()  # it keeps the lock
             await transaction.rollback()
         reads = Reads()
         revision = (await decode_token(store))._replace(position=0)
@@ -262,7 +262,7 @@ async def test_a_replica_that_is_too_slow_is_not_waited_for(
         assert set(reads.since()) <= {"primary: failed", "primary: away"}
 
 
-async def test_keys_are_read_at_the_primary(pair: Pair, database: str) -> None:
+async def test_api_keys_are_read_from_the_primary(pair: Pair, database: str) -> None:
     async with opened(pair, database) as store:
         pair.standby.pause()
         key = new_key()
@@ -272,7 +272,7 @@ async def test_keys_are_read_at_the_primary(pair: Pair, database: str) -> None:
         assert [found.revoked_us for found in await store.keys_of(key.sid)] == [NOW_US]
 
 
-async def test_what_is_no_replica_of_the_store_is_refused_or_not_read(
+async def test_a_server_that_is_not_a_replica_is_refused_or_not_read(
     pair: Pair, database: str, parents: Parents, cluster: Cluster, database_elsewhere: str
 ) -> None:
     elsewhere = ReplicaStore(cluster.url(database_elsewhere))
@@ -292,7 +292,7 @@ async def test_what_is_no_replica_of_the_store_is_refused_or_not_read(
             await open_store(url, replica=ReplicaStore(replica))
 
 
-async def test_a_replica_that_becomes_a_primary_is_read_no_more(
+async def test_a_promoted_replica_is_not_read_any_more(
     pair: Pair, database: str, parents: Parents
 ) -> None:
     rows = [row_of(new_interaction(parents)) for _ in range(2)]
@@ -320,7 +320,7 @@ async def test_a_replica_that_becomes_a_primary_is_read_no_more(
         assert (after.system, after.timeline) == (revision.system, revision.timeline + 1)
 
 
-async def test_a_store_without_a_replica_has_no_moments(
+async def test_a_store_without_a_replica_has_no_revisions(
     pair: Pair, database: str, parents: Parents
 ) -> None:
     store = await open_store(pair.primary.url(database))

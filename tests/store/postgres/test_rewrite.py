@@ -1,4 +1,4 @@
-"""From version 1 of the PostgreSQL schema to version 2, while servers of version 1 go on."""
+"""The rewrite of the PostgreSQL schema from version 1 to 2, while servers of version 1 run."""
 
 import asyncio
 import subprocess
@@ -34,7 +34,7 @@ __all__ = ["database"]
 
 @pytest.fixture
 async def old(cluster: Cluster, database: str) -> AsyncIterator[asyncpg.Connection]:
-    """A connection to a database of version 1, as one of its servers has."""
+    """A connection to a database of version 1, like that of a server of version 1."""
     async with cluster.connected(database) as db:
         await db.execute(version1.SCHEMA)
         yield db
@@ -45,7 +45,7 @@ def upper(sid: str) -> str:
 
 
 def with_upper_case(interaction: pb.Interaction) -> pb.Interaction:
-    """The same Interaction, all of whose SIDs are written with upper-case digits."""
+    """Return a copy of the Interaction with upper-case digits in all SIDs."""
     made = pb.Interaction()
     made.CopyFrom(interaction)
     for name in ("sid", "account_sid", "service_sid", "session_sid"):
@@ -55,7 +55,7 @@ def with_upper_case(interaction: pb.Interaction) -> pb.Interaction:
     return made
 
 
-async def test_rows_tombstones_and_owners_are_those_of_version_1(
+async def test_rows_tombstones_and_owners_of_version_1_are_kept(
     cluster: Cluster, database: str, old: asyncpg.Connection
 ) -> None:
     places = [new_parents() for _ in range(3)]
@@ -108,7 +108,7 @@ async def test_upper_case_digits_become_lower_case_and_records_of_one_interactio
     assert (await check_store(cluster.url(database))).ok
 
 
-async def test_a_tombstone_counts_for_every_owner_of_its_session_however_that_is_spelled(
+async def test_a_tombstone_counts_for_every_owner_of_its_session_in_any_spelling(
     cluster: Cluster, database: str, old: asyncpg.Connection, parents: Parents
 ) -> None:
     others = [parents._replace(account_sid=new_sid("AC"), service_sid=new_sid("KS"))] * 2
@@ -123,7 +123,7 @@ async def test_a_tombstone_counts_for_every_owner_of_its_session_however_that_is
         )
 
 
-async def test_what_is_there_under_another_spelling_than_what_was_deleted_stays(
+async def test_a_row_with_another_spelling_than_the_deleted_one_is_kept(
     cluster: Cluster, database: str, old: asyncpg.Connection, parents: Parents
 ) -> None:
     interaction = new_interaction(parents)
@@ -134,7 +134,7 @@ async def test_what_is_there_under_another_spelling_than_what_was_deleted_stays(
         assert await everything(store, TOMBSTONES) == []
 
 
-async def test_a_frame_that_can_not_be_read_is_kept_and_never_answered_as_good(
+async def test_a_damaged_frame_is_kept_and_reported_as_damaged(
     cluster: Cluster, database: str, old: asyncpg.Connection, parents: Parents
 ) -> None:
     damaged, of_another, good = (new_interaction(parents) for _ in range(3))
@@ -158,10 +158,10 @@ async def test_a_frame_that_can_not_be_read_is_kept_and_never_answered_as_good(
     assert report.some_bad == ((parents.session_sid, parents.account_sid, of_another.sid),)
 
 
-async def test_bytes_of_a_frame_stay_what_they_were(
+async def test_the_bytes_of_a_frame_are_unchanged(
     cluster: Cluster, database: str, old: asyncpg.Connection, parents: Parents
 ) -> None:
-    """A field of a later version is kept, too."""
+    """Even a field of a later version is kept."""
     interaction = new_interaction(parents)
     frame = row_of(interaction).frame + b"\xfa\x3f\x01x"
     await version1.record(old, interaction)
@@ -171,7 +171,7 @@ async def test_bytes_of_a_frame_stay_what_they_were(
     assert (await check_store(cluster.url(database))).ok
 
 
-async def test_what_is_no_sid_stops_it_and_changes_nothing_that_is_served(
+async def test_an_invalid_sid_stops_the_rewrite_and_leaves_the_old_tables_usable(
     cluster: Cluster, database: str, old: asyncpg.Connection, parents: Parents
 ) -> None:
     interaction = new_interaction(parents)
@@ -187,13 +187,13 @@ async def test_what_is_no_sid_stops_it_and_changes_nothing_that_is_served(
         assert len(await everything(store, INTERACTIONS)) == 2
 
 
-async def test_what_servers_of_version_1_write_meanwhile_is_carried_over(
+async def test_writes_of_version_1_during_the_rewrite_are_copied(
     cluster: Cluster,
     database: str,
     old: asyncpg.Connection,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """They record, update and delete at every step, until their calls fail."""
+    """A server of version 1 records, updates and deletes until its calls fail."""
     monkeypatch.setattr(rewriter, "_MOST", 32)
     monkeypatch.setattr(carry_over, "CHUNK", 3)
     random = Random(7)
@@ -242,7 +242,7 @@ async def test_what_servers_of_version_1_write_meanwhile_is_carried_over(
 
 
 def _killed_after(steps: int, url: str) -> list[int]:
-    """Migrate, and kill it after so many steps; return how many rows were done after each."""
+    """Kill a migration after this number of steps; return the finished rows after each step."""
     program = (
         "import asyncio, sys\n"
         "from interaction_svc.store.factory import open_store\n"
@@ -257,7 +257,7 @@ def _killed_after(steps: int, url: str) -> list[int]:
     return seen
 
 
-async def test_what_was_killed_goes_on_where_it_was(
+async def test_a_killed_rewrite_continues_where_it_was(
     cluster: Cluster, database: str, old: asyncpg.Connection
 ) -> None:
     places = [new_parents() for _ in range(60)]
@@ -276,7 +276,7 @@ async def test_what_was_killed_goes_on_where_it_was(
         assert await everything(store, INTERACTIONS) == sorted(map(row_of, interactions))
 
 
-async def test_several_may_do_it_at_once(
+async def test_concurrent_processes_can_rewrite(
     cluster: Cluster, database: str, old: asyncpg.Connection
 ) -> None:
     places = [new_parents() for _ in range(30)]
@@ -291,7 +291,7 @@ async def test_several_may_do_it_at_once(
     assert (await check_store(cluster.url(database))).ok
 
 
-async def test_a_table_that_somebody_holds_is_waited_for_and_nothing_is_lost(
+async def test_a_locked_table_fails_the_rewrite_without_loss(
     cluster: Cluster,
     database: str,
     old: asyncpg.Connection,
@@ -310,7 +310,7 @@ async def test_a_table_that_somebody_holds_is_waited_for_and_nothing_is_lost(
         assert await store.count(INTERACTIONS) == 2
 
 
-async def test_rights_and_settings_of_the_old_tables_are_those_of_the_new_ones(
+async def test_privileges_and_settings_of_the_old_tables_are_copied(
     cluster: Cluster, database: str, old: asyncpg.Connection, parents: Parents
 ) -> None:
     role = f"serving_{database}"
@@ -328,7 +328,7 @@ async def test_rights_and_settings_of_the_old_tables_are_those_of_the_new_ones(
     await version1.record(serving, before)
 
     def write(step: str, done: int, total: int) -> None:
-        if not writing:  # with its own rights, which don't reach what the migration has made
+        if not writing:  # this role has no rights on the tables that the migration has created
             writing.append(asyncio.create_task(version1.record(serving, meanwhile)))
 
     writing: list[asyncio.Task[None]] = []
@@ -345,7 +345,7 @@ async def test_rights_and_settings_of_the_old_tables_are_those_of_the_new_ones(
     cluster.sql(database, f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
-async def test_check_says_beforehand_how_much_disk_it_takes(
+async def test_check_estimates_the_disk_space_of_the_rewrite(
     cluster: Cluster, database: str, old: asyncpg.Connection, parents: Parents
 ) -> None:
     await version1.record(old, *(new_interaction(parents, NOON_US + n) for n in range(2_000)))
@@ -357,7 +357,7 @@ async def test_check_says_beforehand_how_much_disk_it_takes(
     assert 0.8 * size < report.migration_bytes < 2 * size  # an estimate
 
 
-async def test_old_tables_that_were_left_over_are_dropped_the_next_time(
+async def test_remaining_old_tables_are_dropped_at_the_next_start(
     cluster: Cluster, database: str, old: asyncpg.Connection, parents: Parents
 ) -> None:
     await version1.record(old, new_interaction(parents))
@@ -373,7 +373,7 @@ async def test_old_tables_that_were_left_over_are_dropped_the_next_time(
     assert cluster.sql(database, left) == "|tombstones_v1", "only what is ours goes"
 
 
-async def test_an_old_table_that_a_view_depends_on_keeps_no_server_from_starting(
+async def test_an_old_table_with_a_dependent_view_does_not_prevent_a_start(
     cluster: Cluster, database: str, old: asyncpg.Connection, parents: Parents
 ) -> None:
     await version1.record(old, new_interaction(parents))

@@ -1,4 +1,4 @@
-"""The schema of the PostgreSQL store: made once, changed while servers go on, or refused."""
+"""The schema of the PostgreSQL store: creation, migration while servers run, and refusal."""
 
 import asyncio
 
@@ -36,7 +36,7 @@ ONLINE = Migration(
 
 
 def known(monkeypatch: pytest.MonkeyPatch, *further: Migration) -> None:
-    """Make this program one that knows further steps."""
+    """Add further migration steps to this program."""
     monkeypatch.setattr(schema, "MIGRATIONS", (*MIGRATIONS, *further))
     for module in (migrations, store_module):
         monkeypatch.setattr(module, "LATEST", LATEST + len(further))
@@ -49,7 +49,7 @@ def versions(cluster: Cluster, database: str) -> list[int]:
     return [int(line) for line in found.splitlines()]
 
 
-async def test_many_servers_may_make_the_schema_at_once(cluster: Cluster, database: str) -> None:
+async def test_concurrent_servers_can_create_the_schema(cluster: Cluster, database: str) -> None:
     async def open_and_close() -> None:
         async with opened_store(cluster.url(database)):
             pass
@@ -60,7 +60,7 @@ async def test_many_servers_may_make_the_schema_at_once(cluster: Cluster, databa
 
 
 @pytest.mark.parametrize("step", [ADDED, ONLINE])
-async def test_many_servers_may_take_a_step_at_once_beside_one_of_the_version_before(
+async def test_concurrent_servers_can_run_a_step_beside_one_of_the_previous_version(
     cluster: Cluster,
     database: str,
     parents: Parents,
@@ -91,13 +91,13 @@ async def test_many_servers_may_take_a_step_at_once_beside_one_of_the_version_be
             assert (await check_store(cluster.url(database))).ok
         assert versions(cluster, database) == [LATEST, step.version]
         assert (await before.record(rows[1:]))[0].outcome is Outcome.CREATED
-    # One of the version before starts again, too, and its check is content.
+    # A server of the previous version can also be restarted, and its check succeeds.
     async with opened_store(cluster.url(database)) as before:
         assert await before.get(EVERYONE, parents.key(rows[1].sid)) == rows[1].frame
     assert (await check_store(cluster.url(database))).ok
 
 
-async def test_a_schema_that_this_program_is_too_old_for_is_refused_and_left_alone(
+async def test_an_incompatible_newer_schema_is_refused_unchanged(
     cluster: Cluster, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as newer:
@@ -112,7 +112,7 @@ async def test_a_schema_that_this_program_is_too_old_for_is_refused_and_left_alo
     assert versions(cluster, database) == [LATEST, LATEST + 1]
 
 
-async def test_a_server_whose_schema_has_moved_on_says_so(
+async def test_a_server_reports_that_its_schema_was_migrated_incompatibly(
     cluster: Cluster, database: str, parents: Parents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row = row_of(new_interaction(parents))
@@ -129,7 +129,7 @@ async def test_a_server_whose_schema_has_moved_on_says_so(
             await before.record([row])
 
 
-async def test_a_step_that_fails_leaves_no_trace(
+async def test_a_failed_step_is_rolled_back(
     cluster: Cluster, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = Migration(LATEST + 1, "broken", ("CREATE TABLE half (a int)", "NONSENSE"), LATEST)
@@ -142,7 +142,7 @@ async def test_a_step_that_fails_leaves_no_trace(
     assert cluster.sql(database, "SELECT to_regclass('half')") == ""
 
 
-async def test_who_migrates_is_waited_for_and_not_for_ever(
+async def test_the_wait_for_another_migration_is_bounded(
     cluster: Cluster, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with opened_store(cluster.url(database)):
@@ -162,7 +162,7 @@ async def test_who_migrates_is_waited_for_and_not_for_ever(
 
 
 @pytest.mark.parametrize("table", ["schema_migrations", "interactions"])
-async def test_a_database_of_another_program_is_refused_and_left_alone(
+async def test_a_database_of_another_program_is_refused_unchanged(
     cluster: Cluster, database: str, table: str
 ) -> None:
     cluster.sql(database, f"CREATE TABLE {table} (version text)")
@@ -174,7 +174,7 @@ async def test_a_database_of_another_program_is_refused_and_left_alone(
     assert cluster.sql(database, tables) == table
 
 
-async def test_a_store_may_be_in_a_schema_of_its_own(
+async def test_a_store_can_use_a_schema_of_its_own(
     cluster: Cluster, database: str, parents: Parents
 ) -> None:
     cluster.sql(database, "CREATE TABLE interactions (a int); CREATE SCHEMA log")
@@ -186,7 +186,7 @@ async def test_a_store_may_be_in_a_schema_of_its_own(
     assert (await check_store(url)).rows == 1
 
 
-async def test_serving_needs_no_right_to_change_the_schema(
+async def test_serving_needs_no_permission_to_change_the_schema(
     cluster: Cluster, database: str, parents: Parents
 ) -> None:
     async with opened_store(cluster.url(database)):
@@ -210,9 +210,7 @@ async def test_serving_needs_no_right_to_change_the_schema(
     cluster.sql(database, f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
-async def test_check_of_an_empty_database_reports_and_makes_nothing(
-    cluster: Cluster, database: str
-) -> None:
+async def test_check_of_an_empty_database_creates_nothing(cluster: Cluster, database: str) -> None:
     report = await check_store(cluster.url(database))
     assert (report.schema_version, report.ok) == (0, False)
     assert cluster.sql(database, "SELECT to_regclass('schema_migrations')") == ""

@@ -1,4 +1,4 @@
-"""The PostgreSQL backend: the suite of all stores, and what only a database can do."""
+"""The PostgreSQL backend: the contract of all stores, and several servers on one database."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -45,7 +45,7 @@ __all__ = ["database"]
 
 
 class TestPostgresStore(StoreSuite):
-    """A test's folder stands for a database, which is made when it is first opened."""
+    """Maps each test folder to a database, which is created when the folder is first opened."""
 
     @pytest.fixture(autouse=True)
     def _in(self, cluster: Cluster) -> None:
@@ -72,7 +72,7 @@ async def servers(cluster: Cluster, database: str) -> AsyncIterator[list[Store]]
         ]
 
 
-async def test_a_load_that_meets_a_record_of_the_same_row_is_the_one_that_stays(
+async def test_a_load_wins_over_a_concurrent_record_of_the_same_row(
     cluster: Cluster, database: str, parents: Parents
 ) -> None:
     row = row_of(new_interaction(parents))
@@ -107,7 +107,7 @@ async def test_one_of_many_servers_creates(servers: list[Store], parents: Parent
 
 
 def _at_second(n: int, first: pb.Interaction, **fields: Any) -> pb.Interaction:
-    """An update of an Interaction, so many seconds later."""
+    """Return an update of an Interaction, `n` seconds after NOON_US."""
     made = pb.Interaction()
     made.CopyFrom(first)
     made.MergeFrom(pb.Interaction(**fields))
@@ -115,7 +115,7 @@ def _at_second(n: int, first: pb.Interaction, **fields: Any) -> pb.Interaction:
     return made
 
 
-async def test_the_newest_of_many_servers_updates_stays(
+async def test_the_newest_of_concurrent_updates_is_kept(
     servers: list[Store], parents: Parents
 ) -> None:
     for _ in range(30):
@@ -133,10 +133,10 @@ async def test_the_newest_of_many_servers_updates_stays(
             assert await servers[1].get(EVERYONE, parents.key(one.sid)) == newest[one.sid]
 
 
-async def test_records_of_one_interaction_on_several_servers_at_once_lose_nothing(
+async def test_concurrent_records_of_one_interaction_lose_nothing(
     servers: list[Store], parents: Parents
 ) -> None:
-    """The end is that of the same records one after the other, whatever meets in between."""
+    """The result is that of the same records one after the other, whatever their conflicts."""
     random = Random(5)
     for _ in range(40):
         records = partial_records(new_interaction(parents))
@@ -155,7 +155,7 @@ async def test_records_of_one_interaction_on_several_servers_at_once_lose_nothin
         assert alone in found
 
 
-async def test_a_delete_wins_for_good_over_records_of_other_servers(
+async def test_a_delete_wins_over_concurrent_records_of_other_servers(
     servers: list[Store], parents: Parents
 ) -> None:
     for n in range(60):
@@ -178,7 +178,7 @@ async def test_a_delete_wins_for_good_over_records_of_other_servers(
 async def test_an_insert_that_waited_for_a_delete_sees_its_tombstone(
     cluster: Cluster, database: str, servers: list[Store], parents: Parents
 ) -> None:
-    """The race itself: the insert is held up by a delete that isn't committed yet."""
+    """The insert waits for a delete that isn't committed yet."""
     row = row_of(new_interaction(parents))
     await servers[0].record([row])
     async with cluster.connected(database) as other:
@@ -200,11 +200,11 @@ async def test_an_insert_that_waited_for_a_delete_sees_its_tombstone(
         await transaction.commit()
         assert await recording == [(Outcome.DELETED, None)]
         assert await other.fetchval("SELECT count(*) FROM interactions") == 0
-        # Who recorded what is deleted doesn't become an owner of the Session by that.
+        # A record of a deleted Interaction doesn't add an owner to the Session.
         assert await other.fetchval("SELECT count(*) FROM session_owners") == 1
 
 
-async def test_sweeps_beside_records_of_the_same_rows_meet_no_deadlock(
+async def test_bulk_deletions_and_records_of_the_same_rows_do_not_deadlock(
     servers: list[Store], parents: Parents
 ) -> None:
     leg = new_leg()
@@ -221,10 +221,10 @@ async def test_sweeps_beside_records_of_the_same_rows_meet_no_deadlock(
     assert (await servers[0].page(EVERYONE, query(parents, limit=200))).rows == 0
 
 
-async def test_an_interaction_of_another_session_is_not_its_namesake(
+async def test_batched_gets_of_similar_keys_are_not_mixed_up(
     servers: list[Store], parents: Parents
 ) -> None:
-    """Reads that share a round trip keep apart what differs in one part of the key only."""
+    """Gets in one round trip distinguish keys that differ in one part only."""
     there = new_parents()
     here = new_interaction(parents)
     rows = [row_of(here), row_of(new_interaction(there, sid=here.sid, data='"there"'))]
@@ -235,10 +235,10 @@ async def test_an_interaction_of_another_session_is_not_its_namesake(
     assert found == [row.frame for row in rows] * 20 + [None] * 5
 
 
-async def test_calls_that_come_when_the_last_ends_are_answered(
+async def test_calls_that_arrive_while_a_batch_ends_are_answered(
     servers: list[Store], parents: Parents
 ) -> None:
-    """What shares round trips takes up what comes at any moment, its own end included."""
+    """Calls are batched at any moment, even while the last batch ends."""
     row = row_of(new_interaction(parents))
     await servers[0].record([row])
     key = parents.key(row.sid)
@@ -253,7 +253,7 @@ async def test_calls_that_come_when_the_last_ends_are_answered(
             await asyncio.gather(*calls)
 
 
-async def test_keys_of_one_server_are_known_to_the_other(servers: list[Store]) -> None:
+async def test_api_keys_of_one_server_are_known_to_the_other(servers: list[Store]) -> None:
     key = new_key()
     await servers[0].add_key(key)
     assert await servers[1].keys_of(key.sid) == [key]
@@ -261,7 +261,7 @@ async def test_keys_of_one_server_are_known_to_the_other(servers: list[Store]) -
     assert (await servers[0].keys_of(key.sid))[0].revoked_us == NOW_US
 
 
-async def test_check_names_rows_whose_columns_are_not_those_of_their_frame(
+async def test_check_names_rows_that_differ_from_their_frame(
     cluster: Cluster, database: str, parents: Parents
 ) -> None:
     rows = sorted(row_of(new_interaction(parents)) for _ in range(600))
@@ -278,7 +278,7 @@ async def test_check_names_rows_whose_columns_are_not_those_of_their_frame(
     assert report.some_bad == tuple(row[:3] for row in bad)
 
 
-async def test_calls_beside_a_close_are_done_or_refused(
+async def test_calls_during_close_complete_or_are_refused(
     cluster: Cluster, database: str, parents: Parents
 ) -> None:
     async with opened_store(cluster.url(database)) as store:
@@ -296,6 +296,6 @@ async def test_calls_beside_a_close_are_done_or_refused(
     assert all(isinstance(error, StoreClosedError) for error in unexpected)
 
 
-def test_a_backup_is_the_databases_own_to_make(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_backup_of_a_database_is_refused_with_its_tools(cluster: Cluster, tmp_path: Path) -> None:
     with pytest.raises(StoreURLError, match="pg_basebackup"):
         backup_store(cluster.url("x"), tmp_path / "copy.db", lambda *_: None)

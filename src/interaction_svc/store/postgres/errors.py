@@ -42,7 +42,7 @@ _TEXTS = {
     " into the URL, or set max_prepared_statements in pgbouncer.ini",
     "42P05": "a pooler in transaction mode mixes prepared statements up: write"
     " statement_cache_size=0 into the URL, or set max_prepared_statements in pgbouncer.ini",
-    "42501": "the user may not do what is needed",
+    "42501": "the user lacks a permission",
     UNDEFINED_TABLE: "a table is missing: run interaction-svc migrate",
     LOCK_NOT_AVAILABLE: "a lock is not available",
     **dict.fromkeys(

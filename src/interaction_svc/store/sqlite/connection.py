@@ -256,5 +256,5 @@ def drop_page_cache(db: sqlite3.Connection) -> None:
 
 
 def disable_checkpoints(db: sqlite3.Connection) -> None:
-    """Make no checkpoints in commits: WalTruncator makes them."""
+    """Disable checkpoints in commits, because WalTruncator runs them."""
     db.execute("PRAGMA wal_autocheckpoint = 0")

@@ -71,13 +71,13 @@ def check_writable(db: sqlite3.Connection) -> None:
 
 
 def disable_busy_timeout(db: sqlite3.Connection) -> None:
-    """Make SQLite fail at once when a lock is held. `transaction` does the waiting."""
+    """Disable SQLite's wait for locks, because `transaction` waits itself."""
     db.execute("PRAGMA busy_timeout = 0")
 
 
 @contextmanager
 def busy_timeout(db: sqlite3.Connection, milliseconds: int) -> Iterator[None]:
-    """Make SQLite wait up to this long for locks in the block. After it SQLite doesn't wait."""
+    """Context manager in which SQLite waits up to this time for locks. Outside it does not."""
     db.execute(f"PRAGMA busy_timeout = {milliseconds}")
     try:
         yield
