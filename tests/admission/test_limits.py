@@ -98,7 +98,7 @@ def test_only_wrong_attempts_count() -> None:
         assert wait == 0
 
 
-def test_many_attempts_at_once_don_t_get_by() -> None:
+def test_concurrent_attempts_are_limited() -> None:
     attempts = FailedAuthLimiter(Time())
     with ExitStack() as under_way:
         for _ in range(10):
@@ -136,7 +136,7 @@ def begun(concurrency: ConcurrencyLimit, caller: Principal, *, is_stream: bool =
     return True
 
 
-def test_an_account_s_calls_take_their_share_of_the_places_and_others_the_rest() -> None:
+def test_an_account_is_limited_to_its_share_of_the_places() -> None:
     concurrency = ConcurrencyLimit(10, call_share=0.75)
     account_sid = new_sid("AC")
     callers = [caller_of(account_sid) for _ in range(20)]
@@ -152,7 +152,7 @@ def test_an_account_s_calls_take_their_share_of_the_places_and_others_the_rest()
     assert all(begun(concurrency, ANONYMOUS) for _ in range(100))
 
 
-def test_streams_have_a_smaller_share_and_a_key_s_a_number() -> None:
+def test_streams_are_limited_per_account_and_per_key() -> None:
     concurrency = ConcurrencyLimit(10, call_share=0.75, stream_share=0.5, streams_per_key=3)
     account_sid = new_sid("AC")
     key = caller_of(account_sid)
@@ -190,7 +190,7 @@ def test_places_are_released() -> None:
     assert not concurrency.is_full
 
 
-async def test_more_calls_at_once_than_allowed_are_refused_but_not_health(
+async def test_calls_above_the_limit_are_refused_except_health(
     tmp_path: Path, parents: Parents
 ) -> None:
     with served(tmp_path, "--max-concurrent-calls", "3", "--calls-per-second", "0") as server:
@@ -234,7 +234,7 @@ async def test_more_calls_at_once_than_allowed_are_refused_but_not_health(
             await reading.ListInteractions(list_request(parents))
 
 
-async def test_silent_streams_of_one_key_leave_places_to_others(
+async def test_silent_streams_of_an_account_leave_places_to_others(
     tmp_path: Path, parents: Parents
 ) -> None:
     store = tmp_path / "interactions.db"
@@ -295,7 +295,7 @@ async def first_codes(streams: list[Any], count: int) -> list[Code]:
     return [await stream.code() for stream in streams if stream.done()]
 
 
-async def test_an_account_s_calls_a_second_are_limited(tmp_path: Path, parents: Parents) -> None:
+async def test_calls_per_second_of_an_account_are_limited(tmp_path: Path, parents: Parents) -> None:
     with served(tmp_path, "--calls-per-second", "5") as server:
         async with httpx.AsyncClient(base_url=server.base_url, trust_env=False) as http:
             mine, other = (parents.account_sid, "x"), (new_sid("AC"), "x")
@@ -328,9 +328,7 @@ async def test_an_account_s_calls_a_second_are_limited(tmp_path: Path, parents: 
             assert dict(info.metadata) == {"scope": "account", "per_second": "5"}
 
 
-async def test_a_call_ends_at_the_service_s_deadline_whatever_its_client_s(
-    tmp_path: Path, parents: Parents
-) -> None:
+async def test_a_call_ends_at_the_service_s_deadline(tmp_path: Path, parents: Parents) -> None:
     with served(tmp_path, "--deadline-seconds", "0.3", "--stream-idle-seconds", "0.3") as server:
         async with grpc.aio.insecure_channel(server.grpc_address) as channel:
             ingest, reading = IngestServiceStub(channel), InteractionServiceStub(channel)

@@ -27,9 +27,7 @@ ANSWER_BYTES = 3 * MIB
 """The minimum size of a List of the Session of `fill`. As JSON it is six times as large."""
 
 
-async def test_an_http_answer_that_nobody_takes_is_given_up(
-    tmp_path: Path, parents: Parents
-) -> None:
+async def test_an_unread_http_response_is_aborted(tmp_path: Path, parents: Parents) -> None:
     with served(tmp_path, "--deadline-seconds", "1") as server:
         await fill(server, parents)
         host, _, port = server.base_url.removeprefix("http://").rpartition(":")
@@ -98,7 +96,7 @@ async def fill(server: Served, parents: Parents) -> None:
         )
 
 
-async def test_answers_that_nobody_takes_are_bounded(tmp_path: Path, parents: Parents) -> None:
+async def test_the_memory_of_unread_responses_is_bounded(tmp_path: Path, parents: Parents) -> None:
     with served(tmp_path) as server:
         async with grpc.aio.insecure_channel(server.grpc_address) as channel:
             await fill(server, parents)

@@ -15,7 +15,9 @@ def packages_in(table: str) -> set[str]:
 
 def test_its_tables_list_each_package_and_no_other() -> None:
     section = (DOCS / "architecture.md").read_text().partition("## Packages")[2]
-    layers, _, inner = section.partition("\n## ")[0].partition("The second table lists the subpackages.")
+    layers, _, inner = section.partition("\n## ")[0].partition(
+        "The second table lists the subpackages."
+    )
     packages = {str(path.parent.relative_to(SOURCE)) for path in SOURCE.glob("*/**/__init__.py")}
     assert packages_in(layers) == {package for package in packages if "/" not in package}
     assert packages_in(inner) == {package for package in packages if "/" in package}

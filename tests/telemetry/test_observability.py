@@ -103,7 +103,7 @@ async def test_an_http_request_logs_one_line(seen: Seen, http: httpx.AsyncClient
     assert (line["key_sid"], line["account_sid"]) == (seen.reader.sid, seen.parents.account_sid)
 
 
-async def test_request_ids_are_made_and_bad_ones_not_taken_over(
+async def test_missing_and_invalid_request_ids_are_replaced(
     seen: Seen, channel: grpc.aio.Channel, http: httpx.AsyncClient
 ) -> None:
     for given in (None, "", "x" * 129, "two words", '{"json": 1}'):
@@ -178,7 +178,7 @@ def test_the_level_of_the_log_is_a_setting(tmp_path: Path) -> None:
     assert server.log.read_text() == ""
 
 
-async def test_deletes_and_refusals_are_audited_whatever_the_level(tmp_path: Path) -> None:
+async def test_deletes_and_refusals_are_audited_at_any_log_level(tmp_path: Path) -> None:
     store, parents = tmp_path / "interactions.db", new_parents()
     made = run(
         "keys", "create", "--role", "operate", "--account", parents.account_sid, "--store",
@@ -239,7 +239,7 @@ async def test_deletes_and_refusals_are_audited_whatever_the_level(tmp_path: Pat
     assert '"action":"key revoked"' in revoked.stderr.decode()
 
 
-async def test_a_delete_whose_caller_has_gone_is_audited_too(
+async def test_a_delete_is_audited_after_its_caller_has_left(
     tmp_path: Path, parents: Parents
 ) -> None:
     with served(tmp_path) as server:
@@ -304,7 +304,7 @@ def unread(folder: Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-async def test_no_body_and_no_secret_is_in_the_log(
+async def test_the_log_contains_no_body_and_no_secret(
     seen: Seen, channel: grpc.aio.Channel, http: httpx.AsyncClient
 ) -> None:
     marker = "MARKER-of-a-body"
@@ -344,7 +344,7 @@ async def test_no_body_and_no_secret_is_in_the_log(
         assert authorization.removeprefix("Basic ") not in log
 
 
-def test_of_exceptions_only_own_texts_are_logged(capfd: pytest.CaptureFixture[str]) -> None:
+def test_only_known_exception_texts_are_logged(capfd: pytest.CaptureFixture[str]) -> None:
     configure_logs()
     try:
         try:

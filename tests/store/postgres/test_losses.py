@@ -49,7 +49,7 @@ async def test_a_terminated_record_is_retried_and_a_delete_is_not(
 @pytest.mark.parametrize(
     ("what", "second_table"), [("delete", "tombstones"), ("record", "session_owners")]
 )
-async def test_what_is_ended_between_its_statements_has_done_nothing(
+async def test_a_transaction_terminated_between_statements_changes_nothing(
     cluster: Cluster, database: str, parents: Parents, what: str, second_table: str
 ) -> None:
     there, new = (row_of(new_interaction(parents)) for _ in range(2))

@@ -75,7 +75,7 @@ async def looked(store: ReplicatedStore) -> None:
     await store._replica.checked()
 
 
-async def decode_token(store: Store) -> Revision:
+async def revision_of(store: Store) -> Revision:
     revision = await store.current_revision()
     assert revision is not None
     return revision
@@ -87,7 +87,7 @@ async def test_reads_go_to_a_replica_that_has_caught_up(
     row = row_of(new_interaction(parents))
     async with opened(pair, database) as store:
         await store.record([row])
-        revision = await decode_token(store)
+        revision = await revision_of(store)
         pair.catch_up()
         reads = Reads()
         assert await store.get(EVERYONE, parents.key(row.sid)) == row.frame
@@ -111,7 +111,7 @@ async def test_reads_at_a_revision_see_their_writes_while_replay_is_paused(
         await store.record(rows[1:])
         await store.delete(EVERYONE, keys[0], NOW_US)
         reads = Reads()
-        since = store.at_least(await decode_token(store))
+        since = store.at_least(await revision_of(store))
         assert await since.get(EVERYONE, keys[0]) is None
         assert await since.get(EVERYONE, keys[1]) == rows[1].frame
         assert (await since.page(EVERYONE, query(parents))).rows == 1
@@ -129,7 +129,7 @@ async def test_a_read_waits_for_the_replica_to_catch_up(
     async with opened(pair, database, wait_seconds=30) as store:
         pair.standby.pause()
         await store.record([row])
-        since = store.at_least(await decode_token(store))
+        since = store.at_least(await revision_of(store))
         reads = Reads()
         # More reads than connections: waiting reads hold none.
         waiting = [
@@ -153,10 +153,10 @@ async def test_reads_at_the_revision_of_a_write_see_it_at_once(
         async def write_and_read() -> None:
             row = row_of(new_interaction(parents))
             await store.record([row])
-            since = store.at_least(await decode_token(store))
+            since = store.at_least(await revision_of(store))
             assert await since.get(EVERYONE, parents.key(row.sid)) == row.frame
             await store.delete(EVERYONE, parents.key(row.sid), NOW_US)
-            since = store.at_least(await decode_token(store))
+            since = store.at_least(await revision_of(store))
             assert await since.get(EVERYONE, parents.key(row.sid)) is None
 
         reads = Reads()
@@ -174,7 +174,7 @@ async def test_a_revision_of_another_history_is_read_from_the_primary(
     async with opened(pair, database) as store:
         pair.standby.pause()
         await store.record([row])
-        revision = (await decode_token(store))._replace(position=0)
+        revision = (await revision_of(store))._replace(position=0)
         other = {
             "system": revision._replace(system=revision.system ^ 1),
             "timeline": revision._replace(timeline=revision.timeline + 1),
@@ -194,7 +194,7 @@ async def test_reads_go_to_the_primary_while_the_replica_is_unreachable(
     with capture_logs() as logs:
         async with opened(pair, database) as store:
             await store.record([row])
-            revision = await decode_token(store)
+            revision = await revision_of(store)
             pair.catch_up()
             assert await store.get(EVERYONE, key) == row.frame
             pair.standby.stop()
@@ -252,7 +252,7 @@ async def test_a_replica_that_is_too_slow_is_not_waited_for(
             pair.standby.pause()  # it keeps the lock
             await transaction.rollback()
         reads = Reads()
-        revision = (await decode_token(store))._replace(position=0)
+        revision = (await revision_of(store))._replace(position=0)
         pages = [store.page(EVERYONE, query(parents)) for _ in range(3)]
         gets = [store.get(EVERYONE, parents.key(row.sid)) for _ in range(3)]
         since = store.at_least(revision).get(EVERYONE, parents.key(row.sid))
@@ -299,13 +299,13 @@ async def test_a_promoted_replica_is_not_read_any_more(
     with running_standby(pair.primary) as standby:
         async with opened(pair, database, url=standby.url(database)) as store:
             await store.record(rows[:1])
-            revision = await decode_token(store)
+            revision = await revision_of(store)
             Pair(pair.primary, standby).catch_up()
             assert await store.at_least(revision).get(EVERYONE, parents.key(rows[0].sid))
             standby.sql("postgres", "SELECT pg_promote()")
             await store.record(rows[1:])
             reads = Reads()
-            since = store.at_least(await decode_token(store))
+            since = store.at_least(await revision_of(store))
             assert await since.get(EVERYONE, parents.key(rows[1].sid)) == rows[1].frame
             assert reads.since() == {"primary: unrelated": 1}
             await looked(store)
@@ -314,7 +314,7 @@ async def test_a_promoted_replica_is_not_read_any_more(
         itself = ReplicaStore(standby.url(database))
         promoted = await open_store(standby.url(database), replica=itself)
         try:
-            after = await decode_token(promoted)
+            after = await revision_of(promoted)
         finally:
             await promoted.close()
         assert (after.system, after.timeline) == (revision.system, revision.timeline + 1)

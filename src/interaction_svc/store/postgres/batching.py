@@ -169,7 +169,7 @@ class RecordBatcher:
     async def _run(self) -> None:
         taken = self._queue.take()
         if self.is_distributed:
-            await asyncio.gather(*map(self._commit_in_turn, _is_distributed(taken)))
+            await asyncio.gather(*map(self._commit_in_turn, _group_by_session(taken)))
         elif taken:
             await self._commit(taken)
 
@@ -200,7 +200,7 @@ class RecordBatcher:
         )
 
 
-def _is_distributed(records: Sequence[_Record]) -> list[list[_Record]]:
+def _group_by_session(records: Sequence[_Record]) -> list[list[_Record]]:
     """Group the records by Session. A record of several Sessions is a group of its own.
 
     A record is never split, because all of its rows are one transaction.
