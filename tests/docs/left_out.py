@@ -28,6 +28,11 @@ LEFT_OUT = {
     ("docs/connect.md", 'import { createClient } from "@connectrpc/connect";'): (
         "tests/browser/test_browser.py opens such a page"
     ),
+    (
+        "docs/connect.md",
+        "INTERACTION_SVC_STORE=sqlite:///interactions.db hypercorn"
+        " 'interaction_svc.asgi:create_app()'",
+    ): "tests/system/test_other_asgi_server.py serves so",
     ("docs/postgresql.md", "pip install 'interaction-svc[postgres]'"): _OPERATORS,
     (
         "docs/postgresql.md",

@@ -42,6 +42,23 @@ async def check_listen_policy(settings: Settings, store: Store, *, warns: bool =
     return not has_keys and (not exposed or settings.insecure)
 
 
+async def check_hosted_policy(settings: Settings, store: Store) -> bool:
+    """Return whether callers need no key until the store has one, for an unknown listener.
+
+    Another program listens, perhaps on addresses that other machines can reach. Raises
+    SettingsError if the store has never had a key and `insecure` is not set.
+    """
+    has_keys = await store.has_keys()
+    if not has_keys and not settings.insecure:
+        raise SettingsError(
+            "the store has no keys: make a key (interaction-svc keys create), or set insecure to"
+            " serve every caller"
+        )
+    if not has_keys:
+        _warn(settings, has_keys=False, is_exposed=False)
+    return not has_keys
+
+
 def _warn(settings: Settings, *, has_keys: bool, is_exposed: bool) -> None:
     if not has_keys:
         log.warning(

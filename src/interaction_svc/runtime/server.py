@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 import structlog
+from starlette.types import ASGIApp
 
 from interaction_svc.admission.concurrency import ConcurrencyLimit
 from interaction_svc.admission.control import AdmissionControl
@@ -21,7 +22,7 @@ from interaction_svc.app.retention import Retention
 from interaction_svc.runtime.certificates import certificates_of
 from interaction_svc.runtime.health import Health
 from interaction_svc.runtime.http_app import http_app
-from interaction_svc.runtime.listen_policy import check_listen_policy
+from interaction_svc.runtime.listen_policy import check_hosted_policy, check_listen_policy
 from interaction_svc.runtime.liveness import Liveness
 from interaction_svc.runtime.metrics_server import MetricsServer
 from interaction_svc.runtime.settings import ENV_PREFIX, Settings
@@ -61,11 +62,17 @@ class Server:
     metrics_address: Address | None = None
     """The address of the metrics, with its real port; None if this server does not serve them."""
     store: Store
+    app: ASGIApp
+    """The application of HTTP, once it has started with `listens=False`."""
     ended: asyncio.Future[str]
     """As in Liveness: done when a listener or a background task has ended unexpectedly."""
 
-    def __init__(self, settings: Settings, *, worker: int | None = None) -> None:
+    def __init__(
+        self, settings: Settings, *, worker: int | None = None, listens: bool = True
+    ) -> None:
+        """Build a server. With `listens=False` another program serves `app`, and has the TLS."""
         self._settings = settings
+        self._listens = listens
         self._worker = worker
         self._is_worker = worker is not None
         self._listening: list[GrpcServer | HttpServer] = []
@@ -79,7 +86,7 @@ class Server:
         async with AsyncExitStack() as cleanups:
             cleanups.enter_context(buffered_logs())
             cleanups.enter_context(buffered_metrics())
-            certificates = certificates_of(settings)
+            certificates = certificates_of(settings) if self._listens else None
             if certificates is not None:
                 await certificates.start()
                 cleanups.push_async_callback(certificates.stop)
@@ -94,9 +101,12 @@ class Server:
             self.store = InstrumentedStore(opened)
             cleanups.push_async_callback(self.store.close)
             health = Health(self.store)
-            allows_anonymous = await check_listen_policy(
-                settings, self.store, warns=not self._is_worker
-            )
+            if self._listens:
+                allows_anonymous = await check_listen_policy(
+                    settings, self.store, warns=not self._is_worker
+                )
+            else:
+                allows_anonymous = await check_hosted_policy(settings, self.store)
             authenticator = Authenticator(self.store, allows_anonymous=allows_anonymous)
             admission = AdmissionControl(
                 ConcurrencyLimit(
@@ -121,10 +131,25 @@ class Server:
             if self._is_worker:
                 await health.start()  # its ports receive calls as soon as it listens
             interactions, ingest = Interactions(self.store, reads), Ingest(self.store, reads)
-            if settings.grpc:
+
+            def make_app(base_url: str) -> ASGIApp:
+                return http_app(
+                    interactions,
+                    ingest,
+                    base_url,
+                    pipeline,
+                    max_message_bytes=settings.max_message_bytes,
+                    cors_origins=settings.http_cors_origins,
+                    is_ready=lambda: health.is_serving,
+                )
+
+            if not self._listens:
+                address = Address.parse(settings.http_address)
+                self.app = make_app(settings.public_url or address.url("http"))
+            if self._listens and settings.grpc:
                 await self._start_grpc(interactions, ingest, pipeline, health, certificates)
-            if settings.http:
-                await self._start_http(interactions, ingest, pipeline, health, certificates)
+            if self._listens and settings.http:
+                await self._start_http(make_app, certificates)
             await health.start()
             self._liveness.watch("the probing of the store", health.failure())
             if self._worker in (None, 1):
@@ -177,24 +202,11 @@ class Server:
         await health.listen(grpc.set_serving)
 
     async def _start_http(
-        self,
-        interactions: Interactions,
-        ingest: Ingest,
-        pipeline: Pipeline,
-        health: Health,
-        certificates: Certificates | None,
+        self, make_app: Callable[[str], ASGIApp], certificates: Certificates | None
     ) -> None:
         settings = self._settings
         http = HttpServer(
-            lambda base_url: http_app(
-                interactions,
-                ingest,
-                base_url,
-                pipeline,
-                max_message_bytes=settings.max_message_bytes,
-                cors_origins=settings.http_cors_origins,
-                is_ready=lambda: health.is_serving,
-            ),
+            make_app,
             Address.parse(settings.http_address),
             base_url=settings.public_url,
             limits=HttpLimits(

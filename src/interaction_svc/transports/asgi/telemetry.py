@@ -45,9 +45,10 @@ class Telemetry:
         begun = time.perf_counter()
         sent = authorization = token = None
         for name, value in scope["headers"]:
-            if name == _AUTHORIZATION:  # the HTTP engine refuses a second one
-                # Credentials are ASCII. An empty text is malformed.
-                authorization = value.decode() if value.isascii() else ""
+            if name == _AUTHORIZATION:
+                # Credentials are ASCII, and are sent once. An empty text is malformed.
+                is_valid = authorization is None and value.isascii()
+                authorization = value.decode() if is_valid else ""
             elif name == _REQUEST_ID and sent is None:
                 sent = value.decode("latin-1")
             elif name == _CONSISTENCY:
