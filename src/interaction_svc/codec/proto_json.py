@@ -19,13 +19,13 @@ M = TypeVar("M", bound=Message)
 
 _TYPES = {value: name for name, value in InteractionType.items()}
 _STATUSES = {value: name for name, value in ResourceStatus.items()}
-_UNKNOWN_FIELD = re.compile(r'has no field named "(\w{1,64})"')
 _TIME = "google.protobuf.Timestamp"
 _OF_TYPE = {
     FieldDescriptor.TYPE_STRING: "must be a string",
     FieldDescriptor.TYPE_BOOL: "must be true or false",
     FieldDescriptor.TYPE_INT32: "must be a whole number of at most 32 bits",
 }
+_IS_NAME = re.compile(r"\w{1,64}", re.ASCII)
 _FIELD = re.compile(r"Failed to parse (\w{1,64}) field")
 
 
@@ -76,7 +76,7 @@ def _flat_message(kind: type[M], fields: dict[str, Any]) -> M | None:
 
 
 def _check_objects(message: Any, fields: dict[str, Any], path: str) -> None:
-    """Raise InvalidField for a field that must be an object and is not, or that is given twice.
+    """Raise InvalidField for a field that is unknown, given twice, or must be an object and is not.
 
     The library takes a list or a string for an object, and its items for names of fields. Of a
     field under both of its names it takes the last.
@@ -84,11 +84,13 @@ def _check_objects(message: Any, fields: dict[str, Any], path: str) -> None:
     seen: set[str] = set()
     for name, value in fields.items():
         field = message.fields_by_camelcase_name.get(name) or message.fields_by_name.get(name)
-        if field is not None and field.name in seen:
+        if field is None:
+            shown = name if _IS_NAME.fullmatch(name) else "an unknown field"
+            raise InvalidField(f"{path}{shown}", "is not a field of this message")
+        if field.name in seen:
             raise InvalidField(f"{path}{name}", "is given twice, under both of its names")
-        if field is not None:
-            seen.add(field.name)
-        kind = None if field is None else field.message_type
+        seen.add(field.name)
+        kind = field.message_type
         if value is None or kind is None or kind.full_name == _TIME:
             continue
         if not isinstance(value, dict):
@@ -99,9 +101,6 @@ def _check_objects(message: Any, fields: dict[str, Any], path: str) -> None:
 def _field_error(kind: type[Message], problem: str) -> InvalidField | None:
     """Return the error of the field that the library names, or None."""
     path = _FIELD.findall(problem)
-    unknown = _UNKNOWN_FIELD.search(problem)
-    if unknown:
-        return InvalidField(".".join([*path, unknown[1]]), "is not a field of this message")
     if path:
         return InvalidField(".".join(path), _expectation(kind.DESCRIPTOR, path))
     return None

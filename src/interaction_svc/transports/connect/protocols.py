@@ -140,6 +140,8 @@ class Connect(Protocol):
             ],
         }
         headers = [(b"content-type", b"application/json"), *_metadata(call)]
+        if error.retry_after_seconds is not None:
+            headers.append((b"retry-after", b"%d" % error.retry_after_seconds))
         return Response(codes.connect_http, headers, orjson.dumps(body))
 
 

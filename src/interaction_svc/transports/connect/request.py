@@ -1,0 +1,110 @@
+"""A request over HTTP whose body is not read yet."""
+
+from starlette.types import Receive, Scope
+
+from interaction_svc.admission.request_bytes import RequestBytes
+from interaction_svc.app.consistency import CONSISTENCY_HEADER
+from interaction_svc.domain.errors import RequestTooLarge
+from interaction_svc.telemetry.request_context import (
+    REQUEST_ID_HEADER,
+    RequestContext,
+    request_id_of,
+)
+from interaction_svc.transports.address import Address
+from interaction_svc.transports.asgi.client_gone import ClientGoneError
+from interaction_svc.transports.operations import RPCS, UNKNOWN_RPC
+
+_AUTHORIZATION = b"authorization"
+_REQUEST_ID = REQUEST_ID_HEADER.encode()
+_CONSISTENCY = CONSISTENCY_HEADER.encode()
+
+
+class Request:
+    """The headers of a request, its operation, and its body once it is read."""
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self.scope = scope
+        self.headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
+        """The first of repeated headers counts."""
+        self.operation = RPCS.get(scope["path"], UNKNOWN_RPC)
+        self._receive = receive
+
+    @property
+    def method(self) -> str:
+        """Return the HTTP method."""
+        return str(self.scope["method"])
+
+    @property
+    def query(self) -> bytes:
+        """Return the query."""
+        return bytes(self.scope["query_string"])
+
+    @property
+    def content_type(self) -> bytes:
+        """Return the content type without parameters, in lower case."""
+        return self.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+
+    @property
+    def server_sends_trailers(self) -> bool:
+        """Return whether the server can send trailers, which gRPC needs."""
+        return "http.response.trailers" in (self.scope.get("extensions") or {})
+
+    def context(self, transport: str) -> RequestContext:
+        """Return the context of the call."""
+        sent, consistency = self.headers.get(_REQUEST_ID), self.headers.get(_CONSISTENCY)
+        authorization = self.headers.get(_AUTHORIZATION)
+        problem = "" if authorization is None else self._problem_of(authorization)
+        client = self.scope["client"]
+        return RequestContext(
+            transport,
+            self.operation.rpc_name,
+            str(Address(*client)) if client else "",
+            request_id_of(None if sent is None else sent.decode("latin-1")),
+            "OK",
+            None if authorization is None or problem else authorization.decode(),
+            problem,
+            consistency=None if consistency is None else consistency.decode("latin-1"),
+            is_quiet=self.operation.is_quiet,
+        )
+
+    def _problem_of(self, authorization: bytes) -> str:
+        """Return the problem of credentials that no key can have, or an empty text."""
+        if not authorization.isascii():
+            return "The `authorization` has characters that are not ASCII; a key has none"
+        if sum(name == _AUTHORIZATION for name, _ in self.scope["headers"]) > 1:
+            return "The request has more than one `authorization`; send exactly one"
+        return ""
+
+    async def body(self, all_requests: RequestBytes, max_bytes: int) -> bytes:
+        """Return the whole body, of a message of at most `max_bytes`.
+
+        The body may be half as large again, because of base64 and prefixes. The parts of an
+        unfinished body count among `all_requests`. Raises RequestTooLarge, Overloaded,
+        ClientGoneError.
+        """
+        limit = max_bytes + max_bytes // 2
+        announced = self.headers.get(b"content-length", b"")
+        if announced.isdigit() and int(announced) > limit:
+            raise RequestTooLarge(max_bytes)
+        body, more = await self._part()
+        if not more and len(body) <= limit:
+            return body
+        with all_requests.request() as counted:
+            parts = [body]
+            counted.add(len(body))
+            size = len(body)
+            while more and size <= limit:
+                part, more = await self._part()
+                size += len(part)
+                counted.add(len(part))
+                parts.append(part)
+        if size > limit:
+            raise RequestTooLarge(max_bytes)
+        return b"".join(parts)
+
+    async def _part(self) -> tuple[bytes, bool]:
+        """Return the next part of the body, and whether there is more. Raises ClientGoneError."""
+        event = await self._receive()
+        if event["type"] == "http.disconnect":
+            raise ClientGoneError
+        return event.get("body", b""), event.get("more_body", False)
