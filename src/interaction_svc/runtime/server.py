@@ -49,7 +49,7 @@ class Server:
     StoreError if the store can't be opened, OSError if it can't listen on an address, and
     SettingsError if a setting lacks another that it needs, or a file can't be used.
 
-    A worker is numbered from 1, and shares its ports and its store with other workers. The
+    `worker` is the number of a worker, from 1. All workers share their ports and the store. The
     supervisor (workers/supervisor.py) migrates the store, logs warnings and serves the metrics for
     all workers. Worker 1 runs the retention for all.
     """
@@ -119,7 +119,7 @@ class Server:
             cleanups.push_async_callback(self._drain, health)
             cleanups.push_async_callback(self._liveness.stop)
             if self._is_worker:
-                await health.start()  # its ports receive calls as soon as it listens
+                await health.start()  # a shared port receives calls as soon as it listens
             interactions, ingest = Interactions(self.store, reads), Ingest(self.store, reads)
             if settings.grpc:
                 await self._start_grpc(interactions, ingest, pipeline, health, certificates)
