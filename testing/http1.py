@@ -138,6 +138,6 @@ def limited_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]
 
 
 def headers_of(size: int, more: bytes = b"Connection: close\r\n") -> bytes:
-    """Return a request without a body of this size, in bytes."""
+    """Return a request of `size` bytes, without a body."""
     start = b"GET / HTTP/1.1\r\nHost: x\r\n" + more + b"X: " + MARK.encode()
     return start.ljust(size - 4, b"x") + b"\r\n\r\n"

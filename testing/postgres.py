@@ -63,7 +63,8 @@ def as_user(user: str | None) -> list[str]:
 class Cluster:
     """A PostgreSQL server that can be started, stopped and killed.
 
-    PostgreSQL refuses to run as root. For root another user runs it, and owns its folder.
+    PostgreSQL refuses to run as root. If this process is root, another user runs it and owns
+    its folder.
     """
 
     def __init__(self, folder: Path, programs: Path, port: int | None = None) -> None:

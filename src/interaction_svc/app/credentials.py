@@ -1,7 +1,7 @@
 """Credentials: parsing them from a request, and generating and hashing secrets.
 
 A caller sends a key's SID and secret by HTTP Basic, or `SK….secret` as a Bearer token. The user
-of Basic may also be the SID of the key's account, which the vendor's SDKs send by default.
+name of Basic may also be the SID of the key's account, as the vendor's SDKs send by default.
 """
 
 import binascii
@@ -15,7 +15,7 @@ from interaction_svc.domain.errors import Unauthenticated
 from interaction_svc.domain.sids import Sid, canonical_sid
 
 SECRET_LENGTH = 32
-"""Characters of a secret, 190 bits. The vendor's Go SDK accepts only letters and digits."""
+"""Characters of a secret: 190 bits. The vendor's Go SDK accepts only letters and digits."""
 
 _ALPHABET = string.ascii_letters + string.digits
 _MAX_HEADER = 256

@@ -49,9 +49,9 @@ class Server:
     StoreError if the store can't be opened, OSError if it can't listen on an address, and
     SettingsError if a setting lacks another that it needs, or a file can't be used.
 
-    `worker` is the number of a worker, from 1. All workers share their ports and the store. The
-    supervisor (workers/supervisor.py) migrates the store, logs warnings and serves the metrics for
-    all workers. Worker 1 runs the retention for all.
+    With `worker`, a number from 1, this is one of the workers, which share the ports and the store.
+    For all workers the supervisor (workers/supervisor.py) migrates the store, logs warnings and
+    serves the metrics, and worker 1 runs the retention.
     """
 
     grpc_address: Address | None = None
