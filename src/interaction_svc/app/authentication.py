@@ -141,7 +141,7 @@ class Authenticator:
 
 
 def _known_roles(key: ApiKey) -> frozenset[Role]:
-    """Return the roles of a key. If one is unknown to this version, log that and return none."""
+    """Return the roles of a key; none, and log it, if this version does not know one of them."""
     try:
         return parse_roles(key.role)
     except ValueError:  # a later version of the service created the key

@@ -325,7 +325,7 @@ class Settings(BaseSettings):
 def load_settings(file: Path | None = None, **flags: object) -> Settings:
     """Load the settings; flags that are None were not given. Raises SettingsError.
 
-    Without a file, interaction-svc.toml of the working directory is read, if it is there.
+    If `file` is None, interaction-svc.toml in the working directory is read, if it exists.
     """
     if file is not None:
         file = Path(str(file).strip())

@@ -21,7 +21,7 @@ from interaction_svc.transports.asgi.compression import MIN_BYTES, Compressor, a
 from interaction_svc.transports.status import codes_of
 
 UNCOUNTED_BYTES = 64 * KIB
-"""Responses up to this size are not counted: all in progress have a few MiB together."""
+"""Responses up to this size are not counted: all of them in progress have only a few MiB."""
 STREAM_BYTES = 4 * MIB
 """The size counted for a response in parts: one part and one read from the store are in memory."""
 
