@@ -10,7 +10,8 @@ _SOURCE = Path(__file__).with_name("slow_flush.c")
 def slower_by(milliseconds: int, folder: Path) -> dict[str, str] | None:
     """Return the environment of a process whose flushes take `milliseconds` longer.
 
-    A library for it is built in the folder. Return None if there is no C compiler.
+    The environment preloads a library, which is built in `folder`. Return None if there is no C
+    compiler.
     """
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:

@@ -1,9 +1,9 @@
 """The service under several times the load that it can serve.
 
 `python -m bench.overload` measures the capacity of a server with default settings, but without the
-limit of calls a second. Then it offers 3 and 6 times that load, open-loop, and finally the load of
-the beginning. Results are relative to the capacity of the same run, because the machine may be
-shared, and the clients use the same cores as the server.
+limit of calls a second. Then it offers 3 and 6 times that load, open-loop, and finally the first
+load again. Results are relative to the capacity of the same run, because the machine may be shared,
+and the clients use the same cores as the server.
 """
 
 import os

@@ -26,7 +26,7 @@ _SAMPLES_PER_SECOND = 500
 _FRAME = re.compile(
     r"\((?:(?:asyncio|uvicorn|starlette|grpc)/[^)]*|interaction_svc/([^:)]+?)(?:\.py)?(?::\d+)?)\)"
 )
-"""A frame of a module that counts; the group is empty for the transport's."""
+"""A stack frame of the service or the transport; the group is empty for the transport."""
 _PARTS = {
     "": "transport: grpc.aio or uvicorn, asyncio, sockets",
     "transports/grpcio/interceptors/telemetry": "telemetry: request context, log line, metrics",

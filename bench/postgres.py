@@ -175,7 +175,7 @@ def _cost(contender: _Contender, load: Load) -> Cost:
 
 
 def _cpu_of(database: Cluster | None) -> float:
-    """Return the processor time of a database's processes, which stay as long as the pool."""
+    """Return the processor time of a database's processes, which last as long as the pool."""
     if database is None:
         return 0.0
     parent = database.process_id

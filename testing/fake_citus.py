@@ -1,8 +1,7 @@
-"""A fake of the extension Citus, which can't be installed everywhere. It has Citus's rules, on one
-node.
+"""A fake of the Citus extension on one node, for machines without Citus. It has the same rules.
 
-PostgreSQL finds its extensions relative to its own program. The programs are therefore copied into
-a new tree, which has links to all other files, and the fake extension.
+PostgreSQL finds its extensions relative to its own program. Therefore a new tree has copies of the
+programs, links to all other files, and the fake extension.
 """
 
 import os

@@ -22,9 +22,12 @@ MARKER = "marker-of-a-private-message"
 SECRET = "SecretThatNobodyMayLog"
 FORGED = b'\n{"event": "audit", "level": "info", "action": "forged"}\n'
 GROWTH_MIB = 200
-"""The permitted growth of the server's memory: 64 calls at once of 2 MiB on average, received and
-parsed, and the allocator's reserve. Each test sends several times as much, or more connections and
-streams than fit into it."""
+"""The permitted growth of the server's memory.
+
+It is enough for 64 concurrent calls of 2 MiB on average, received and parsed, and for memory that
+the allocator keeps. Each test sends several times as much, or opens more connections and streams
+than fit into it.
+"""
 CALL_SECONDS = 30
 
 READING, INGEST = "/interaction_svc.v1.InteractionService/", "/interaction_svc.v1.IngestService/"
@@ -96,7 +99,7 @@ def properly_ended(call: Any) -> Code:
 
 @contextmanager
 def attacked(folder: Path) -> Iterator[Hostile]:
-    """Serve, and fail if the log has an error or any sent bytes."""
+    """Serve until the end of the block. Fail if the log has an error or any sent bytes."""
     with served(folder, "--calls-per-second", "0") as server:
         hostile = Hostile(server)
         yield hostile

@@ -101,9 +101,9 @@ def send_for_ever(opened: socket.socket, sent: bytes) -> None:
 
 
 def exchange(server: Served, sent: bytes, *, half_close: bool = True) -> list[Answer]:
-    """Send bytes on a new connection, and return the responses until its end."""
+    """Send bytes on a new connection, and return all responses until the connection ends."""
     with connected(server) as opened:
-        with suppress(ConnectionError):  # it may close the connection before it has read all
+        with suppress(ConnectionError):  # the server may close before it has read all
             opened.sendall(sent)
             if half_close:
                 opened.shutdown(socket.SHUT_WR)
@@ -138,6 +138,6 @@ def limited_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]
 
 
 def headers_of(size: int, more: bytes = b"Connection: close\r\n") -> bytes:
-    """Return a request of this size."""
+    """Return a request of `size` bytes, without a body."""
     start = b"GET / HTTP/1.1\r\nHost: x\r\n" + more + b"X: " + MARK.encode()
     return start.ljust(size - 4, b"x") + b"\r\n\r\n"

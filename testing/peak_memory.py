@@ -44,7 +44,8 @@ def nothing(_: IO[bytes]) -> None:
 def measured(*arguments: str, cwd: Path, feed: Callable[[IO[bytes]], object] = nothing) -> Measured:
     """Run the command line to its end, with the input that `feed` writes.
 
-    It need not read all the input. Its output goes to files in `cwd`, because it may be large.
+    The command need not read all the input. Its output goes to files in `cwd`, because it may be
+    large.
     """
     output, messages, noted = (cwd / name for name in ("output", "messages", "peak"))
     noted.unlink(missing_ok=True)  # of an earlier run

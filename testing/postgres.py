@@ -63,7 +63,8 @@ def as_user(user: str | None) -> list[str]:
 class Cluster:
     """A PostgreSQL server that can be started, stopped and killed.
 
-    PostgreSQL refuses to run as root. It is then run as another user, who owns its folder.
+    PostgreSQL refuses to run as root. If this process is root, another user runs it and owns
+    its folder.
     """
 
     def __init__(self, folder: Path, programs: Path, port: int | None = None) -> None:
@@ -134,7 +135,7 @@ class Cluster:
         processes = self.processes()
         _signal(processes, signal.SIGKILL)
         wait_until(lambda: not any(map(_is_running, processes)))
-        # A killed process may stay as a zombie, so that its ID in these files looks alive.
+        # A killed process may stay as a zombie, and these files would then prevent a start.
         self._process_file.unlink()
         (self.folder / f".s.PGSQL.{self.port}.lock").unlink()
 

@@ -11,7 +11,7 @@ _RESET_AT_CLOSE = struct.pack("ii", 1, 0)
 
 
 class TcpProxy:
-    """Forwards bytes until it forgets a connection. Then it resets the client when it sends."""
+    """Forwards bytes. After `forget`, a client that sends on an old connection gets a reset."""
 
     def __init__(self, target: int) -> None:
         self._target = target

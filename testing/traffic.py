@@ -59,7 +59,7 @@ class Traffic:
             self.in_doubt.append(interaction)
 
     async def read(self) -> None:
-        """Get the Interaction that was recorded last, and in every second call list."""
+        """Get the Interaction that was recorded last, or list, in turn."""
         if self.reads % 2 and self.acknowledged:
             wanted = self.acknowledged[-1]
             asked = get_request(wanted)

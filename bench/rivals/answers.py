@@ -15,8 +15,8 @@ DEFAULT = b""
 def write_answers(path: Path, answers: Mapping[bytes, bytes]) -> None:
     """Write the responses to requests.
 
-    A request is the bytes of a gRPC message, or of an HTTP path with its query; an answer is those
-    of a message or of a body. The gRPC methods share one mapping.
+    For gRPC a request and its response are the bytes of messages, and all methods share one
+    mapping. For HTTP a request is the bytes of the path with its query, and a response is a body.
     """
     pairs = [[b64encode(text).decode() for text in pair] for pair in answers.items()]
     path.write_text(json.dumps(pairs))

@@ -1,6 +1,6 @@
 """The service's REST reads on FastAPI, SQLAlchemy and pydantic, tuned as their docs advise.
 
-`python -m bench.rivals.fastapi_app --db FILE` takes the user and the password `rival`, and has no
+`python -m bench.rivals.fastapi_app --db FILE` accepts the user and the password `rival`, and has no
 metrics, logs, filters or limits. It has response models, so that pydantic writes the JSON.
 Statements are built once, and select columns rather than entities.
 """
@@ -139,7 +139,7 @@ def _app(engine: Engine) -> FastAPI:
     def fetch(statement: Select[Any], values: Mapping[str, object]) -> list[dict[str, Any]]:
         with engine.connect() as connection:
             rows = connection.execute(statement, values)
-            # A quarter faster than rows.mappings(), and than models from the rows' attributes.
+            # This is 25 % faster than rows.mappings() and than models from the rows' attributes.
             return [dict(zip(_NAMES, row, strict=True)) for row in rows]
 
     @app.get(path, response_model=InteractionPage)

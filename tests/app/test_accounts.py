@@ -133,7 +133,7 @@ async def test_an_account_that_records_sids_first_neither_blocks_nor_reveals(
         assert list(page.interactions) == [interaction]
 
 
-async def test_a_delete_or_an_update_touches_the_own_account_only(
+async def test_deletes_and_updates_affect_only_the_callers_account(
     reading: Reading, ingest: Ingest, keys: Keys, parents: Parents
 ) -> None:
     ours, theirs = await both(ingest, keys, parents)

@@ -69,7 +69,7 @@ async def put_in(
         pytest.param(
             ("sent", "2026-02-14T08:05:01Z"),
             ("delivered", "2026-02-14T08:05:01Z"),
-            id="two statuses of one second",
+            id="two statuses in the same second",
         ),
         pytest.param(
             ("sent", "2026-02-14T08:05:01.7Z"),
@@ -83,7 +83,7 @@ async def put_in(
         ),
     ],
 )
-async def test_the_further_status_is_kept_in_either_order(
+async def test_the_later_status_is_kept_in_any_order_of_records(
     server: Served,
     ingest: Ingest,
     reading: Reading,
@@ -103,7 +103,7 @@ async def test_the_further_status_is_kept_in_either_order(
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("is_reversed", [False, True])
-async def test_fields_that_a_partial_record_lacks_stay(
+async def test_a_partial_record_keeps_the_stored_values_of_omitted_fields(
     server: Served,
     ingest: Ingest,
     reading: Reading,

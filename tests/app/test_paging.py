@@ -31,7 +31,7 @@ VOICE, MESSAGE = pb.INTERACTION_TYPE_VOICE, pb.INTERACTION_TYPE_MESSAGE
 # Few values, so that many rows have the same time.
 times = st.integers(0, 6)
 rows = st.lists(st.tuples(times, st.booleans()), max_size=30)
-# The steps between two pages: the size of the next one, the records, and the deletions.
+# Each step has the size of a page, and the rows to record and to delete after it.
 steps = st.lists(
     st.tuples(
         st.integers(1, 7),
@@ -151,7 +151,7 @@ def in_a_new_session(scenario: Callable[[Store], Awaitable[None]]) -> None:
 
 @settings(max_examples=150)
 @given(rows, steps, st.booleans(), st.booleans())
-def test_a_moving_list_is_seen_exactly_once_both_ways(
+def test_each_row_of_a_changing_list_is_returned_once_in_both_directions(
     initial: list[tuple[int, bool]],
     changes: list[tuple[int, list[tuple[int, bool]], list[int]]],
     newest_first: bool,
@@ -169,7 +169,7 @@ def test_a_moving_list_is_seen_exactly_once_both_ways(
     in_a_new_session(scenario)
 
 
-def test_paging_forth_and_back_returns_the_same_pages() -> None:
+def test_paging_forward_and_backward_returns_the_same_pages() -> None:
     async def scenario(store: Store) -> None:
         walk = Walk(store, new_parents(), only_voice=False)
         await walk.record([(n // 2, False) for n in range(20)])
@@ -206,7 +206,7 @@ def test_an_empty_page_has_no_next_token() -> None:
     in_a_new_session(scenario)
 
 
-def test_a_page_of_huge_interactions_stays_under_what_grpc_clients_accept() -> None:
+def test_a_page_of_large_interactions_is_within_the_message_limit_of_grpc_clients() -> None:
     async def scenario(store: Store) -> None:
         walk = Walk(store, new_parents(), only_voice=False)
         data = "x" * 262_144

@@ -34,7 +34,7 @@ async def until_left(store: Store, parents: Parents, wanted: int) -> None:
             await asyncio.sleep(0.01)
 
 
-def test_zero_days_mean_for_ever() -> None:
+def test_with_zero_days_nothing_expires() -> None:
     services = {"KS1": 2, "KS2": 0}
     assert retention_criteria(NOON_US, 10, services) == Expired(
         NOON_US - 10 * DAY_US, {"KS1": NOON_US - 2 * DAY_US, "KS2": None}

@@ -268,7 +268,7 @@ async def test_the_part_file_of_a_killed_backup_is_replaced(
     assert (await check_store(f"sqlite:///{target}")).rows == 20_000
 
 
-async def test_a_part_file_that_is_no_backup_is_not_replaced(
+async def test_a_part_file_that_is_not_a_backup_is_not_replaced(
     tmp_path: Path, parents: Parents
 ) -> None:
     await fill(tmp_path, parents, 1)
@@ -284,7 +284,9 @@ async def test_a_part_file_that_is_no_backup_is_not_replaced(
     assert (await check_store(url(tmp_path))).rows == 1
 
 
-async def test_a_file_that_is_no_store_is_not_backed_up(tmp_path: Path, parents: Parents) -> None:
+async def test_a_file_that_is_not_a_store_is_not_backed_up(
+    tmp_path: Path, parents: Parents
+) -> None:
     target = tmp_path / "copy.db"
     with pytest.raises(StoreUnavailableError, match="can't be opened"):
         backup_store(url(tmp_path), target, nobody)

@@ -288,7 +288,7 @@ def test_a_bad_settings_file_fails_with_its_reason(tmp_path: Path, text: str, me
         load_settings(file)
 
 
-def test_the_settings_are_logged_redact_urls(tmp_path: Path) -> None:
+def test_the_settings_are_logged_without_passwords_in_urls(tmp_path: Path) -> None:
     with served(
         tmp_path,
         "--public-url",
@@ -303,7 +303,7 @@ def test_the_settings_are_logged_redact_urls(tmp_path: Path) -> None:
     assert hidden["store"] == "postgresql://***@db/x"
 
 
-def test_one_transport_alone(tmp_path: Path) -> None:
+def test_each_transport_can_be_served_alone(tmp_path: Path) -> None:
     with served(tmp_path, "--no-http") as running:
         assert running.grpc_address
     with served(tmp_path, "--no-grpc") as running:

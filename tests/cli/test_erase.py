@@ -132,7 +132,7 @@ async def test_erase_fails_while_another_process_reads_what_was_deleted(
 
 
 @pytest.mark.parametrize("participant", ["", "KP1", "KC" + "0" * 32])
-def test_erase_refuses_what_is_no_participant_sid(tmp_path: Path, participant: str) -> None:
+def test_erase_refuses_an_invalid_participant_sid(tmp_path: Path, participant: str) -> None:
     done = run("erase", "--store", url(tmp_path), "--participant", participant)
     assert done.returncode == 2
     assert b"must match ^KP" in done.stderr

@@ -25,7 +25,7 @@ LATER = b"; no key was made"
 
 @pytest.fixture(autouse=True)
 def named_shell(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make --show-completion take the shell as a value, so that it doesn't depend on the parent."""
+    """Make --show-completion take the shell as a value, instead of detecting it."""
     monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
 
 

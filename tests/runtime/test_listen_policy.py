@@ -95,7 +95,7 @@ async def test_with_keys_and_tls_it_serves_on_any_address(tmp_path: Path, parent
             shown = [("authorization", key.bearer)]
             reading = InteractionServiceStub(channel)
             await reading.ListInteractions(list_request(parents), metadata=shown)
-            # On other addresses than loopback reflection needs a key too; health doesn't.
+            # On addresses other than loopback, reflection needs a key too. Health needs none.
             for name in ("v1", "v1alpha"):
                 method = f"/grpc.reflection.{name}.ServerReflection/ServerReflectionInfo"
                 raw: Any = channel.stream_stream(method)
@@ -173,7 +173,7 @@ async def test_client_certificates_and_their_names(tmp_path: Path, parents: Pare
         (("--tls-client-names", "x"), "tls_client_names: without tls_client_ca"),
     ],
 )
-def test_tls_settings_that_do_not_fit_fail_with_the_reason(
+def test_invalid_combinations_of_tls_settings_fail_with_the_reason(
     tmp_path: Path, flags: tuple[str, ...], message: str
 ) -> None:
     assert message in refused(tmp_path / "interactions.db", *flags)

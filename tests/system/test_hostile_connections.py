@@ -102,7 +102,7 @@ GARBAGE: dict[str, Callable[[random.Random], bytes]] = {
         + http2.frame(http2.DATA, http2.END_STREAM, 1,
                       struct.pack(">BI", rng.randrange(3), rng.getrandbits(32)) + rng.randbytes(20))
     ),
-    "a farewell that forges a log line": lambda rng: (
+    "a GOAWAY that forges a log line": lambda rng: (
         http2.greeting()
         + http2.frame(http2.GOAWAY, payload=struct.pack(">II", 0, 7) + FORGED)
     ),

@@ -214,13 +214,13 @@ def test_requests_of_a_thousand_interactions_are_counted(hostile: Hostile) -> No
 AWKWARD = {
     "100,000 levels of lists": "[" * 100_000 + "]" * 100_000,
     "40,000 levels of objects": '{"a":' * 40_000 + "1" + "}" * 40_000,
-    "as large as it may be": "x" * 262_144,
-    "as large, of 4-byte characters": "\U0001f600" * 65_536,
+    "the maximum size": "x" * 262_144,
+    "the maximum size, in 4-byte characters": "\U0001f600" * 65_536,
     "NUL and other control characters": "".join(map(chr, range(32))) + "\x7f\x80\x9f",
-    "what is no character": "\ufffe\uffff\U0001ffff\U0010ffff\ufdd0\ufeff",
+    "noncharacters": "\ufffe\uffff\U0001ffff\U0010ffff\ufdd0\ufeff",
     "right to left and combining": "\u202e\u0645\u0631\u062d\u0628\u0627 e" + "\u0301" * 1000,
     "lines and separators": "\u2028\u2029\r\n\u0085\x0b\x0c",
-    "what other languages are made of": "</script><!-- ' OR 1=1 -- ${x} %s {0} \\u0000 \\",
+    "syntax of other languages": "</script><!-- ' OR 1=1 -- ${x} %s {0} \\u0000 \\",
     "empty": "",
 }
 

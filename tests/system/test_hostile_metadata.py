@@ -21,7 +21,7 @@ from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceSt
 
 OK, DEADLINE_EXCEEDED, INTERNAL, UNAUTHENTICATED = "0", "4", "13", "16"
 LOG_BYTES_A_CALL = 800
-"""Log lines of a refused call: one of the refusal, and one of the call."""
+"""The maximum size of the two log lines of a refused call: its audit line and its own."""
 
 
 @pytest.fixture(scope="module")

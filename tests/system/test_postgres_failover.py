@@ -49,7 +49,7 @@ async def test_no_acknowledged_write_is_lost_when_a_standby_is_promoted(
     with served(tmp_path, "--store", url) as server:
         async with traffic(server.grpc_address, parents) as calls:
             with standby.hung():
-                # These commits wait for the standby, which hasn't got them when the primary dies.
+                # These commits wait for the standby, and have not reached it when the primary dies.
                 async with asyncio.timeout(30), primary.connected(database) as outside:
                     while not await outside.fetchval(_WAIT_FOR_STANDBY):
                         await asyncio.sleep(0.01)
@@ -76,7 +76,7 @@ async def test_without_a_standby_reads_continue_and_writes_are_in_doubt(
         primary.reload()
         late = await refused_record(store, parents)
         there = (await store.page(EVERYONE, query(parents, limit=1000))).rows
-        with pytest.raises(StoreUnavailableError):  # it waits for the first record
+        with pytest.raises(StoreUnavailableError):  # waits for the lock of the first record
             await store.record([late])
         assert (await store.page(EVERYONE, query(parents, limit=1000))).rows == there
         primary.configure(synchronous_standby_names="")
@@ -88,7 +88,7 @@ async def test_without_a_standby_reads_continue_and_writes_are_in_doubt(
 
 
 async def refused_record(store: Store, parents: Parents) -> Row:
-    """Record until a record isn't acknowledged, and return it. The server then has its settings."""
+    """Record until a record is not acknowledged, because the server has reloaded its settings."""
     while True:
         row = row_of(new_interaction(parents))
         try:

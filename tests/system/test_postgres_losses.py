@@ -43,7 +43,7 @@ async def test_terminated_statements_leave_no_partial_writes(
                     )
                     await calls.until_one_succeeds()
             await calls.until_all_succeed()
-        # Calls are retried, so that only those are refused that were hit three times.
+        # A call is tried three times, so that it is refused only if all three are terminated.
         assert len(calls.refused) < ended
         assert set(calls.refused) <= {Code.UNAVAILABLE}
     assert "internal error" not in server.log.read_text()

@@ -52,7 +52,7 @@ FORMS = {
     "list page": json.dumps(envelope(TWO), ensure_ascii=False, indent=1),
     "JSON lines": lines(TWO),
     "JSON lines of lists": lines([[TWO[0]], [TWO[1]]]),
-    "documents one after the other": json.dumps(TWO[0], indent=1) + json.dumps(TWO[1], indent=1),
+    "concatenated documents": json.dumps(TWO[0], indent=1) + json.dumps(TWO[1], indent=1),
 }
 
 
@@ -63,7 +63,7 @@ def ends_of_resources(data: bytes) -> list[int]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_file_cut_anywhere_yields_its_whole_records(form: str) -> None:
+def test_all_complete_records_of_a_truncated_file_are_read(form: str) -> None:
     data = FORMS[form].encode()
     ends = ends_of_resources(data)
     assert len(ends) == imported(data)[0].checked > 0
@@ -164,13 +164,13 @@ NAMED_KINDS = {
 
 
 @pytest.mark.parametrize("kind", NAMED_KINDS)
-def test_files_of_a_known_kind_are_named_with_what_to_do(kind: str) -> None:
+def test_the_error_for_a_known_format_names_it_with_advice(kind: str) -> None:
     _, problems = imported(OTHER_KINDS[kind])
     assert problems[0].startswith(f"index 0: is not valid JSON, but {NAMED_KINDS[kind]}")
 
 
 @pytest.mark.parametrize("kind", OTHER_KINDS)
-def test_files_of_other_kinds_are_rejected(kind: str) -> None:
+def test_files_of_other_formats_are_rejected(kind: str) -> None:
     report, problems = imported(OTHER_KINDS[kind])
     assert report.checked == 0
     assert "is not valid JSON" in problems[0]
@@ -212,8 +212,8 @@ VALUES = {
     "100,000 levels of objects": '{"a":' * 100_000 + "0" + "}" * 100_000,
     "lists without an end": "[" * 100_000,
     "objects without an end": '{"interactions":' * 100_000,
-    "a number that is none": "01",
-    "an escape that is none": r'"\x41"',
+    "an invalid number": "01",
+    "an invalid escape": r'"\x41"',
     "a control character": '"\x01"',
     "a NUL": '"\0"',
 }
@@ -280,7 +280,7 @@ ENDLESS: dict[str, tuple[Callable[[Any], None], int]] = {
     "a text after good ones": (endless(b"x", orjson.dumps(FIVE[:3])[:-1] + b', {"data": "'), 3),
     "a key": (endless(b"k", b'[{"'), 0),
     "white space": (endless(b" \n"), 0),
-    "lists that are passed over": (endless(b"[],", b'[{"x": [', 10 * MIB), 0),
+    "lists that are skipped": (endless(b"[],", b'[{"x": [', 10 * MIB), 0),
     "a line after good ones": (endless(b"x", THREE + b'{"data": "'), 3),
     "zeros after good lines": (endless(b"\0", THREE), 3),
 }

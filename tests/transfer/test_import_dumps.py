@@ -45,7 +45,7 @@ MESSAGES: dict[Callable[[Served, Parents], str], str] = {
 
 
 @pytest.mark.parametrize("dump", MESSAGES)
-async def test_a_dump_of_an_sdk_makes_an_equal_store(
+async def test_importing_a_dump_of_an_sdk_creates_an_equal_store(
     server: Served,
     ingest: Ingest,
     parents: Parents,

@@ -34,21 +34,21 @@ FORMS: dict[str, tuple[str, int]] = {
     "one resource over many lines": (json.dumps(FIVE[0], indent=2), 1),
     "list": (json.dumps(FIVE), 5),
     "list over many lines": (json.dumps(FIVE, indent=2), 5),
-    "list with a resource a line": ("[\n" + ",\n".join(map(json.dumps, FIVE)) + "\n]", 5),
+    "list with one resource per line": ("[\n" + ",\n".join(map(json.dumps, FIVE)) + "\n]", 5),
     "list page": (json.dumps(envelope(FIVE)), 5),
     "list page over many lines": (json.dumps(envelope(FIVE), indent=4), 5),
-    "list page with a resource a line": (
+    "list page with one resource per line, the first after the bracket": (
         '{"interactions": [' + ",\n".join(map(json.dumps, FIVE)) + "\n]}",
         5,
     ),
-    "list page with a resource a line, first and last": (
+    "list page with one resource per line, the last before the bracket": (
         '{"interactions": [\n' + ",\n".join(map(json.dumps, FIVE)) + "]}",
         5,
     ),
     "list page on two lines": (json.dumps(envelope(FIVE[:2])).replace("}, {", "},\n{"), 2),
     "list page with meta first": (json.dumps(meta_first, indent=1), 5),
     "empty list page": (json.dumps(envelope([])), 0),
-    "list pages one after the other": (json.dumps(envelope(FIVE[:2]), indent=2) * 2, 4),
+    "concatenated list pages": (json.dumps(envelope(FIVE[:2]), indent=2) * 2, 4),
     "a compact page, then another over many lines": (
         json.dumps(envelope(FIVE[:2])) + "\n" + json.dumps(envelope(FIVE[2:]), indent=2),
         5,
@@ -61,7 +61,7 @@ FORMS: dict[str, tuple[str, int]] = {
     "JSON lines of list pages": (lines([envelope(FIVE[:2]), envelope(FIVE[2:])]), 5),
     "JSON lines of lists": (lines([{}, FIVE])[3:], 5),
     "byte order mark": ("\ufeff" + lines(FIVE), 5),
-    "files with byte order marks, joined": (
+    "concatenated files with byte order marks": (
         "\ufeff" + lines(FIVE[:3]) + "\ufeff" + lines(FIVE[3:]),
         5,
     ),
@@ -110,7 +110,7 @@ CASES = {
     "a bad property in a list": Case(
         json.dumps([FIVE[0], broken(sid="KI1"), FIVE[2]]), 2, ["index 1: sid: must match ^KI"]
     ),
-    "a property that is no text": Case(
+    "a property that is not a string": Case(
         json.dumps(envelope([broken(data={"body": "x"}), FIVE[2]])), 1, ["index 0: data: must be a"]
     ),
     "a missing property": Case(
@@ -131,40 +131,42 @@ CASES = {
     "a broken first line": Case(
         json.dumps(FIVE[0])[:50] + "\n" + lines(FIVE[1:]), 4, ["line 1: is not valid JSON"]
     ),
-    "bytes that are no UTF-8": Case(
+    "bytes that are not UTF-8": Case(
         lines(FIVE[:1]) + '{"data": "\udcff"}\n' + lines(FIVE[2:]), 4, ["line 2: is not valid JSON"]
     ),
     "a first line broken at a comma": Case(
         '{"sid": "x",\n' + lines(FIVE[1:]), 4, ["line 1: is not valid JSON"]
     ),
-    "a bad one in a page in a line": Case(
+    "a bad resource in a list page on one line": Case(
         lines([FIVE[0], envelope([FIVE[1], broken(type="fax")])]), 2, ["line 2, index 1: type:"]
     ),
-    "a list that is cut": Case(
+    "a truncated list": Case(
         json.dumps(FIVE)[:-30], 4, ["index 4: is not valid JSON; nothing after it is read"]
     ),
-    "a page that is cut": Case(
+    "a truncated list page": Case(
         json.dumps(envelope(FIVE), indent=1)[: -len(json.dumps(FIVE[4]))],
         4,
         ["index 4: is not valid JSON; nothing after it is read"],
     ),
     "no JSON at all": Case("hello", 0, ["index 0: is not valid JSON"]),
-    "values that are no objects": Case(
+    "values that are not objects": Case(
         json.dumps([1, FIVE[0], None, "x"]),
         1,
         ["index 0: is not a JSON object"] + [f"index {n}: is not a JSON object" for n in (2, 3)],
     ),
     "another object": Case('{"hello": {"a": [1]}}', 0, ["index 0: sid: is required"]),
-    "interactions that are no list": Case('{"interactions": {}}', 0, ["index 0: sid: is required"]),
+    "interactions that are not a list": Case(
+        '{"interactions": {}}', 0, ["index 0: sid: is required"]
+    ),
     "deep in a line": Case(
         lines(FIVE[:3]) + "[" * 900 + json.dumps(FIVE[3]) + "]" * 900 + "\n", 4, []
     ),
     "deep": Case("[" * 5000, 0, ["index 0: lies too deep"]),
     "deep inside": Case('{"x": ' + "[" * 5000 + "]" * 5000 + "," + json.dumps(FIVE[0])[1:], 1, []),
-    "a first line that is no JSON": Case(
+    "a first line that is not JSON": Case(
         "Exported 5:\n" + lines(FIVE), 5, ["line 1: is not valid JSON"]
     ),
-    "a long first line, and a bad one": Case(
+    "a long first line and a bad second one": Case(
         lines([broken(data="x" * 200_000)]) + "x\n" + lines(FIVE[2:]),
         4,
         ["line 2: is not valid JSON"],

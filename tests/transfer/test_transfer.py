@@ -57,7 +57,7 @@ def test_import_reads_a_pipe(tmp_path: Path) -> None:
 
 
 @given(st.lists(interactions(), max_size=8, unique_by=lambda i: (i.session_sid, i.sid)))
-def test_an_export_reads_back_to_an_equal_store(
+def test_importing_an_export_creates_an_equal_store(
     tmp_path_factory: pytest.TempPathFactory, stored: list[pb.Interaction]
 ) -> None:
     folder = tmp_path_factory.mktemp("stores")
@@ -224,7 +224,7 @@ def test_ten_times_the_interactions_take_no_more_memory(tmp_path: Path, form: st
         peaks["import"].append(imported.peak_mib)
         peaks["export"].append(exported.peak_mib)
     for small, large in peaks.values():
-        # SQLite's caches grow up to 16 MiB for each connection; more data adds nothing more.
+        # SQLite's caches grow up to 16 MiB for each connection, however large the data is.
         assert large < small + 40, peaks
 
 

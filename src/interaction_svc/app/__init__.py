@@ -1,1 +1,1 @@
-"""The operations of the service, free of transport and of database."""
+"""The operations of the service, independent of transports and databases."""

@@ -28,7 +28,7 @@ log = structlog.get_logger()
 
 SECONDS_KNOWN = 2.0
 MAX_KNOWN = 10_000
-"""Successful authentications in the cache."""
+"""The maximum number of successful authentications in the cache."""
 
 
 class _Known(NamedTuple):
@@ -39,7 +39,7 @@ class _Known(NamedTuple):
 class Authenticator:
     """Returns the principal for the credentials of a request.
 
-    With `allows_anonymous`, callers need no key until the store has had one. Until then,
+    With `allows_anonymous`, callers need no key until the first key is created. Until then,
     well-formed credentials are accepted without a check. If their user is an account SID, the
     caller is limited to that account.
 
@@ -94,7 +94,7 @@ class Authenticator:
         self._remember(digest, await self._checked(parse_authorization(authorization), digest))
 
     async def is_open(self) -> bool:
-        """Return whether callers need no key. It stays False once the store has had a key."""
+        """Return whether callers need no key. After the first key was created it stays False."""
         if not self._allows_anonymous:
             return False
         if self._open_until <= self._clock():
@@ -141,7 +141,7 @@ class Authenticator:
 
 
 def _known_roles(key: ApiKey) -> frozenset[Role]:
-    """Return the roles of a key. If one is unknown to this version, log that and return none."""
+    """Return the roles of a key; none, and log it, if this version does not know one of them."""
     try:
         return parse_roles(key.role)
     except ValueError:  # a later version of the service created the key

@@ -12,9 +12,9 @@ from interaction_svc.domain.errors import InvalidConsistencyToken
 from interaction_svc.store import UNKNOWN_REVISION, Revision, Store
 
 CONSISTENCY_HEADER = "interaction-svc-consistency"
-"""The name of the gRPC metadata and the HTTP header with a token."""
+"""The name of the gRPC metadata key, and of the HTTP header, that carries a token."""
 MAX_TOKEN_LENGTH = 64
-"""Characters; tokens of this version have 34."""
+"""The maximum length in characters. Tokens of this version have 34."""
 _VERSION = 1
 _REVISION = struct.Struct(">QIQ")
 _CHECKSUM_BYTES = 4
@@ -43,7 +43,7 @@ def decode_token(token: str) -> Revision:
 
 
 async def current_token(store: Store) -> str | None:
-    """Return the token of all writes so far; None if every read sees all writes without one.
+    """Return a token of all writes so far; None if every read sees all writes anyway.
 
     Raises Unavailable.
     """

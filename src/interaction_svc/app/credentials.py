@@ -1,7 +1,7 @@
 """Credentials: parsing them from a request, and generating and hashing secrets.
 
-A caller sends a key's SID and secret by HTTP Basic, or `SK….secret` as a Bearer token. Basic may
-name the key's account in place of its SID, as the vendor's SDKs do by default.
+A caller sends a key's SID and secret by HTTP Basic, or `SK….secret` as a Bearer token. The user
+name of Basic may also be the SID of the key's account, as the vendor's SDKs send by default.
 """
 
 import binascii
@@ -15,11 +15,11 @@ from interaction_svc.domain.errors import Unauthenticated
 from interaction_svc.domain.sids import Sid, canonical_sid
 
 SECRET_LENGTH = 32
-"""Characters of a secret: letters and digits, 190 bits. The vendor's Go SDK accepts no others."""
+"""Characters of a secret: 190 bits. The vendor's Go SDK accepts only letters and digits."""
 
 _ALPHABET = string.ascii_letters + string.digits
 _MAX_HEADER = 256
-"""Characters."""
+"""The maximum length of the header in characters."""
 
 
 class Credentials(NamedTuple):
@@ -56,7 +56,7 @@ def new_secret() -> str:
 
 
 def hash_secret(secret: str) -> bytes:
-    """Return the hash of a secret that the store keeps.
+    """Return the hash of a secret, which the store keeps in place of the secret.
 
     It is a plain SHA-256, because it is computed on requests. A slow hash would add no security:
     a secret has 190 random bits.

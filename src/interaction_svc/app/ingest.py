@@ -31,7 +31,7 @@ MAX_FAILURES = 100
 Result = Outcome | ServiceError
 """The result for one Interaction of a batch."""
 Batch = Iterable[pb.Interaction | ServiceError]
-"""Interactions of one request; an error stands for one that could not be parsed."""
+"""The Interactions of one request. One that could not be parsed is replaced by its error."""
 
 
 class RecordResult(NamedTuple):
@@ -54,9 +54,9 @@ class PreparedBatch(NamedTuple):
     """Interactions that are checked and ready to be stored."""
 
     rows: list[Row]
-    """The valid ones."""
+    """The rows of the valid Interactions."""
     results: list[Result]
-    """The results, one for each Interaction. For valid ones it is a placeholder until `commit`."""
+    """One result for each Interaction; a placeholder for a valid one until `commit`."""
     places: list[int]
     """The index in `results` of each row."""
 
@@ -92,7 +92,7 @@ class Ingest:
         if outcome is Outcome.OWNER_MISMATCH:
             raise OwnerMismatch(interaction.sid)
         if outcome is Outcome.STALE and Permission.READ not in principal.rights:
-            frame = None  # it has data that the caller did not send
+            frame = None  # the stored version has data that the caller did not send
         return RecordResult(outcome, frame, await current_token(self._store))
 
     async def prepare(self, principal: Principal, interactions: Batch) -> PreparedBatch:
@@ -161,7 +161,7 @@ class Ingest:
             if writing is not None:
                 tally.add(await writing)
         except ServiceError as error:
-            # The error is from reading or preparing a batch: finish and count the write before it.
+            # If reading or preparing a batch failed, wait for the previous write and count it.
             if writing is not None and not (writing.done() and writing.exception() is error):
                 tally.add(await writing)
             raise

@@ -151,7 +151,7 @@ class Interactions:
         account_sid: str = "",
         allow_missing: bool = False,
     ) -> str | None:
-        """Delete an Interaction for good, and return a consistency token as `current_token` does.
+        """Delete an Interaction permanently, and return a token as `current_token` does.
 
         `account_sid` is as in `_scope`. Raises InvalidField, PermissionDenied, AmbiguousAccount;
         InteractionNotFound unless `allow_missing`.

@@ -1,6 +1,6 @@
 """Cache of the secret hashes of all keys that are not revoked.
 
-A secret with another hash is wrong, which needs no look-up in the store.
+It recognizes a wrong secret without a look-up in the store.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """Opaque tokens: a checksum and a body, encoded as text.
 
 The text is base64url without padding, `[A-Za-z0-9_-]` only: one of the vendor's SDKs can't pass on
-other characters. The checksum only detects damage and needs no secret key: a token grants no
-permissions, which are checked for each request.
+other characters. The checksum detects damage. It needs no secret key, because a token grants no
+permissions. They are checked for each request.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ def decode(token: str, *, checksum_bytes: int, max_length: int) -> bytes:
         raw = urlsafe_b64decode(token + "=" * (-len(token) % 4))
     except ValueError as error:  # binascii.Error is one
         raise DamagedTokenError from error
-    # The decoder ignores other characters and unused bits. Accept only the exact text of `encode`.
+    # The decoder ignores invalid characters and unused bits. Accept only what `encode` returns.
     if urlsafe_b64encode(raw).rstrip(b"=") != token.encode():
         raise DamagedTokenError
     body = raw[checksum_bytes:]

@@ -17,7 +17,7 @@ from interaction_svc.domain.sids import Sid
 from interaction_svc.internal.v1.page_token_pb2 import PageToken
 
 MAX_TOKEN_LENGTH = 512
-"""Characters."""
+"""The maximum length of a token in characters."""
 _VERSION = 2
 _CHECKSUM_BYTES = 6
 _is_place = re.compile(

@@ -1,7 +1,7 @@
-"""Tuning of the whole process, for a process that only serves.
+"""Process-wide settings of the interpreter and the C library, for a process that only serves.
 
 The serve command and worker processes call `apply` once a server has started. Nothing else in the
-service changes the process.
+service changes process-wide settings.
 """
 
 import ctypes
@@ -14,7 +14,7 @@ from interaction_svc.domain.units import MIB
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 KEPT_BYTES = 8 * MIB
-"""The freed memory at the end of each heap that the process keeps. Each thread has a heap."""
+"""The freed memory that the process keeps at the end of each heap. Each thread has a heap."""
 _MAPPED_BYTES = 2 * MIB
 """Allocations of at least this size are returned to the system as soon as they are freed."""
 
@@ -45,7 +45,10 @@ def keep_freed_heap() -> bool:
 
 
 def allow_open_files() -> None:
-    """Raise the soft limit of open files, often 1,024, to the hard one. A connection is a file."""
+    """Raise the soft limit of open files to the hard limit.
+
+    Each connection is an open file, and the soft limit is often 1,024.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
@@ -53,7 +56,7 @@ def allow_open_files() -> None:
 def apply() -> None:
     """Tune the interpreter and the C library of this process, after a server has started."""
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
-    # The objects of a started server stay. Collecting them again would cost 5 % of a Get.
+    # Later collections skip the objects of the started server, which saves 5 % of a Get.
     gc.collect()
     gc.freeze()
     gc.set_threshold(_GC_THRESHOLD)

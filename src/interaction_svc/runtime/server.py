@@ -50,9 +50,9 @@ class Server:
     StoreError if the store can't be opened, OSError if it can't listen on an address, and
     SettingsError if a setting lacks another that it needs, or a file can't be used.
 
-    A worker is numbered from 1, and shares its ports and its store with other workers. The
-    supervisor (workers/supervisor.py) migrates the store, logs warnings and serves the metrics for
-    all workers. Worker 1 runs the retention for all.
+    With `worker`, a number from 1, this is one of the workers, which share the ports and the store.
+    For all workers the supervisor (workers/supervisor.py) migrates the store, logs warnings and
+    serves the metrics, and worker 1 runs the retention.
     """
 
     grpc_address: Address | None = None
@@ -129,7 +129,7 @@ class Server:
             cleanups.push_async_callback(self._drain, health)
             cleanups.push_async_callback(self._liveness.stop)
             if self._is_worker:
-                await health.start()  # its ports receive calls as soon as it listens
+                await health.start()  # a shared port receives calls as soon as it listens
             interactions, ingest = Interactions(self.store, reads), Ingest(self.store, reads)
 
             def make_app(base_url: str) -> ASGIApp:

@@ -59,7 +59,7 @@ def check_public_url(url: str) -> str:
 
 
 def check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
-    """Return `origins`. Raises ValueError unless browsers write all of them in this form."""
+    """Return `origins`. Raises ValueError unless all have the form that browsers send."""
     for origin in origins:
         match = _ORIGIN(origin)
         if match is None or match["port"] == _DEFAULT_PORTS[match["scheme"]]:

@@ -1,6 +1,7 @@
 """The settings: from flags, then the environment, then a TOML file, then defaults.
 
-The environment has them as INTERACTION_SVC_ and their name in capitals; the file under their name.
+A variable of the environment is INTERACTION_SVC_ and the name of the setting in capitals. The file
+has the name itself.
 """
 
 from pathlib import Path
@@ -59,7 +60,7 @@ Days = Annotated[int, Field(ge=0, le=36_500)]
 
 
 class Settings(BaseSettings):
-    """All settings. Each is checked alone; combinations are checked where they are used."""
+    """All settings. This class checks each alone. The code that uses a combination checks it."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX,
@@ -304,7 +305,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Return the sources in the order of precedence."""
-        if isinstance(env_settings, EnvSettingsSource):  # blank is empty, and so not given
+        if isinstance(env_settings, EnvSettingsSource):  # a blank variable counts as not given
             env_settings.env_vars = {
                 name: value
                 for name, value in env_settings.env_vars.items()
@@ -324,7 +325,7 @@ class Settings(BaseSettings):
 def load_settings(file: Path | None = None, **flags: object) -> Settings:
     """Load the settings; flags that are None were not given. Raises SettingsError.
 
-    Without a file, interaction-svc.toml of the working directory is read, if it is there.
+    If `file` is None, interaction-svc.toml in the working directory is read, if it exists.
     """
     if file is not None:
         file = Path(str(file).strip())

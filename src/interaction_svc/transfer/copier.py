@@ -1,8 +1,9 @@
-"""Copy of one store into another, of the same kind or not.
+"""Copy of one store into another, of the same backend or of the other.
 
 Both stores are scanned together in key order, and rows that the target lacks are loaded into it.
-Copying again completes a copy that was interrupted, or made while the source was in use: it only
-reads the rows that the target already has. A last scan of both stores verifies that they are equal.
+A second copy completes one that was interrupted, or that was made while the source was in use. It
+reads the rows that the target already has, but does not write them again. Finally another scan of
+both stores verifies that they are equal.
 """
 
 import asyncio
@@ -29,7 +30,7 @@ from interaction_svc.store.tables import (
 _SECOND_US = 1_000_000
 _STEP_ROWS = 2_000
 _STEP_BYTES = 4 * MIB
-"""Rows and bytes of a step; at most two steps of each store are in memory."""
+"""The maximum rows and bytes of a step. At most two steps of each store are in memory."""
 
 
 class ForeignDataError(Exception):

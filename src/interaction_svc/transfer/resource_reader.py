@@ -94,7 +94,7 @@ def _head_of(stream: BinaryIO) -> bytes:
 def _is_lines(head: bytes) -> bool:
     """Return whether a stream is JSON lines, decided by its first three lines that aren't empty.
 
-    It is if at least two of them are whole objects, or if one is and every line begins with `{`.
+    The stream is JSON lines if two of them are whole objects, or if one is and all begin with `{`.
     JSON lines that are mistaken for a document are read up to the first line that is not JSON.
     """
     lines = list(islice(filter(None, map(bytes.strip, io.BytesIO(head))), _EXAMINED_LINES))
@@ -120,7 +120,7 @@ def _read_lines(stream: BinaryIO) -> Iterator[Item]:
             while line and not line.endswith(b"\n"):
                 line = stream.readline(MAX_LINE_BYTES)
             yield Item(place, problem=f"is longer than {MAX_LINE_BYTES:,} bytes")
-        elif text := line.removeprefix(_BOM).strip():  # joined files may have marks within
+        elif text := line.removeprefix(_BOM).strip():  # joined files have several marks
             try:
                 value = orjson.loads(text)
             except orjson.JSONDecodeError as error:
@@ -132,7 +132,7 @@ def _read_lines(stream: BinaryIO) -> Iterator[Item]:
 
 
 def _resources(value: object) -> Iterator[object]:
-    """Yield the resources of a parsed value, out of lists of any depth."""
+    """Yield the resources of a parsed value, also those in nested lists."""
     pending = deque([value])
     while pending:
         value = pending.popleft()

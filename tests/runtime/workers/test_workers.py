@@ -78,7 +78,7 @@ def calls(group: Served) -> float:
 
 
 def until_in_flight(group: Served, count: int) -> None:
-    # Shorter than the idle timeout of streams, after which a stream isn't in flight either.
+    # Shorter than the idle timeout, after which the server ends a stream itself.
     wait_until(lambda: metric(group, "calls_in_flight", transport="grpc") == count, seconds=20)
 
 

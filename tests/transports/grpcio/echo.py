@@ -1,6 +1,7 @@
 """A gRPC service for tests, with all four kinds of RPC behind the interceptors.
 
-Its methods take and return bytes, like those of the service. A method acts as its request says.
+Its methods take and return bytes, like those of the service. The text of a request selects
+what a method does.
 """
 
 import asyncio

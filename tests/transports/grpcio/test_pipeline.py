@@ -212,7 +212,8 @@ async def test_responses_of_a_stream_count_until_the_client_reads_them(
         for number in range(5):
             headers = http2.call_headers(path_of("unary_stream"), shown(await pipeline.key()))
             writer.write(http2.call(2 * number + 1, headers, request))
-        # Two have a response that waits. Flow control does not delay the errors of the others.
+        # Two calls wait to send a response. The other three fail at once: flow control does not
+        # apply to trailers.
         received, ends = bytearray(), 0
         while ends < 3:
             received += await reader.read(65_536)

@@ -140,6 +140,6 @@ def test_origins_are_accepted_as_browsers_send_them() -> None:
         "https://example.com:", "https://", "https://exämple.com", "https://example.com?x",
     ],
 )  # fmt: skip
-def test_a_setting_that_is_no_origin_is_refused_at_start(origin: str) -> None:
+def test_an_invalid_origin_in_the_setting_is_refused_at_start(origin: str) -> None:
     with pytest.raises(SettingsError, match=r"^http_cors_origins: '.*' is not an origin .* write"):
         load_settings(http_cors_origins=f"https://a.example,{origin}")

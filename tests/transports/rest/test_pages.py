@@ -312,7 +312,7 @@ def test_a_page_of_any_size_is_sent_in_bounded_memory(tmp_path: Path, parents: P
         received(100)  # so that SQLite's caches are full
         before = peak_mib(server)
         assert received(300) > 75_000_000
-        assert peak_mib(server) - before < 48  # of 75 MB
+        assert peak_mib(server) - before < 48  # the response has 75 MB
 
 
 def test_a_client_that_disconnects_ends_the_reads(tmp_path: Path, parents: Parents) -> None:

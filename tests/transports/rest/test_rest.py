@@ -192,7 +192,7 @@ async def test_all_requests_for_something_unknown_get_the_same_response(
     assert (await http.get(f"{parents.path}/{mine.sid}")).status_code == 200
 
 
-async def test_an_account_lists_its_own_and_a_key_lists_all(
+async def test_an_account_lists_its_own_interactions_and_an_admin_lists_all(
     http: httpx.AsyncClient, ingest: Ingest, parents: Parents
 ) -> None:
     mine = new_interaction(parents)
@@ -305,7 +305,7 @@ async def test_unexpected_errors_are_masked(
     assert reference in logged.out + logged.err
 
 
-async def test_errors_that_pass_have_a_retry_after_header(failing: Any) -> None:
+async def test_temporary_errors_have_a_retry_after_header(failing: Any) -> None:
     response = await failing(Overloaded())
     assert_error(response, 429, 20429, "Too many requests.*")
     assert response.headers["retry-after"] == "1"

@@ -40,8 +40,10 @@ BAD = {
     "leg cut off": Bad(
         length_delimited(8, b"\x0a\x22KP"), "outbound.participant_sid", "is cut off"
     ),
-    "time of nothing": Bad(length_delimited(9, b"\xff"), "create_time", "is not a valid google"),
-    "longer than all": Bad(b"\x3a\x7f", "inbound", "is cut off"),
+    "time that is not a message": Bad(
+        length_delimited(9, b"\xff"), "create_time", "is not a valid google"
+    ),
+    "longer than the request": Bad(b"\x3a\x7f", "inbound", "is cut off"),
     "data as a number": Bad(field(6, 0, b"\x05"), "data", "has wire type 0; it must have 2"),
     "leg as fixed64": Bad(field(7, 1, bytes(8)), "inbound", "has wire type 1; it must have 2"),
     "type as text": Bad(length_delimited(5, b"x"), "type", "has wire type 2; it must have 0"),
@@ -113,7 +115,7 @@ async def test_the_error_for_text_that_is_not_utf_8_names_its_field(
     channel: grpc.aio.Channel, parents: Parents, method: str, number: int, name: str
 ) -> None:
     call: Any = channel.unary_unary(method)
-    request = list_request(parents).SerializeToString()  # the start of each of the three
+    request = list_request(parents).SerializeToString()  # valid for all three
     code, reason, details = await failure(call(request + length_delimited(number, NOT_UTF_8)))
     assert (code, reason) == (Code.INVALID_ARGUMENT, INVALID)
     info: Any = details["ErrorInfo"]

@@ -138,7 +138,7 @@ class Stream:
             yield request.SerializeToString()
 
     def recorded_by(self, store: Store) -> asyncio.Task[bytes]:
-        """Start to record them."""
+        """Start recording the requests."""
 
         async def recording() -> bytes:
             request_context.begin(RequestContext("grpc", "m", "p", "id", "OK"))

@@ -21,7 +21,7 @@ class ReservedPort:
         """
         if not hasattr(socket, "SO_REUSEPORT"):
             raise SettingsError("workers: this system can't share a port; serve with one")
-        # Bound without SO_REUSEPORT first, so that it fails if another program, or another
+        # Bind without SO_REUSEPORT first, so that binding fails if another program, or another
         # supervisor, uses the port.
         self._sockets = bind(address)
         for held in self._sockets:

@@ -37,8 +37,8 @@ log = structlog.get_logger()
 class Supervisor:
     """Workers on the same ports, used like a Server: entering starts them, leaving drains them.
 
-    Entering raises the errors of entering a Server, those of the workers included. Leaving raises
-    OSError if a worker ended with an error.
+    Entering raises the same errors as entering a Server, also if they occur in a worker. Leaving
+    raises OSError if a worker ended with an error.
     """
 
     grpc_address: Address | None = None
@@ -174,7 +174,7 @@ class Supervisor:
                 self._metrics.restarts.inc()
 
     async def _run(self, number: int, ready: asyncio.Future[None]) -> tuple[str, Exception | None]:
-        """Run a worker until it ends. Return how it ended, and the error if it never was ready."""
+        """Run a worker until it ends. Return how it ended, and its error if it failed to start."""
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-P", "-m", "interaction_svc.runtime.workers", str(number),
             stdin=PIPE, stdout=PIPE, env=self._environment(),

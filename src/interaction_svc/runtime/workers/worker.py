@@ -37,7 +37,7 @@ async def _serve(settings: Settings, number: int) -> None:
     told = asyncio.Event()
     async with Server(settings, worker=number) as server:
         process_tuning.apply()
-        # A second SIGTERM changes nothing: a service manager may signal all processes, too.
+        # A second SIGTERM has no effect: a service manager may signal all processes, too.
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
         _report(StartupReport())
         stopping = asyncio.create_task(_wait_for(told))
@@ -56,7 +56,7 @@ def _end_with(group: io.FileIO) -> None:
     try:
         group.read(1)
         if folder := os.environ.get(FOLDER_VARIABLE):
-            shutil.rmtree(folder, ignore_errors=True)  # the supervisor did not
+            shutil.rmtree(folder, ignore_errors=True)  # the supervisor did not remove it
     finally:
         os._exit(1)
 

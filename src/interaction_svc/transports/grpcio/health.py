@@ -1,4 +1,4 @@
-"""The gRPC health service: the library's, with List and another Watch."""
+"""The gRPC health service: the library's servicer with List added and Watch replaced."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ class HealthServicer(health.aio.HealthServicer):  # type: ignore[misc] # it has 
     """The library's servicer with List, and with a Watch that does not block status changes.
 
     The library's Watch holds a lock while it writes, and a change of status needs the same lock.
-    There a client that does not read blocks the change for all clients.
+    A client that does not read would therefore block the change for all clients.
     """
 
     def __init__(self, services: Sequence[str]) -> None:

@@ -10,9 +10,9 @@ _MAX_WAITING_CALLS = 1024
 """The most calls that may wait in grpc's queue for Python.
 
 Above _WAITING_CALLS grpc refuses calls at random, with CANCELLED. Refusing a call in Python costs
-as much as serving it, so that under overload only this queue can refuse calls cheaply. Its default
-length is three times as long, and calls would wait for seconds (docs/overload.md). Health has its
-own queue.
+as much as serving it, so that under overload only this queue can refuse calls cheaply. With its
+default length, which is three times as long, calls would wait for seconds (docs/overload.md). Calls
+of the health service have their own queue.
 """
 
 
@@ -48,7 +48,7 @@ def channel_options(limits: GrpcLimits, *, reuse_port: bool) -> list[tuple[str, 
         # get part of the calls. Only the workers of one supervisor share a port.
         ("grpc.so_reuseport", int(reuse_port)),
         ("grpc.max_receive_message_length", limits.max_message_bytes),
-        # grpc refuses requests at random above the first, and all above the second.
+        # Between these two sizes grpc refuses requests at random, so both are the same.
         ("grpc.max_metadata_size", limits.max_header_bytes),
         ("grpc.absolute_max_metadata_size", limits.max_header_bytes),
         ("grpc.max_concurrent_streams", limits.max_streams_per_connection),

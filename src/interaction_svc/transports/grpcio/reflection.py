@@ -87,7 +87,7 @@ def _v1() -> FileDescriptorProto:
     file.name = "grpc/reflection/v1/reflection.proto"
     for message in file.message_type:
         for field in message.field:
-            if field.type_name:  # of a message
+            if field.type_name:  # set if the type is a message
                 field.type_name = field.type_name.replace(earlier, f".{file.package}.")
     for service in file.service:
         for method in service.method:

@@ -15,7 +15,7 @@ from interaction_svc.transports.grpcio.interceptors.chain import Context, Handle
 
 PROBE_TIMEOUT_SECONDS = 5.0
 MAX_SILENT_PROBES = 3
-"""Consecutive unanswered probes that count as a failure. One can happen after a suspend."""
+"""Consecutive unanswered probes that count as a failure. A suspend of the machine can cause one."""
 
 
 class SelfProbe(grpc.GenericRpcHandler):
@@ -64,7 +64,7 @@ class SelfProbe(grpc.GenericRpcHandler):
 
 
 def is_probe_call(context: Context) -> bool:
-    """Return whether a call came by the probe's socket, which is for probes only."""
+    """Return whether a call arrived on the probe's socket, which is for probes only."""
     return context.peer().startswith("unix")
 
 

@@ -164,7 +164,7 @@ class GrpcServer:
         # handlers. The timeout is for streams that never end, such as health's Watch.
         await asyncio.wait([stopping], timeout=min(seconds, _LAST_CALLS_SECONDS))
         await self._server.stop(None)
-        await asyncio.wait([stopping])  # not awaited: it has failed if the accept loop has
+        await asyncio.wait([stopping])  # `await` would raise the error that ended the accept loop
         await self._in_flight.idle()
         await self._probe.close()
 
@@ -210,5 +210,5 @@ def _handlers(interactions: Interactions, ingest: Ingest) -> list[grpc.GenericRp
 
 
 def _behavior(method: Callable[[Any], Awaitable[bytes]]) -> Behavior:
-    """Return a behavior of grpc that calls a method of a service, which needs no context."""
+    """Return a grpc behavior that calls a method of a service without the context."""
     return lambda request, _: method(request)

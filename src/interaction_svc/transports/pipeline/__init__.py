@@ -8,7 +8,8 @@ From the outside in:
    of a request without streams, `StreamTimes` that of a stream of requests;
 4. authentication: `Pipeline.authenticate` identifies the caller and counts its rate. `KeyWatch`
    checks the key of a stream until it ends;
-5. authorization: `Pipeline.authorize` checks the permission, and holds the caller's share.
+5. authorization: `Pipeline.authorize` checks the permission, and counts the request against the
+   caller's share of the places.
 
 The transports convert a request into an Operation and a RequestContext, and render its error.
 

@@ -12,11 +12,11 @@ from interaction_svc.telemetry.request_context import RequestContext
 T = TypeVar("T")
 
 CHECK_SECONDS = 1.0
-"""The interval between checks of a stream's key. The Authenticator may cache it for 2 s more."""
+"""The interval of the checks of a key. The Authenticator may cache a success for 2 s more."""
 
 
 class KeyWatch:
-    """Checks the key of a stream every CHECK_SECONDS while the block runs.
+    """Context manager that checks the key of a stream every CHECK_SECONDS.
 
     Once the key is invalid, Unauthenticated is raised in the task that is in `interruptible`, or in
     the next task that enters it. Other errors of a check, such as an unavailable store, are

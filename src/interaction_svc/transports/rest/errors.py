@@ -31,7 +31,7 @@ class Errors:
         except asyncio.CancelledError:  # at the end of a drain; deadlines have their own error
             request.error = Unavailable("The service is shutting down")
         error = request.error
-        assert error is not None  # noqa: S101 each way to here has set it
+        assert error is not None  # noqa: S101 the boundary or the branch above has set it
         if request.code != UNANSWERED:
             request.about["cut_off"] = error.reason_name()
             raise error

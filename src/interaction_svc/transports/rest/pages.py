@@ -1,7 +1,7 @@
 """Reading and sending of a page of a list, in several parts if it is large.
 
 A page over HTTP has the requested number of rows if there are that many, because some SDKs take a
-shorter page for the last one. Its rows can have 256 MiB. Nearly all pages have one part.
+shorter page for the last one. The rows of a page can have 256 MiB. Nearly all pages have one part.
 """
 
 from collections.abc import Awaitable, Callable

@@ -21,7 +21,7 @@ from interaction_svc.transports.asgi.compression import MIN_BYTES, Compressor, a
 from interaction_svc.transports.status import codes_of
 
 STREAM_BYTES = 4 * MIB
-"""The counted size of a response in parts, which has one part and one read in memory."""
+"""The size counted for a response in parts: one part and one read from the store are in memory."""
 
 _MORE_INFO = "https://www.twilio.com/docs/errors/"
 _VERSION = "/v1"

@@ -1,9 +1,9 @@
-"""Parsing of requests. Malformed bytes are the caller's error; a batch is parsed row by row.
+"""Parsing of requests.
 
-grpc's own parsing does neither. In a streamed request 2 bytes can be an empty Interaction, which
-takes 140 bytes in memory. Parsed at once, a message of 4 MiB would take 300 MiB, and block the
-event loop for a second. Split but not parsed, its Interactions take 60 MiB and 50 ms until they are
-counted.
+grpc's own parsing is not used: it does not report malformed bytes as the caller's error, and it
+parses a whole batch at once. An empty Interaction has 2 bytes in a batch, and 140 bytes in memory.
+Parsing a batch of 4 MiB at once would take 300 MiB, and block the event loop for a second.
+Splitting it into Interactions takes 60 MiB and 50 ms. Then they are counted, and parsed one by one.
 """
 
 from collections.abc import Iterator

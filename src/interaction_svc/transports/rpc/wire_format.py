@@ -31,7 +31,7 @@ class _TooManyFields(Exception):
 
 
 def find_fault(descriptor: Any, data: bytes) -> Fault | None:
-    """Return the first fault that a single field has; None if there is no such field."""
+    """Return the first field that is at fault; None if no single field is."""
     try:
         return _Search().fault(descriptor, data, "")
     except (_Undecodable, _TooManyFields):

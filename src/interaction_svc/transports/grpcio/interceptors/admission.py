@@ -41,10 +41,10 @@ class Admission(Interceptor):
                         response = await behavior(request, context)
                 else:
                     response = await behavior(self._times.limit(request), context)
-            if changes_nothing:  # the response of a write is sent in any case
+            if changes_nothing:  # a write has happened, so its response is always sent
                 self._backlog.check(call, len(response))
             task = asyncio.current_task()
-            if task is not None:  # sends the response after this function has returned
+            if task is not None:  # the task sends the response after this function has returned
                 self._backlog.hold(call, len(response), task)
             return response
 

@@ -26,7 +26,7 @@ class Interceptor(ABC):
 
     @abstractmethod
     def around(self, operation: Operation, behavior: Behavior) -> Behavior:
-        """Return the behavior of an operation with this stage around it, or unchanged.
+        """Return `behavior` wrapped in this stage, or unchanged if the stage does not apply.
 
         It is called once for each operation, so decisions that depend only on the operation are
         made here. A request is the bytes of a message or, for a stream of requests, an iterator
@@ -113,7 +113,7 @@ class Chain(grpc.GenericRpcHandler):
     def _raising(self, error: Callable[[], Exception]) -> Handler:
         """Return a handler that raises `error()`.
 
-        It has the type of a stream of requests, so that grpc does not read a request before.
+        It has the type of a stream of requests, so that grpc calls it before it reads a request.
         """
 
         async def refuse(_: Any, __: Context) -> bytes:

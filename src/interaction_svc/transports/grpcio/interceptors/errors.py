@@ -1,4 +1,4 @@
-"""Errors: sends a failed call a status with details."""
+"""Errors: ends a failed call with a status that has details."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class Errors(Interceptor):
-    """Sends a failed call a status, with the reason in its details."""
+    """Ends a failed call with a status whose details have the reason."""
 
     def around(self, _: Operation, behavior: Behavior) -> Behavior:
         """Render errors."""

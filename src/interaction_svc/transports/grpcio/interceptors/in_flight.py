@@ -12,7 +12,7 @@ from interaction_svc.transports.operations import Operation
 
 
 class InFlight(Interceptor):
-    """Counts the calls of operations on Interactions, which are those that need a permission."""
+    """Counts the calls of operations that need a permission: those on Interactions."""
 
     def __init__(self) -> None:
         self._count = 0

@@ -45,7 +45,7 @@ class Telemetry(Interceptor):
                         )
                     return response
                 except asyncio.CancelledError:
-                    call.code = "CANCELLED"  # or the client's deadline: grpc doesn't say
+                    call.code = "CANCELLED"  # at the client's deadline, too: grpc gives no reason
                     raise
                 except grpc.aio.BaseError:  # aborted by Errors, or the client is gone
                     call.code = codes_of(type(call.error)).grpc_name if call.error else "CANCELLED"
