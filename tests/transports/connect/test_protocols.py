@@ -1,8 +1,10 @@
 """The RPC methods over Connect and gRPC-Web, against the same methods over gRPC."""
 
+import asyncio
 import base64
 import json
 import re
+import socket
 import uuid
 from collections.abc import Awaitable
 from pathlib import Path
@@ -24,6 +26,7 @@ from testing.wait import wait_until
 
 from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 from interaction_svc.v1 import interaction_pb2 as pb
+from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
 from interaction_svc.v1.interaction_service_pb2 import (
     DeleteInteractionRequest,
     DeleteInteractionResponse,
@@ -312,6 +315,34 @@ async def test_large_responses_are_compressed_if_the_client_accepts_that(
             answer = await list_(http, protocol, list_request(parents), headers=headers)
             assert answer.http.headers.get("content-encoding") == encoding
             assert len(ListInteractionsResponse.FromString(answer.message).interactions) == 50
+
+
+async def test_a_response_that_the_client_does_not_read_is_cut_off_at_the_deadline(
+    tmp_path: Path, parents: Parents
+) -> None:
+    flags = ("--deadline-seconds", "1", "--max-concurrent-calls", "1")
+    with served(tmp_path, *flags) as server:
+        async with grpc.aio.insecure_channel(server.grpc_address) as channel:
+            large = [new_interaction(parents, data="x" * 60_000) for _ in range(60)]
+            await record(IngestServiceStub(channel), *large)
+        body = json.dumps({"serviceSid": parents.service_sid, "sessionSid": parents.session_sid})
+        sent = (
+            f"POST /{READING}/ListInteractions HTTP/1.1\r\nHost: x\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+        )
+        host, _, port = server.base_url.removeprefix("http://").rpartition(":")
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect((host, int(port)))
+            client.sendall(sent.encode())
+            cut_off = "ERROR_REASON_DEADLINE_EXCEEDED"
+            await asyncio.to_thread(
+                wait_until, lambda: bool(logged(server, "call", cut_off=cut_off))
+            )
+        async with httpx.AsyncClient(base_url=server.base_url, trust_env=False) as http:
+            assert (
+                await list_(http, "connect+proto", list_request(parents, page_size=1))
+            ).code == "OK"
 
 
 async def test_calls_are_counted_by_protocol(

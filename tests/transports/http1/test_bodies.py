@@ -142,6 +142,22 @@ def test_a_body_that_does_not_arrive_ends_at_the_deadline_and_frees_its_place(
     assert statuses(impatient, LAST) == [200]
 
 
+def test_a_body_without_credentials_is_small(limited: Served) -> None:
+    path = "/grpc.health.v1.Health/Check"
+    service = json.dumps({"service": "x" * 3_000}).encode()
+    head = f"Content-Length: {len(service)}\r\nConnection: close\r\n"
+    assert answered(limited, post(head, service, path=path)) == [404]
+    assert answered(limited, post("Content-Length: 8000\r\n", path=path)) == [429]
+
+
+def test_a_health_check_whose_body_does_not_arrive_ends_at_the_deadline(
+    impatient: Served,
+) -> None:
+    with connected(impatient) as opened:
+        opened.sendall(post("Content-Length: 100\r\n", b"{", path="/grpc.health.v1.Health/Check"))
+        assert opened.recv(65536).split()[1] == b"504"
+
+
 def test_a_client_that_leaves_within_a_body_frees_its_place(impatient: Served) -> None:
     for _ in range(20):
         with connected(impatient) as opened:
