@@ -127,7 +127,10 @@ async def test_a_key_with_a_role_of_a_later_version_is_refused_and_logged(
         (["create", "--role", "read", "--account", "AC1"], "--account: must match ^AC"),
         (["create", "--role", "root"], "'root' is not one of"),
         (["create"], "Missing option '--role'"),
-        (["create", "--role", "admin", "--role", "read"], "--role: admin gives every right in all"),
+        (
+            ["create", "--role", "admin", "--role", "read"],
+            "--role: admin has all permissions in all",
+        ),
         (["create", "--role", "read", "--role", "ingest"], "for a key with the role ingest,read"),
         (["create", "--role", "read", "--account", "7"], "--account: must match ^AC"),
         (["revoke", "SK1"], "SK...: must match ^SK"),

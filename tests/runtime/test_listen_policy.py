@@ -56,14 +56,14 @@ def test_on_loopback_without_keys_it_serves_anonymous_callers_with_a_warning(
     with served(tmp_path) as server:
         pass
     lines = [json.loads(line) for line in server.log.read_text().splitlines()]
-    said = [line for line in lines if "serving openly" in line["event"]]
+    said = [line for line in lines if "serving without keys" in line["event"]]
     assert len(said) == 1
     assert said[0]["level"] == "warning"
     assert "keys create" in said[0]["event"]
     new_key(server.store, "read", new_sid("AC"))
     with served(tmp_path) as server:
         pass
-    assert "serving openly" not in server.log.read_text()
+    assert "serving without keys" not in server.log.read_text()
 
 
 async def test_insecure_serves_on_any_address_and_still_checks_existing_keys(
@@ -126,7 +126,7 @@ async def test_with_keys_and_tls_it_serves_on_any_address(tmp_path: Path, parent
         )  # fmt: skip
         assert b"UNAUTHENTICATED" in without.stderr
     log = server.log.read_text()
-    assert "serving openly" not in log
+    assert "serving without keys" not in log
     assert key.secret not in log
 
 

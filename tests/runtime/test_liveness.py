@@ -36,7 +36,7 @@ from tests.runtime.workers.test_workers import workers
 from tests.store.sqlite import files
 
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-ENDED = "a part of the server has ended by itself"
+ENDED = "a part of the server has ended unexpectedly"
 
 LISTENERS: dict[str, Callable[[Served], str]] = {
     "gRPC": lambda server: server.grpc_address,
@@ -62,7 +62,7 @@ async def test_a_call_that_ends_the_grpc_listener_ends_the_server(tmp_path: Path
     cause = "UnicodeDecodeError in grpc's accept loop"
     assert (line["part"], line["cause"], line["level"]) == ("the gRPC listener", cause, "error")
     assert server.log.read_text().endswith(
-        f"\ninteraction-svc: the gRPC listener has ended by itself: {cause}\n"
+        f"\ninteraction-svc: the gRPC listener has ended unexpectedly: {cause}\n"
     )
 
 
@@ -74,7 +74,7 @@ def test_a_listener_whose_socket_is_gone_ends_the_server(tmp_path: Path, listene
         server.process.send_signal(listener_faults.SHUT_DOWN)
         assert server.exit_status() == 1
     assert server.log.read_text().endswith(
-        f"\ninteraction-svc: the {listener} listener has ended by itself: its socket is closed\n"
+        f"\ninteraction-svc: the {listener} listener has ended unexpectedly: its socket is closed\n"
     )
 
 
@@ -115,7 +115,7 @@ def test_a_supervisor_whose_metrics_listener_has_died_ends(tmp_path: Path) -> No
         group.process.send_signal(listener_faults.SHUT_DOWN)
         assert group.exit_status() == 1
         assert not any(Path(f"/proc/{process}").exists() for process in processes)
-    assert "the metrics listener has ended by itself" in group.log.read_text().splitlines()[-1]
+    assert "the metrics listener has ended unexpectedly" in group.log.read_text().splitlines()[-1]
 
 
 async def test_a_grpc_server_that_answers_no_calls_is_noticed(
@@ -182,7 +182,7 @@ async def test_a_task_that_ends_is_reported_with_its_exception_type_only(
 
     watching = Liveness()
     watching.watch("the probing of the store", failure_of(asyncio.create_task(fail())))
-    assert await watching.ended == "the probing of the store has ended by itself: RuntimeError"
+    assert await watching.ended == "the probing of the store has ended unexpectedly: RuntimeError"
     await watching.stop()
     captured = capfd.readouterr()
     assert "private" not in captured.out + captured.err

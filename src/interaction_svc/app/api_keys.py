@@ -38,7 +38,10 @@ async def create_key(
     roles = {role, *more_roles}
     names = format_roles(roles)
     if Role.ADMIN in roles and len(roles) > 1:
-        raise InvalidField("role", "admin gives every right in all accounts; give it alone")
+        raise InvalidField(
+            "role",
+            "admin has all permissions in all accounts and can't be combined with other roles",
+        )
     if account_sid is not None:
         check_sid(Sid.ACCOUNT, "account", account_sid)
         account_sid = canonical_sid(account_sid)

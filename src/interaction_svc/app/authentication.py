@@ -101,7 +101,7 @@ class Authenticator:
             with store_call("has_keys"):
                 self._allows_anonymous = not await self._store.has_keys()
             if not self._allows_anonymous:
-                log.info("there are keys: from now on callers need one")
+                log.info("the store has a key: callers now need one")
             self._open_until = self._clock() + SECONDS_KNOWN
         return self._allows_anonymous
 

@@ -36,10 +36,11 @@ from interaction_svc.telemetry.logs import configure_logs
 
 app = typer.Typer(
     name="interaction-svc",
-    help="The log of Twilio Proxy Interactions, on your own machine: gRPC, and the vendor's REST"
-    " shape.\n\nEvery setting can be given as a flag, as INTERACTION_SVC_ and its name in the"
-    " environment, or in a TOML file (--config FILE, INTERACTION_SVC_CONFIG, or"
-    " interaction-svc.toml in the working directory); the first of these that has it counts.",
+    help="Serves the log of Twilio Proxy Interactions on your own machine, over gRPC and the"
+    " vendor's REST API.\n\nEvery setting can be given as a flag, as INTERACTION_SVC_ and its name"
+    " in the environment, or in a TOML file (--config FILE, INTERACTION_SVC_CONFIG, or"
+    " interaction-svc.toml in the working directory). If several of these have a setting, the"
+    " first one applies.",
     epilog="Begin with: interaction-svc import FILE, then interaction-svc serve",
     no_args_is_help=True,
     rich_markup_mode=None,

@@ -51,7 +51,7 @@ def erase(
 ) -> None:
     """Delete every Interaction in which a participant took part.
 
-    It may run beside a server on the same store. It may miss Interactions that are recorded while
+    A server may use the store at the same time. It may miss Interactions that are recorded while
     it runs: run it again when no more of them are recorded.
     """
     criteria = InvolvesParticipant(

@@ -35,7 +35,7 @@ async def check_listen_policy(settings: Settings, store: Store, *, warns: bool =
         if missing:
             raise SettingsError(
                 f"{' and '.join(exposed)} can be reached from other machines: "
-                f"{' and '.join(missing)}, or say --insecure to serve without"
+                f"{' and '.join(missing)}, or set --insecure to serve without them"
             )
     if warns:
         _warn(settings, has_keys=has_keys, is_exposed=bool(exposed))
@@ -62,10 +62,10 @@ async def check_hosted_policy(settings: Settings, store: Store) -> bool:
 def _warn(settings: Settings, *, has_keys: bool, is_exposed: bool) -> None:
     if not has_keys:
         log.warning(
-            "serving openly: there are no keys, so whoever reaches it may do everything;"
-            " to change that: interaction-svc keys create"
+            "serving without keys: every caller has all permissions; create a key with"
+            " interaction-svc keys create"
         )
     if settings.metrics and not Address.parse(settings.metrics_address).is_loopback:
-        log.warning("metrics can be read by whoever reaches them: they have no keys and no TLS")
+        log.warning("other machines can read the metrics, which have no keys and no TLS")
     if is_exposed and settings.tls_certificate is None:
-        log.warning("serving without TLS: keys and messages can be read on their way")
+        log.warning("serving without TLS: others can read keys and messages in transit")

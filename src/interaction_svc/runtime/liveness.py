@@ -42,6 +42,6 @@ class Liveness:
         error = task.exception()
         # Log only the type of an exception: its text may have bytes of a request.
         cause = task.result() if error is None else type(error).__name__
-        log.error("a part of the server has ended by itself", part=part, cause=cause)
+        log.error("a part of the server has ended unexpectedly", part=part, cause=cause)
         if not self.ended.done():
-            self.ended.set_result(f"{part} has ended by itself: {cause}")
+            self.ended.set_result(f"{part} has ended unexpectedly: {cause}")

@@ -19,14 +19,6 @@ _MAPPED_BYTES = 2 * MIB
 """Allocations of at least this size are returned to the system as soon as they are freed."""
 
 
-_GC_THRESHOLD = 20_000
-"""The garbage collector runs after this many new objects; 700 by default.
-
-A request creates some 20 objects that the collector follows, and few reference cycles. At the
-default the collector runs every 35 requests, which costs reads 2 to 5 %.
-"""
-
-
 def keep_freed_heap() -> bool:
     """Keep freed memory for the next large response. Return False if the C library can't.
 
@@ -59,5 +51,4 @@ def apply() -> None:
     # Later collections skip the objects of the started server, which saves 5 % of a Get.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_GC_THRESHOLD)
     keep_freed_heap()

@@ -143,7 +143,7 @@ async def test_the_probe_fails_after_a_damaged_page_was_read_until_it_is_repaire
         with pytest.raises(StoreDamagedError, match="restore it from a backup"):
             await read_all(store)
         for _ in range(3):
-            with pytest.raises(StoreDamagedError, match="hasn't been mended"):
+            with pytest.raises(StoreDamagedError, match="has not been repaired"):
                 await store.probe()
             await asyncio.sleep(0.1)  # longer than the interval of checks
     try:

@@ -71,7 +71,7 @@ class Probe:
             raise
         if self._damaged:
             self._start_check()
-            raise StoreDamagedError("damage was met, and it hasn't been mended")
+            raise StoreDamagedError("the store is damaged and has not been repaired")
 
     async def _check_loss(self) -> None:
         loss = await asyncio.to_thread(self._files.loss)

@@ -88,7 +88,7 @@ class RequestCycle:
             if self.response_started and isinstance(cause, ServiceError):
                 return  # the log line of the request has the error
             error = Internal()
-            log.error("no answer was made", reference=error.reference, exc_info=cause)
+            log.error("the application sent no response", reference=error.reference, exc_info=cause)
             if not self.response_started:
                 response = self._protocol.render_error(error, "")
                 await response(self._scope, self.receive, self.send)
