@@ -323,7 +323,9 @@ async def test_a_response_that_the_client_does_not_read_is_cut_off_at_the_deadli
     flags = ("--deadline-seconds", "1", "--max-concurrent-calls", "1")
     with served(tmp_path, *flags) as server:
         async with grpc.aio.insecure_channel(server.grpc_address) as channel:
-            large = [new_interaction(parents, data="x" * 60_000) for _ in range(60)]
+            large = [
+                new_interaction(parents, data="\x01" * 60_000) for _ in range(60)
+            ]  # 21 MB of JSON
             await record(IngestServiceStub(channel), *large)
         body = json.dumps({"serviceSid": parents.service_sid, "sessionSid": parents.session_sid})
         sent = (
