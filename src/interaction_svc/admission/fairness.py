@@ -37,7 +37,7 @@ _QUIET_ITERATIONS = 3
 _MAX_ITERATIONS = 20
 
 ROWS_PER_STATEMENT = 50
-"""While reads run, a SQLite statement inserts at most this many rows, and then pauses for as long.
+"""While reads run, a SQLite statement inserts at most this many rows; an equal pause follows it.
 
 Otherwise a batch occupies one of two cores for 30 ms, and the slowest of 100 Lists takes 2.6 times
 as long as on an idle server; with the pauses it takes 2.2 times as long. They slow no stream,

@@ -110,7 +110,7 @@ def observe(histogram: Histogram, value: float) -> None:
 
 @contextmanager
 def buffered_metrics() -> Iterator[None]:
-    """Buffer the metrics of the running event loop in the block, and flush them at its end."""
+    """Context manager that buffers metrics on the running event loop, then flushes them."""
     if _thread.buffer is not None:  # another server on this event loop buffers already
         yield
         return
