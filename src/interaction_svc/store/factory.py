@@ -164,7 +164,7 @@ def store_warnings(url: str) -> list[str]:
 
 
 def backup_store(url: str, target: Path, on_progress: Callable[[int, int], None]) -> bool:
-    """Copy a file store, including its API keys, into the file `target`, also a complete store.
+    """Copy a file store, including its API keys. The file `target` is then a store as well.
 
     The copy is a snapshot, without writes after its start. `on_progress` gets the number of copied
     pages and of all pages. An existing file is not replaced. A failed copy leaves no file. Returns

@@ -201,7 +201,7 @@ class Store(ABC):
 
     @abstractmethod
     async def keys_of(self, user: str) -> list[ApiKey]:
-        """Return the keys of a key SID or account SID, oldest first, revoked ones included."""
+        """Return the keys with this key or account SID, oldest first, including revoked ones."""
 
     @abstractmethod
     async def keys(self) -> list[ApiKey]:

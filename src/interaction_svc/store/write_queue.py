@@ -14,7 +14,7 @@ MAX_WAITING_ROWS = 10_000
 MAX_WAITING_BYTES = 64 * MIB
 """The maximum number of bytes in the queue, which bounds its memory."""
 MAX_ROWS_PER_COMMIT = 4_000
-"""The maximum number of rows in a commit. A caller waits at most for one commit and its own."""
+"""The maximum number of rows in a commit. It bounds the duration of a commit."""
 MAX_ROWS_PER_ACCOUNT = 1_000
 """The maximum number of rows of one account in a commit of several operations.
 
