@@ -51,7 +51,7 @@ def format_roles(roles: Iterable[Role]) -> str:
 
 
 def parse_roles(text: str) -> frozenset[Role]:
-    """Parse the text that `format_roles` returned. Raises ValueError for an unknown role."""
+    """Parse a text of `format_roles`. Raises ValueError for an unknown role."""
     return frozenset(map(Role, text.split(",")))
 
 

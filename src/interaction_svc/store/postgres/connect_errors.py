@@ -187,7 +187,7 @@ def _of_message(error: Exception, dsn: Dsn) -> str:
 
 
 def _reason(error: Exception) -> str | None:
-    """Return the text if it is an error of the operating system."""
+    """Return the text of an error of the operating system; None for another error."""
     if isinstance(error, UnicodeError):
         return "the host is not a valid DNS name"
     if isinstance(error, socket.gaierror):

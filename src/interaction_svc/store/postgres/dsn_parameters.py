@@ -133,7 +133,7 @@ PARAMETERS: Mapping[str, Parameter] = {
     # The session.
     "application_name": Parameter("PGAPPNAME"),
     "fallback_application_name": Parameter(),
-    "client_encoding": Parameter("PGCLIENTENCODING"),  # any: the driver turns text into UTF-8
+    "client_encoding": Parameter("PGCLIENTENCODING"),  # any: the driver uses UTF-8
     "options": Parameter("PGOPTIONS"),
     "statement_timeout": _refused("set postgres_statement_seconds"),
     # Our own.

@@ -86,7 +86,7 @@ def sqlstate(error: BaseException) -> str:
 
 
 def last_words(error: Exception) -> Exception:
-    """Return the last error that the server sent before it closed the connection, if any."""
+    """Return the error that the server sent before it closed the connection, or else `error`."""
     cause = error.__cause__
     if isinstance(error, asyncpg.ConnectionDoesNotExistError) and isinstance(
         cause, asyncpg.PostgresError

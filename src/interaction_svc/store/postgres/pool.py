@@ -158,7 +158,7 @@ class Pool:
         return None
 
     def _is_full_house(self) -> bool:
-        """Return whether to wait for a connection in use, because the server is at its limit."""
+        """Return whether the server is at its limit, and a connection in use can be awaited."""
         return bool(self._in_use) and self._now() < self._full_until
 
     async def _turn(self) -> Connection | None:

@@ -39,7 +39,7 @@ class Probe:
         self._closed = False
         self._has_rescued = False
         self.before_rescue: Callable[[], None] = lambda: None
-        """Called on the writing connection's thread; must end this process's read transactions."""
+        """A callback that ends this process's read transactions. Runs on the writing thread."""
         self._damaged = False
         self._checked_at = float("-inf")
         self._check: asyncio.Task[None] | None = None
