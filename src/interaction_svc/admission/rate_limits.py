@@ -16,7 +16,7 @@ WRONG_PER_SECOND = 1.0
 
 
 class RequestRateLimit:
-    """A limit on the requests per second of each account. A burst may use a whole second's."""
+    """A limit on the requests per second of each account. A burst may have the same number."""
 
     def __init__(self, per_second: int, clock: Clock = time.monotonic) -> None:
         self._per_second = per_second
@@ -47,7 +47,7 @@ class FailedAuthLimiter:
 
     @contextmanager
     def one(self, peer: str) -> Iterator[float]:
-        """Context manager around one attempt, which raises Unauthenticated if it is wrong.
+        """Context manager around one attempt. The block raises Unauthenticated if it fails.
 
         Yields 0, or the seconds to wait if the peer has no attempts left. In that case the attempt
         is not counted, and for wrong credentials the caller must raise `refusal` and not

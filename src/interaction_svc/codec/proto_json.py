@@ -76,7 +76,7 @@ def _flat_message(kind: type[M], fields: dict[str, Any]) -> M | None:
 
 
 def _check_objects(message: Any, fields: dict[str, Any], path: str) -> None:
-    """Raise InvalidField for a field that is unknown, repeated, or wrongly not an object.
+    """Raise InvalidField for a field that is unknown, repeated, or not an object as required.
 
     The library accepts a list or a string in place of an object, and uses its items as field names.
     If a field is given under both of its names, the library uses the last value.

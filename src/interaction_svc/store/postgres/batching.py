@@ -1,8 +1,7 @@
 """Batching: queued Gets share one statement, and queued records share one transaction.
 
-With distributed tables a shared statement or transaction would span many shards. So with
-distributed tables each Get is a separate statement, and only records of one Session share a
-transaction.
+With distributed tables a shared statement or transaction would span many shards. In that case each
+Get is a separate statement, and only records of one Session share a transaction.
 """
 
 import asyncio
@@ -29,7 +28,7 @@ RECORD_LANES = 2
 SESSIONS_AT_ONCE = 6
 """The maximum number of concurrent record transactions if the tables are distributed.
 
-It is less than the number of connections, so that reads always find one.
+It is less than the number of connections, so that reads can use the rest.
 """
 
 T = TypeVar("T")

@@ -1,4 +1,4 @@
-"""Connecting to PostgreSQL: the servers of a URL are tried in turn, and all failures reported.
+"""Connection to PostgreSQL: tries the servers of a URL in turn, and reports every failure.
 
 asyncpg gets each parameter separately and not the user's URL, because it parses some URLs
 differently from libpq, and sends unknown parameters to the server as settings.

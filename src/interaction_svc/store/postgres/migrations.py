@@ -107,8 +107,8 @@ async def migrate(pool: Pool, on_progress: MigrationProgress) -> None:
 
     The pool needs at least two connections with a time limit of STATEMENT_SECONDS. Raises
     NotAStoreError, SchemaTooNewError, StoreUnavailableError. Each step runs completely or not at
-    all, with two exceptions: an interrupted online step is repeated, and the rewrite of version 1
-    continues where it was interrupted.
+    all, with two exceptions: an interrupted online step may be incomplete and is repeated, and the
+    rewrite of version 1 continues where it was interrupted.
     """
     versions = await pool.run(inspect)
     if versions.version == 0:

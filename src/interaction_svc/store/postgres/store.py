@@ -216,7 +216,7 @@ class PostgresStore(Store):
         return await self._pool.run(api_keys.any_ever)
 
     async def erase_traces(self) -> bool:
-        """Return True after checking the connection: only PostgreSQL can erase deleted data.
+        """Check the connection and return True, because PostgreSQL itself erases deleted data.
 
         Deleted data stays in the files until VACUUM runs, and in the write-ahead log and its
         archive for as long as they are kept. docs/postgresql.md describes the options.
@@ -228,7 +228,7 @@ class PostgresStore(Store):
         """See Store."""
         ((reads_only, is_standby, needed),) = await self._probes.run(_probe)
         if reads_only:
-            # After a failover the next connections find the new primary.
+            # A failover has happened. Later connections look for the new primary.
             self._probes.expire()
             self._pool.expire()
             raise StoreUnavailableError(

@@ -96,7 +96,7 @@ async def _distribute(db: Connection, table: str) -> bool:
 
 
 async def distribute_by_session(db: Connection, table: str, first: str) -> bool:
-    """Distribute a table, co-located with the table `first`. Return False if it was before."""
+    """Distribute a table, co-located with the table `first`. Return False if it already was."""
     if await db.fetch(_IS_DISTRIBUTED, table):
         return False
     # The first table begins a new co-location group, without the tables of other programs.

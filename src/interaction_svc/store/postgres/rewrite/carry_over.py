@@ -186,7 +186,7 @@ async def _write(
     rows: Sequence[Row],
     deleted: dict[InteractionKey, int],
 ) -> None:
-    """Replace everything stored under these keys by these rows and tombstones."""
+    """Replace everything stored under these keys with these rows and tombstones."""
     by_session = _by_session(keys)
     accounts: dict[str, set[str]] = {session: set() for session in by_session}
     sessions = [(digits(session),) for session in by_session]

@@ -131,7 +131,7 @@ _KINDS = {
 def _canonical_columns(old: OldRow) -> dict[str, Any]:
     """Return the columns of a row without its frame, with SIDs in the spelling of version 2.
 
-    Raises NotAStoreError if a column for SIDs has another value.
+    Raises NotAStoreError if a SID column has a value that is not a SID.
     """
     columns = old._asdict()
     del columns["frame"]

@@ -1,9 +1,9 @@
 """The rewrite from version 1 to version 2, while servers of version 1 keep running.
 
-New tables are filled beside the old ones. A queue lists the work. At first it has every Session.
-Then triggers add each key that a server changes. Each step takes some entries from the queue, and
-copies them in one short transaction under the migration lock. So the rewrite can be interrupted at
-any time and continued later, and several processes can run it.
+New tables are filled beside the old ones. A queue lists the work. It begins with every Session, and
+triggers add each key that a server changes. Each step takes some entries from the queue, and copies
+them in one short transaction under the migration lock. So the rewrite can be interrupted at any
+time and continued later, and several processes can run it.
 
 A step copies the current state of a key in the old tables. A later change adds the key to the queue
 again. When the queue is short, one transaction locks the old tables, copies the rest, and swaps the
@@ -79,8 +79,8 @@ _TABLES = (
     )
     """,
 )
-# SECURITY DEFINER runs it with the permissions of the migrating user, because the permissions of
-# servers don't suffice.
+# SECURITY DEFINER: the function runs with the permissions of the migrating user, because the
+# permissions of servers don't suffice.
 _FUNCTION = """
 CREATE FUNCTION rewrite_note() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = {schema}, pg_temp AS $$
