@@ -309,7 +309,7 @@ class Unavailable(ServiceError):
 
 
 class Internal(ServiceError):
-    """A fault of the service. The caller gets a reference. The log has it beside the cause."""
+    """A fault of the service. The caller gets a reference, under which the log has the cause."""
 
     reason = reasons.ERROR_REASON_INTERNAL
 

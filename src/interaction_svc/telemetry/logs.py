@@ -190,7 +190,7 @@ def configure_logs(level: str = "info", *, worker: int | None = None) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _Form.render],
         )
     )
-    # The filter is on the handler, because grpc logs some of them to the root logger.
+    # The filter is on the handler, because grpc logs some of these messages to the root logger.
     handler.addFilter(lambda record: not str(record.msg).startswith(_CLIENTS_FAULTS))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
 

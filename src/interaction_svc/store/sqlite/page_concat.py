@@ -40,7 +40,7 @@ _SID_END = 64
 
 
 def supports_blob_concat(db: sqlite3.Connection) -> bool:
-    """Return whether this version of SQLite concatenates blobs unchanged and in order."""
+    """Return whether SQLite concatenates blobs unchanged and in order in this file's encoding."""
     blobs = [bytes(range(256)), b"", b"\x00", b"\xff\xfe\x00", "\u20ac".encode()]
     rows = ", ".join(f"({n}, x'{blob.hex()}')" for n, blob in enumerate(blobs))
     statement = (

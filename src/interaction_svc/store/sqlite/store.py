@@ -110,9 +110,9 @@ class SqliteStore(Store):
         reads: ReadPriority | None = None,
     ) -> Self:
         """Open the file; see open_store."""
-        # A killed process leaves a log with content, perhaps before it has erased deleted rows. The
-        # size of the log is read here, because the next statement empties the log when it closes
-        # the file.
+        # If the log has content, a killed process left it, and may not have erased deleted rows.
+        # The size of the log is read here, because the next statement empties the log when it
+        # closes the file.
         has_log = migrate and _size(_wal_of(path)) > 0
         if migrate:
             await _rewrite(path, on_migration)

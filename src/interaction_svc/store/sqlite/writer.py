@@ -186,7 +186,7 @@ class Writer:
         if not isinstance(error, sqlite3.Error):
             return error
         try:
-            self._check()  # after a lost file SQLite raises various errors
+            self._check()  # if a file is lost, SQLite raises various errors
         except StoreError as loss:
             return loss
         return translated(error, self._connection.path)

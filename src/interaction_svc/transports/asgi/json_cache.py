@@ -11,7 +11,7 @@ from interaction_svc.v1.interaction_pb2 import Interaction
 KEPT_BYTES = 16 * MIB
 """The maximum size of the cache, rows and JSON together. One page may exceed it."""
 SECONDS_KEPT = 60.0
-"""An unused entry is dropped after this time, and at the latest after twice this time."""
+"""An unused entry is dropped after one to two times this time."""
 
 _OVERHEAD_BYTES = 200
 """The memory overhead of an entry: two objects and a slot of the dict."""

@@ -7,8 +7,8 @@ rewrite has two phases:
    stores the position reached. Other processes may use the old file meanwhile. An interrupted copy
    resumes from its position.
 2. Switch. This process locks the old file exclusively. The lock requires that no other process has
-   the file open. It compares every row with the copy, corrects differences, and renames the new
-   file over the old one.
+   the file open. The process compares every row with the copy, corrects differences, and renames
+   the new file over the old one.
 
 The old file stays complete until the rename, so the rewrite can be interrupted at any time.
 """
