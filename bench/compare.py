@@ -1,8 +1,9 @@
-"""`make bench-compare`: the cost of reads of this source tree, compared with another commit.
+"""`make bench-compare`: compares the cost of reads between this source tree and a commit.
 
-Both servers store the same Interactions and get the same requests, in alternating rounds in random
-order. A third server runs this tree again. Its ratio to the first is the noise of the machine: a
-smaller difference between the commits is not significant.
+One server runs each tree. Both servers store the same Interactions and get the same requests, in
+alternating rounds in random order. A third server also runs this tree. Its cost relative to the
+other server of this tree is the noise of the machine. A smaller difference between the commits is
+not significant.
 """
 
 import argparse
@@ -118,7 +119,7 @@ def _measured(
         for number in range(rounds + 1):
             for contender in random.sample(contenders, len(contenders)):
                 cost = reading.cost_of(contender, case, seconds)
-                if number:  # the first round warms up
+                if number:  # the first round is the warm-up
                     costs.setdefault(contender.name, []).append(cost)
         base, here, again = (costs[contender.name] for contender in contenders)
         ratios = [one / other for one, other in zip(here, base, strict=True)]

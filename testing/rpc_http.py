@@ -1,4 +1,4 @@
-"""A client of Connect and gRPC-Web, written from their specifications and not from the service."""
+"""A client of Connect and gRPC-Web. It follows the specifications and shares no service code."""
 
 import base64
 import gzip
@@ -21,23 +21,23 @@ PROTOCOLS = (
     "web",
     "text",
 )
-"""GET is for calls without side effects."""
+"""The protocols and encodings; GET works only for methods without side effects."""
 
 
 class RpcAnswer(NamedTuple):
-    """The outcome of a call."""
+    """The result of a call."""
 
     code: str
     """The gRPC code, such as NOT_FOUND."""
     text: str
-    """The message of an error."""
+    """The error message."""
     details: list[tuple[str, bytes]]
     """The type and the bytes of each detail of an error."""
     message: bytes
     """The response in protobuf's encoding; empty for an error."""
     http: httpx.Response
     metadata: Mapping[str, str]
-    """The headers of Connect, the trailers of gRPC-Web."""
+    """The headers in Connect; the trailers in gRPC-Web."""
 
 
 async def call(

@@ -1,9 +1,9 @@
-"""The service as an ASGI application, for another ASGI server than its own.
+"""The service as an ASGI application, for use with another ASGI server.
 
     hypercorn interaction_svc.asgi:create_app()
 
-The server must support the lifespan protocol. It has to limit connections, headers and slow
-clients, and to refuse ambiguous requests, as `interaction-svc serve` does by itself.
+The server must support the lifespan protocol. It must also limit connections, headers and slow
+clients, and refuse ambiguous requests, as `interaction-svc serve` does.
 """
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -16,23 +16,23 @@ __all__ = ["create_app"]
 
 
 def create_app(settings: Settings | None = None) -> ASGIApp:
-    """Return the application: the REST API, Connect, gRPC-Web, and gRPC if the server has trailers.
+    """Return the application: REST, Connect, gRPC-Web, and gRPC if the server sends trailers.
 
-    Without `settings` they are read from the environment. A caller needs a key, unless the setting
-    `insecure` is true and the store has never had one. Raises SettingsError.
+    If `settings` is None, the settings are read from the environment. A caller needs a key, unless
+    the setting `insecure` is true and the store has never had a key. Raises SettingsError.
     """
     return _Application(settings or load_settings())
 
 
 class _Application:
-    """Starts the service at the startup of the lifespan, and stops it at the shutdown."""
+    """Starts the service at the lifespan startup event, and stops it at the shutdown event."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._app: ASGIApp | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request, or the lifespan. Raises RuntimeError outside of the lifespan."""
+        """Serve a request or the lifespan. Raises RuntimeError for a request before its startup."""
         if scope["type"] == "lifespan":
             await self._live(receive, send)
         elif scope["type"] != "http":

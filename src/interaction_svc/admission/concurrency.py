@@ -15,7 +15,7 @@ class Share:
         self._held: dict[str, int] = {}
 
     def take(self, name: str) -> bool:
-        """Count a place for this name; return False if the name already holds all of its places."""
+        """Take a place for this name. Return False if the name already holds all of its places."""
         held = self._held.get(name, 0)
         if held >= self.most:
             return False
@@ -23,7 +23,7 @@ class Share:
         return True
 
     def refund(self, name: str) -> None:
-        """Return a place that was taken."""
+        """Release a place of this name."""
         held = self._held[name] - 1
         if held:
             self._held[name] = held
@@ -32,13 +32,13 @@ class Share:
 
 
 class ConcurrencyLimit:
-    """A limit on the requests in progress, over both transports.
+    """A limit on the requests in progress, for both transports together.
 
-    `slot` takes a place before the caller is known. After authentication further limits apply. An
-    account may hold a share of the places with all of its requests, and another share with its
-    streams, so that one account can't take all places. A key has a maximum number of streams. A
-    caller without an account counts under its key. All callers without a key share one limit on
-    streams, and have no other limit.
+    `slot` takes a place before authentication. After authentication further limits apply. The
+    requests of one account may hold a share of the places, and its streams may hold another share,
+    so one account can't take all places. A key has a maximum number of streams. A caller without an
+    account counts under its key. All callers without a key share one limit on streams, and have no
+    other limit.
     """
 
     def __init__(
@@ -73,9 +73,9 @@ class ConcurrencyLimit:
         self._count -= 1
 
     def begin(self, principal: Principal, *, is_stream: bool = False) -> None:
-        """Count a request that has a place against the share of its caller, until `end`.
+        """Count a request, which has a place, against the share of its caller until `end`.
 
-        Raises Overloaded without counting the request.
+        Raises Overloaded, and then does not count the request.
         """
         name = principal.quota_key
         if self._calls is not None and principal is not ANONYMOUS and not self._calls.take(name):
@@ -88,7 +88,7 @@ class ConcurrencyLimit:
                 raise
 
     def end(self, principal: Principal, *, is_stream: bool = False) -> None:
-        """End the count of `begin`, with the same arguments."""
+        """Undo `begin`. The arguments must be the same."""
         name = principal.quota_key
         self._end_call(principal, name)
         if is_stream:

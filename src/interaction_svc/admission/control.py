@@ -15,8 +15,8 @@ class AdmissionControl:
     concurrency: ConcurrencyLimit
     request_rate: RequestRateLimit
     deadline_seconds: float
-    """The longest time of a request without streams."""
+    """The deadline of each request that is not a stream."""
     request_bytes: RequestBytes = field(default_factory=RequestBytes)
-    """The bytes of requests over HTTP that have not arrived completely."""
+    """The limit on the bytes of HTTP requests that have not arrived completely."""
     response_backlog: ResponseBacklog = field(default_factory=ResponseBacklog)
-    """The responses that clients have not read yet."""
+    """The limit on responses that clients have not read yet."""

@@ -12,18 +12,18 @@ from interaction_svc.domain.principals import Principal
 
 WRONG_AT_ONCE = 10
 WRONG_PER_SECOND = 1.0
-"""The limit on attempts with wrong credentials from an address: 10 at once, then 1 a second."""
+"""The limit on attempts with wrong credentials from one peer: 10 at once, then 1 a second."""
 
 
 class RequestRateLimit:
-    """A limit on the requests per second of each account, with bursts up to that number."""
+    """A limit on the requests per second of each account. A burst may have the same number."""
 
     def __init__(self, per_second: int, clock: Clock = time.monotonic) -> None:
         self._per_second = per_second
         self._rate = KeyedTokenBucket(per_second, per_second, clock) if per_second else None
 
     def count(self, principal: Principal) -> None:
-        """Count a request of an account, or of a key without one. Raises RateLimited."""
+        """Count a request under its account, or else under its key. Raises RateLimited."""
         if self._rate is None:
             return
         if wait := self._rate.take(principal.quota_key):
@@ -47,10 +47,10 @@ class FailedAuthLimiter:
 
     @contextmanager
     def one(self, peer: str) -> Iterator[float]:
-        """Context manager around one attempt. Its block raises Unauthenticated for a wrong one.
+        """Context manager around one attempt. The block raises Unauthenticated if it fails.
 
-        Yields 0, or the seconds to wait if the peer has no attempts left. Such an attempt is not
-        counted. Unless the credentials are correct, the caller must then raise `refusal` and not
+        Yields 0, or the seconds to wait if the peer has no attempts left. In that case the attempt
+        is not counted, and for wrong credentials the caller must raise `refusal` and not
         Unauthenticated. A counted attempt counts as wrong from its start until it succeeds, so at
         most WRONG_AT_ONCE run at the same time.
         """
@@ -67,7 +67,7 @@ class FailedAuthLimiter:
 
     @staticmethod
     def refusal(wait_seconds: float) -> RateLimited:
-        """Return the error for a peer that has no attempts left for this number of seconds."""
+        """Return the error for a peer that gets its next attempt after this number of seconds."""
         return RateLimited(
             "Too many wrong credentials from this address",
             scope="address",
@@ -91,6 +91,6 @@ def _network_of(peer: str) -> str:
         return host
     if address.ipv4_mapped is not None:
         return str(address.ipv4_mapped)
-    if address.is_link_local or address.is_loopback:  # many machines share the network
+    if address.is_link_local or address.is_loopback:  # many machines share this network
         return host
     return str(ipaddress.ip_network((address, 64), strict=False))

@@ -9,8 +9,8 @@ from interaction_svc.domain.units import MIB
 class RequestBytes:
     """The bytes of all unfinished requests over HTTP, in one process.
 
-    A limit on each request does not bound them together: a caller may send many requests, each
-    almost to its end, and finish none.
+    A limit on each request does not bound their total: a caller may send many requests almost
+    completely, and finish none.
     """
 
     MAX_BYTES = 64 * MIB
@@ -38,7 +38,7 @@ class RequestBody:
         self._limit.held -= self._held
 
     def add(self, size: int) -> None:
-        """Count further bytes. Raises Overloaded if all requests then have more than MAX_BYTES."""
+        """Count further bytes. Raises Overloaded if all requests together exceed MAX_BYTES."""
         if self._limit.held + size > RequestBytes.MAX_BYTES:
             raise Overloaded("Too many bytes of unfinished requests: send this request again later")
         self._held += size

@@ -9,25 +9,26 @@ from interaction_svc.domain.units import KIB, MIB
 from interaction_svc.telemetry.request_context import RequestContext
 
 UNCOUNTED_BYTES = 64 * KIB
-"""Responses up to this size are not counted: all of them in progress have only a few MiB."""
+"""Responses up to this size are not counted: all in progress together have only a few MiB."""
 
 
 class ResponseBacklog:
     """Counts the bytes of unread responses: per connection, per account, and in total.
 
-    Limits on requests in progress don't bound them: a response stays in memory until its client
-    reads it, and gRPC can't drop it. It is in memory twice, because gRPC has a copy.
+    Limits on requests in progress don't bound these bytes. A response stays in memory until its
+    client reads it, and gRPC can't drop it. gRPC also makes a copy, so the response is in memory
+    twice.
     """
 
     MAX_BYTES = 256 * MIB
     MAX_BYTES_AN_ACCOUNT = 128 * MIB
     MAX_BYTES_A_CONNECTION = 64 * MIB
     OVERHEAD_BYTES = 16 * KIB
-    """The memory of a request without its response."""
+    """The memory that a request takes besides its response."""
 
     def __init__(self) -> None:
         self._all = 0
-        self._held: dict[str, int] = {}  # by account, or key, and by connection
+        self._held: dict[str, int] = {}  # by account or key, and by connection
 
     def check(self, call: RequestContext, answer_bytes: int = 0) -> None:
         """Raise Overloaded if a further response of this size would exceed a limit."""
@@ -46,7 +47,7 @@ class ResponseBacklog:
                 )
 
     def hold(self, call: RequestContext, answer_bytes: int, until: asyncio.Task[object]) -> None:
-        """Count a response until the task that sends it is done."""
+        """Count a response until the current task, which sends it, is done."""
         release = self.held(call, answer_bytes)
         until.add_done_callback(lambda _: release())
 

@@ -23,7 +23,7 @@ class KeyedTokenBucket:
         self._full_at: dict[str, float] = {}
 
     def take(self, name: str) -> float:
-        """Remove a token and return 0, or return the seconds until there is a token."""
+        """Remove a token and return 0. If there is none, return the seconds until there is one."""
         now = self._clock()
         full_at = max(self._full_at.get(name, now), now)
         wait = full_at - self._tolerance - now
@@ -41,5 +41,5 @@ class KeyedTokenBucket:
 
     def _forget(self, now: float) -> None:
         kept = [(name, at) for name, at in self._full_at.items() if at > now]
-        # Half of the names are dropped together, because the search costs as much for one.
+        # Half of the names are dropped at once, because dropping one costs the same search.
         self._full_at = dict(kept[-(self.MAX_NAMES // 2) :])

@@ -1,1 +1,1 @@
-"""Converts messages to and from bytes, Twilio's JSON and query parameters, without I/O."""
+"""Conversion of messages to and from bytes, JSON and query parameters, without I/O."""

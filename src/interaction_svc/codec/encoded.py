@@ -1,8 +1,8 @@
-"""Encoded Interactions: the bytes that a store keeps, and that Get and List return.
+"""Encoded Interactions: the bytes that a store holds, and that Get and List return.
 
 An encoded Interaction is a serialized GetInteractionResponse. Field 1 of ListInteractionsResponse
 is an Interaction as well, so the same bytes are one element of a List, and a page is the
-concatenation of its rows. A read therefore builds no message.
+concatenation of its rows. So a read returns stored bytes and builds no message.
 """
 
 from google.protobuf.message import DecodeError
@@ -41,7 +41,7 @@ def split_encoded(page: bytes) -> list[bytes]:
 
 
 def encoded_size(items: list[bytes]) -> int:
-    """Return the size of the page whose items `split_encoded` returned."""
+    """Return the size of the page that has these items of `split_encoded`."""
     size = 0
     for item in items:
         length = len(item)

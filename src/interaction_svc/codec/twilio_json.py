@@ -1,7 +1,7 @@
-"""Pure functions that convert Interactions to and from Twilio Proxy v1's JSON.
+"""Pure functions that convert Interactions to and from the JSON of Twilio Proxy v1.
 
-An object has 19 properties. All are always present, and unknown values are null. A leg is five
-properties with the prefix `inbound_` or `outbound_`; a leg that is not set has five nulls.
+An object always has all 19 properties. An unknown value is null. A leg has five properties with the
+prefix `inbound_` or `outbound_`; in a missing leg all five are null.
 """
 
 import re
@@ -25,11 +25,11 @@ MAX_PAGE = 2**31 - 1
 
 
 def _words(enum: Any, prefix: str) -> dict[int, str]:
-    """Map an enum's numbers to Twilio's words: RESOURCE_STATUS_IN_PROGRESS to in-progress."""
+    """Map an enum's numbers to Twilio's words, such as in-progress."""
     return {
         number: name.removeprefix(prefix).lower().replace("_", "-")
         for name, number in enum.items()
-        if number  # 0 is "unspecified", null in JSON
+        if number  # 0 is "unspecified": null in JSON
     }
 
 
@@ -59,7 +59,7 @@ CAMEL_CASE = {
     for name in PROPERTIES
     if "_" in name
 }
-"""The property for each key in dumps of Twilio's Node SDK: session_sid for `sessionSid`."""
+"""The property for each camelCase key of Twilio's Node SDK: session_sid for `sessionSid`."""
 
 PROPERTY_OF = {name: name for name in PROPERTIES} | CAMEL_CASE
 """The property for each accepted key, in snake_case or camelCase."""
@@ -68,12 +68,10 @@ PROPERTY_OF = {name: name for name in PROPERTIES} | CAMEL_CASE
 def to_json(interaction: pb.Interaction, base_url: str, *, fraction: bool = False) -> Resource:
     """Return an Interaction as Twilio's JSON object.
 
-    `base_url` is the beginning of its `url`. Times are whole seconds, as Twilio's SDKs expect; with
-    `fraction` they keep their microseconds. Raises ValueError if a time is outside the years 1 to
-    9999.
+    `url` begins with `base_url`. Times have whole seconds, as Twilio's SDKs expect; `fraction` adds
+    the microseconds. Raises ValueError if a time is outside the years 1 to 9999.
     """
-    # Written out with one read of each field: that takes 4 µs, and loops over field names take
-    # 12 µs. On a page of 1,000 nothing else is left to optimize.
+    # Each field is written out and read once, which takes 4 µs. Loops over field names take 12 µs.
     sid = interaction.sid
     service_sid, session_sid = interaction.service_sid, interaction.session_sid
     inbound, outbound = interaction.inbound, interaction.outbound
@@ -240,7 +238,7 @@ def to_envelope(
     previous_page_token: str,
     carried: Sequence[tuple[str, str]] = (),
 ) -> dict[str, object]:
-    """Return a page in Twilio's envelope. For the arguments, see page_meta."""
+    """Return a page in Twilio's envelope. page_meta describes the arguments."""
     meta = page_meta(
         url,
         page=page,
@@ -265,13 +263,13 @@ def page_meta(
 ) -> dict[str, object]:
     """Return the `meta` of a page in Twilio's envelope.
 
-    `url` is the URL of the list. `page` is the caller's number of the page, from 0. `carried` are
-    the query parameters that every link repeats: the account, the filter and the order.
+    `url` is the URL of the list. `page` is the caller's page number, which starts at 0. `carried`
+    are the query parameters that every link repeats: the account, the filter and the order.
     """
     repeated = f"&{urlencode(carried)}" if carried else ""
 
     def link(number: int, token: str) -> str:
-        # urlencode for the whole query takes four times as long, and numbers need no quoting.
+        # Only texts are quoted: urlencode of the whole query takes four times as long.
         beginning = f"&PageToken={quote_plus(token)}" if token else ""
         return f"{url}?PageSize={page_size}&Page={number}{beginning}{repeated}"
 

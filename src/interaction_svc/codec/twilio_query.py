@@ -1,9 +1,9 @@
 """The query parameters of a list over HTTP.
 
-`PageSize`, `PageToken` and `Page` are Twilio's. `AccountSid`, `Order` and the filters are this
-service's own. Twilio's SDKs don't limit `PageSize`, so a value above the maximum is reduced and not
-rejected. One SDK sends it twice: the smallest value counts. Any other parameter may be repeated
-only with the same value, because two different values are ambiguous.
+`PageSize`, `PageToken` and `Page` are Twilio's. `AccountSid`, `Order` and the filters are
+extensions of this service. Twilio's SDKs don't limit `PageSize`, so a value above the maximum is
+reduced and not rejected. One SDK sends `PageSize` twice: the smallest value is used. Any other
+parameter may be repeated only with the same value, because two different values are ambiguous.
 """
 
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ from interaction_svc.v1.interaction_pb2 import InteractionType, ResourceStatus
 from interaction_svc.v1.interaction_service_pb2 import ListInteractionsRequest
 
 ACCOUNT = "AccountSid"
-"""The parameter with which a caller for all accounts selects one."""
+"""The parameter that selects one account for a caller with access to all accounts."""
 _ORDERS = {
     "asc": ListInteractionsRequest.ORDER_CREATED_ASC,
     "desc": ListInteractionsRequest.ORDER_CREATED_DESC,
@@ -44,11 +44,11 @@ CARRIED = (
     "Order",
     *(name for field, name in _FIELDS.items() if field.startswith("filter.")),
 )
-"""The parameters that links repeat, because they must be the same on every page."""
+"""The parameters that each link repeats, because all pages need the same values."""
 
 
 class ListParameters(NamedTuple):
-    """The parsed parameters of a list: the request, the page number, and the pairs for links."""
+    """The parsed parameters of a list: the request, the page number, and the links' parameters."""
 
     request: ListInteractionsRequest
     page: int
@@ -90,7 +90,7 @@ def read_parameters(
 
 
 def read_account(query: Iterable[tuple[str, str]]) -> str:
-    """Return the account in the query of a fetch or a delete; an empty text if there is none.
+    """Return the account in the query of a GET or DELETE; an empty text if there is none.
 
     Other parameters are ignored, because the SDKs send some of their own. Raises InvalidField.
     """
@@ -133,7 +133,7 @@ def _set_conditions(request: ListInteractionsRequest, given: dict[str, str]) -> 
 
 def parameter_of(field: str) -> str:
     """Return the query or path parameter for a field of ListInteractionsRequest."""
-    if field == "filter":  # a page token belongs to another filter
+    if field == "filter":  # the page token was issued for another filter
         return " and ".join(", ".join(CARRIED[2:]).rsplit(", ", 1))
     return _FIELDS.get(field, field)
 
@@ -144,11 +144,11 @@ def _page_size(text: str) -> int:
         raise InvalidField(
             "PageSize", f"must be 1 or more; above {MAX_PAGE_SIZE} it is {MAX_PAGE_SIZE}"
         )
-    return min(size, MAX_PAGE)  # fits into the field; the application applies its own maximum
+    return min(size, MAX_PAGE)  # fits into int32; app/ limits it further
 
 
 def _whole_number(name: str, text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise InvalidField(name, "must be a whole number, not negative")
-    # Python refuses to parse thousands of digits; 11 digits already exceed every bound.
+    # Python refuses thousands of digits. 11 digits already exceed every bound.
     return int(text.lstrip("0")[:11] or "0")

@@ -1,4 +1,4 @@
-"""Every error that a caller can get, in one registry.
+"""All errors that a caller can get.
 
 ServiceError
 ├── InvalidField            a field is missing or invalid
@@ -28,10 +28,10 @@ ServiceError
 ├── Unavailable             the store is unusable, or the service is shutting down
 └── Internal                a fault of the service, whose cause is only logged
 
-Each class names its reason, a value of ErrorReason in protos/. transports/status.py has its codes
-in each protocol.
+Each class has a reason, a value of ErrorReason in protos/. transports/status.py maps the class to
+the codes of each protocol.
 
-OperatorError is the base of errors whose texts are written for operators.
+OperatorError is the base class of errors with texts for operators.
 """
 
 import secrets
@@ -50,7 +50,7 @@ class OperatorError(Exception):
 
 
 class ServiceError(Exception):
-    """An error with a text for the caller, who gets it.
+    """An error that the caller gets. Its text is written for the caller.
 
     `metadata` goes into the ErrorInfo. Texts contain no internals and no data of an Interaction.
     """
@@ -60,7 +60,7 @@ class ServiceError(Exception):
 
     reason: ClassVar[reasons.ErrorReason.ValueType]
     retry_after_seconds: int | None = None
-    """The time after which the same call may succeed; None: it won't, or the time is unknown."""
+    """The time after which a retry may succeed; None if it can't, or if the time is unknown."""
 
     def __init__(self, message: str, **metadata: str) -> None:
         super().__init__(message)
@@ -69,7 +69,7 @@ class ServiceError(Exception):
 
     @classmethod
     def reason_name(cls) -> str:
-        """Return the name of its reason, as in the ErrorInfo."""
+        """Return the name of the error's reason, as in the ErrorInfo."""
         return reasons.ErrorReason.Name(cls.reason)
 
 
@@ -85,14 +85,14 @@ class InvalidField(ServiceError):
 
 
 class InvalidConsistencyToken(InvalidField):
-    """The consistency token is malformed, or not one of this service."""
+    """The consistency token is malformed, or was not issued by this service."""
 
     def __init__(self, field: str) -> None:
         super().__init__(field, "is damaged; send what a write answered unchanged, or leave it out")
 
 
 class InvalidPageToken(InvalidField):
-    """The page token is truncated, changed, or not one of this service."""
+    """The page token is truncated or changed, or was not issued by this service."""
 
     reason = reasons.ERROR_REASON_INVALID_PAGE_TOKEN
 
@@ -103,7 +103,7 @@ class InvalidPageToken(InvalidField):
 
 
 class PageTokenMismatch(InvalidField):
-    """The page token belongs to a list with another value of the named field."""
+    """The page token was issued for a list with another value of the named field."""
 
     reason = reasons.ERROR_REASON_PAGE_TOKEN_MISMATCH
 
@@ -114,7 +114,7 @@ class PageTokenMismatch(InvalidField):
 
 
 class MalformedRequest(ServiceError):
-    """The bytes of a request are not a message of the call's type, or not HTTP."""
+    """The bytes of a request are not a message of the method's type, or not HTTP."""
 
     reason = reasons.ERROR_REASON_MALFORMED_REQUEST
 
@@ -135,7 +135,7 @@ class RequestTooLarge(MalformedRequest):
 
 
 class UnsupportedMediaType(MalformedRequest):
-    """The content type of a request over HTTP is none that the method has."""
+    """The method does not support the content type of the HTTP request."""
 
 
 class InteractionNotFound(ServiceError):
@@ -149,7 +149,7 @@ class InteractionNotFound(ServiceError):
 
 
 class UnknownPath(ServiceError):
-    """Nothing is served under the path of an HTTP request."""
+    """The service has no resource at the path of the HTTP request."""
 
     reason = reasons.ERROR_REASON_INTERACTION_NOT_FOUND
 
@@ -192,7 +192,7 @@ class DataLoss(ServiceError):
 class Unauthenticated(ServiceError):
     """The credentials are missing or wrong. The text doesn't say which.
 
-    For malformed credentials the text describes the form that they need.
+    For malformed credentials the text describes the required form.
     """
 
     reason = reasons.ERROR_REASON_UNAUTHENTICATED
@@ -217,7 +217,7 @@ class UnknownMethod(ServiceError):
 
 
 class StreamNotServed(UnknownMethod):
-    """The method is a stream, which the protocol of the request does not serve."""
+    """The method is a stream, and the protocol of the request does not support streams."""
 
     def __init__(self) -> None:
         ServiceError.__init__(self, "The method is a stream; call it over gRPC")
@@ -281,7 +281,7 @@ class StoreFull(ServiceError):
 
 
 class DeadlineExceeded(ServiceError):
-    """The call took longer than the service's own deadline, whatever deadline the client set."""
+    """The call took longer than the deadline of the service or of the client."""
 
     reason = reasons.ERROR_REASON_DEADLINE_EXCEEDED
 
@@ -309,7 +309,7 @@ class Unavailable(ServiceError):
 
 
 class Internal(ServiceError):
-    """A fault of the service. The caller gets a reference, which the log shows with the cause."""
+    """A fault of the service. The caller gets a reference, under which the log has the cause."""
 
     reason = reasons.ERROR_REASON_INTERNAL
 

@@ -6,16 +6,16 @@ from typing import NamedTuple
 
 
 class Scope(NamedTuple):
-    """The Interactions that a request may access: of one account, or of all accounts with None."""
+    """The Interactions that a request may access: those of one account, or of all (None)."""
 
     account_sid: str | None
 
 
 class InteractionKey(NamedTuple):
-    """The SIDs of an Interaction and of its parents.
+    """The SIDs of an Interaction, of its Session and of its Service.
 
-    The account is not part of the key but of the Scope. Each account has a namespace of its own, so
-    the same Session and SID in two accounts are two Interactions.
+    The account is not part of the key but of the Scope. Each account is a namespace, so two
+    accounts can have different Interactions with the same Session and SID.
     """
 
     service_sid: str
@@ -41,14 +41,14 @@ class Filter:
 
     @property
     def looks_at_rows(self) -> bool:
-        """Return whether there is a condition on anything except the time of creation."""
+        """Return whether the filter has a condition other than the time of creation."""
         return (self.type, self.participant_sid, self.resource_sid, self.resource_status) != (
             None, None, None, None,
         )  # fmt: skip
 
 
 class Outcome(IntEnum):
-    """The outcome of a record, with the enum numbers of RecordOutcome except OWNER_MISMATCH."""
+    """The outcome of a record. All numbers but OWNER_MISMATCH are those of RecordOutcome."""
 
     CREATED = 1
     UPDATED = 2

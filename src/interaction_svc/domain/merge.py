@@ -1,21 +1,22 @@
 """Merge of the records of one Interaction into one state, independent of their order.
 
-Records arrive repeated, out of order, in part, and with different precision: a webhook has
-fractional seconds, and Twilio's REST API has whole seconds. `merge` is a pure function. Records
-that differ only in statuses and times end in the same state in every order and repetition:
+Records may be repeated, partial, out of order, and of different precision: a webhook has fractional
+seconds, and Twilio's REST API has whole seconds. `merge` is a pure function. Records that differ
+only in statuses and times result in the same state, whatever their order and repetition:
 
 - A value that a record leaves out stays as it is stored. Empty data, an empty field of a leg and
   the type `unknown` count as left out.
-- The status of a leg is the one of the latest second. Within a second it is the status of the
-  highest rank (`STATUS_RANKS`), then of the later time, then with the higher enum number.
-- `create_time` is the earliest second. Within a second the time with more fractional digits is
-  taken.
+- The status of a leg is the one with the latest time in whole seconds. Within one second, the
+  status with the highest rank (`STATUS_RANKS`) is used, then the one with the later time, then the
+  one with the higher enum number.
+- `create_time` is the earliest time in whole seconds. Within one second, the time with more
+  fractional digits is used.
 - `update_time` is the latest.
 
 Any other value of the record replaces the stored one, unless the second of the record's update_time
-is before the second of the stored update_time. The store keeps the time of each status, but not of
-each value. So a record without the value may have set the update_time, and a late record with the
-value is then ignored although the stored value is even older.
+is before the second of the stored update_time. The store has the time of each status, but not of
+each other value. So a record without a value may advance the update_time. A late record with that
+value is then ignored, although the stored value is even older.
 """
 
 from typing import NamedTuple
@@ -25,8 +26,8 @@ from interaction_svc.v1 import interaction_pb2 as pb
 
 _SECOND_US = 1_000_000
 
-# One table is enough for messages and calls: only `queued`, `failed` and `canceled` are statuses of
-# both, and each has the same rank in both.
+# One table serves messages and calls: only `queued`, `failed` and `canceled` are statuses of both,
+# with the same rank in both.
 STATUS_RANKS: dict[int, int] = {
     pb.RESOURCE_STATUS_UNKNOWN: 0,
     pb.RESOURCE_STATUS_ACCEPTED: 1,
@@ -60,8 +61,8 @@ _LEG_TEXTS = ("participant_sid", "resource_sid", "resource_type", "resource_url"
 class State(NamedTuple):
     """An Interaction, and the time of the status of each leg in microseconds since 1970.
 
-    The Interaction itself does not contain these times. A later record may leave a status out, so
-    the time of a status can be before the update_time.
+    The Interaction itself does not contain these times. A later record may omit the status, so the
+    time of a status can be before the update_time.
     """
 
     interaction: pb.Interaction
@@ -70,7 +71,7 @@ class State(NamedTuple):
 
 
 class Merge(NamedTuple):
-    """The state after a record, and whether the state has all values of the record."""
+    """The state after a record, and whether the state contains all values of the record."""
 
     state: State
     holds_record: bool
@@ -96,7 +97,7 @@ def merge(stored: State, record: pb.Interaction) -> Merge:
         merged.type = record.type
     if record.HasField("data") and (
         not merged.data or (counts and record.data)
-    ):  # an empty text replaces a missing one only
+    ):  # an empty text replaces only a missing one
         merged.data = record.data
     inbound_us, outbound_us = stored.inbound_status_us, stored.outbound_status_us
     if record.HasField("inbound"):
@@ -138,7 +139,7 @@ def _creation_order(us: int) -> tuple[int, int, int]:
 
 
 def _holds(state: pb.Interaction, record: pb.Interaction) -> bool:
-    """Return whether the state has every value of the record, times excepted."""
+    """Return whether the state has all values of the record, apart from times."""
     return (
         record.type in (state.type, pb.INTERACTION_TYPE_UNKNOWN)
         and record.data in ("", state.data)

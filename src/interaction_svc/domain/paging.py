@@ -9,10 +9,10 @@ MAX_PAGE_SIZE = 1000
 
 
 class Position(NamedTuple):
-    """A position in a list of a Session: a row's creation in microseconds, its SID, its account.
+    """A position in a list of a Session: a row's creation time in microseconds, SID and account.
 
     An empty SID means the position before all rows of that time. In a list of one account the
-    account is empty, because it is not needed.
+    position needs no account, so it is empty.
     """
 
     created_us: int
@@ -21,9 +21,9 @@ class Position(NamedTuple):
 
 
 class Cursor(NamedTuple):
-    """The start of a page: after the position in the order of the list, or before if `backward`.
+    """The start of a page: after the position in list order, or before it if `backward`.
 
-    The row at the position belongs to the page only if `inclusive`. It may have been deleted.
+    The row at the position belongs to the page only if `inclusive`. The row may have been deleted.
     """
 
     position: Position

@@ -1,7 +1,7 @@
 """Principals: authenticated callers, with their account and their permissions.
 
-A key has one or more roles and belongs to one account. The role `admin` reaches all accounts and
-can't be combined with another.
+A key has one or more roles and belongs to one account. The role `admin` gives access to all
+accounts, and can't be combined with another role.
 """
 
 from collections.abc import Iterable
@@ -46,12 +46,12 @@ _RIGHTS = {
 
 
 def format_roles(roles: Iterable[Role]) -> str:
-    """Return a set of roles as the store keeps it: sorted names with commas, `ingest,read`."""
+    """Return roles in their stored form: sorted names separated by commas, `ingest,read`."""
     return ",".join(sorted(set(roles)))
 
 
 def parse_roles(text: str) -> frozenset[Role]:
-    """Return the roles that `format_roles` wrote. Raises ValueError for an unknown role."""
+    """Parse a text of `format_roles`. Raises ValueError for an unknown role."""
     return frozenset(map(Role, text.split(",")))
 
 

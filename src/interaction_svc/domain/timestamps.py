@@ -48,9 +48,9 @@ def set_us(time: Timestamp, us: int) -> None:
 def parse(text: str) -> int:
     """Return the microseconds since 1970 of an ISO 8601 text with an offset.
 
-    Accepts RFC 3339 with up to nine fractional digits, also with t, z or a space. Accepts the forms
-    that Python, Ruby and databases print as well: `2026-02-14 08:05:00+00`, `… +0000`, `… UTC`.
-    Raises ValueError, whose text names a valid form.
+    Accepts RFC 3339 with up to nine fractional digits, including lower-case t and z, and a space
+    for T. Also accepts the forms that Python, Ruby and databases print: `2026-02-14 08:05:00+00`,
+    `… +0000`, `… UTC`. Raises ValueError, whose text names a valid form.
     """
     match = _TEXT(text)
     if match is None:
@@ -70,7 +70,7 @@ def parse(text: str) -> int:
 
 
 def text(us: int, *, fraction: bool = False) -> str:
-    """Return a time as `YYYY-MM-DDTHH:MM:SSZ`; with `fraction` also its microseconds, unless 0.
+    """Return a time as `YYYY-MM-DDTHH:MM:SSZ`. `fraction` adds the microseconds unless they are 0.
 
     Raises ValueError outside the years 1 to 9999.
     """
@@ -84,7 +84,7 @@ def text_of_seconds(seconds: int) -> str:
 
     Raises ValueError outside the years 1 to 9999.
     """
-    # With the cache a time takes 0.3 microseconds instead of 1.2. A page of 1,000 has 2,000 times.
+    # The cache reduces the cost from 1.2 to 0.3 µs. A page of 1,000 rows has 2,000 times.
     hours, second = divmod(seconds, 3600)
     return _hour(hours) + _IN_HOUR[second]
 

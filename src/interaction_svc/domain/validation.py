@@ -18,7 +18,7 @@ MAX_RESOURCE_URL_LENGTH = 2048
 EARLIEST_US = 1_199_145_600_000_000
 """2008-01-01T00:00:00Z, the year in which Twilio started.
 
-Retention would delete Interactions with an earlier time at once.
+Retention would delete Interactions with an earlier time immediately.
 """
 LATEST_AHEAD_US = 24 * 60 * 60 * 1_000_000
 """A time may be at most one day ahead of this machine's clock.
@@ -41,8 +41,8 @@ _are_sids_of_leg = re.compile(
 ).fullmatch
 _NO_URL = r'\s\x00-\x1f\x7f-\x9f<>"'
 _NO_USER = _NO_URL + r"/?#\\@\[\]"
-_is_url = re.compile(  # a user, a host, a port, and the rest
-    # Not (?i:https?), which also matches a long s (U+017F) as an s.
+_is_url = re.compile(  # user, host, port, rest
+    # Not (?i:https?), which also matches the long s (U+017F).
     rf"[Hh][Tt]{{2}}[Pp][Ss]?://(?:[^{_NO_USER}]*@)?(?:[^{_NO_USER}:]+|\[[0-9A-Fa-f:.]+\])"
     rf"(?::[0-9]*)?(?:[/?#][^{_NO_URL}]*)?"
 ).fullmatch
@@ -50,12 +50,11 @@ _RESOURCE_TYPES = {"message": "Message", "call": "Call"}
 
 
 def normalize(record: pb.Interaction, *, now_us: int, make_sid: bool = False) -> None:
-    """Validate an Interaction and change it to its stored form. Raises InvalidField.
+    """Validate an Interaction, and convert it in place to its stored form. Raises InvalidField.
 
     Hexadecimal digits of SIDs become lower case, and times are cut to microseconds. A missing
     update_time becomes the create_time. Empty legs and unknown fields are dropped. With `make_sid`,
-    a missing sid is generated. If it is generated, a missing create_time becomes `now_us`, the
-    current time.
+    a missing sid is generated; a missing create_time then becomes `now_us`, the current time.
     """
     record.DiscardUnknownFields()
     if make_sid and not record.sid:
@@ -133,7 +132,7 @@ def _normalize_leg(name: str, leg: pb.Leg) -> bool:
 
 
 def canonical_resource_type(text: str) -> str:
-    """Return a resource type in its documented spelling. Twilio sends it in any case."""
+    """Return a resource type in its documented spelling. Twilio may send upper or lower case."""
     return _RESOURCE_TYPES.get(text.lower(), text)
 
 

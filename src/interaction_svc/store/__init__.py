@@ -1,4 +1,4 @@
-"""The store's interface, its errors and its rows. `store.factory` opens a store by its URL."""
+"""The interface of a store, its errors and its rows. `store.factory` opens a store by URL."""
 
 from interaction_svc.store.api_keys import ApiKey
 from interaction_svc.store.bulk_delete import (

@@ -15,10 +15,10 @@ StoredSid = TypeVar("StoredSid")
 
 @dataclass(frozen=True, slots=True)
 class Expired:
-    """Selects Interactions that were created before a time, which may differ by Service.
+    """Selects Interactions that were created before a time. Each Service may have its own time.
 
-    Times are in microseconds since 1970. With None all Interactions are kept. An Interaction that
-    was created exactly at the time is kept.
+    Times are in microseconds since 1970. None keeps all Interactions. An Interaction that was
+    created exactly at the time is kept.
     """
 
     default_before_us: int | None
@@ -39,7 +39,7 @@ class InvolvesParticipant:
 
 
 BulkDeleteCursor = tuple[Any, ...]
-"""The end of a batch. Only the backend that returned it can read it."""
+"""The end of a batch, in a form that only its backend can read."""
 
 
 class DeletedBatch(NamedTuple):
@@ -52,7 +52,7 @@ class DeletedBatch(NamedTuple):
 
 
 class FoundRow(NamedTuple, Generic[StoredSid]):
-    """A row to delete. Its SIDs are in the backend's stored form."""
+    """A row to delete, with SIDs in the backend's stored form."""
 
     session_sid: StoredSid
     account_sid: StoredSid
@@ -63,5 +63,5 @@ class FoundRow(NamedTuple, Generic[StoredSid]):
 def count_by_service(
     service_sids: Iterable[StoredSid], to_sid: Callable[[StoredSid], str]
 ) -> dict[str, int]:
-    """Return how often each Service occurs. `to_sid` converts its stored form."""
+    """Count the rows of each Service. `to_sid` converts the stored form of its SID."""
     return {to_sid(stored): count for stored, count in Counter(service_sids).items()}

@@ -17,7 +17,7 @@ from interaction_svc.domain.errors import OperatorError
 
 
 class StoreError(OperatorError):
-    """The base class of store errors. The texts are for operators, not for callers."""
+    """The base class of store errors. Their texts are for operators, not for callers."""
 
 
 class StoreURLError(StoreError):

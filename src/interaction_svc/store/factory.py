@@ -1,4 +1,4 @@
-"""Opens, checks and backs up stores by their URLs."""
+"""Functions that open, check and back up a store by its URL."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,7 +35,7 @@ _FORM = f"write sqlite:///relative/path.db or sqlite:////absolute/path.db, or {_
 
 
 def check_url(url: str) -> Path | Dsn:
-    """Return the file or the database of a store's URL. White space around the URL is ignored.
+    """Parse a store's URL, and return its file or database. White space around the URL is ignored.
 
     Raises StoreURLError, whose text says how to correct the URL.
     """
@@ -71,7 +71,7 @@ def _name_of(place: Path | Dsn) -> str:
 
 @contextmanager
 def naming(name: str) -> Iterator[None]:
-    """Context manager that adds a store's name to the errors of its block."""
+    """Context manager that adds the store's name to errors in its block."""
     try:
         yield
     except StoreError as error:
@@ -96,8 +96,8 @@ async def open_store(
     With `migrate=False` a store that doesn't exist, or whose schema is not current, is an error.
     With `create=False` only a file that doesn't exist is an error. A database must exist, but may
     be empty. `on_migration` gets the progress of a migration; without it the progress is logged.
-    With a `replica`, which only a database can have, Gets and pages are read from it. Bulk writes
-    pause while `reads` run.
+    With a `replica`, Gets and pages are read from the replica; only a database can have one. Bulk
+    writes pause while `reads` run.
 
     Raises StoreURLError, NotAStoreError, SchemaTooNewError, StoreUnavailableError, StoreFullError.
     """
@@ -142,7 +142,7 @@ async def distribute_store(url: str) -> list[str]:
     """Migrate a PostgreSQL database with the extension Citus, and distribute its tables.
 
     Returns the names of the tables that were not distributed before. Raises the errors of
-    open_store; StoreURLError for a file; StoreUnavailableError without the extension.
+    open_store; StoreURLError for a file; StoreUnavailableError if the extension is missing.
     """
     place = check_url(url)
     if not isinstance(place, Dsn):
@@ -157,18 +157,18 @@ async def distribute_store(url: str) -> list[str]:
 def store_warnings(url: str) -> list[str]:
     """Return advice to the operator about a store's location, one sentence each.
 
-    There is none for a database. Raises StoreURLError.
+    For a database the list is empty. Raises StoreURLError.
     """
     place = check_url(url)
     return [] if isinstance(place, Dsn) else location_warnings(place)
 
 
 def backup_store(url: str, target: Path, on_progress: Callable[[int, int], None]) -> bool:
-    """Copy a file store with its API keys into the file `target`, which can be served like any.
+    """Copy a file store, including its API keys. The file `target` is then a store as well.
 
-    The copy is a snapshot: it has no writes of after its start. `on_progress` gets the number of
-    pages that have been copied, and of all. An existing file is not replaced. A failed copy leaves
-    no file. Returns whether it replaced the unfinished copy of a backup that was killed.
+    The copy is a snapshot, without writes after its start. `on_progress` gets the number of copied
+    pages and of all pages. An existing file is not replaced. A failed copy leaves no file. Returns
+    whether it replaced an unfinished copy that a killed backup had left.
 
     Raises StoreUnavailableError, StoreFullError, StoreDamagedError, NotAStoreError,
     SchemaTooNewError; StoreURLError for a database.
@@ -190,7 +190,7 @@ async def _replicated(
     followed = check_url(given.url)
     if not (isinstance(place, Dsn) and isinstance(followed, Dsn)):
         raise StoreURLError("only a database can have a replica, which must be a database too")
-    _postgres_store()  # raises StoreURLError without the driver
+    _postgres_store()  # StoreURLError if the driver is missing
     from interaction_svc.store.postgres.replica.replica import Replica  # noqa: PLC0415
     from interaction_svc.store.postgres.replica.store import ReplicatedStore  # noqa: PLC0415
 

@@ -165,7 +165,7 @@ class InstrumentedStore(Store):
 
 
 class _InstrumentedReads:
-    """Reads of a store at a revision, measured as those of the store."""
+    """Reads at a revision. Their latency is measured like that of other reads."""
 
     def __init__(self, reads: Reads) -> None:
         self._reads = reads
@@ -181,7 +181,7 @@ class _InstrumentedReads:
             return await self._reads.page(scope, query)
 
 
-class _timed:  # noqa: N801 used like a function
+class _timed:  # noqa: N801 called like a function
     """Context manager that observes the duration of its block.
 
     It is a class, because a context manager made from a generator costs 1 µs more per call.

@@ -1,6 +1,6 @@
 """Integrity of stored rows: whether a row's columns and checksum match its frame.
 
-Both backends use these functions, so a row that one reports as damaged the other does too.
+Both backends use these functions, so both report the same rows as damaged.
 """
 
 from collections.abc import Awaitable, Callable
@@ -30,13 +30,13 @@ class CheckedRows(NamedTuple, Generic[Position]):
 
 
 def matches_frame(row: Row) -> bool:
-    """Return whether the row's columns and checksum are those of its frame."""
+    """Return whether the row's columns and checksum match its frame."""
     try:
         made = row_of(decode(row.frame), row.inbound_status_us, row.outbound_status_us)
     except (DamagedRowError, ValueError):
         return False
-    # The frame itself is not compared: another version of protobuf may have encoded the same
-    # fields in other bytes.
+    # The frame itself is not compared: another version of protobuf may encode the same fields as
+    # other bytes.
     return made[:-2] == row[:-2] and checksum_of(row.frame) == row.checksum
 
 
@@ -52,7 +52,7 @@ async def check_rows(
     schema_version: int,
     known_version: int,
 ) -> StoreReport:
-    """Check all rows in batches; return the report of Store.check.
+    """Check all rows in batches, and return the report for Store.check.
 
     `check_batch` checks the rows after a position. The first call gets None.
     """

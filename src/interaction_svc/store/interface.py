@@ -21,7 +21,7 @@ from interaction_svc.store.tables import Table, TableKey, TableRow
 
 
 class ScanPosition(NamedTuple):
-    """A position in a scan: the order is (session_sid, account_sid, created_us, sid)."""
+    """A position in a scan, whose order is (session_sid, account_sid, created_us, sid)."""
 
     session_sid: str
     account_sid: str
@@ -48,7 +48,7 @@ class PageQuery:
 class StoredPage(NamedTuple):
     """A page, in the order of its list.
 
-    It has at most `limit` rows, and fewer if their frames would exceed `max_bytes`, but at least
+    It has at most `limit` rows. If their frames would exceed `max_bytes` it has fewer, but at least
     one if any row matches. `more` says whether rows follow in the page's direction.
     """
 
@@ -78,9 +78,9 @@ class StoreReport:
     bad_rows: int = 0
     """Rows whose columns differ from their frame."""
     some_bad: tuple[tuple[str, str, str], ...] = ()
-    """The first bad rows, each by session_sid, account_sid and sid."""
+    """The first bad rows, each as session_sid, account_sid and sid."""
     migration_bytes: int = 0
-    """The approximate disk space that a migration needs, in bytes; 0: almost none."""
+    """The approximate disk space for a migration, in bytes; 0 if it needs almost none."""
 
     @property
     def is_current(self) -> bool:
@@ -94,7 +94,7 @@ class StoreReport:
 
 
 class Reads(Protocol):
-    """The reads of requests: see Store."""
+    """The read methods for requests; see Store."""
 
     async def get(self, scope: Scope, key: InteractionKey) -> bytes | None:
         """Return the frame of an Interaction."""
@@ -107,8 +107,8 @@ class Store(ABC):
     """A store of Interactions and API keys. `store.factory.open_store` opens one.
 
     All methods raise StoreUnavailableError and StoreClosedError. Methods that write also raise
-    StoreFullError. Any number of tasks may call them at the same time. A cancelled call is done
-    completely or not at all, and leaves the store usable.
+    StoreFullError. Any number of tasks may call them at the same time. A cancelled call takes
+    effect completely or not at all, and the store stays usable.
     """
 
     @abstractmethod
@@ -124,26 +124,26 @@ class Store(ABC):
         """Return one page of a Session's Interactions, ordered by (created_us, sid, account_sid).
 
         With a scope of one account no row of another account is read. The positions of a page
-        contain the account only in the scope of all accounts.
+        contain the account only if the scope is all accounts.
         """
 
     def at_least(self, _: Revision) -> Reads:
         """Return reads that see all writes up to this revision.
 
-        A store without a replica returns itself, because its reads see all writes. With a replica
+        A store without a replica returns itself, because its reads see all writes. With a replica,
         `get` and `page` of the store itself may return an earlier state.
         """
         return self
 
     async def current_revision(self) -> Revision | None:
-        """Return a revision that includes all answered writes; None if every read sees them."""
+        """Return a revision that includes all acknowledged writes; None if every read sees them."""
         return None
 
     @abstractmethod
     async def record(self, rows: Sequence[Row]) -> list[Recorded]:
-        """Record rows in one transaction; return the outcome of each, in their order.
+        """Record rows in one transaction, and return the outcome of each row, in order.
 
-        A row whose Interaction is already stored in its account is merged into it by `merge_row`.
+        If the account already has the Interaction, `merge_row` merges the row into the stored one.
         The rows are on disk when the method returns. Raises StoreBusyError.
         """
 
@@ -152,7 +152,7 @@ class Store(ABC):
         """Delete an Interaction permanently; return whether it existed.
 
         The deletion is on disk when the method returns. A tombstone prevents later records of the
-        account from restoring it. Raises StoreBusyError; AmbiguousAccountError as `get`.
+        account from restoring it. Raises StoreBusyError; AmbiguousAccountError like `get`.
         """
 
     @abstractmethod
@@ -168,8 +168,8 @@ class Store(ABC):
     ) -> tuple[list[bytes], ScanPosition | None]:
         """Return the next rows of the store, by (session_sid, account_sid, created_us, sid).
 
-        Returns their frames, and the position to continue after; None at the end. The limits are
-        those of `page`. Raises DamagedRowError, which names the row.
+        Returns their frames, and the position after which to continue (None at the end). `limit`
+        and `max_bytes` work as in `page`. Raises DamagedRowError, which names the row.
         """
 
     @abstractmethod
@@ -184,9 +184,8 @@ class Store(ABC):
         """Delete the matching rows of the next batch permanently, and leave tombstones.
 
         Batches are short, so that other work does not wait. The caller passes the cursor of the
-        last batch as `after`. Rows that are recorded in a part of the store that earlier batches
-        have passed are not deleted. With `dry_run` rows are counted and not deleted. Raises
-        StoreBusyError.
+        last batch as `after`. A row that is recorded before that cursor during the deletion is not
+        deleted. With `dry_run` rows are counted and not deleted. Raises StoreBusyError.
         """
 
     @abstractmethod
@@ -202,15 +201,15 @@ class Store(ABC):
 
     @abstractmethod
     async def keys_of(self, user: str) -> list[ApiKey]:
-        """Return the keys of a key SID or account SID, oldest first, revoked ones included."""
+        """Return the keys with this key or account SID, oldest first, including revoked ones."""
 
     @abstractmethod
     async def keys(self) -> list[ApiKey]:
-        """Return all keys, oldest first, revoked ones included."""
+        """Return all keys, oldest first, including revoked ones."""
 
     @abstractmethod
     async def has_keys(self) -> bool:
-        """Return whether there is any key, revoked ones included. Keys are never deleted."""
+        """Return whether there is any key, even a revoked one. Keys are never deleted."""
 
     @abstractmethod
     async def erase_traces(self) -> bool:
@@ -225,7 +224,8 @@ class Store(ABC):
         """Raise StoreUnavailableError if the store can't be read or written at the moment.
 
         A full disk raises no error here, because reads still work and each record is refused with
-        an error of its own. Raises StoreDamagedError after a call met damage, until it is repaired.
+        an error of its own. Once a call has found damage, raises StoreDamagedError until the store
+        is repaired.
         """
 
     @abstractmethod
@@ -234,21 +234,21 @@ class Store(ABC):
 
     @abstractmethod
     async def count(self, table: Table) -> int:
-        """Return the number of a table's records. It takes time in proportion to that number."""
+        """Return the number of a table's records. The time is proportional to that number."""
 
     @abstractmethod
     async def read(
         self, table: Table, *, after: TableKey | None, limit: int, max_bytes: int
     ) -> list[TableRow]:
-        """Return a table's next records after a key, in the order of keys; none at the end.
+        """Return a table's next records after a key, in key order; an empty list at the end.
 
-        Returns at most `limit` records, and fewer if their large columns would exceed `max_bytes`,
-        but at least one if any is left. Raises DamagedRowError, which names the row.
+        Returns at most `limit` records. If their large columns would exceed `max_bytes` it returns
+        fewer, but at least one if any is left. Raises DamagedRowError, which names the row.
         """
 
     @abstractmethod
     async def load(self, table: Table, records: Sequence[TableRow]) -> None:
-        """Store records of another store unchanged, in one transaction.
+        """Store records from another store unchanged, in one transaction.
 
         The records have distinct keys. A stored record with the same key is replaced, so the call
         can be repeated. A tombstone deletes its Interaction, and an Interaction with a tombstone is

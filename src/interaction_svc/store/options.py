@@ -13,7 +13,7 @@ class PostgresLimits(NamedTuple):
 
 
 class ReplicaStore(NamedTuple):
-    """A replica for reads. It gets as many connections as its primary."""
+    """A replica for reads, with the same maximum number of connections as its primary."""
 
     url: str
     wait_seconds: float = 0.2

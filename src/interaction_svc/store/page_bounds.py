@@ -7,8 +7,8 @@ from interaction_svc.store.interface import PageQuery
 def bounds(query: PageQuery, *, ascending: bool) -> tuple[Position | None, Position | None]:
     """Return the lower and the upper bound (None: unbounded), from the filter and the cursor.
 
-    On each side the tighter bound is used. A bound in time has an empty SID, which no row has, so
-    it makes no difference whether that bound is inclusive.
+    On each side the tighter bound is used. A bound in time has an empty SID. No row has an empty
+    SID, so such a bound may count as inclusive or exclusive.
     """
     from_us, before_us = query.filter.created_from_us, query.filter.created_before_us
     low = None if from_us is None else Position(from_us, "")

@@ -1,4 +1,4 @@
-"""Logs the progress of a migration, for programs without a terminal."""
+"""Log lines about the progress of a migration, for programs without a terminal."""
 
 import time
 

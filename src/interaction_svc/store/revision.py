@@ -12,10 +12,10 @@ class Revision(NamedTuple):
     system: int
     """Identifier of the database cluster, shared by its replicas: 64 bits."""
     timeline: int
-    """Branch of the history; each failover begins a new one: 32 bits."""
+    """Branch of the history, which begins at a failover: 32 bits."""
     position: int
     """Position in the write-ahead log: 64 bits."""
 
 
 UNKNOWN_REVISION = Revision(0, 0, 0)
-"""A revision that couldn't be determined. No replica counts as having reached it."""
+"""A revision that could not be determined. No replica ever reaches it."""

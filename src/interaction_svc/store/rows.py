@@ -1,4 +1,4 @@
-"""Rows: an encoded Interaction (the `frame`), and the columns for finding and filtering it.
+"""Rows: an encoded Interaction (the `frame`), and its columns for keys and filters.
 
 Only `row_of` creates the columns and the frame. See interaction_svc.codec.encoded for the frame.
 """
@@ -86,7 +86,7 @@ def decode(frame: bytes) -> Interaction:
 
 
 def merge_row(stored: Row, row: Row) -> tuple[Recorded, Row | None]:
-    """Merge a record into the stored row of the same key; return the outcome and the new row.
+    """Merge a record into the stored row with the same key. Return the outcome and the new row.
 
     The row is None if nothing changes. All backends use this function; see
     interaction_svc.domain.merge. A damaged stored row is replaced by the record.

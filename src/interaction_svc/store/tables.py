@@ -27,18 +27,18 @@ class SessionOwner(NamedTuple):
 TableRow = Row | Tombstone | SessionOwner | ApiKey
 """A row of any table, with the column names that all backends share."""
 TableKey = tuple[str, ...]
-"""A row's primary key. Its columns compare byte by byte."""
+"""A row's primary key. Its columns are compared bytewise."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table. The first columns of its rows are the key."""
+    """A table. The key consists of the first columns of a row."""
 
     name: str
     record: type[TableRow]
     key_length: int
     large: str | None = None
-    """Name of the column whose values may be large. Its bytes count against a batch's maximum."""
+    """Name of the column with large values, whose bytes count against a batch's `max_bytes`."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -66,6 +66,6 @@ KEYS = Table("api_keys", ApiKey, 1)
 TABLES = (TOMBSTONES, OWNERS, INTERACTIONS, KEYS)
 """All tables, in the order in which they are loaded.
 
-Tombstones come before Interactions, so that no deleted one is loaded. Owners of Sessions come
-before the rows of these Sessions.
+Tombstones come before Interactions, so that deleted Interactions are not loaded. Owners come before
+the rows of their Sessions.
 """

@@ -14,11 +14,11 @@ MAX_WAITING_ROWS = 10_000
 MAX_WAITING_BYTES = 64 * MIB
 """The maximum number of bytes in the queue, which bounds its memory."""
 MAX_ROWS_PER_COMMIT = 4_000
-"""The maximum number of rows in a commit. A caller waits at most for one commit and its own."""
+"""The maximum number of rows in a commit. It bounds the duration of a commit."""
 MAX_ROWS_PER_ACCOUNT = 1_000
 """The maximum number of rows of one account in a commit of several operations.
 
-More rows would make other accounts wait longer than a separate flush does.
+More rows would delay other accounts by more than the cost of a separate commit.
 """
 MAX_BYTES_PER_COMMIT = 16 * MIB
 """The maximum number of bytes in a commit."""
@@ -37,11 +37,11 @@ class WriteOperation(Protocol):
 
     @property
     def account(self) -> str:
-        """SID of the account whose rows it writes; empty if it has none, such as for API keys."""
+        """SID of the account whose rows it writes; empty if it has none, as for API keys."""
 
     @property
     def done(self) -> "asyncio.Future[Any]":
-        """The result that its caller waits for; cancelled if the caller is."""
+        """The future that its caller awaits. If the caller is cancelled, the future is too."""
 
 
 W = TypeVar("W", bound=WriteOperation)
@@ -50,8 +50,8 @@ W = TypeVar("W", bound=WriteOperation)
 class WriteQueue(Generic[W]):
     """Operations waiting for a commit, in order of arrival within each account.
 
-    Accounts take turns, and each may use half of the limits. One account can therefore neither fill
-    the queue nor make the others wait for all of its operations.
+    Accounts take turns, and each account may use half of the limits. So one account can't fill the
+    queue, and the others need not wait for all of its operations.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class WriteQueue(Generic[W]):
     ) -> None:
         self._max_waiting_rows = max_waiting_rows
         self._max_waiting_bytes = max_waiting_bytes
-        self._queues: dict[str, deque[W]] = {}  # the account whose turn is next comes first
+        self._queues: dict[str, deque[W]] = {}  # in the order of turns
         self._waiting: Counter[str] = Counter()  # rows by account
         self._waiting_sizes: Counter[str] = Counter()
 
@@ -72,7 +72,7 @@ class WriteQueue(Generic[W]):
     def put(self, operation: W) -> None:
         """Append an operation to its account's queue.
 
-        Raises StoreBusyError above a limit. An empty queue accepts any operation.
+        Raises StoreBusyError if a limit is exceeded. An empty queue accepts any operation.
         """
         account = operation.account
         rows, size = self._waiting.total(), self._waiting_sizes.total()
@@ -91,7 +91,7 @@ class WriteQueue(Generic[W]):
             raise StoreBusyError(f"{rows} rows of {size} bytes wait to be written")
 
     def take(self) -> list[W]:
-        """Remove and return the operations of the next commit. Drops cancelled ones."""
+        """Remove and return the operations of the next commit. Drops cancelled operations."""
         taken: list[W] = []
         rows = size = 0
         rows_by_account: Counter[str] = Counter()

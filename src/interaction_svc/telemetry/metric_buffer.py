@@ -1,4 +1,4 @@
-"""A buffer for the metrics of requests, which a server flushes every 20 ms.
+"""A buffer for the metrics of requests. A server flushes it every 20 ms.
 
 Updating each metric inside a request costs several times as much, because grpc has evicted the code
 of the metrics from the CPU caches.
@@ -19,8 +19,8 @@ T = TypeVar("T")
 FLUSH_SECONDS = 0.02
 """The longest time that an amount is buffered.
 
-A scrape of the process flushes the buffer first. A supervisor reads the metrics that its workers
-have flushed, and may miss the last 20 ms.
+A scrape of the process flushes the buffer first. A supervisor reads the flushed metrics of its
+workers, so it may miss the last 20 ms.
 """
 MAX_WAITING = 2_000
 """The buffer is flushed early when it has this many amounts."""
@@ -29,7 +29,7 @@ _Sum = Counter | Gauge
 
 
 class MetricBuffer:
-    """Amounts to add to their metrics, flushed by a timer of one event loop."""
+    """Amounts that are not added to their metrics yet. A timer of one event loop adds them."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -38,19 +38,19 @@ class MetricBuffer:
         self._is_scheduled = False
 
     def add(self, metric: _Sum, amount: float) -> None:
-        """Add an amount to a counter or gauge within FLUSH_SECONDS."""
+        """Buffer an amount. It is added to the counter or gauge within FLUSH_SECONDS."""
         self._amounts.append((metric, amount))
         if not self._is_scheduled or len(self._amounts) >= MAX_WAITING:
             self._schedule()
 
     def observe(self, histogram: Histogram, value: float) -> None:
-        """Have a histogram observe a value within FLUSH_SECONDS."""
+        """Buffer a value. The histogram observes it within FLUSH_SECONDS."""
         self._values.append((histogram, value))
         if not self._is_scheduled or len(self._values) >= MAX_WAITING:
             self._schedule()
 
     def flush(self) -> None:
-        """Add all amounts now; may be called on any thread."""
+        """Add all amounts now. May be called on any thread."""
         self._is_scheduled = False
         sums: dict[_Sum, float] = {}
         for metric, amount in _drained(self._amounts):
@@ -72,7 +72,7 @@ def _drained(waiting: deque[T]) -> Iterator[T]:
     while True:
         try:
             yield waiting.popleft()
-        except IndexError:  # another thread may have taken the last one
+        except IndexError:  # another thread may have drained the deque
             return
 
 
@@ -100,7 +100,7 @@ def add(metric: _Sum, amount: float) -> None:
 
 
 def observe(histogram: Histogram, value: float) -> None:
-    """Have a histogram observe a value, through the same buffer as `add`."""
+    """Add a value to a histogram, through the same buffer as `add`."""
     buffer = _thread.buffer
     if buffer is None:
         histogram.observe(value)
@@ -110,8 +110,8 @@ def observe(histogram: Histogram, value: float) -> None:
 
 @contextmanager
 def buffered_metrics() -> Iterator[None]:
-    """Buffer the metrics of the running event loop in the block, and flush them at its end."""
-    if _thread.buffer is not None:  # of another server on this event loop
+    """Context manager that buffers metrics on the running event loop, then flushes them."""
+    if _thread.buffer is not None:  # another server on this event loop buffers already
         yield
         return
     buffer = _thread.buffer = MetricBuffer(asyncio.get_running_loop())
@@ -125,10 +125,10 @@ def buffered_metrics() -> Iterator[None]:
 
 
 class FlushOnCollect(Collector):
-    """Flushes all buffers before the metrics are collected. It has no metrics of its own."""
+    """A collector without metrics of its own that flushes all buffers before the others collect."""
 
     def collect(self) -> Iterator[Metric]:
-        """Flush, and return nothing."""
+        """Flush all buffers, and return no metrics."""
         for buffer in tuple(_buffers):
             buffer.flush()
         return iter(())

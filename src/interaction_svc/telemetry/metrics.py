@@ -1,9 +1,9 @@
-"""The definitions of all metrics of the process. docs/operations.md lists them.
+"""The definitions of all metrics of the process. docs/monitoring.md lists them.
 
-With several workers, each counts by itself, and they are added up (workers/metrics.py); gauges say
-by their `multiprocess_mode` how. None has a SID, an address or anything else of callers in its
-labels, so that their number is bounded and they may be read by whoever watches the service.
-docs/monitoring.md lists them.
+With several workers, each worker counts by itself, and runtime/workers/worker_metrics.py aggregates
+the values. The `multiprocess_mode` of a gauge selects the aggregation. No label contains a SID, an
+address or other data of callers. So the number of time series is bounded, and operators may read
+the metrics.
 """
 
 import platform

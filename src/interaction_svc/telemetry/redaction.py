@@ -1,4 +1,4 @@
-"""Redacts secrets from texts for logs and errors."""
+"""Redaction of secrets in texts for logs and errors."""
 
 import re
 
@@ -6,8 +6,8 @@ import re
 def redact_url(url: str) -> str:
     """Return the part of an invalid URL that an error may show.
 
-    A path and the URL of a file are returned without their query. For any other URL only the scheme
-    is returned, because any other part may be a password.
+    A path or a URL of a file is returned without its query. For any other URL only the scheme is
+    returned, because each other part may be a password.
     """
     text, is_cut, _ = url.strip().partition("?")
     if (text.startswith("sqlite:") and "@" not in text) or not re.search("[:@=]", text):

@@ -27,11 +27,11 @@ class RequestContext:
     peer: str
     request_id: str
     code: str
-    """The gRPC code or HTTP status with which it ends."""
+    """The gRPC code or HTTP status of the result."""
     authorization: str | None = field(default=None, repr=False)
     """The credentials as sent. Only authentication may read them."""
     bad_authorization: str = ""
-    """A text for the caller about malformed credentials."""
+    """The error text for the caller if the credentials are malformed."""
     consistency: str | None = None
     """The consistency token in a read (app/consistency.py)."""
     written: str | None = None
@@ -59,7 +59,7 @@ def end(token: Token[RequestContext | None]) -> None:
 
 
 def current_request_or_none() -> RequestContext | None:
-    """Return the current request; None outside a request, such as on the command line."""
+    """Return the current request; None outside a request, for example in a command."""
     return _current.get()
 
 
@@ -70,8 +70,8 @@ def current_request() -> RequestContext:
     return call
 
 
-# Not os.urandom, which releases the interpreter lock and then waits for it. Request ids are no
-# secrets: they only have to be unique.
+# Not os.urandom, which releases the interpreter lock and then waits for it. Request ids need to be
+# unique, but not secret.
 _random = random.Random(secrets.randbits(256))  # noqa: S311
 
 

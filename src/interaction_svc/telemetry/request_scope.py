@@ -1,4 +1,4 @@
-"""Writes the log line, the metrics and the audit line of each request."""
+"""The log line, the metrics and the audit line of each request."""
 
 import time
 from functools import cache
@@ -15,7 +15,7 @@ _AUDITED = (Unauthenticated, PermissionDenied, RateLimited)
 
 
 class request_scope:  # noqa: N801 it is used like a function
-    """Context manager that makes a request the current one, and logs and counts it at its end.
+    """Context manager that sets the current request, and logs and counts it at its end.
 
     It is a class, because a generator as a context manager costs twice as much in every request.
     """
@@ -46,7 +46,7 @@ class request_scope:  # noqa: N801 it is used like a function
             end(self._token)
 
 
-# A metric's child is cached: its lookup by labels costs as much as adding to it.
+# Children of metrics are cached: a lookup by labels costs as much as adding to the child.
 @cache
 def _in_flight(transport: str) -> Gauge:
     return metrics.calls_in_flight.labels(transport)

@@ -1,7 +1,7 @@
 """Batching: queued Gets share one statement, and queued records share one transaction.
 
-With distributed tables a shared statement or transaction would span many shards. There each Get is
-a statement of its own, and only records of one Session share a transaction.
+With distributed tables a shared statement or transaction would span many shards. In that case each
+Get is a separate statement, and only records of one Session share a transaction.
 """
 
 import asyncio
@@ -28,14 +28,14 @@ RECORD_LANES = 2
 SESSIONS_AT_ONCE = 6
 """The maximum number of concurrent record transactions if the tables are distributed.
 
-It is less than the number of connections, so that some are left for reads.
+It is less than the number of connections, so that reads can use the rest.
 """
 
 T = TypeVar("T")
 
 
 class _Lanes:
-    """A limited number of tasks that work off a queue. Each ends when the queue is empty."""
+    """A limited number of tasks that process a queue. Each task ends when the queue is empty."""
 
     def __init__(self, run: Callable[[], Awaitable[None]], has_more: Callable[[], bool]) -> None:
         self._run = run
@@ -56,8 +56,8 @@ class _Lanes:
             while self._has_more():
                 await self._run()
         finally:
-            # Counted down here and not in a done callback, which runs later: an item queued in
-            # between would start no task, and no running task would take it.
+            # Decremented here, because a done callback runs later: an item queued before it would
+            # start no task, and no running task would take the item.
             self._running -= 1
 
     async def end(self) -> None:
@@ -76,7 +76,7 @@ class GetBatcher:
 
     def __init__(self, pool: Pool) -> None:
         self.is_distributed = False
-        """True if the tables are distributed: then each Get is a statement of its own."""
+        """True if the tables are distributed. Then each Get is a separate statement."""
         self._pool = pool
         self._waiting: list[_Get] = []
         self._lanes = _Lanes(self._run, lambda: bool(self._waiting))
@@ -136,12 +136,12 @@ class _Record(NamedTuple):
 class RecordBatcher:
     """Commits the records that are queued at the same time as one transaction.
 
-    A commit costs one flush of the server's disk and several round trips, whatever its size.
+    A commit of any size costs one flush of the server's disk and several round trips.
     """
 
     def __init__(self, pool: Pool) -> None:
         self.is_distributed = False
-        """True if the tables are distributed: then only rows of one Session share a commit."""
+        """True if the tables are distributed. Then only rows of one Session share a commit."""
         self._pool = pool
         self._at_once = asyncio.Semaphore(SESSIONS_AT_ONCE)
         self._queue: WriteQueue[_Record] = WriteQueue()
@@ -151,8 +151,8 @@ class RecordBatcher:
     async def record(self, rows: Sequence[Row]) -> list[Recorded]:
         """See Store.record.
 
-        If the caller is cancelled while its rows are queued, they are not recorded. After that,
-        they are recorded in spite of the cancellation.
+        If the caller is cancelled while its rows are queued, they are not recorded. If it is
+        cancelled later, they are still recorded.
         """
         if self._closed:
             raise closed()
@@ -201,7 +201,7 @@ class RecordBatcher:
 
 
 def _group_by_session(records: Sequence[_Record]) -> list[list[_Record]]:
-    """Group the records by Session. A record of several Sessions is a group of its own.
+    """Group the records by Session. A record of several Sessions is its own group.
 
     A record is never split, because all of its rows are one transaction.
     """

@@ -21,7 +21,7 @@ from interaction_svc.store.tables import OWNERS
 
 _FIRST_US = -(2**63)
 _BEFORE_ALL = _FIRST_US, "0" * 32
-# The next rows of session_owners: a Session, a Service and an account.
+# Selects the next rows of session_owners: a Session, a Service and an account.
 _OWNERS = {
     after: keyset_statement(
         ", ".join(OWNERS.key_columns), OWNERS.name, OWNERS.key_columns, after=after
@@ -36,7 +36,7 @@ _OLD_SESSIONS = (
     " interactions.session_sid = known.session_sid"
     f" AND interactions.account_sid = known.account_sid AND created_us < before_us AND {LISTED})"
 )
-# The same for one owner: distributed engines can't run a correlated lookup for a list of them.
+# The same for one owner, because distributed engines can't run a correlated lookup for a list.
 _OLD_SESSION = (
     "SELECT $4::bigint FROM interactions"
     f" WHERE session_sid = $1 AND account_sid = $2 AND created_us < $3 AND {LISTED} LIMIT 1"
@@ -89,7 +89,7 @@ async def _next_owners(db: Connection, after: _Owner | None, limit: int) -> list
 async def _with_old(
     db: Connection, what: Expired, owners: Sequence[_Owner], *, is_distributed: bool
 ) -> set[_Owner]:
-    """Return the owners whose account has an expired row in the Session, of any Service."""
+    """Return the owners whose account has an expired row of any Service in the Session."""
     asked = [
         (session, account, before_us, place)
         for place, (session, service, account) in enumerate(owners, 1)
@@ -107,7 +107,7 @@ async def _with_old(
 async def _find_expired(
     db: Connection, what: Expired, after: BulkDeleteCursor | None, *, is_distributed: bool
 ) -> Found:
-    """Examine only the oldest rows of each account in a Session. They are adjacent in the index."""
+    """Examine only each account's oldest rows in a Session, which are adjacent in the index."""
     found: list[FoundRow[str]] = []
     left = MAX_EXAMINED
     owner: _Owner | None = None
@@ -170,7 +170,7 @@ async def delete(
     db: Connection, what: Expired | InvolvesParticipant, rows: Sequence[FoundRow[str]], now_us: int
 ) -> dict[str, int]:
     """Delete the rows that still match, and return their number for each Service."""
-    # The condition is checked again: a row may have changed since, and even its created_us.
+    # The condition is checked again, because a row and even its created_us may have changed.
     keys: list[tuple[object, ...]]
     if isinstance(what, InvolvesParticipant):
         statement = f"{_DELETE} AND $4 IN ({_PARTICIPANTS})"

@@ -1,7 +1,7 @@
-"""Opens a connection to PostgreSQL: tries the servers of a URL in turn, and reports every failure.
+"""Connection to PostgreSQL: tries the servers of a URL in turn, and reports every failure.
 
-asyncpg gets each parameter separately and not the user's URL. It parses some URLs differently from
-libpq, and sends unknown parameters to the server as settings.
+asyncpg gets each parameter separately and not the user's URL, because it parses some URLs
+differently from libpq, and sends unknown parameters to the server as settings.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ _SOCKET_OPTIONS = {
 async def connect(dsn: Dsn, statement_seconds: float) -> asyncpg.Connection:
     """Connect to the first server that accepts and has the wanted attributes.
 
-    Raises NotConnectedError if there is none.
+    Raises NotConnectedError if no server qualifies.
     """
     failures: list[tuple[Host, Exception]] = []
     for host, attributes in dsn.attempts():
@@ -69,7 +69,7 @@ async def _connect(
         "host": host.name,
         "port": port,
         "user": user,
-        "password": password or "",  # with None asyncpg would look for one itself
+        "password": password or "",  # with None asyncpg would read a password file
         "database": database,
         "timeout": dsn.connect_seconds,
         "statement_cache_size": dsn.statement_cache_size,
@@ -98,7 +98,7 @@ def _own_name() -> str:
 
 
 def _tls_url(dsn: Dsn) -> str:
-    """Return a URL with only the TLS parameters: asyncpg accepts them in no other form."""
+    """Return a URL with only the TLS parameters, because asyncpg accepts them only in a URL."""
     given = {name: dsn.parameters[name] for name in _TLS_PARAMETERS if name in dsn.parameters}
     if given.get("sslrootcert") == "system":
         given = {}
@@ -107,7 +107,7 @@ def _tls_url(dsn: Dsn) -> str:
 
 
 def _system_tls(dsn: Dsn) -> ssl.SSLContext:
-    """Return a TLS context that trusts this machine's CAs. asyncpg has no parameter for that."""
+    """Return a TLS context that trusts this machine's CAs. asyncpg has no parameter for them."""
     context = ssl.create_default_context()
     certificate = dsn.get("sslcert")
     if certificate is not None:
@@ -123,7 +123,8 @@ def server_settings(dsn: Dsn, statement_seconds: float) -> dict[str, str]:
     if dsn.get("options"):
         settings["options"] = dsn.parameters["options"]
     if dsn.statement_cache_size:
-        # The server ends statements that the client has given up. Poolers reject this parameter.
+        # The server cancels statements that the client has abandoned. Poolers reject this
+        # parameter.
         settings["statement_timeout"] = str(round(statement_seconds * 1000))
     return settings
 

@@ -1,7 +1,7 @@
-"""Texts for operators about a failed connection: the cause, and what to change.
+"""Texts for operators about a failed connection: the cause and the remedy.
 
 An error of the server is classified by its SQLSTATE, and an error of asyncpg by its message. No
-text quotes what a server sent.
+text quotes data from a server.
 """
 
 import os
@@ -38,7 +38,7 @@ _STATES = {
     "42601": "the server can't read `options` of the URL",
     "0A000": "the server speaks another version of PostgreSQL's protocol",
 }
-"""The meaning of a SQLSTATE at connection, where it differs from that in a statement."""
+"""The meaning of a SQLSTATE at connection, if it differs from the meaning in a statement."""
 
 _NO_TLS = "rejected SSL upgrade"
 _TLS_REFUSED = "the server doesn't speak TLS: set ssl = on there; or it is no PostgreSQL"
@@ -62,10 +62,10 @@ _FROM_DRIVER = {
     " sslrootcert=FILE, or sslrootcert=system",
     "target attribute": "no server is of the kind that target_session_attrs asks for",
 }
-"""The text for each part of a message of asyncpg or asyncio."""
+"""Maps part of a message of asyncpg or asyncio to our text."""
 
 _OF_FILES = (ssl.SSLError, FileNotFoundError, PermissionError, IsADirectoryError)
-"""The errors that the files of the TLS parameters cause. A socket may cause them too."""
+"""The errors that the files of the TLS parameters cause. A socket can raise them too."""
 
 
 def explained(error: Exception, dsn: Dsn, host: Host) -> str:
@@ -85,7 +85,7 @@ def _of_server(error: asyncpg.PostgresError, dsn: Dsn) -> str:
     state = sqlstate(error)
     if state == PROTOCOL_VIOLATION:
         return f"{_of_pooler(error, dsn)} (SQLSTATE {state})"
-    if isinstance(error, asyncpg.ConnectionDoesNotExistError):  # asyncpg's own
+    if isinstance(error, asyncpg.ConnectionDoesNotExistError):  # raised by asyncpg
         return f"the connection was closed while we logged in; perhaps {_OTHER_PROGRAM}"
     if state == "28P01" and not dsn.get("password"):
         return f"{_FROM_FILE} (SQLSTATE {state})"
@@ -106,7 +106,7 @@ def _of_pooler(error: asyncpg.PostgresError, dsn: Dsn) -> str:
             " statement_cache_size=0 into the URL, which transaction pooling needs as well, or set"
             " ignore_startup_parameters = statement_timeout in pgbouncer.ini"
         )
-    # Only a name that we sent is shown: another program at that address could send any text.
+    # Only a name that we sent is shown, because another program at the address may send any text.
     sent = name in dsn.settings or name in dsn.parameters or name in (dsn.get("options") or "")
     return (
         f"PgBouncer doesn't take the startup parameter{f' {name}' if sent else ''}: leave it out of"
@@ -128,7 +128,7 @@ def _of_certificate(error: ssl.SSLCertVerificationError, host: Host) -> str:
 
 
 def _of_files(dsn: Dsn) -> str | None:
-    """Return which file of the TLS parameters is unusable, and why; None if all are usable."""
+    """Return the text about the unusable file of the TLS parameters; None if all are usable."""
     files = {
         name: path
         for name in ("sslrootcert", "sslcrl", "sslcert", "sslkey")
@@ -187,13 +187,13 @@ def _of_message(error: Exception, dsn: Dsn) -> str:
 
 
 def _reason(error: Exception) -> str | None:
-    """Return the text of the operating system's error, if it is one."""
+    """Return the text of an error of the operating system; None for another error."""
     if isinstance(error, UnicodeError):
         return "the host is not a valid DNS name"
     if isinstance(error, socket.gaierror):
         return error.strerror
     if isinstance(error, OSError) and error.errno is not None:
         return os.strerror(error.errno)
-    # asyncio combines the errors of all addresses of a name into one without an errno.
+    # asyncio combines the errors of a name's addresses into one error without an errno.
     several = re.search(r"\[Errno (\d+)\]", str(error))
     return os.strerror(int(several[1])) if several else None

@@ -20,9 +20,10 @@ T = TypeVar("T")
 class Connection:
     """One connection, for one task at a time.
 
-    A statement without an answer in time terminates the connection. asyncpg's own timeout would
-    send a cancel request to a server that doesn't answer (asyncpg #1326). For the same reason its
-    calls must not be cancelled; Pool ensures that. They raise asyncpg's errors and OSError.
+    If a statement gets no answer within its time limit, the connection is terminated. asyncpg's own
+    timeout would send a cancel request to the unresponsive server (asyncpg #1326). For the same
+    reason calls of asyncpg must not be cancelled; Pool ensures that. The methods raise asyncpg's
+    errors and OSError.
     """
 
     def __init__(self, raw: asyncpg.Connection, seconds: float) -> None:
@@ -41,11 +42,11 @@ class Connection:
         return self._raw.is_closed()
 
     async def fetch(self, statement: str, *values: object) -> list[Any]:
-        """Run a statement, which is prepared once, and return its rows."""
+        """Run a statement, and return its rows. Each statement text is prepared once."""
         return await self._bounded(self._raw.fetch(statement, *values))
 
     async def fetch_each(self, statement: str, values: Iterable[Sequence[object]]) -> list[Any]:
-        """Run a statement for each of these values in one round trip, and return all rows."""
+        """Run a statement for each tuple of values in one round trip, and return all rows."""
         return await self._bounded(self._raw.fetchmany(statement, values))
 
     async def execute(self, statement: str, *values: object) -> str:
@@ -53,13 +54,13 @@ class Connection:
         return await self._bounded(self._raw.execute(statement, *values))
 
     async def execute_each(self, statement: str, values: Iterable[Sequence[object]]) -> None:
-        """Run a statement for each of these values in one round trip."""
+        """Run a statement for each tuple of values in one round trip."""
         await self._bounded(self._raw.executemany(statement, values))
 
     async def copy_in(
         self, table: str, columns: Sequence[str], rows: Sequence[Sequence[object]]
     ) -> None:
-        """Add rows by COPY. It fails as a whole if one of them already exists."""
+        """Add rows by COPY. All of it fails if one of the rows already exists."""
         await self._bounded(self._raw.copy_records_to_table(table, records=rows, columns=columns))
 
     async def in_transaction(self, work: "Callable[[Connection], Awaitable[T]]") -> T:
@@ -97,7 +98,7 @@ class Connection:
         self.terminate()
 
     def terminate(self) -> None:
-        """Drop the connection at once, without telling the server."""
+        """Drop the connection at once, without notifying the server."""
         self._raw.terminate()
 
     async def close(self) -> None:

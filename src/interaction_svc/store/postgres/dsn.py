@@ -1,7 +1,7 @@
 """The URL of a PostgreSQL store: `postgresql://user@host:5432/database?option=value`.
 
-It is parsed as libpq parses it. Missing parameters come from libpq's environment variables. An
-error shows no value of the URL, and no name that may be part of a password.
+The parser follows libpq. Missing parameters come from libpq's environment variables. Errors contain
+no value of the URL, and no name that may be part of a password.
 """
 
 import os
@@ -27,7 +27,7 @@ SCHEMES = ("postgresql", "postgres")
 FORM = "postgresql://user@host:5432/database"
 APPLICATION_NAME = "interaction-svc"
 CONNECT_SECONDS = 5
-"""The time limit of a connection to each server of a URL, without connect_timeout."""
+"""The default of connect_timeout: the time limit for connecting to each server of a URL."""
 
 _URL = re.compile(
     r"(?P<scheme>postgres(?:ql)?)://(?P<authority>[^/?]*)(?:/(?P<path>[^?]*))?(?:\?(?P<query>.*))?",
@@ -43,7 +43,7 @@ PREFER_STANDBY = "prefer-standby"
 
 
 class Host(NamedTuple):
-    """A server of the URL. The defaults, written as None, are the local socket and port 5432."""
+    """A server of the URL. None stands for a default: the local socket, or port 5432."""
 
     name: str | None
     port: int | None
@@ -97,7 +97,7 @@ class Dsn:
 
     @property
     def statement_cache_size(self) -> int:
-        """Return the number of statements to keep prepared; 0 for a pooler in transaction mode."""
+        """Return the maximum number of prepared statements; 0 for a pooler in transaction mode."""
         return int(self.parameters.get("statement_cache_size", DEFAULT_STATEMENT_CACHE_SIZE))
 
     @property
@@ -107,14 +107,14 @@ class Dsn:
 
     @property
     def application_name(self) -> str:
-        """Return the name of our connections at the server."""
+        """Return the application_name of our connections."""
         given = self.parameters
         name = given.get("application_name") or given.get("fallback_application_name")
         return name or APPLICATION_NAME
 
     @property
     def sslmode(self) -> str | None:
-        """Return the TLS mode; None is libpq's default: `prefer` over TCP, no TLS at a socket."""
+        """Return the TLS mode. None is libpq's default: `prefer` over TCP, no TLS over a socket."""
         return self.parameters.get("sslmode")
 
     def attempts(self) -> list[tuple[Host, str]]:
@@ -170,8 +170,8 @@ def _authority_hosts(listed: str) -> dict[str, str]:
 
 
 def _pairs(query: str) -> Iterator[tuple[str, str]]:
-    # After a secret parameter, or if the query has an @, a "name" may be the rest of a password
-    # with an unencoded & or ?. Such names are not shown.
+    # A "name" may be the rest of a password with an unencoded & or ?, if it follows a secret
+    # parameter or the query has an @. Such names are not shown.
     hides_names = "@" in query
     for pair in query.split("&") if query else ():
         encoded, equals, value = pair.partition("=")
@@ -215,7 +215,7 @@ def _check(name: str, value: str, variable: str = "") -> None:
 
 
 def _in_one_form(given: dict[str, str]) -> dict[str, str]:
-    """Replace older forms of sslmode, and check parameters that depend on each other."""
+    """Replace older names of sslmode, and check parameters that depend on each other."""
     older = given.pop("requiressl", None)
     if given.pop("ssl", None) or older == "1":
         given.setdefault("sslmode", "require")

@@ -1,8 +1,8 @@
-"""The parameters of a PostgreSQL URL: libpq's and our own, with the values that we accept.
+"""The parameters of a PostgreSQL URL, libpq's and our own, with their valid values.
 
-libpq's documentation lists them, with the environment variable that each falls back to. asyncpg
-would send an unknown parameter to the server as a setting, and the server would refuse the
-connection. `unknown` refuses it first, and suggests the nearest name.
+libpq's documentation lists its parameters, each with its environment variable. asyncpg would send
+an unknown parameter to the server as a setting, and the server would refuse the connection. So
+`unknown` refuses it, and suggests the nearest name.
 """
 
 import difflib
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 DEFAULT_STATEMENT_CACHE_SIZE = 256
-"""More than the statement texts in use, so that each is prepared once per connection."""
+"""More than the number of statement texts, so that each is prepared once per connection."""
 _MAX_STATEMENT_CACHE_SIZE = 10_000
 
 VERIFYING_MODES = ("verify-ca", "verify-full")
@@ -22,11 +22,11 @@ SECRET = frozenset({"password", "sslpassword", "options"})
 
 
 class ParameterError(OSError):
-    """The value of a parameter, or its default, is unusable. The text says why."""
+    """The value of a parameter, or its default, is unusable. The text has the reason."""
 
 
 class Parameter(NamedTuple):
-    """One parameter: the environment variable that libpq falls back to, and the accepted values."""
+    """One parameter: its environment variable in libpq, and its valid values."""
 
     variable: str = ""
     takes: Callable[[str], bool] = lambda _: True
@@ -61,7 +61,7 @@ PARAMETERS: Mapping[str, Parameter] = {
     "hostaddr": Parameter("PGHOSTADDR"),
     "port": Parameter("PGPORT"),
     "dbname": Parameter("PGDATABASE"),
-    "database": Parameter(),  # asyncpg's name of it
+    "database": Parameter(),  # its name in asyncpg
     "user": Parameter("PGUSER"),
     "password": Parameter("PGPASSWORD"),
     "passfile": Parameter("PGPASSFILE"),
@@ -89,7 +89,7 @@ PARAMETERS: Mapping[str, Parameter] = {
     "sslcertmode": _one_of(
         "allow", variable="PGSSLCERTMODE", because="the driver sends sslcert if it is asked for"
     ),
-    "sslcompression": _one_of("0", "1", variable="PGSSLCOMPRESSION"),  # libpq ignores it as well
+    "sslcompression": _one_of("0", "1", variable="PGSSLCOMPRESSION"),  # libpq ignores it too
     "sslcrldir": _refused("write one file, sslcrl=", "PGSSLCRLDIR"),
     "sslkeylogfile": _refused("keys of TLS are written to no file"),
     # Authentication.
@@ -133,7 +133,7 @@ PARAMETERS: Mapping[str, Parameter] = {
     # The session.
     "application_name": Parameter("PGAPPNAME"),
     "fallback_application_name": Parameter(),
-    "client_encoding": Parameter("PGCLIENTENCODING"),  # any: the driver turns text into UTF-8
+    "client_encoding": Parameter("PGCLIENTENCODING"),  # any: the driver uses UTF-8
     "options": Parameter("PGOPTIONS"),
     "statement_timeout": _refused("set postgres_statement_seconds"),
     # Our own.
@@ -149,7 +149,7 @@ SETTINGS = frozenset({
     "random_page_cost", "effective_io_concurrency", "tcp_keepalives_idle",
     "tcp_keepalives_interval", "tcp_keepalives_count",
 })  # fmt: skip
-"""Server settings that may be written like parameters. All others go into `options`."""
+"""Server settings that may be written as parameters. Others must be in `options`."""
 
 _NAME = re.compile(r"[A-Za-z_][\w.]{0,62}", re.ASCII)
 

@@ -1,4 +1,4 @@
-"""Maps errors of PostgreSQL and the network to store errors. Server errors go by SQLSTATE."""
+"""Mapping of PostgreSQL errors (by SQLSTATE) and network errors to store errors."""
 
 import os
 
@@ -65,7 +65,7 @@ class StatementTimeoutError(OSError):
 
 
 class NotConnectedError(OSError):
-    """No server of the URL accepted the connection. The text says why."""
+    """No server of the URL accepted the connection. The text has the reason."""
 
     def __init__(self, text: str, *, is_connection_limit: bool = False) -> None:
         super().__init__(text)
@@ -73,7 +73,7 @@ class NotConnectedError(OSError):
 
 
 class NotAReplicaError(OSError):
-    """A server of the replica URL is not a replica of this store. The text says why."""
+    """A server of the replica URL is not a replica of this store. The text has the reason."""
 
     def __init__(self, text: str, *, is_of_another_system: bool = False) -> None:
         super().__init__(text)
@@ -86,7 +86,7 @@ def sqlstate(error: BaseException) -> str:
 
 
 def last_words(error: Exception) -> Exception:
-    """Return the server's error from before it closed the connection, or else the error itself."""
+    """Return the error that the server sent before it closed the connection, or else `error`."""
     cause = error.__cause__
     if isinstance(error, asyncpg.ConnectionDoesNotExistError) and isinstance(
         cause, asyncpg.PostgresError
@@ -103,7 +103,7 @@ def is_conflict(error: BaseException) -> bool:
 def is_loss(error: BaseException) -> bool:
     """Return whether the connection was lost, so that the outcome of the statement is unknown."""
     if isinstance(error, StatementTimeoutError):
-        return False  # no retry: the caller has already waited for the full time limit
+        return False  # no retry: the caller has already waited for the whole time limit
     if isinstance(error, asyncpg.PostgresError):
         return sqlstate(error).startswith((_CONNECTION_LOST, _OPERATOR_INTERVENTION))
     return isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError)
@@ -171,5 +171,5 @@ def closed() -> StoreClosedError:
 
 
 def is_fault_of_one(error: StoreError) -> bool:
-    """Return whether one operation of a batch may have caused the error: bad data or a limit."""
+    """Return whether one operation of a batch may have caused the error by bad data or a limit."""
     return sqlstate(error.__cause__ or error).startswith(("21", "22", "23", "54"))

@@ -15,7 +15,7 @@ _CHECKED_AT_ONCE = 250
 def keyset_statement(
     columns: str, table: str = "interactions", key: Sequence[str] = KEY, *, after: bool
 ) -> str:
-    """Return the statement for one batch: the first rows, or those `after` the key ($1, $2, $3).
+    """Return the statement for one batch: the first rows, or the rows `after` a key ($1, $2, $3).
 
     The parameter after the key is the limit. Three ranges of one index follow a key: the rest of
     the account's rows, the rest of the Session's rows, and the later Sessions. Each has its own
@@ -43,7 +43,8 @@ def keyset_statement(
 
 _ROWS = {after: keyset_statement(COLUMNS, after=after) for after in (False, True)}
 # The owners are read by a separate statement, because distributed engines can't join a limited
-# number of rows. It runs after that of the rows: owners are never removed, so none is missed.
+# number of rows. It runs after the statement for the rows. Owners are never removed, so none is
+# missed.
 _OWNERS = (
     "SELECT session_sid, service_sid, account_sid FROM session_owners"
     " WHERE session_sid = ANY($1::uuid[])"

@@ -1,4 +1,4 @@
-"""Migrates the schema to the latest version. Several servers may do so at the same time."""
+"""Migration of the schema to the latest version. Several servers may run it at once."""
 
 from functools import partial
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from interaction_svc.store.postgres.schema import LATEST, NOTE, REWRITTEN, TABLE
 from interaction_svc.store.postgres.schema_lock import under_lock
 
 STATEMENT_SECONDS = 6 * 3600.0
-"""The time limit of one statement of a migration, such as an index on a large table."""
+"""The time limit of one statement of a migration, such as an index build on a large table."""
 
 _MAKE = (
     """
@@ -39,7 +39,7 @@ class Versions(NamedTuple):
     version: int
     """The version of the last step that ran; 0: none."""
     compatible_with: int
-    """The oldest program version that newer steps than this program's allow; 0: there are none."""
+    """The oldest schema version that steps newer than this program permit; 0 if there are none."""
 
 
 async def inspect(db: Connection) -> Versions:
@@ -69,7 +69,7 @@ async def inspect(db: Connection) -> Versions:
 
 
 async def _is_made_meanwhile(db: Connection) -> bool:
-    """Return whether another process has created the schema since it was found missing.
+    """Return whether another process has created the schema in the meantime.
 
     Raises NotAStoreError if the schema is missing and another program has a table of our names.
     """
@@ -93,7 +93,7 @@ async def _is_made_meanwhile(db: Connection) -> bool:
 async def check_is_current(db: Connection) -> None:
     """Check that this program can work with the schema.
 
-    Raises NotAStoreError, SchemaTooNewError; StoreUnavailableError if it has to be migrated first.
+    Raises NotAStoreError, SchemaTooNewError; StoreUnavailableError if it must be migrated first.
     """
     version = (await inspect(db)).version
     if version < LATEST:
@@ -107,7 +107,7 @@ async def migrate(pool: Pool, on_progress: MigrationProgress) -> None:
 
     The pool needs at least two connections with a time limit of STATEMENT_SECONDS. Raises
     NotAStoreError, SchemaTooNewError, StoreUnavailableError. Each step runs completely or not at
-    all, with two exceptions: an online step may be left half done and is then repeated, and the
+    all, with two exceptions: an interrupted online step may be incomplete and is repeated, and the
     rewrite of version 1 continues where it was interrupted.
     """
     versions = await pool.run(inspect)
@@ -118,7 +118,7 @@ async def migrate(pool: Pool, on_progress: MigrationProgress) -> None:
     if versions.version >= REWRITTEN:
         await rewriter.drop_old(pool)
     if versions.version >= LATEST:
-        return  # neither the lock nor write permission is needed
+        return  # needs neither the lock nor write permission
     for step in schema.MIGRATIONS:
         if step.version > versions.version:
             await pool.run(partial(_apply, step=step, pool=pool))

@@ -1,4 +1,4 @@
-"""Reads password files as libpq does: `host:port:database:user:password`, first match wins.
+"""Password files as in libpq: `host:port:database:user:password`; the first match is used.
 
 asyncpg's own reader keeps the backslash in front of an escaped colon (asyncpg #1249), and fails on
 a line with too few fields.
@@ -18,7 +18,7 @@ def find_password(
 ) -> str | None:
     """Return the password from the file, or from ~/.pgpass; None if no line matches.
 
-    Raises ParameterError if `file` is given and unusable. An unusable ~/.pgpass is ignored.
+    Raises ParameterError if the given `file` is unusable. An unusable ~/.pgpass is ignored.
     """
     try:
         path = Path(file) if file else Path.home() / _DEFAULT
@@ -26,7 +26,7 @@ def find_password(
     except (OSError, RuntimeError, ValueError) as error:
         if file is None:
             return None
-        if isinstance(error, UnicodeError):  # its own text quotes the file
+        if isinstance(error, UnicodeError):  # the error's text quotes the file
             problem = "it is not UTF-8"
         else:
             problem = getattr(error, "strerror", None) or str(error)

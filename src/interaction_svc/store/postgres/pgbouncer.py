@@ -15,7 +15,7 @@ _NOT_LET_IN = "PgBouncer doesn't let this user in"
 _WRONG_PASSWORD = "PgBouncer doesn't take the password"  # noqa: S105 a text
 _FULL = "PgBouncer takes no more connections: raise {0} in pgbouncer.ini"
 _STOPPING = "PgBouncer is being stopped"
-_TEXTS = {  # a pattern of the beginning of the message: our text
+_TEXTS = {  # pattern for the beginning of the message: our text
     "no such database": "PgBouncer knows no such database",
     'database ".*" does not exist': "there is no such database",
     'database ".*" is disabled': "PgBouncer has disabled the database",

@@ -1,9 +1,9 @@
 """A connection pool that all calls share.
 
-asyncpg's own pool resets each connection when it is given back, which costs every call a further
-round trip. It has also lost the connections of cancelled callers (asyncpg #464, #467, #547). This
-pool never cancels a call of asyncpg: work runs to its end in a task of the pool, even if its caller
-has gone. Each round trip has a time limit, so the work ends.
+asyncpg's own pool resets each connection at its release, which costs each call a further round
+trip. It has also lost the connections of cancelled callers (asyncpg #464, #467, #547). This pool
+never cancels a call of asyncpg. A task of the pool runs the work to its end, even if its caller is
+cancelled. The work does end, because each round trip has a time limit.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ _CONFLICT_SECONDS = 0.02
 """The longest pause before the second attempt after a conflict. It grows with each attempt."""
 
 _FULL_HOUSE_SECONDS = 1.0
-"""The time without new connection attempts after the server has refused one for its limit."""
+"""The time without connection attempts after the server has refused one at its limit."""
 
 T = TypeVar("T")
 Work = Callable[[Connection], Awaitable[T]]
@@ -39,7 +39,7 @@ Work = Callable[[Connection], Awaitable[T]]
 class Pool:
     """A pool of at most `size` connections.
 
-    Connections are opened on demand. The connection that was used last is used first.
+    Connections are opened on demand. The most recently used connection is used first.
     """
 
     def __init__(
@@ -54,8 +54,8 @@ class Pool:
         self._wait_seconds = wait_seconds
         self._idle: list[Connection] = []
         self._open = 0
-        # The waiting callers, in the order of their arrival. A dict, so that a cancelled caller can
-        # remove its own entry.
+        # The waiting callers, in order of arrival. It is a dict, so that a cancelled caller can
+        # remove its entry.
         self._waiting: dict[asyncio.Future[Connection | None], None] = {}
         self._tasks: set[asyncio.Task[object]] = set()
         self._stale: set[Connection] = set()
@@ -64,11 +64,11 @@ class Pool:
         self._closed = False
 
     async def run(self, work: Work[T], *, repeatable: bool = True) -> T:
-        """Run work on a connection, to its end even if the caller is cancelled.
+        """Run work on a connection. It runs to its end even if the caller is cancelled.
 
         Work is retried after a conflict with another transaction. `repeatable` work is also retried
-        after a lost connection or a cancelled statement. Work that waits for a connection ends
-        when its caller is cancelled. Raises StoreError.
+        after a lost connection or a cancelled statement. Work that still waits for a connection is
+        dropped when its caller is cancelled. Raises StoreError.
         """
         if self._closed:
             raise closed()
@@ -95,7 +95,7 @@ class Pool:
     def _ended(self, task: "asyncio.Task[object]") -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # marks it as retrieved: the caller may be gone
+            task.exception()  # mark as retrieved: the caller may be gone
 
     async def _run(self, work: Work[T], *, repeatable: bool, begun: asyncio.Event) -> T:
         for attempt in range(1, ATTEMPTS + 1):
@@ -110,8 +110,8 @@ class Pool:
                 if invalidates_pool(error):
                     self.expire()
                 elif is_loss(error):
-                    self._end_idle()  # they may be dead too, and each attempt would get one
-                # Before the server's own timeout only an operator cancels a statement.
+                    self._end_idle()  # the others may be dead too
+                # Only an operator cancels a statement before the server's own timeout.
                 cancelled = is_cancelled(error) and self._now() - since < self._wait_seconds
                 again = is_conflict(error) or (repeatable and (is_loss(error) or cancelled))
                 if attempt == ATTEMPTS or not again:
@@ -158,11 +158,11 @@ class Pool:
         return None
 
     def _is_full_house(self) -> bool:
-        """Return whether to wait for a connection in use, because the server is at its limit."""
+        """Return whether the server is at its limit, and a connection in use can be awaited."""
         return bool(self._in_use) and self._now() < self._full_until
 
     async def _turn(self) -> Connection | None:
-        """Wait for a released connection, or for None: the permission to open a new one."""
+        """Wait for a released connection. None is the permission to open a new one."""
         turn: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
         self._waiting[turn] = None
         try:
@@ -191,7 +191,7 @@ class Pool:
             self._idle.append(connection)
 
     def _pass_on_place(self) -> None:
-        """Hand the place of a closed connection to the first waiting caller.
+        """Pass the place of a closed connection to the first waiting caller.
 
         The place stays counted in `_open` until that caller connects, so that no other call takes
         it meanwhile.
@@ -200,7 +200,7 @@ class Pool:
             self._open -= 1
 
     def _pass_on(self, connection: Connection | None) -> bool:
-        """Hand a connection, or the place for one, to the caller that has waited longest."""
+        """Pass a connection, or a place for one, to the caller that has waited longest."""
         while self._waiting:
             turn = next(iter(self._waiting))
             del self._waiting[turn]
@@ -212,7 +212,7 @@ class Pool:
         return False
 
     def expire(self) -> None:
-        """Drop idle connections at once, and the others when their work ends."""
+        """Drop idle connections at once, and connections in use when their work ends."""
         self._end_idle()
         self._stale |= self._in_use
 

@@ -18,9 +18,9 @@ _GET = (
     "SELECT frame, checksum FROM interactions WHERE session_sid = $1 AND account_sid = $2"
     " AND sid = $3 AND service_sid = $4"
 )
-# A Get without an account: session_owners lists the Session's accounts, and each gives one lookup
-# in the primary key. Each lookup is a lateral subquery: otherwise the planner searches the whole
-# Session for the sid.
+# A Get without an account: session_owners lists the Session's accounts, and each account requires
+# one lookup in the primary key. Each lookup is a lateral subquery, because otherwise the planner
+# searches the whole Session for the sid.
 OF_EVERY_ACCOUNT = (
     "SELECT {columns} FROM session_owners AS owner CROSS JOIN LATERAL"
     " (SELECT account_sid, frame, checksum FROM interactions WHERE session_sid = $1"
@@ -70,9 +70,9 @@ async def get(db: Connection, wanted: Wanted) -> bytes | None:
 
 
 async def get_each(db: Connection, wanted: Sequence[Wanted]) -> list[Got]:
-    """Run several Gets: one round trip for those with an account, another for those without.
+    """Run several Gets: one round trip for Gets with an account, another for Gets without.
 
-    An error of one Get is returned in its place.
+    If one Get fails, its error is returned in place of its result.
     """
     of_one = [place for place, (scope, _) in enumerate(wanted) if scope.account_sid is not None]
     of_every = [place for place, (scope, _) in enumerate(wanted) if scope.account_sid is None]
@@ -92,9 +92,9 @@ def _values_of(wanted: Wanted) -> tuple[str, ...]:
 
 
 def _the_one(found: Sequence[Any], key: InteractionKey) -> Got:
-    """Return the frame of the row, None without a row, or the error to raise.
+    """Return the frame of the only row, None if there is no row, or the error to raise.
 
-    The error is one of a damaged row, or of several rows.
+    There is an error if the row is damaged, or if there are several rows.
     """
     if not found:
         return None
@@ -110,7 +110,7 @@ def _the_one(found: Sequence[Any], key: InteractionKey) -> Got:
 
 
 def ambiguous() -> AmbiguousAccountError:
-    """Return the error for a key that several accounts use."""
+    """Return the error for a key that exists in several accounts."""
     return AmbiguousAccountError("several accounts have an Interaction of this SID in the Session")
 
 
@@ -123,9 +123,9 @@ class Values(list[object]):
         return f"${len(self)}"
 
 
-# The owner is looked up first, and once: no row of another owner's Session is read. The database
-# concatenates the frames that fit into one result row instead of up to 1,000. For a page of 1,000
-# that halves the time in this process, and adds a fifth to the time in the database.
+# The owner is looked up first, and once, so no row of another owner's Session is read. The database
+# concatenates the frames that fit, and returns one row instead of up to 1,000. For a page of 1,000
+# rows that halves the time in this process, and adds 20 % to the time in the database.
 _PAGE = """
 SELECT string_agg(frame, ''::bytea ORDER BY n{joined}) FILTER (WHERE kept),
        count(*) FILTER (WHERE kept), count(*),
@@ -191,10 +191,10 @@ def page_statement(scope: Scope, query: PageQuery) -> tuple[str, list[object]]:
     begin, end = bounds(query, ascending=ascending)
     if not ascending:
         begin, end = end, begin
-    if end is not None:  # a time of the filter: an edge only bounds the beginning of a page
+    if end is not None:  # a time of the filter, because an edge bounds only the beginning of a page
         clauses.append(f"created_us {'<' if ascending else '>='} {values.of(end.created_us)}")
-    # The planner takes the conditions for independent, expects almost no rows, and sorts the whole
-    # Session. For a CASE it expects half of the rows, and follows the index.
+    # The planner assumes that the conditions are independent, expects almost no rows, and sorts the
+    # whole Session. For a CASE it expects half of the rows, and scans the index.
     clauses.append(f"CASE WHEN {_conditions(query, values)} THEN true ELSE false END")
     inclusive = query.edge is not None and query.edge.inclusive
     order = f"created_us{way}, sid{way}"
@@ -215,7 +215,7 @@ def page_statement(scope: Scope, query: PageQuery) -> tuple[str, list[object]]:
 
 
 def _conditions(query: PageQuery, values: Values) -> str:
-    """Return the conditions on a row that do not concern its place in the order."""
+    """Return the conditions of the filter, except those on the position in the order."""
     wanted = query.filter
     conditions = ["service_sid = $2"]
     if wanted.type is not None:
@@ -234,14 +234,14 @@ def _conditions(query: PageQuery, values: Values) -> str:
 def beyond(
     values: Values, place: Position, *, way: str, inclusive: bool, every_account: bool = False
 ) -> list[str]:
-    """Return the conditions on the rows beyond a place in the order, one for each index range.
+    """Return the conditions on the rows beyond a position, one for each index range.
 
     A row-value comparison is avoided: some engines have returned wrong results for it. A single
-    condition with OR would read all rows of the same created_us from the first.
+    condition with OR would read all rows with the same created_us from the first one on.
     """
     sign = "<" if way else ">"
     created = values.of(place.created_us)
-    if not place.sid:  # the place before all rows of this created_us
+    if not place.sid:  # the position before all rows of this created_us
         return [f"created_us {sign}{'' if way else '='} {created}"]
     equal = "=" if inclusive else ""
     sid = values.of(digits(place.sid))
@@ -258,7 +258,7 @@ def beyond(
 
 
 def ranges(clauses: Sequence[str], begins: Sequence[str], *, order: str, limit: str) -> str:
-    """Return the statement for the first rows of the ranges that also meet the clauses."""
+    """Return the statement for the first rows of the ranges that also satisfy the clauses."""
     return " UNION ALL ".join(
         _RANGE.format(
             condition=" AND ".join([*clauses, *filter(None, [one])]), order=order, limit=limit

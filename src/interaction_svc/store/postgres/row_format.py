@@ -1,8 +1,8 @@
-"""Converts rows between Row and the columns of the database.
+"""Conversion of rows between Row and the columns of the database.
 
-A SID is stored in 16 bytes, as the `uuid` of its 32 hex digits. Its column implies the two letters
-before them. The driver's built-in codec takes the digits as text and returns an object whose `hex`
-has them, so COPY, arrays and poolers work without a codec of our own. A resource has one of several
+A SID is stored in 16 bytes, as the `uuid` of its 32 hex digits. The column implies the two letters.
+The driver's built-in codec accepts the digits as text, and returns an object with the attribute
+`hex`. So COPY, arrays and poolers work without a custom codec. A resource has one of several
 prefixes, so its column is `bytea`: the two letters, then the 16 bytes. API keys store SIDs as text.
 """
 
@@ -40,7 +40,7 @@ _TYPES = {
 
 
 def digits(sid: str) -> str:
-    """Return the 32 hex digits of a SID, which are the value of its column."""
+    """Return the value of a SID's column: its 32 hex digits."""
     return sid[2:]
 
 
@@ -134,7 +134,7 @@ def packed_key(table: Table, key: TableKey) -> tuple[str, ...]:
 
 
 def reader_of(table: Table) -> Callable[[Sequence[Any]], TableRow]:
-    """Return the function that makes a table's record from its column values."""
+    """Return the function that builds a table's record from its column values."""
     if table.record is Row:
         return row_from
     prefixes = [_PREFIXES[name] if _is_packed(table, name) else None for name in table.columns]
@@ -157,7 +157,7 @@ def _is_packed(table: Table, column: str) -> bool:
 def unnest_clause(columns: Iterable[str], *, keys: bool = False) -> str:
     """Return an `unnest` of one array parameter for each column: $1, $2 and so on.
 
-    `keys` says whether the columns are those of API keys.
+    `keys` is true for the columns of API keys.
     """
     arrays = (
         f"${n}::{'text' if keys and name in _PREFIXES else _TYPES.get(name, 'text')}[]"

@@ -1,4 +1,4 @@
-"""The schema, as numbered migration steps without a way back.
+"""The schema, as numbered migration steps that can't be undone.
 
 Released steps don't change. Servers keep running during a step, so each step names the locks that
 it takes on existing tables. No step may block reads or writes for more than a moment.
@@ -17,13 +17,14 @@ class Migration(NamedTuple):
 
     version: int
     name: str
-    """A description for people."""
+    """A description for operators."""
     statements: tuple[str, ...]
     compatible_with: int
     """The oldest version whose servers can keep running after the step.
 
     During a rolling upgrade servers of the previous version still run. A step that only adds is
-    compatible with that version. A step that removes is compatible with its own only.
+    compatible with that version. A step that removes something is compatible only with its own
+    version.
     """
     online: bool = False
     """True if the statements run one by one outside a transaction, like CREATE INDEX CONCURRENTLY.
@@ -42,13 +43,13 @@ LISTED = "created_us > -1000000000000000000"
 """The condition of the partial index for lists. Every row meets it.
 
 A statement that uses the index has to include the condition, and a lookup by key leaves it out.
-Without the condition the planner could use the index for such a lookup where it expects few rows of
-an account in a Session. That would read all rows of the account in the Session.
+Otherwise the planner could use the index for such a lookup if it expects few rows of an account in
+a Session. The lookup would then read all rows of the account in the Session.
 """
 
 
 def tables_of_sessions(suffix: str = "") -> tuple[str, ...]:
-    """Return the statements that create DISTRIBUTED_TABLES with this suffix to their names.
+    """Return the statements that create DISTRIBUTED_TABLES under names with this suffix.
 
     Columns are ordered from wide to narrow, so that alignment adds no padding.
     """
@@ -103,7 +104,7 @@ MIGRATIONS = (
     Migration(
         2,
         "interactions, tombstones, owners of sessions, api keys; an account has its own SIDs",
-        # Creates tables only: takes no lock on existing ones.
+        # Only creates tables, and takes no lock on existing ones.
         (
             *tables_of_sessions(),
             """

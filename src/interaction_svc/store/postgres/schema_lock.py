@@ -1,6 +1,6 @@
 """The lock for schema changes: a row lock on row 0 of schema_migrations.
 
-It is not an advisory lock, because poolers and distributed engines don't support those.
+It is no advisory lock, because poolers and distributed engines don't support advisory locks.
 """
 
 import asyncio
@@ -16,10 +16,10 @@ from interaction_svc.store.postgres.errors import LOCK_NOT_AVAILABLE, sqlstate
 WAIT_FOR_ANOTHER_SECONDS = 60
 """The longest wait for another server's migration."""
 _WAIT_FOR_TABLE_SECONDS = 3
-"""The longest wait of a step for a table lock. All later statements on the table wait too."""
+"""The longest wait of a step for a table lock. It also delays later statements on the table."""
 _PAUSE_SECONDS = 0.1
-# NOWAIT avoids a deadlock: an online index build waits for all earlier statements, and a waiting
-# statement here would wait for the session that builds the index.
+# NOWAIT avoids a deadlock. An online index build waits for all earlier statements, and a statement
+# that waits here would wait for the session that builds the index.
 _LOCK = "SELECT 1 FROM schema_migrations WHERE version = 0 FOR UPDATE NOWAIT"
 
 T = TypeVar("T")
@@ -28,8 +28,8 @@ T = TypeVar("T")
 async def under_lock(db: Connection, change: Callable[[Connection], Awaitable[T]]) -> T:
     """Run `change` in a transaction under the lock, and return its result.
 
-    Waits up to 60 s for the lock. A statement waits at most 3 s for a table lock; then the
-    transaction is retried within the 60 s. Raises StoreUnavailableError after that.
+    Waits up to 60 s for the lock. A statement waits at most 3 s for a table lock. Then the
+    transaction is retried, until the 60 s are over. Raises StoreUnavailableError after that.
     """
 
     async def locked(db: Connection) -> T:

@@ -94,8 +94,8 @@ class PostgresStore(Store):
     ) -> Self:
         try:
             if migrate:
-                # Records begin a READ WRITE transaction. Adding an API key doesn't, and would fail
-                # later.
+                # A record begins a READ WRITE transaction. Adding an API key does not, and would
+                # fail later.
                 await self._pool.run(_check_takes_writes)
                 await _migrate(dsn, on_migration)
             await self._pool.run(migrations.check_is_current)
@@ -150,8 +150,8 @@ class PostgresStore(Store):
     async def delete(self, scope: Scope, key: InteractionKey, now_us: int) -> bool:
         """See Store."""
         work = partial(writes.delete, scope=scope, key=key, now_us=now_us)
-        # Not repeatable: after a lost connection a second attempt could not distinguish its own
-        # first success from a row that was not there.
+        # Not repeatable: after a lost connection a second attempt could not distinguish a success
+        # of the first attempt from a missing row.
         return await self._pool.run(work, repeatable=False)
 
     async def scan(
@@ -216,10 +216,10 @@ class PostgresStore(Store):
         return await self._pool.run(api_keys.any_ever)
 
     async def erase_traces(self) -> bool:
-        """Return True after checking the connection: PostgreSQL itself erases deleted data.
+        """Check the connection and return True, because PostgreSQL itself erases deleted data.
 
         Deleted data stays in the files until VACUUM runs, and in the write-ahead log and its
-        archive for as long as they are kept. docs/postgresql.md says what to do.
+        archive for as long as they are kept. docs/postgresql.md describes the options.
         """
         await self._pool.run(_ask_nothing)
         return True
@@ -228,7 +228,7 @@ class PostgresStore(Store):
         """See Store."""
         ((reads_only, is_standby, needed),) = await self._probes.run(_probe)
         if reads_only:
-            # A failover has happened: the next connections look for the new primary.
+            # A failover has happened. Later connections look for the new primary.
             self._probes.expire()
             self._pool.expire()
             raise StoreUnavailableError(
@@ -302,7 +302,7 @@ async def _migrate(dsn: Dsn, on_progress: MigrationProgress) -> None:
     try:
         await migrations.migrate(pool, on_progress)
     except asyncio.CancelledError:
-        pool.terminate()  # even during a statement: an unfinished step runs again the next time
+        pool.terminate()  # even during a statement: the step is repeated at the next start
         raise
     finally:
         await asyncio.shield(pool.close())

@@ -53,8 +53,8 @@ async def read(
 def read_statement(table: Table, *, after: bool) -> str:
     """Return the statement of `read`.
 
-    Its values are a key if `after` is true, the limit, and for a table with a large column the
-    maximum number of bytes.
+    Its parameters are a key if `after` is true, the limit, and the maximum number of bytes if the
+    table has a large column.
     """
     columns, key = ", ".join(table.columns), ", ".join(table.key_columns)
     step = keyset_statement(columns, table.name, table.key_columns, after=after)
@@ -73,7 +73,7 @@ async def load(db: Connection, table: Table, records: Sequence[TableRow]) -> Non
     """See Store.load."""
 
     async def load(db: Connection) -> None:
-        # In the order of keys, as all writes, so that transactions with common rows don't deadlock.
+        # In key order, like all writes, so that transactions with common rows don't deadlock.
         ordered = sorted(records, key=table.key_of)
         if table is INTERACTIONS:
             ordered = await _add(db, ordered)
@@ -89,7 +89,7 @@ async def load(db: Connection, table: Table, records: Sequence[TableRow]) -> Non
 
 
 async def _add(db: Connection, rows: Sequence[TableRow]) -> list[TableRow]:
-    """Add the rows that are new and have no tombstone by COPY; return the rows that exist.
+    """Add by COPY the rows that are new and have no tombstone. Return the rows that exist.
 
     COPY takes half the time of an upsert, but fails if one of its rows exists.
     """

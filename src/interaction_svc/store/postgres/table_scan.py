@@ -1,4 +1,4 @@
-"""The statement that scans all Interactions, by Session, account, created_us and sid."""
+"""The statement that scans all Interactions in the order of Session, account, created_us, sid."""
 
 from interaction_svc.domain.paging import Position
 from interaction_svc.store.checksum import check_frame

@@ -1,7 +1,7 @@
 """The statements that write.
 
 Rows are written in the order of their keys, so that transactions with common rows don't deadlock.
-Rows that don't change are not locked: recording an unchanged row again costs only reads.
+Rows that don't change are not locked, so recording an unchanged row again costs only reads.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -25,8 +25,8 @@ Owner = tuple[str, str, str]
 """session_sid, service_sid, account_sid."""
 _KEY_LENGTH = 3
 
-# ON CONFLICT names no target, so that it applies to both unique indexes. With the primary key as
-# target, two servers with the same new row could collide in the other index, which is an error.
+# ON CONFLICT names no target, so it applies to both unique indexes. With the primary key as target,
+# two servers that insert the same new row could collide in the other index and get an error.
 _INSERT = (
     f"INSERT INTO interactions ({COLUMNS}) SELECT * FROM {unnest_clause(Row._fields)}"
     " ON CONFLICT DO NOTHING RETURNING session_sid, account_sid, sid"
@@ -42,8 +42,8 @@ _STORED = (
 )
 LOCKED = " FOR UPDATE"
 _IN_ORDER = " ORDER BY there.session_sid, there.account_sid, there.sid"
-# One round trip for two questions: which of these keys have a tombstone (marked false), and which
-# of these owners are known (marked true).
+# One round trip returns both the keys that have a tombstone (marked false) and the known owners
+# (marked true).
 _LOOK_AGAIN = (
     "SELECT false, there.session_sid, there.account_sid, there.sid"
     f" FROM {_AMONG_KEYS} JOIN tombstones AS there ON {_OF_WANTED}"
@@ -58,8 +58,8 @@ _OWN = (
     "INSERT INTO session_owners (session_sid, service_sid, account_sid)"
     " SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[]) ON CONFLICT DO NOTHING"
 )
-# The update compares the columns with those that were read, so that it doesn't overwrite a merge of
-# another server.
+# The update compares the columns with their values at the read, so that it doesn't overwrite a
+# merge by another server.
 _COMPARED = ("created_us", "updated_us", "inbound_status_us", "outbound_status_us", "checksum")
 _UPDATE = (
     "UPDATE interactions SET "
@@ -95,10 +95,10 @@ class _ChangedError(Exception):
 
 
 class Statements(NamedTuple):
-    """The statements that read and write rows. Distributed tables have others, in citus/."""
+    """The statements that read and write rows. citus/ has the statements for distributed tables."""
 
     insert: Callable[[Connection, Sequence[Row]], Awaitable[list[Any]]]
-    """Insert rows with distinct keys, in the given order; return the keys of the new ones."""
+    """Insert rows with distinct keys, in the given order. Return the keys of the inserted rows."""
     stored: Callable[[Connection, Sequence[RowKey], bool], Awaitable[list[Any]]]
     """Return the rows that are stored under these keys.
 
@@ -107,8 +107,8 @@ class Statements(NamedTuple):
     find_tombstones_and_owners: Callable[
         [Connection, Sequence[RowKey], Sequence[Owner]], Awaitable[list[Any]]
     ]
-    """Return the keys that have a tombstone, each after False, and the known owners, each after
-    True.
+    """Return the keys that have a tombstone, each preceded by False, and the known owners, each
+    preceded by True.
     """
     own: Callable[[Connection, Sequence[Owner]], Awaitable[None]]
     """Add owners to session_owners."""
@@ -127,10 +127,10 @@ async def record(db: Connection, rows: Sequence[Row], statements: Statements) ->
 
     All rows are first inserted as new, because most are. The tombstones are read after the insert:
     an insert waits for a concurrent delete of the same row and then succeeds, and only a later
-    statement sees the tombstone. If a row has one, the transaction is restarted without the row, so
-    that the tombstone wins.
+    statement sees the tombstone. If a row has a tombstone, the transaction is restarted without the
+    row, so that the row stays deleted.
 
-    Stored rows are read without a lock, because most are unchanged. If another server changes one
+    Stored rows are read without a lock, because most are unchanged. If another server changes a row
     before our update, the transaction is restarted with locks.
     """
     buried: set[RowKey] = set()
@@ -172,7 +172,7 @@ async def _record(
         raise asyncpg.SerializationError("a row went that left no tombstone")
     recorded, changed = _decide(rows, created, stored, buried)
     if changed:
-        # A row that this transaction inserted and then merged is compared with its inserted form.
+        # If this transaction inserted a row and then merged it, the inserted form is compared.
         before = {key: stored.get(key) or firsts[key] for key in changed}
         updates = [_update_of(before[key], changed[key]) for key in sorted(changed)]
         if len(await db.fetch_each(_UPDATE, updates)) < len(changed):
@@ -254,7 +254,7 @@ def _decide(
     stored: dict[RowKey, Row],
     buried: set[RowKey],
 ) -> tuple[list[Recorded], dict[RowKey, Row]]:
-    """Return the outcome of each row, in order, and the final rows to update by key."""
+    """Return the outcome of each row, in order, and the final rows to update, by key."""
     state = dict(stored)
     changed: dict[RowKey, Row] = {}
     recorded = []

@@ -1,4 +1,4 @@
-"""Statements on API keys. Those that write run inside a transaction of the writer."""
+"""Statements on API keys. Writing statements run inside a transaction of the writer."""
 
 import sqlite3
 

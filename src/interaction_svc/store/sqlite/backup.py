@@ -1,4 +1,4 @@
-"""Makes a consistent copy of a file in use, with SQLite's online backup API."""
+"""Consistent copies of a file in use, with SQLite's online backup API."""
 
 import fcntl
 import os
@@ -55,7 +55,7 @@ def copy(source: Path, target: Path, on_progress: Callable[[int, int], None]) ->
             part.rename(target)
         _sync(target.absolute().parent)
     except BaseException as error:  # also KeyboardInterrupt and SystemExit
-        made = _store_error(error, part)  # before _remove: it reads the file's size
+        made = _store_error(error, part)  # before _remove, which reads the size
         _remove(part)
         if made is error:
             raise
@@ -70,9 +70,9 @@ def _refuse_existing(target: Path) -> None:
 
 @contextmanager
 def _locked(part: Path) -> Iterator[int]:
-    """Open the part with mode 600, and lock it against other backups in the block.
+    """Context manager that opens the part with mode 600, and locks it against other backups.
 
-    The lock ends with the process, so an unlocked part was left by a backup that was killed.
+    The lock ends with the process. So if a part is not locked, a killed backup has left it.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(part, flags, 0o600)
@@ -91,9 +91,9 @@ def _locked(part: Path) -> Iterator[int]:
 
 
 def _clear(part: Path, descriptor: int) -> bool:
-    """Empty the part. Returns whether a backup that was killed had left content.
+    """Empty the part. Returns whether a killed backup had left content.
 
-    Raises StoreUnavailableError if the content is something else.
+    Raises StoreUnavailableError if the content is not that of a backup.
     """
     head = os.pread(descriptor, _HEADER_BYTES, 0)
     left = os.fstat(descriptor).st_size > 0
@@ -135,11 +135,11 @@ def _copy(source: Path, part: Path, on_progress: Callable[[int, int], None]) -> 
 
 def _connect_new(part: Path) -> sqlite3.Connection:
     # A URI, because SQLite would interpret a name that begins with file: as one. nolock: on network
-    # file systems SQLite's locks conflict with that of `_locked`.
+    # file systems SQLite's locks conflict with the lock of `_locked`.
     uri = f"{part.absolute().as_uri()}?mode=rw&nolock=1"
     db = sqlite3.connect(uri, uri=True, isolation_level=None)
     db.execute("PRAGMA journal_mode = OFF")  # an incomplete copy is removed
-    db.execute("PRAGMA synchronous = OFF")  # copy() syncs it once
+    db.execute("PRAGMA synchronous = OFF")  # copy() syncs the file once
     return db
 
 
@@ -165,7 +165,8 @@ def _check_frames(db: sqlite3.Connection) -> None:
 def _mark(descriptor: int) -> None:
     """Set a random user_version, which SQLite doesn't use.
 
-    It tells a server that this copy was written over the file that it has open; see open_files.
+    By this mark a server detects that the copy has overwritten the file that it has open; see
+    open_files.
     """
     os.pwrite(descriptor, secrets.token_bytes(4), _USER_VERSION_AT)
 
@@ -185,7 +186,7 @@ def _store_error(error: BaseException, part: Path) -> BaseException:
         made = os_failure(error) or StoreUnavailableError(str(error.strerror))
     else:
         return error
-    # Only writing the part needs disk space, so the error is about the part.
+    # Only the part needs disk space, so a full disk concerns the part.
     if isinstance(made, StoreFullError) or isinstance(error, OSError):
         return type(made)(f"{part}: {made}")
     return made

@@ -39,26 +39,26 @@ _DELETE = (
     "DELETE FROM interactions INDEXED BY interactions_by_sid"
     " WHERE session_sid = ?1 AND account_sid = ?2 AND sid = ?3"
 )
-# An update since the row was found may have changed its participants or its time of creation.
+# Since the row was found, an update may have changed its participants or creation time.
 _DELETE_IF_INVOLVED = f"{_DELETE} AND ?4 IN (inbound_participant_sid, outbound_participant_sid)"
 _DELETE_IF_OLDER = f"{_DELETE} AND created_us < ?4"
 
 
 Found = tuple[list[FoundRow[bytes]], BulkDeleteCursor | None]
-"""The rows of a batch, and where the next batch begins."""
+"""The rows of a batch, and the start of the next batch."""
 
 
 def find(
     db: sqlite3.Connection, what: Expired | InvolvesParticipant, after: BulkDeleteCursor | None
 ) -> Found:
-    """Return the rows of the next batch, and where the one after it begins (None: at the end)."""
+    """Return the rows of the next batch, and the start of the batch after it (None at the end)."""
     if isinstance(what, InvolvesParticipant):
         return _find_involved(db, what, after or _FIRST)
     return _find_expired(db, what, after or _FIRST)
 
 
 def _find_expired(db: sqlite3.Connection, what: Expired, after: BulkDeleteCursor) -> Found:
-    """Read only the oldest rows of each account in each Session, which are stored together."""
+    """Read only each account's oldest rows in each Session, which are stored together."""
     bounds = [what.default_before_us, *what.before_us_by_service.values()]
     latest = max((bound for bound in bounds if bound is not None), default=_FIRST_US)
     before_us = {pack(sid): bound for sid, bound in what.before_us_by_service.items()}

@@ -1,7 +1,7 @@
 """Connections to the file: their settings, and a thread that runs whole functions.
 
 Only this module uses private attributes of aiosqlite: `_connection`, `_thread` and `_tx`.
-tests/store/sqlite/test_connection.py checks them.
+tests/store/sqlite/test_connection.py fails if an update of aiosqlite changes them.
 """
 
 import asyncio
@@ -29,12 +29,12 @@ T = TypeVar("T")
 CACHE_BYTES = 16 * MIB
 JOURNAL_LIMIT_BYTES = 64 * MIB
 _PAGES_UNTIL_CHECKPOINT = 2_000  # of 8 KiB: 16 MiB
-_STEPS_PER_PROGRESS_CALL = 10_000  # of SQLite's virtual machine: well under 1 ms
+_STEPS_PER_PROGRESS_CALL = 10_000  # SQLite VM instructions: well under 1 ms
 _SLICE_SECONDS = 0.001
-"""The time that the thread works before it hands finished jobs to the event loop."""
-OLDEST_SQLITE = (3, 37, 0)  # the first with STRICT tables
+"""The longest time between two deliveries of finished jobs to the event loop."""
+OLDEST_SQLITE = (3, 37, 0)  # first version with STRICT tables
 
-# aiosqlite logs the parameters of every call, and so message bodies, at level DEBUG.
+# At level DEBUG aiosqlite logs the parameters of every call, which contain message bodies.
 logging.getLogger("aiosqlite").setLevel(logging.WARNING)
 
 
@@ -47,7 +47,7 @@ class _Job:
         self.work = work
         self.done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.is_cancelled = False
-        """True if its caller no longer waits."""
+        """True if the caller no longer waits."""
         self.result: Any = None
         """The result of the function, or the exception that it raised."""
 
@@ -55,9 +55,9 @@ class _Job:
 class Connection(aiosqlite.Connection):
     """An aiosqlite connection that runs whole functions on its thread.
 
-    A transaction is one function without an await inside, so a cancelled caller can't leave it
-    open, and it costs one thread switch instead of one per statement. Functions that wait at the
-    same time share a thread switch, which costs several times as much as a small read.
+    A transaction is one function without an await, so a cancelled caller can't leave it open. It
+    costs one thread switch instead of one per statement. A thread switch costs several times as
+    much as a small read, so functions that wait at the same time share one.
     """
 
     _is_closing = False
@@ -69,7 +69,7 @@ class Connection(aiosqlite.Connection):
         self.path = path
         self._waiting: deque[_Job] = deque()
         self._is_scheduled = False
-        # Only the thread uses these two: the job it is running, and those it has finished.
+        # Only the thread uses these two attributes: the running job, and the finished jobs.
         self._running_job: _Job | None = None
         self._finished: list[_Job] = []
 
@@ -82,7 +82,8 @@ class Connection(aiosqlite.Connection):
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
-            # A cancelled connect() would leak its thread and its file: let it end, then close.
+            # A cancelled connect() would leak its thread and its file, so wait for it and then
+            # close.
             await asyncio.wait([opening])
             if not opening.cancelled() and opening.exception() is None:
                 await opening.result().close()
@@ -105,7 +106,8 @@ class Connection(aiosqlite.Connection):
     def _connect_on_thread(self, path: Path, create: bool, read_only: bool) -> sqlite3.Connection:
         db = connect(path, create=create, read_only=read_only)
         if read_only:
-            # Connection.interrupt does nothing between two statements, and may hit the next job.
+            # Connection.interrupt has no effect between two statements, and may interrupt the next
+            # job.
             db.set_progress_handler(self._interrupts, _STEPS_PER_PROGRESS_CALL)
         return db
 
@@ -117,9 +119,9 @@ class Connection(aiosqlite.Connection):
     ) -> T:
         """Run a function with the sqlite3 connection on this connection's thread.
 
-        If the caller is cancelled before its work begins, the work is dropped. Work that has begun
-        is completed on a writing connection. On a read-only connection it is interrupted, so that
-        the thread is free for other callers. Raises StoreClosedError, StoreUnavailableError,
+        If the caller is cancelled before the function starts, the function is not run. A running
+        function is completed on a writing connection. On a read-only connection it is interrupted,
+        so that the thread can serve other callers. Raises StoreClosedError, StoreUnavailableError,
         StoreFullError.
         """
         if self._is_closing or self._connection is None:
@@ -142,11 +144,11 @@ class Connection(aiosqlite.Connection):
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
         self._is_scheduled = True
-        # None instead of a future of aiosqlite, which would cost one more event loop iteration.
+        # None, because a future of aiosqlite would cost one more iteration of the event loop.
         self._tx.put_nowait((None, partial(self._run_waiting, loop)))
 
     def _run_waiting(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Run jobs on the thread for up to 1 ms, including those that arrive meanwhile."""
+        """Run jobs on the thread for up to 1 ms, including jobs that arrive in that time."""
         db = self._connection
         until = time.perf_counter() + _SLICE_SECONDS
         while self._waiting:
@@ -161,12 +163,12 @@ class Connection(aiosqlite.Connection):
             if time.perf_counter() > until:
                 break
         finished, self._finished = self._finished, []
-        with suppress(RuntimeError):  # the loop is closed: nobody waits
+        with suppress(RuntimeError):  # the loop is closed: no caller waits
             loop.call_soon_threadsafe(self._end_slice, finished)
 
     def _interrupts(self) -> bool:
-        """Return whether to interrupt the running statement: its caller has stopped waiting."""
-        if self._finished:  # delivered now, because the running statement may be long
+        """Return whether to interrupt the running statement, because its caller has gone."""
+        if self._finished:  # deliver now: the statement may be long
             finished, self._finished = self._finished, []
             finished[0].done.get_loop().call_soon_threadsafe(self._deliver, finished)
         return self._running_job is not None and self._running_job.is_cancelled
@@ -212,7 +214,7 @@ def connect(path: Path, *, create: bool = False, read_only: bool = False) -> sql
         uri=True,
         timeout=transactions.BUSY_TIMEOUT_SECONDS,
         isolation_level=None,  # transactions begin only by an explicit BEGIN
-        check_same_thread=False,  # aiosqlite may close it on another thread
+        check_same_thread=False,  # aiosqlite may close it from another thread
     )
     try:
         _read_header(db)
@@ -232,15 +234,15 @@ def connect(path: Path, *, create: bool = False, read_only: bool = False) -> sql
 
 
 def _create(path: Path) -> None:
-    """Create the file unless it exists, readable by its owner only: it holds private messages."""
+    """Create the file unless it exists. Only its owner may read it: it has private messages."""
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
 def _read_header(db: sqlite3.Connection) -> None:
-    """Raise NotAStoreError for a file that isn't a database.
+    """Read the header. Raises NotAStoreError for a file that is not a database.
 
-    The same error code later on means that a database is damaged.
+    In later calls the same error code means that the database is damaged.
     """
     try:
         db.execute("PRAGMA schema_version").fetchone()
@@ -251,7 +253,7 @@ def _read_header(db: sqlite3.Connection) -> None:
 
 
 def drop_page_cache(db: sqlite3.Connection) -> None:
-    """Drop the pages in memory, which may predate the repair of a damaged file."""
+    """Drop the pages in memory, which may be older than the repair of a damaged file."""
     db.execute("PRAGMA shrink_memory")
 
 

@@ -53,7 +53,7 @@ def is_busy(error: Exception) -> bool:
 def translated(error: sqlite3.Error, path: Path | None = None) -> StoreError:
     """Return the store error for an error of SQLite, without SQLite's text, which may quote SQL.
 
-    With the path of the file, the cause of a failed write is looked up.
+    If the path of the file is given, the cause of a failed write is determined.
     """
     extended = getattr(error, "sqlite_errorcode", 0)
     code = primary_code(error)

@@ -1,4 +1,4 @@
-"""Checks of a store's path, and of the file system that it is on."""
+"""Checks of a store's path and of its file system."""
 
 import os
 import re
@@ -17,8 +17,8 @@ _NETWORK_TYPES = re.compile(
 def path_problem(path: str) -> str | None:
     """Return why the path of a store's URL is refused; None if it is valid.
 
-    SQLite interprets some names as something other than a file, and a mistyped name would create a
-    new, empty store.
+    SQLite interprets some names specially and not as a file. A mistyped name would create a new,
+    empty store.
     """
     parts = path.split("/")
     bad = next((char for char in path if not char.isprintable()), "")
@@ -44,7 +44,7 @@ def path_problem(path: str) -> str | None:
 
 
 def check_location(path: Path) -> None:
-    """Raise StoreError if the path leads to a place where SQLite can't keep a store safely.
+    """Raise StoreError if SQLite can't store data safely at the path.
 
     The file need not exist.
     """
@@ -56,8 +56,8 @@ def check_location(path: Path) -> None:
         raise NotAStoreError("it is a directory: name a file in it")
     if not stat.S_ISREG(found.st_mode):
         raise NotAStoreError("it is not a regular file")
-    # SQLite names the write-ahead log after the path. Two servers with different names of one file
-    # would use two logs, and overwrite each other's pages.
+    # SQLite derives the name of the write-ahead log from the path. Two servers that open one file
+    # under different names would use two logs, and overwrite each other's pages.
     if found.st_nlink > 1:
         raise StoreUnavailableError(
             f"it has {found.st_nlink} names (hard links), and SQLite would use a write-ahead log"
@@ -72,7 +72,7 @@ def check_location(path: Path) -> None:
 
 
 def identity(path: str | Path) -> tuple[int, int]:
-    """Return the device and the inode of the file that a path names; (0, 0) if it isn't there."""
+    """Return the device and the inode of the file at a path; (0, 0) if there is none."""
     try:
         found = os.stat(path)
     except OSError:
@@ -105,7 +105,7 @@ def location_warnings(path: Path) -> list[str]:
 
 
 def _type_of_file_system(real: str) -> str:
-    """Return the type of the file system that the file is on; "" if unknown."""
+    """Return the type of the file's file system; "" if unknown."""
     kind, longest = "", -1
     for point, type_ in _mounts():
         inside = real == point or real.startswith(point.rstrip("/") + "/")
@@ -115,7 +115,7 @@ def _type_of_file_system(real: str) -> str:
 
 
 def _mounts() -> list[tuple[str, str]]:
-    """Return the directory and type of each mount; none if the system doesn't list them."""
+    """Return the directory and type of each mount; an empty list if the system has no mountinfo."""
     try:
         lines = _MOUNTS.read_bytes().splitlines()
     except OSError:

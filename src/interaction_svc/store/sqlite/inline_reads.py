@@ -1,4 +1,4 @@
-"""Runs reads on the event loop itself, as long as the file's pages are in memory."""
+"""Reads on the event loop itself, while the file's pages are in memory."""
 
 import asyncio
 import sqlite3
@@ -19,7 +19,7 @@ T = TypeVar("T")
 SLOW_READ_SECONDS = 0.005
 """A read that takes longer than this has waited for the disk, or is large."""
 _PAUSE_FACTOR = 100
-"""Inline reads pause for 100 times as long as a slow read took: slow ones get 1 % of the time."""
+"""After a slow read, inline reads pause 100 times as long: slow reads get 1 % of the time."""
 
 
 class NotInlineError(Exception):
@@ -32,11 +32,11 @@ class _Read(NamedTuple):
 
 
 class InlineReader:
-    """Executes reads on the event loop. Their cost must be bounded by the size of their result.
+    """Executes reads on the event loop. The size of its result must bound the cost of a read.
 
-    A read from memory takes microseconds, and a thread switch there and back costs half of an empty
-    RPC (docs/decisions/0020). A read from disk blocks the event loop, so after a slow read this
-    class refuses reads for a while. It never waits for a lock.
+    A read from memory takes microseconds. Two thread switches, to the thread and back, cost half as
+    much as an empty RPC (docs/decisions/0020). A read from disk blocks the event loop, so after a
+    slow read this class refuses reads for a while. It never waits for a lock.
 
     Reads of one iteration of the event loop are executed together at its end, while SQLite's code
     and pages are in the CPU caches. If each read ran separately, a REST Get would cost 12 % more
@@ -44,7 +44,7 @@ class InlineReader:
     """
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.perf_counter) -> None:
-        """Open the file, on any thread. Raises the errors of `connect`."""
+        """Open the file. May be called on any thread. Raises the errors of `connect`."""
         self._db: sqlite3.Connection | None = connect(path, read_only=True)
         disable_busy_timeout(self._db)
         self._clock = clock
@@ -59,9 +59,9 @@ class InlineReader:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> "asyncio.Future[T]":
-        """Execute `work` at the end of this pass. Raises NotInlineError while reads are paused.
+        """Execute `work` at the end of this iteration. Raises NotInlineError while reads pause.
 
-        The result raises NotInlineError, StoreError.
+        The returned future raises NotInlineError, StoreError.
         """
         if self._clock() < self._paused_until:
             raise NotInlineError
@@ -95,8 +95,8 @@ class InlineReader:
             if done.done():  # its caller was cancelled
                 continue
             if before < self._paused_until:
-                # It is not raised: a traceback would refer to the futures of all reads, and they to
-                # it. Such a cycle is left to the garbage collector.
+                # Set without raising: a traceback would refer to the futures of all reads, and the
+                # futures to it. Only the garbage collector could free such a cycle.
                 done.set_exception(NotInlineError())
                 continue
             try:

@@ -1,7 +1,7 @@
-"""Reads the version of a file's schema, and creates the current schema in an empty file.
+"""The version of a file's schema, and the creation of the schema in an empty file.
 
 An empty file gets one row in schema_migrations. A file of an earlier version is rewritten before it
-is opened: see rewrite/.
+is opened; see rewrite/.
 """
 
 import sqlite3
@@ -31,7 +31,7 @@ def migrate(db: sqlite3.Connection) -> None:
     """Switch to the write-ahead log, and create the schema in an empty file.
 
     Raises NotAStoreError, SchemaTooNewError, sqlite3.Error; StoreUnavailableError for a file of an
-    earlier version. The rows of the file are unchanged then.
+    earlier version. In that case the rows of the file are unchanged.
     """
     check_is_store(db)
     if schema_version(db) == 0:
@@ -41,10 +41,10 @@ def migrate(db: sqlite3.Connection) -> None:
     version = schema_version(db)
     if version == LATEST:
         return  # does not need the write lock, which another process may hold
-    if version:  # an earlier version: only a rewrite, before the file is opened, migrates it
+    if version:  # only a rewrite before the opening migrates an earlier version
         raise StoreUnavailableError(_outdated(version))
     with transaction(db):
-        # Read under the lock: another process may be creating the schema.
+        # Read again under the lock, because another process may be creating the schema.
         if schema_version(db) == 0:
             schema.create(db)
 
@@ -110,9 +110,9 @@ def schema_version(db: sqlite3.Connection) -> int:
 def snapshot(path: Path) -> Iterator[tuple[sqlite3.Connection, int]]:
     """Yield a read transaction on the store at `path`, and the version of its schema.
 
-    A rewrite by another process renames a new file over the old one. The rename can fall between
-    opening the file and reading it. Then the file is opened again. In the block no rewrite can
-    replace the file. Raises NotAStoreError, SchemaTooNewError, StoreError, sqlite3.Error.
+    A rewrite by another process renames a new file over the old one. If that happens between
+    opening and reading the file, the file is opened again. Inside the block no rewrite can replace
+    the file. Raises NotAStoreError, SchemaTooNewError, StoreError, sqlite3.Error.
     """
     while True:
         opened = identity(path)

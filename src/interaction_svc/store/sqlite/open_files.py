@@ -1,12 +1,12 @@
-"""Detects that the files that SQLite has open were replaced, removed or overwritten.
+"""Detection of replaced, removed and overwritten files that SQLite has open.
 
-SQLite reports no error when its file was removed or replaced. It writes on to the old file, and
-those writes are lost when the process ends.
+SQLite reports no error after its file was removed or replaced. It continues to write to the old
+file, and these writes are lost when the process ends.
 
-This module never opens the files. When a process closes any descriptor of a file, it loses all its
-POSIX locks on that file, including SQLite's locks on the file and its -shm. So this module compares
-files by `stat`, and reads them through SQLite's own descriptors. While SQLite has a file open, no
-other file gets its inode.
+This module never opens the files. A process that closes any descriptor of a file loses all its
+POSIX locks on that file. That would include SQLite's locks on the file and its -shm. So this module
+compares files by `stat`, and reads them through SQLite's own descriptors. While SQLite has a file
+open, no other file gets its inode.
 """
 
 import os
@@ -25,7 +25,7 @@ _LOG_MAGIC = (b"\x37\x7f\x06\x82", b"\x37\x7f\x06\x83")
 
 
 class Loss(StrEnum):
-    """The loss of a file and its remedy, as a text for the log."""
+    """Log texts: how a file was lost, and the remedy."""
 
     FILE = "its file has been replaced or removed while it was open: restore it and restart"
     LOG = (
@@ -47,10 +47,10 @@ class Loss(StrEnum):
 
 
 class _Header(NamedTuple):
-    """Fields of the file's header that show whether another file was written over it.
+    """Fields of the file's header that show whether another file has overwritten it.
 
-    The mark is the user_version, which SQLite doesn't use: a random number that each new store and
-    each backup gets.
+    The mark is the user_version, which SQLite itself does not use. Each new store and each backup
+    gets a random one.
     """
 
     counter: int
@@ -70,7 +70,7 @@ class _Header(NamedTuple):
 
 
 class _File:
-    """A file name, and the identity of its file right after SQLite opened it."""
+    """A path, and the identity of its file right after SQLite opened it."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -100,11 +100,11 @@ class _File:
 
 
 class OpenFiles:
-    """The file, its write-ahead log and its shared memory. SQLite must have opened all three."""
+    """The file, its write-ahead log and its shared memory. SQLite must have all three open."""
 
     def __init__(self, path: Path) -> None:
         """Record the identity of the files."""
-        real = os.path.realpath(path)  # SQLite keeps the other files beside a symlink's target
+        real = os.path.realpath(path)  # SQLite creates the other files beside a symlink's target
         self._file = _File(str(path))
         self._log = _File(f"{real}-wal")
         self._shared_memory = _File(f"{real}-shm")
@@ -115,9 +115,9 @@ class OpenFiles:
         self._check()
 
     def loss(self) -> Loss | None:
-        """Return what happened to the files; None if they are intact.
+        """Return how the files were lost; None if they are intact.
 
-        A file that was moved away and back is intact again. An overwritten one never is.
+        A file that was moved away and back counts as intact again. An overwritten file never does.
         """
         with self._lock:
             return self._check()
@@ -152,7 +152,7 @@ class OpenFiles:
     def set_aside_replaced_log(self) -> Path | None:
         """Rename a log that SQLite doesn't have open; return its new name, or None.
 
-        Otherwise SQLite would apply it at the next start to the file, which has later pages.
+        Otherwise SQLite would apply this log at the next start to a file with later pages.
         """
         found = _stat(self._log.path)
         if found is None or _identity(found) == self._log.opened or not found.st_size:

@@ -1,11 +1,11 @@
-"""Pages whose frames SQLite concatenates, so that Python handles one row per page.
+"""Pages whose frames SQLite concatenates, so that Python reads one row per page.
 
 Two statements find the first and the last row of the page. One more concatenates the frames between
-them. A page of 50 or 1,000 rows costs half of what it costs row by row, and the reading thread
-releases the interpreter lock once instead of once per row.
+them. A page of 50 or 1,000 rows costs half as much as reading it row by row. The reading thread
+releases the interpreter lock once per page instead of once per row.
 
 group_concat concatenates blobs byte for byte in every known version of SQLite, but its
-documentation covers only text. `supports_blob_concat` checks it when a store is opened.
+documentation covers only text. So `supports_blob_concat` tests it when a store is opened.
 """
 
 import sqlite3
@@ -30,17 +30,17 @@ _CONCAT_DESCENDING = (
     f"{_SELECT_CONCAT} FROM (SELECT frame {_BETWEEN} ORDER BY created_us DESC, sid DESC)"
 )
 _MAX_SIZE_FACTOR = 4
-"""A page is read row by row if `limit` rows of its first row's size exceed four times `max_bytes`.
+"""A page is read row by row if `limit` times its first row's size exceeds 4 * `max_bytes`.
 
-SQLite reads all rows that it concatenates, even those that don't fit. With 1,000 rows of 256 KiB it
-would read 256 MiB, and a page holds 1 % of that.
+SQLite reads all rows of the range, even those beyond `max_bytes`. With 1,000 rows of 256 KiB it
+would read 256 MiB, and a page has 1 % of that.
 """
 _SID_END = 64
 """The first 64 bytes of a frame contain its SID, after two tags with lengths."""
 
 
 def supports_blob_concat(db: sqlite3.Connection) -> bool:
-    """Return whether this SQLite concatenates blobs unchanged and in order, in this file."""
+    """Return whether SQLite concatenates blobs unchanged and in order in this file's encoding."""
     blobs = [bytes(range(256)), b"", b"\x00", b"\xff\xfe\x00", "\u20ac".encode()]
     rows = ", ".join(f"({n}, x'{blob.hex()}')" for n, blob in enumerate(blobs))
     statement = (
@@ -56,7 +56,7 @@ def supports_blob_concat(db: sqlite3.Connection) -> bool:
 def page(
     db: sqlite3.Connection, scope: Scope, query: PageQuery, account_sid: bytes
 ) -> StoredPage | None:
-    """Return a page of one account's rows. It must be the only account of the scope.
+    """Return a page of one account's rows. The scope must have no other account in the Session.
 
     The filter may contain times only. Returns None if the page must be read row by row: it would
     exceed `max_bytes`, or rows were added or deleted between the statements.
@@ -99,7 +99,7 @@ def page(
 
 
 def position(scope: Scope, created_us: int, sid: bytes, account_sid: bytes) -> Position:
-    """Return a row's position in a list. It has an account only in the scope of all accounts."""
+    """Return a row's position in a list. It has an account only if the scope is all accounts."""
     account = "" if scope.account_sid is not None else unpack("account_sid", account_sid)
     return Position(created_us, unpack("sid", sid), account)
 
@@ -117,7 +117,7 @@ def _limit_value_size(db: sqlite3.Connection, size: int) -> Iterator[None]:
 def within(
     account_sid: bytes, scope: Scope, query: PageQuery, *, ascending: bool
 ) -> tuple[str, list[object]]:
-    """Return the condition for an account's rows from the start of the page, and its values."""
+    """Return the condition for an account's rows from the start of the page on, and its values."""
     condition = "session_sid = ? AND account_sid = ? AND service_sid = ?"
     values: list[object] = [pack(query.session_sid), account_sid, pack(query.service_sid)]
     equal = "=" if _has_edge(account_sid, scope, query, ascending=ascending) else ""
@@ -134,7 +134,7 @@ def within(
 def _has_edge(account_sid: bytes, scope: Scope, query: PageQuery, *, ascending: bool) -> bool:
     """Return whether a row of the account at the edge's time and SID belongs to the page.
 
-    In a list of all accounts this depends on the account, the last part of the order.
+    In a list of all accounts the answer depends on the account, the last column of the order.
     """
     if query.edge is None:
         return False

@@ -18,8 +18,8 @@ from interaction_svc.store.sqlite import page_concat
 from interaction_svc.store.sqlite.reads import bounded
 from interaction_svc.store.sqlite.row_format import pack, pack_resource, unpack
 
-# The owners decide whether a Session is in the scope, so no row of another account is read. A list
-# of another account's Session takes as long as one of a Session that doesn't exist.
+# The table of owners shows whether a Session is in the scope, so no row of another account is read.
+# A list of another account's Session takes as long as a list of a missing Session.
 _OWNERS = "SELECT account_sid FROM session_owners WHERE session_sid = ? AND service_sid = ?"
 _OWNED = f"{_OWNERS} AND account_sid = ?"
 _NO_ROWS = StoredPage(b"", 0, None, None, more=False)
@@ -28,7 +28,7 @@ _Merged = tuple[bytes, int, int, bytes, bytes]
 
 
 def page(db: sqlite3.Connection, scope: Scope, query: PageQuery, *, concat: bool) -> StoredPage:
-    """See Store.page. `concat` allows SQLite to concatenate frames where the filter permits it."""
+    """See Store.page. `concat` allows page concatenation where the filter permits it."""
     if concat and not query.filter.looks_at_rows:
         found = page_by_concat(db, scope, query)
         if found is not None:
@@ -37,7 +37,7 @@ def page(db: sqlite3.Connection, scope: Scope, query: PageQuery, *, concat: bool
 
 
 def page_by_concat(db: sqlite3.Connection, scope: Scope, query: PageQuery) -> StoredPage | None:
-    """Return a page whose frames SQLite concatenates, and whose cost its own size bounds.
+    """Return a page by concatenation, or None. The size of the page bounds the cost.
 
     Requires supports_blob_concat and a filter of times only. Returns None if the page must be read
     row by row.
@@ -97,10 +97,10 @@ def _rows_of(
 ) -> Generator[_Merged, None, None]:
     """Yield an account's rows of the list, one by one.
 
-    The statement's text depends on the conditions, not on their values. The cursor and the bounds
-    in time are both positions in the order; SQLite gets only the tighter one on each side. With two
-    on a side it may seek to the looser one and scan from there, so that the last page would cost
-    more than the first.
+    The statement's text depends on the conditions, not on their values. The cursor and the time
+    bounds are positions in the order. On each side SQLite gets only the tighter one. With two on
+    one side it may seek to the looser one and scan from there; then the last page would cost more
+    than the first.
     """
     condition, values = page_concat.within(account_sid, scope, query, ascending=ascending)
     clauses = [condition]

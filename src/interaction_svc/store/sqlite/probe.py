@@ -19,13 +19,13 @@ from interaction_svc.store.sqlite.inline_reads import InlineReader
 from interaction_svc.store.sqlite.open_files import Loss, OpenFiles
 
 QUICK_CHECK_SECONDS = 30.0
-"""Interval of full checks of a damaged store. Each reads the whole file."""
+"""Interval of full checks of a damaged store. Each check reads the whole file."""
 
 log = structlog.get_logger()
 
 
 class Probe:
-    """Tracks the identity of the open files, and damage that calls have met."""
+    """Tracks the identity of the open files, and damage that calls have found."""
 
     def __init__(
         self, path: Path, read: Connection, write: Connection, inline: InlineReader
@@ -39,7 +39,7 @@ class Probe:
         self._closed = False
         self._has_rescued = False
         self.before_rescue: Callable[[], None] = lambda: None
-        """Called on the writing connection's thread; must end this process's read transactions."""
+        """A callback that ends this process's read transactions. Runs on the writing thread."""
         self._damaged = False
         self._checked_at = float("-inf")
         self._check: asyncio.Task[None] | None = None
@@ -47,14 +47,14 @@ class Probe:
     def check_files(self) -> None:
         """Raise StoreUnavailableError if a file was replaced, removed or overwritten.
 
-        Later writes would go to a removed file, and be lost.
+        Otherwise later writes would go to a removed file and be lost.
         """
         loss = self._files.loss()
         if loss is not None:
             raise StoreUnavailableError(loss.value)
 
     def note(self, error: StoreError) -> None:
-        """Record an error of a call. After damage the store is unhealthy until a full check."""
+        """Record an error of a call. After damage the store is unhealthy until a check passes."""
         if isinstance(error, StoreDamagedError) and not self._damaged:
             self._damaged = True
             log.error("the store is damaged")
@@ -67,7 +67,7 @@ class Probe:
         try:
             await asyncio.to_thread(_read, self._path)
         except StoreError:
-            await self._check_loss()  # a lost file is a clearer cause than its read error
+            await self._check_loss()  # a lost file explains the read error
             raise
         if self._damaged:
             self._start_check()
@@ -85,8 +85,8 @@ class Probe:
     async def _rescue(self) -> None:
         """Copy the write-ahead log into the file while SQLite has both open.
 
-        A removed log would be lost when this process ends. The log of a replaced file keeps its
-        name, and SQLite would apply it to the new file at the next start.
+        The content of a removed log would be lost when this process ends. The log of a replaced
+        file keeps its name, so SQLite would apply it to the new file at the next start.
         """
         try:
             if not await self._write.run(self._empty_log):
@@ -141,7 +141,7 @@ class Probe:
 
 
 def read_something(db: sqlite3.Connection) -> None:
-    """Read one row: a test of the connection, or the start of its read transaction."""
+    """Read one row, to test the connection or to start its read transaction."""
     db.execute("SELECT 1 FROM schema_migrations").fetchone()
 
 

@@ -1,4 +1,4 @@
-"""Statements that read single rows, and that scan all rows. page_reads has those for pages."""
+"""Statements that read single rows or scan all rows. page_reads has the statements for pages."""
 
 import sqlite3
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ _GET = (
     "SELECT frame, checksum FROM interactions INDEXED BY interactions_by_sid"
     " WHERE session_sid = ? AND account_sid = ? AND sid = ? AND service_sid = ?"
 )
-# CROSS JOIN fixes the order: the SID is looked up in each account that owns the Session.
+# CROSS JOIN fixes the join order: the SID is looked up in each account that owns the Session.
 _GET_OF_ANY = (
     "SELECT found.frame, found.checksum FROM session_owners AS owner"
     " CROSS JOIN interactions AS found INDEXED BY interactions_by_sid"
@@ -97,7 +97,7 @@ def _name_of(session_sid: bytes, account_sid: bytes, created_us: int, sid: bytes
 
 
 def bounded(cursor: Iterable[Any], limit: int, max_bytes: int) -> tuple[list[Any], bool]:
-    """Fetch rows up to `limit`, and up to `max_bytes` of their first columns; at least one.
+    """Fetch at least one row, and further rows up to `limit` and `max_bytes` of first columns.
 
     Returns the rows and whether more follow. Rows are fetched one by one, so that only one row
     beyond `max_bytes` is loaded.

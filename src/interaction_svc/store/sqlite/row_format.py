@@ -1,8 +1,8 @@
 """Conversion between rows and their stored form: SIDs as 16 bytes.
 
 All SIDs of a column begin with the same two letters, which are not stored. SIDs of resources begin
-with different letters, so theirs are stored: 18 bytes. API keys are stored unchanged. The Store
-interface has SIDs as text in canonical spelling.
+with different letters, so they are stored with their letters in 18 bytes. API keys are stored
+unchanged. The Store interface has SIDs as text in canonical spelling.
 """
 
 from typing import Any, NamedTuple

@@ -1,7 +1,6 @@
 """The current schema, and its creation in an empty file.
 
-Interactions are stored in the order of lists, so that a page's rows are stored together; see
-docs/decisions/0030.
+Interactions are stored in list order, so the rows of a page lie together; see docs/decisions/0030.
 """
 
 import secrets
@@ -73,11 +72,11 @@ STATEMENTS = (
 def prepare(db: sqlite3.Connection) -> None:
     """Set the page size and the mark of an empty file, before it gets a write-ahead log.
 
-    The mark is a random user_version that identifies the file (see open_files.py). It must be in
-    the file itself. If it were written later, only the log would have it until a checkpoint.
+    The mark is a random user_version that identifies the file (see open_files.py). If it were
+    written later, it would be in the log, and in the file only after a checkpoint.
     """
     db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
-    db.execute("BEGIN IMMEDIATE")  # another process may be making the same file
+    db.execute("BEGIN IMMEDIATE")  # another process may be creating the same file
     if db.execute("PRAGMA user_version").fetchone() == (0,):
         db.execute(f"PRAGMA user_version = {secrets.randbelow(2**31 - 1) + 1}")
     db.execute("COMMIT")

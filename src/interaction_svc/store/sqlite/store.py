@@ -68,7 +68,7 @@ class SqliteStore(Store):
     """One file with three connections: for writes, for reads, and for inline reads.
 
     In WAL mode readers and the writer don't wait for each other. All reads that are not inline
-    share one thread: several threads cost more CPU (measured), and each read is short.
+    share one thread, because each read is short, and several threads cost more CPU (measured).
     """
 
     def __init__(
@@ -110,8 +110,9 @@ class SqliteStore(Store):
         reads: ReadPriority | None = None,
     ) -> Self:
         """Open the file; see open_store."""
-        # A log with content was left by a process that was killed, perhaps before it erased deleted
-        # rows. It is read here, because the next statement empties the log when it closes the file.
+        # If the log has content, a killed process left it, and may not have erased deleted rows.
+        # The size of the log is read here, because the next statement empties the log when it
+        # closes the file.
         has_log = migrate and _size(_wal_of(path)) > 0
         if migrate:
             await _rewrite(path, on_migration)
@@ -299,7 +300,7 @@ class SqliteStore(Store):
 
 
 async def _rewrite(path: Path, on_progress: MigrationProgress) -> None:
-    """Rewrite a file of an earlier layout on a thread. Cancelling stops the rewrite."""
+    """Rewrite a file of an earlier layout on a thread. Cancellation stops the rewrite."""
     stop = threading.Event()
     rewrite_task = asyncio.create_task(asyncio.to_thread(rewrite, path, on_progress, stop))
     try:
@@ -324,7 +325,7 @@ def _some_replaced(recorded: list[Recorded]) -> bool:
 
 
 def _wal_of(path: Path) -> Path:
-    return Path(f"{path.resolve()}-wal")  # SQLite puts it beside the target of a symlink
+    return Path(f"{path.resolve()}-wal")  # SQLite creates it beside a symlink's target
 
 
 def _size(file: Path) -> int:

@@ -1,6 +1,6 @@
 """Statements that read all rows of a table, and that load rows unchanged.
 
-Those that load run inside a transaction of the writer.
+Loading statements run inside a transaction of the writer.
 """
 
 import sqlite3

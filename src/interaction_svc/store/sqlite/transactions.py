@@ -8,18 +8,18 @@ from contextlib import contextmanager
 from interaction_svc.store.sqlite.errors import is_busy
 
 BUSY_TIMEOUT_SECONDS = 5.0
-_RETRY_SECONDS = 0.0005  # every 1 ms would miss many of the short times in which the lock is free
+_RETRY_SECONDS = 0.0005  # at 1 ms, many of the short times with a free lock would be missed
 
 
 @contextmanager
 def transaction(db: sqlite3.Connection, timeout_seconds: float | None = None) -> Iterator[None]:
-    """Context manager that commits the writes of its block, or rolls them back if it raises.
+    """Context manager that commits the writes of its block, or rolls them back on an error.
 
     Waits up to `timeout_seconds` for the write lock (None: BUSY_TIMEOUT_SECONDS). Raises
     sqlite3.OperationalError if another connection still holds it.
     """
-    # IMMEDIATE: a transaction that begins as a reader fails at its first write, without waiting,
-    # when another process has written in between.
+    # IMMEDIATE, because a transaction that begins as a reader fails at its first write, without
+    # waiting, if another process has written in the meantime.
     _begin_immediate(db, BUSY_TIMEOUT_SECONDS if timeout_seconds is None else timeout_seconds)
     try:
         yield
@@ -33,8 +33,8 @@ def transaction(db: sqlite3.Connection, timeout_seconds: float | None = None) ->
 def _begin_immediate(db: sqlite3.Connection, timeout_seconds: float) -> None:
     """Begin a transaction with the write lock, trying every 0.5 ms.
 
-    SQLite's busy handler tries at growing intervals, up to 100 ms. Beside a process that writes all
-    the time, the lock is free only for moments, which the busy handler mostly misses.
+    SQLite's busy handler retries at growing intervals of up to 100 ms. If another process writes
+    all the time, the lock is free only briefly, and the busy handler mostly misses it.
     """
     deadline = time.monotonic() + timeout_seconds
     while True:
@@ -51,8 +51,8 @@ def _begin_immediate(db: sqlite3.Connection, timeout_seconds: float) -> None:
 def touch_write_lock(db: sqlite3.Connection) -> None:
     """Execute a statement that needs the write lock and changes nothing.
 
-    Inside a transaction it shows whether the file can be written to, also on a full disk. BEGIN
-    IMMEDIATE alone succeeds on a read-only file.
+    Inside a transaction it shows whether the file is writable, even on a full disk. BEGIN IMMEDIATE
+    alone succeeds on a read-only file.
     """
     db.execute("DELETE FROM schema_migrations WHERE 0")
 
@@ -77,7 +77,7 @@ def disable_busy_timeout(db: sqlite3.Connection) -> None:
 
 @contextmanager
 def busy_timeout(db: sqlite3.Connection, milliseconds: int) -> Iterator[None]:
-    """Context manager in which SQLite waits up to this time for locks. Outside it does not."""
+    """Context manager in which SQLite itself waits for locks, up to this time."""
     db.execute(f"PRAGMA busy_timeout = {milliseconds}")
     try:
         yield

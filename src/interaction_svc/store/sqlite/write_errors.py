@@ -1,7 +1,7 @@
-"""Finds the cause of a failed write to a store's files.
+"""The cause of a failed write to a store's files.
 
 SQLite reports every failed write as SQLITE_IOERR_WRITE, and Python has no access to its errno. So
-this module looks for the cause afterwards.
+this module determines the cause afterwards.
 """
 
 import errno
@@ -14,11 +14,11 @@ from interaction_svc.domain.units import KIB
 from interaction_svc.store.errors import StoreError, StoreFullError, StoreUnavailableError
 
 _TEST_WRITE_BYTES = 64 * KIB
-"""Size of the test write; more than SQLite writes at once (a page, or 32 KiB of shared memory)."""
+"""Size of the test write: more than SQLite writes at once (a page or 32 KiB of shared memory)."""
 
 
 def write_failure(path: Path) -> StoreError | None:
-    """Return the error that explains why SQLite can't write to its files; None if none is found."""
+    """Return the error that explains why SQLite can't write to its files; None if unknown."""
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     real = os.path.realpath(path)
     for file in (real, f"{real}-wal", f"{real}-shm"):

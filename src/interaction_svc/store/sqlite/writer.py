@@ -1,7 +1,7 @@
 """The writer, which commits waiting operations together.
 
 Each commit flushes the disk once, whatever its size. Operations that arrive during a commit wait in
-a queue, and share the next one.
+a queue, and share the next commit.
 """
 
 import asyncio
@@ -22,10 +22,10 @@ from interaction_svc.telemetry import metrics
 LOCK_RELEASE_SHARE = 0.02
 """After a commit the write lock stays free for this share of the time that it was held.
 
-Other processes try to take the lock every 0.5 ms, but without a pause it is free for less than 1 ms
-between two commits. With short commits they still get it within their timeout, and with commits of
-1 s on a slow disk they don't (measured). After a short commit the pause costs nothing, because it
-is over before the next commit begins.
+Other processes try to take the lock every 0.5 ms. Without a pause it is free for less than 1 ms
+between two commits. If commits are short, they still get the lock within their timeout. If commits
+take 1 s on a slow disk, they don't (measured). After a short commit the pause costs nothing,
+because it ends before the next commit begins.
 """
 
 T = TypeVar("T")
@@ -47,7 +47,7 @@ class _Operation(NamedTuple):
 
 
 class Writer:
-    """Executes operations on the write connection: each atomically, several per commit."""
+    """Executes operations on the write connection. Each is atomic; several share a commit."""
 
     def __init__(
         self,
@@ -61,11 +61,11 @@ class Writer:
         on_rows: Callable[[], None] = lambda: None,
         on_erased: Callable[[], None] = lambda: None,
     ) -> None:
-        """Store the callbacks.
+        """Create the writer.
 
         `check` runs on the connection's thread before and after each commit. If it raises before a
-        commit, nothing is written. If it raises after a commit, that may be lost, and its callers
-        get the error.
+        commit, nothing is written. If it raises after a commit, the commit may be lost, and its
+        callers get the error.
 
         For a commit that writes rows, `hold_wal` runs before it and `note_rows` after it, both on
         the connection's thread. Then `on_rows` runs on the event loop. `on_erased` runs on the
@@ -92,12 +92,12 @@ class Writer:
         *,
         erased: Callable[[T], bool] | None = None,
     ) -> T:
-        """Execute an operation; return its result once it is on disk.
+        """Execute an operation, and return its result once it is on disk.
 
-        `rows` and `size`, in bytes, count against the limits of the queue. `erased` returns whether
-        a result means that stored content was erased. If the caller is cancelled, an operation in
-        the queue is dropped, and one that has begun is completed. Raises StoreBusyError,
-        StoreFullError, StoreClosedError, StoreUnavailableError.
+        `rows` and `size`, in bytes, count against the limits of the queue. `erased` is called with
+        the result, and returns whether the operation erased stored content. If the caller is
+        cancelled, a queued operation is dropped, and a running one is completed. Raises
+        StoreBusyError, StoreFullError, StoreClosedError, StoreUnavailableError.
         """
         if self._closed:
             raise StoreClosedError("the store has been closed")
@@ -125,7 +125,7 @@ class Writer:
             return
         try:
             results = await self._connection.run(self._run, operations)
-        except Exception as error:  # every waiting caller must get it
+        except Exception as error:  # pass the error to every waiting caller
             results = [error] * len(operations)
         self._report(operations, results)
         for operation, result in zip(operations, results, strict=True):
@@ -152,7 +152,7 @@ class Writer:
         return results
 
     def _run_together(self, db: sqlite3.Connection, operations: list[_Operation]) -> list[object]:
-        """Execute all in one transaction. If one fails, execute each in its own."""
+        """Execute all operations in one transaction. If one fails, execute each in its own."""
         try:
             return self._run_in_transaction(db, operations)
         except Exception as error:
@@ -186,13 +186,13 @@ class Writer:
         if not isinstance(error, sqlite3.Error):
             return error
         try:
-            self._check()  # a lost file makes SQLite fail in various ways
+            self._check()  # if a file is lost, SQLite raises various errors
         except StoreError as loss:
             return loss
         return translated(error, self._connection.path)
 
     def _report(self, operations: list[_Operation], results: list[object]) -> None:
-        """Run the callbacks and count the commit, whether or not its callers still wait."""
+        """Run the callbacks and count the commit, even if its callers no longer wait."""
         if _some_erased(operations, results):
             self._on_erased()
         committed = [

@@ -27,8 +27,8 @@ from interaction_svc.store.sqlite.row_format import (
 _STATEMENT_ROWS = (250, ROWS_PER_STATEMENT, *range(25, 0, -1))
 """The numbers of rows for which there is an INSERT statement. Each is prepared once.
 
-Each statement releases the interpreter lock and takes it again, and the event loop may take it in
-between. So fewer statements wait less: with several rows a statement, 100 rows cost 15 % less.
+Each statement releases the interpreter lock, and may wait to get it back from the event loop. With
+several rows per statement there are fewer waits: 100 rows cost 15 % less.
 """
 _KEY_COLUMNS = ("session_sid", "account_sid", "sid")
 _KEY = " AND ".join(f"{name} = ?" for name in _KEY_COLUMNS)
@@ -42,12 +42,12 @@ def _values(columns: int, rows: int) -> str:
 
 
 def _statements(form: str, columns: int) -> tuple[tuple[int, str], ...]:
-    """Return a statement for each number of rows. `form` contains `{values}`."""
+    """Return a statement for each number of rows. `form` has a placeholder `{values}`."""
     return tuple((count, form.format(values=_values(columns, count))) for count in _STATEMENT_ROWS)
 
 
-# All keys are one concatenated value, which costs half of one value per key. LEFT JOIN fixes the
-# order: each key is looked up.
+# All keys are concatenated into one parameter, which costs half as much as one parameter per key.
+# LEFT JOIN fixes the join order: each key is looked up.
 _FIND = f"""
 WITH RECURSIVE
     place(at) AS (SELECT 1 UNION ALL SELECT at + {_KEY_BYTES} FROM place
@@ -62,8 +62,8 @@ LEFT JOIN interactions AS old INDEXED BY interactions_by_sid USING ({", ".join(_
 LEFT JOIN tombstones AS tombstone USING ({", ".join(_KEY_COLUMNS)})
 WHERE old.frame IS NOT NULL OR tombstone.deleted_us IS NOT NULL
 """
-# OR IGNORE, although no row with the key exists: for a statement that can fail, SQLite saves each
-# page before it changes it, which costs several times as much.
+# OR IGNORE, although no row with the key exists. For a statement that can fail, SQLite saves each
+# page before it changes the page, which costs several times as much.
 _INSERT = _statements(
     f"INSERT OR IGNORE INTO interactions ({COLUMNS}) {{values}}", len(Columns._fields)
 )
@@ -105,7 +105,7 @@ class UpsertBatch:
 
 
 def record_batches(db: sqlite3.Connection, works: Sequence[UpsertBatch]) -> list[list[Recorded]]:
-    """Record several batches with shared statements; return the results of each."""
+    """Record several batches with shared statements, and return the results of each batch."""
     rows = [row for work in works for row in work.rows]
     recorded = iter(record(db, rows, works[0].reads))
     return [list(islice(recorded, len(work.rows))) for work in works]
@@ -125,7 +125,7 @@ def record(
         if key in deleted_keys:
             recorded.append(Recorded(Outcome.DELETED, None))
         elif (old := stored.get(key)) is None:
-            stored[key] = row  # the batch may contain it again
+            stored[key] = row  # the batch may contain the key again
             new[key] = columns
             recorded.append(Recorded(Outcome.CREATED, row.frame))
         else:
@@ -149,7 +149,7 @@ def _key_of(columns: Packed) -> PackedKey:
 def replace(db: sqlite3.Connection, rows: Sequence[Row]) -> bool:
     """Store rows unchanged, except those with a tombstone.
 
-    The keys must differ. Returns whether stored content was replaced.
+    The keys must be distinct. Returns whether stored content was replaced.
     """
     packed = {_key_of(columns): columns for columns in map(pack_row, rows)}
     stored, deleted_keys = _find(db, list(packed))
@@ -186,7 +186,7 @@ def insert(
 
 
 def update(db: sqlite3.Connection, rows: Iterable[Packed]) -> None:
-    """Update stored rows with these columns. A changed created_us moves a row in the table."""
+    """Update stored rows to these columns. A new created_us moves the row within the table."""
     db.executemany(_UPDATE, [(*row, *_key_of(row)) for row in rows])
 
 

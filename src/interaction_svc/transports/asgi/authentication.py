@@ -8,10 +8,11 @@ from interaction_svc.transports.pipeline import Pipeline
 
 
 class Authentication:
-    """Middleware that identifies callers, checks their permission, and holds their share.
+    """Middleware that identifies callers, checks permissions, and counts requests per account.
 
-    HTTP requests need credentials even where no key exists, as in the vendor's API. Unknown paths
-    of the API need them too, so a caller without credentials does not learn which paths exist.
+    HTTP requests need credentials even if the store has no key, as in the vendor's API. Unknown
+    paths of the API need them too, so a caller without credentials does not learn which paths
+    exist.
     """
 
     def __init__(self, app: ASGIApp, pipeline: Pipeline) -> None:
@@ -29,7 +30,7 @@ class Authentication:
             return
         request = current_request()
         # Without the header the credentials are empty, which is malformed. None would be accepted
-        # as long as no key exists.
+        # while the store has no key.
         await self._pipeline.authenticate(request, request.authorization or "")
         with self._pipeline.authorize(operation, request.principal):
             await self._app(scope, receive, send)

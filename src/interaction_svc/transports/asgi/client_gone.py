@@ -1,5 +1,5 @@
-"""The error of a response that its client no longer reads."""
+"""The error for a response whose client has disconnected."""
 
 
 class ClientGoneError(Exception):
-    """The client has ended the connection after part of the response was sent."""
+    """The client has ended the connection before the whole response was sent."""

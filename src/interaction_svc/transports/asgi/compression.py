@@ -1,7 +1,7 @@
 """Compression of responses with gzip, for clients that accept it.
 
-Starlette's middleware isn't used: it compresses for a client that excludes gzip (`gzip;q=0`), and
-it wraps every request, although nearly all responses are too small for it.
+Starlette's middleware is not used. It compresses even if the client excludes gzip (`gzip;q=0`), and
+it wraps every request, although nearly all responses are too small to compress.
 """
 
 import asyncio
@@ -12,10 +12,10 @@ from starlette.types import Scope
 from interaction_svc.domain.units import KIB
 
 MIN_BYTES = 2048
-"""Smaller responses are not compressed: they fit into two packets, and little would be saved."""
+"""Smaller responses are not compressed: they fit into two packets, so it would save little."""
 
 _LEVEL = 1
-"""Level 1 compresses a page of 1,000 rows, 1 MB, to 143 kB in 6 ms; level 6 to 122 kB in 13 ms."""
+"""Level 1 compresses a 1 MB page of 1,000 rows to 143 kB in 6 ms; level 6 to 122 kB in 13 ms."""
 _MAX_BYTES_ON_LOOP = 64 * KIB
 """A larger part, more than 0.4 ms of work, is compressed on a thread."""
 _GZIP_FORMAT = 16 + zlib.MAX_WBITS
@@ -29,7 +29,7 @@ class Compressor:
         self._compressor = zlib.compressobj(_LEVEL, zlib.DEFLATED, _GZIP_FORMAT)
 
     async def compressed(self, part: bytes, *, is_last: bool) -> bytes:
-        """Return the compressed bytes to send after this part; they may be empty."""
+        """Compress the next part. Return the bytes to send now, which may be empty."""
         if len(part) <= _MAX_BYTES_ON_LOOP:
             return self._compress(part, is_last)
         return await asyncio.to_thread(self._compress, part, is_last)
@@ -40,7 +40,7 @@ class Compressor:
 
 
 def accepts_gzip(scope: Scope) -> bool:
-    """Return whether a request's Accept-Encoding rates gzip above 0 and no lower than identity."""
+    """Return whether the q-value of gzip in Accept-Encoding is above 0 and at least identity's."""
     texts = [value for name, value in scope["headers"] if name == _ACCEPT_ENCODING]
     if not texts:
         return False

@@ -1,4 +1,4 @@
-"""CORS: the origins whose pages may read responses in a browser (Fetch standard)."""
+"""CORS (Fetch standard): the origins whose pages may read responses in a browser."""
 
 from collections.abc import Callable, Collection
 
@@ -24,7 +24,7 @@ _RESPONSE_HEADERS = (
 
 
 class Cors(CORSMiddleware):
-    """Middleware that adds CORS to requests of the allowed origins, and changes no others.
+    """Middleware that handles CORS for the allowed origins, and changes no other requests.
 
     A preflight of an allowed origin is answered here, before authentication, because browsers send
     no credentials with it. Credentials that a browser keeps (`credentials: "include"`) are not
@@ -37,7 +37,7 @@ class Cors(CORSMiddleware):
         origins: Collection[str],
         render_error: Callable[[ServiceError, str], Response],
     ) -> None:
-        """Allow `origins`. `render_error` returns the response to a refused preflight."""
+        """Create the middleware. `render_error` returns the response to a refused preflight."""
         super().__init__(
             app,
             allow_origins=frozenset(origins),
@@ -55,7 +55,7 @@ class Cors(CORSMiddleware):
             await self.app(scope, receive, send)
 
     def preflight_response(self, request_headers: Headers) -> Response:
-        """Return the response to a preflight. A refusal has the API's error body."""
+        """Return the response to a preflight. A refusal has an error body of the API."""
         current_request().method = "preflight"
         response = super().preflight_response(request_headers)
         if response.status_code == 200:

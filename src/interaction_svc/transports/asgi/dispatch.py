@@ -11,14 +11,14 @@ RPC_PREFIXES = tuple({rpc.rpartition("/")[0] + "/" for rpc in RPCS})
 
 
 class Dispatch:
-    """An ASGI application that calls one of two others, and adds nothing."""
+    """An ASGI application that passes each request to one of two others."""
 
     def __init__(self, rpc: ASGIApp, rest: ASGIApp) -> None:
         self._rpc = rpc
         self._rest = rest
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Serve a request. A preflight of CORS, of any path, is served by the REST application."""
+        """Serve a request. The REST application serves the CORS preflights of all paths."""
         if scope["path"].startswith(RPC_PREFIXES) and scope["method"] != "OPTIONS":
             return self._rpc(scope, receive, send)
         return self._rest(scope, receive, send)

@@ -11,33 +11,33 @@ from interaction_svc.v1.interaction_pb2 import Interaction
 KEPT_BYTES = 16 * MIB
 """The maximum size of the cache, rows and JSON together. One page may exceed it."""
 SECONDS_KEPT = 60.0
-"""An entry that is not used is dropped after this time, or at most twice this time."""
+"""An unused entry is dropped after one to two times this time."""
 
 _OVERHEAD_BYTES = 200
 """The memory overhead of an entry: two objects and a slot of the dict."""
 
 
 class JsonCache:
-    """Renders rows as JSON, and caches the JSON from the second request for a row on.
+    """Renders rows as JSON. The second request for a row caches its JSON.
 
-    A client that polls a list or pages through a Session gets the same rows repeatedly. The key of
-    the cache is the stored bytes of a row; a look-up takes 1/15 of the time of rendering. The store
-    is read for each request, so the cache never returns a row that has changed or was deleted. The
-    first request for a row caches nothing, because caching all rows would make a single read of
-    them a fifth slower.
+    A client that polls a list or pages through a Session gets the same rows repeatedly. The cache
+    key is the stored bytes of a row. A lookup takes 1/15 of the time of rendering. The store is
+    read for each request, so the cache never returns a row that has changed or was deleted. The
+    first request for a row caches nothing, because caching every row would make the first read 20 %
+    slower.
 
     The cache has two generations. A row that is used moves to the younger one. When the younger one
-    has half of KEPT_BYTES or is SECONDS_KEPT old, the older one is dropped, and the younger one
-    becomes the older one.
+    exceeds half of KEPT_BYTES or is SECONDS_KEPT old, the older one is dropped, and the younger one
+    takes its place.
     """
 
     def __init__(self, render: Callable[[Interaction], bytes]) -> None:
-        """`render` returns the JSON of an Interaction."""
+        """Create an empty cache. `render` returns the JSON of an Interaction."""
         self._render = render
         self._young: dict[bytes, bytes] = {}
         self._old: dict[bytes, bytes] = {}
         self._young_bytes = 0
-        self._asked_for: set[int] = set()  # hashes of rows whose JSON isn't cached yet
+        self._asked_for: set[int] = set()  # hashes of rows requested once
         self._timer: asyncio.TimerHandle | None = None
 
     def render_page(self, encoded: bytes) -> list[bytes]:

@@ -1,6 +1,6 @@
 """Routing of HTTP requests by the table of operations.
 
-A request is routed before all other stages, because they depend on its operation.
+Routing is the first step, because all stages depend on the operation.
 """
 
 import re
@@ -45,8 +45,8 @@ class Router:
     def route(self, scope: Scope) -> Operation:
         """Return the operation of a request.
 
-        Sets `operation`, `endpoint` and `path_params` of the scope. The endpoint of a request
-        without an operation raises UnknownPath or MethodNotAllowed.
+        Sets `operation`, `endpoint` and `path_params` of the scope. If no operation matches, the
+        endpoint raises UnknownPath or MethodNotAllowed.
         """
         path, method = scope["path"], scope["method"]
         for pattern, operations in self._resources:

@@ -20,9 +20,9 @@ from interaction_svc.transports.asgi.router import Router
 TRANSPORT = "http"
 
 UNANSWERED = "CANCELLED"
-"""The code of a request until its response begins, and if its client leaves before the end."""
+"""The code of a request without a response, or whose client disconnects before its end."""
 NO_STORE = (b"cache-control", b"no-store")
-"""A header of every response: most have personal data, and errors are temporary."""
+"""A header of every response, because most contain personal data, and errors are temporary."""
 _REQUEST_ID = REQUEST_ID_HEADER.encode()
 _AUTHORIZATION = b"authorization"
 _CONSISTENCY = CONSISTENCY_HEADER.encode()
@@ -32,8 +32,8 @@ _MAX_LOGGED_PATH = 256
 class Telemetry:
     """Routes a request, builds its context, logs and counts it, and adds headers to the response.
 
-    `Twilio-Request-Id` always has the vendor's form. It is the `X-Request-Id` too, unless the
-    caller has sent one.
+    `Twilio-Request-Id` always has the vendor's form. `X-Request-Id` has the same value unless the
+    caller has sent its own.
     """
 
     def __init__(self, app: ASGIApp, router: Router) -> None:
@@ -46,7 +46,8 @@ class Telemetry:
         sent = authorization = token = None
         for name, value in scope["headers"]:
             if name == _AUTHORIZATION:
-                # Credentials are ASCII, and are sent once. An empty text is malformed.
+                # Credentials must be ASCII and sent once. Otherwise the empty text marks them as
+                # malformed.
                 is_valid = authorization is None and value.isascii()
                 authorization = value.decode() if is_valid else ""
             elif name == _REQUEST_ID and sent is None:
@@ -68,7 +69,7 @@ class Telemetry:
         if twilio_request_id != given:
             about["twilio_request_id"] = twilio_request_id
 
-        def send_with_headers(message: Message) -> Awaitable[None]:  # not async: saves a coroutine
+        def send_with_headers(message: Message) -> Awaitable[None]:  # no async: saves a coroutine
             if message["type"] == "http.response.start":
                 call.code = str(message["status"])
                 message["headers"] += (

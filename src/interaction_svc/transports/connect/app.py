@@ -1,4 +1,4 @@
-"""The ASGI application of the RPC methods: Connect, gRPC-Web and gRPC, with one request each.
+"""The ASGI application of the unary RPC methods: Connect, gRPC-Web and gRPC.
 
 A call passes the stages of transports/pipeline. The caller is authenticated before the body of the
 request is read. The deadline includes the arrival of the body and the sending of the response.
@@ -51,7 +51,7 @@ class RpcApp:
         self._protocols = Protocols()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request. Raises the error of a response that has begun."""
+        """Serve a request. Raises an error only if the response has already begun."""
         request = Request(scope, receive)
         served = self._protocols.posted(with_trailers=request.server_sends_trailers)
         protocol = served.get(request.content_type)
@@ -69,7 +69,7 @@ class RpcApp:
             except asyncio.CancelledError:  # at the end of a drain
                 call.error = Unavailable("The service is shutting down")
             error = call.error
-            assert error is not None  # noqa: S101 each way to here has set it
+            assert error is not None  # noqa: S101 ErrorBoundary or the branch above has set it
             call.code = codes_of(type(error)).grpc_name
             if sender.has_begun:
                 call.about["cut_off"] = error.reason_name()
@@ -121,7 +121,7 @@ class RpcApp:
                         answer = await self._answer(request, protocol, method, call)
                 except TimeoutError as expired:
                     raise DeadlineExceeded("The client's own deadline has passed") from expired
-            if operation.changes_nothing:  # the response of a write is sent in any case
+            if operation.changes_nothing:  # a write is done already, so its response is sent
                 backlog.check(call, len(answer))
             response = protocol.response(method, call, answer)
             with backlog.holding(call, len(response.body)):
@@ -140,7 +140,7 @@ class RpcApp:
     async def _message(self, request: Request, protocol: Protocol, method: UnaryMethod) -> bytes:
         max_bytes = self._max_bytes if request.operation.needs_credentials else _ANONYMOUS_BYTES
         if request.method == "GET":
-            assert isinstance(protocol, Connect)  # noqa: S101 of_query returned it
+            assert isinstance(protocol, Connect)  # noqa: S101 of_query returns a Connect
             return protocol.request_of_query(method, request.query, max_bytes)
         body = await request.body(self._pipeline.request_bytes, max_bytes)
         return protocol.request(method, request.headers, body, max_bytes)
@@ -155,7 +155,7 @@ class _Sender:
         self.has_begun = False
 
     async def send(self, response: Response) -> None:
-        """Send a response, compressed if the client accepts that. Return when it is read."""
+        """Send a response, with gzip if the client accepts it. Return when all of it is sent."""
         status, headers, body, trailers = response
         headers.append(NO_STORE)
         if trailers is None:

@@ -22,9 +22,10 @@ def trailers_frame(trailers: list[tuple[bytes, bytes]]) -> bytes:
 
 
 def only_message(body: bytes, encoding: bytes, max_bytes: int) -> bytes:
-    """Return the message of a body that must have exactly one.
+    """Return the only message of a body. A body with more or fewer messages is malformed.
 
-    `encoding` is how a compressed message is compressed. Raises MalformedRequest, RequestTooLarge.
+    `encoding` is the compression of messages whose prefix marks them as compressed. Raises
+    MalformedRequest, RequestTooLarge.
     """
     if len(body) < _PREFIX.size:
         raise MalformedRequest("The request has no message: its prefix has 5 bytes")
@@ -40,7 +41,7 @@ def only_message(body: bytes, encoding: bytes, max_bytes: int) -> bytes:
 
 
 def decompressed(message: bytes, encoding: bytes, max_bytes: int) -> bytes:
-    """Return a message without its compression: gzip or identity.
+    """Decompress a message. `encoding` is gzip or identity.
 
     Raises MalformedRequest, RequestTooLarge.
     """

@@ -31,7 +31,7 @@ class JsonMessages:
         return print_json(method.response.FromString(message))
 
     def _list(self, message: bytes) -> bytes:
-        """Return the JSON of a List, whose encoding is its rows and then its tokens."""
+        """Return the JSON of a List response. Its encoding has the rows first, then the tokens."""
         encoded = split_rows(message)
         rows = self._cache.render_rows(encoded)
         tokens = ListInteractionsResponse.FromString(message[encoded_size(encoded) :])

@@ -1,4 +1,4 @@
-"""The protocols: what a request and a response look like on the wire.
+"""The protocols: the form of requests and responses on the wire.
 
 Sources: connectrpc.com/docs/protocol, and PROTOCOL-HTTP2.md and PROTOCOL-WEB.md of grpc.
 """
@@ -32,7 +32,7 @@ _CONNECT_TIMEOUT = re.compile(rb"[0-9]{1,10}")
 _GRPC_TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _GRPC_UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _VISIBLE = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
-"""The characters that a grpc-message has unescaped."""
+"""The characters that are not escaped in a grpc-message."""
 
 
 class Response(NamedTuple):
@@ -42,14 +42,14 @@ class Response(NamedTuple):
     headers: Pairs
     body: bytes
     trailers: Pairs | None = None
-    """None: the protocol has none outside of the body."""
+    """The trailers; None if the protocol sends none outside the body."""
 
 
 class Protocol(ABC):
-    """A protocol, with one form of its messages."""
+    """A protocol, with one encoding of its messages."""
 
     name: str
-    """The protocol in log lines and metrics."""
+    """The name of the protocol in log lines and metrics."""
 
     @abstractmethod
     def timeout(self, headers: dict[bytes, bytes]) -> float | None:
@@ -59,14 +59,14 @@ class Protocol(ABC):
     def request(
         self, method: UnaryMethod, headers: dict[bytes, bytes], body: bytes, max_bytes: int
     ) -> bytes:
-        """Return the request of a body, in protobuf's encoding.
+        """Return the request in a body, in protobuf's encoding.
 
         Raises MalformedRequest, RequestTooLarge, InvalidField.
         """
 
     @abstractmethod
     def response(self, method: UnaryMethod, call: RequestContext, message: bytes) -> Response:
-        """Return the response that has this message, in protobuf's encoding."""
+        """Return the response with this message, which is in protobuf's encoding."""
 
     @abstractmethod
     def error(self, call: RequestContext, error: ServiceError) -> Response:
@@ -74,12 +74,12 @@ class Protocol(ABC):
 
 
 class Connect(Protocol):
-    """Connect with one request and one response, as JSON or in protobuf's encoding."""
+    """Connect for unary methods, with messages as JSON or in protobuf's encoding."""
 
     name = "connect"
 
     def __init__(self, content_type: bytes, json: JsonMessages | None = None) -> None:
-        """Without `json`, messages are in protobuf's encoding."""
+        """Create the protocol. Without `json`, messages are in protobuf's encoding."""
         self._content_type = content_type
         self._json = json
 
@@ -100,7 +100,7 @@ class Connect(Protocol):
         return self._in_protobuf(method, plain)
 
     def request_of_query(self, method: UnaryMethod, query: bytes, max_bytes: int) -> bytes:
-        """Return the request of a GET, which is in the query.
+        """Return the request in the query of a GET.
 
         Raises MalformedRequest, RequestTooLarge, InvalidField.
         """
@@ -220,14 +220,14 @@ class GrpcWeb(Grpc):
 
 
 def _metadata(call: RequestContext) -> Iterable[tuple[bytes, bytes]]:
-    """Return the metadata of every response: the request id, and the token of what was written."""
+    """Return the metadata of a response: the request id, and the consistency token of a write."""
     yield REQUEST_ID_HEADER.encode(), call.request_id.encode()
     if call.written is not None:
         yield CONSISTENCY_HEADER.encode(), call.written.encode()
 
 
 class Protocols:
-    """The protocols of an application, which share its cache of JSON."""
+    """The protocols of one application. They share one cache of JSON."""
 
     def __init__(self) -> None:
         self.json = Connect(b"application/json", JsonMessages())
@@ -245,7 +245,7 @@ class Protocols:
         self._with_trailers = {**self._posted, **grpc}
 
     def posted(self, *, with_trailers: bool) -> dict[bytes, Protocol]:
-        """Return the protocols of a POST by content type. Only some servers send trailers."""
+        """Return the protocols of a POST by content type; gRPC only if the server has trailers."""
         return self._with_trailers if with_trailers else self._posted
 
     def of_query(self, query: bytes) -> Connect:

@@ -1,4 +1,4 @@
-"""A request over HTTP whose body is not read yet."""
+"""An RPC request over HTTP. Its body is read after its headers are checked."""
 
 from starlette.types import Receive, Scope
 
@@ -25,7 +25,7 @@ class Request:
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.scope = scope
         self.headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
-        """The first of repeated headers counts."""
+        """The headers by name. Of a repeated header the first value is used."""
         self.operation = RPCS.get(scope["path"], UNKNOWN_RPC)
         self._receive = receive
 
@@ -68,7 +68,7 @@ class Request:
         )
 
     def _problem_of(self, authorization: bytes) -> str:
-        """Return the problem of credentials that no key can have, or an empty text."""
+        """Return the error text for credentials that no key can match; an empty text for others."""
         if not authorization.isascii():
             return "The `authorization` has characters that are not ASCII; a key has none"
         if sum(name == _AUTHORIZATION for name, _ in self.scope["headers"]) > 1:
@@ -76,11 +76,11 @@ class Request:
         return ""
 
     async def body(self, all_requests: RequestBytes, max_bytes: int) -> bytes:
-        """Return the whole body, of a message of at most `max_bytes`.
+        """Read the whole body. Its message may have at most `max_bytes`.
 
-        The body may be half as large again, because of base64 and prefixes. The parts of an
-        unfinished body count among `all_requests`. Raises RequestTooLarge, Overloaded,
-        ClientGoneError.
+        The body may have 1.5 times as many bytes, because of base64 and prefixes. The bytes of an
+        unfinished body count against the limit of `all_requests`. Raises RequestTooLarge,
+        Overloaded, ClientGoneError.
         """
         limit = max_bytes + max_bytes // 2
         announced = self.headers.get(b"content-length", b"")

@@ -1,15 +1,15 @@
-"""A timer of a connection that is cheap to start and stop for every request."""
+"""A timer for a connection that is cheap to start and stop for every request."""
 
 import asyncio
 from collections.abc import Callable
 
 
 class ConnectionTimer:
-    """Calls a function once after a time, unless it is stopped or started again before.
+    """Calls a function once after a time, unless the timer is stopped or started again earlier.
 
     `start` and `stop` only set the deadline. One timer of the event loop stays scheduled, and
-    checks the deadline when it fires. This takes 1 microsecond for each request. A new timer of the
-    loop for each request would take 8 microseconds, 5 % of a request.
+    checks the deadline when it fires. This takes 1 microsecond for each request. Scheduling a new
+    timer for each request would take 8 microseconds, 5 % of a request.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -19,7 +19,7 @@ class ConnectionTimer:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, seconds: float, then: Callable[[], None]) -> None:
-        """Call `then` after `seconds`, in place of the function of an earlier start."""
+        """Call `then` after `seconds`. This replaces the call of an earlier start."""
         self._until, self._then = self._loop.time() + seconds, then
         if self._timer is not None:
             if self._timer.when() <= self._until:

@@ -20,7 +20,7 @@ class OpenConnections:
 
 
 class LimitedListener(socket.socket):
-    """A listening socket that closes new connections while the maximum is open.
+    """A listening socket that closes new connections while the maximum number is open.
 
     It counts sockets, so that connections count during their TLS handshake too.
     """
@@ -30,26 +30,26 @@ class LimitedListener(socket.socket):
     ) -> None:
         """Adopt the descriptor of a bound socket.
 
-        On Linux the kernel closes a connection whose client reads nothing for `unread_seconds`.
+        On Linux, the kernel closes a connection if its client reads nothing for `unread_seconds`.
         """
         super().__init__(bound.family, bound.type, bound.proto, bound.detach())
         self._connections = connections
         self._unread_milliseconds = int(unread_seconds * 1000)
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """Accept a connection. While the maximum is open, close the connections that it accepts."""
+        """Accept a connection. While the maximum number is open, close each new one at once."""
         while True:
             accepted, peer = super().accept()
             if self._connections.count < self._connections.maximum:
                 break
             accepted.close()
             metrics.errors.labels("http", _REASON).inc()
-        # Without TCP_NODELAY a response's body waits until the client acknowledges its headers,
-        # 40 ms on Linux. asyncio sets it only for sockets that it opens itself.
+        # Without TCP_NODELAY a response's body is delayed until the client acknowledges its
+        # headers: 40 ms on Linux. asyncio sets it only for sockets that it opens itself.
         accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if sys.platform == "linux":
-            # The limit applies to open connections and to those that are being closed. Without it
-            # TCP waits for ever for a client that reads nothing.
+            # This timeout applies to open connections and to those that are being closed. Without
+            # it TCP waits forever for a client that reads nothing.
             accepted.setsockopt(
                 socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, self._unread_milliseconds
             )
@@ -63,6 +63,6 @@ class _CountedConnection(socket.socket):
         connections.count += 1
 
     def close(self) -> None:
-        if self.fileno() != -1:  # -1 if it is closed already
+        if self.fileno() != -1:  # -1: the socket is already closed
             self._connections.count -= 1
         super().close()

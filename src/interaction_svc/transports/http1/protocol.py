@@ -1,10 +1,10 @@
 """HTTP on one connection: uvicorn's protocol with limits that uvicorn lacks.
 
-A request that does not reach the application is refused here with the API's error body: status 400
-if it is not HTTP or could be read in two ways, 431 if its headers are too large, 408 if they are
-too slow. A body is read as the application asks for it, at most 64 KiB ahead. If the application
-answers without reading all of it, the connection ends: what follows a body that is not read could
-otherwise be taken for a request, and smuggle it past a proxy.
+A request that does not reach the application is refused here with the API's error body. The status
+is 400 if the input is not HTTP or is ambiguous, 431 if the headers are too large, and 408 if they
+are too slow. A body is read when the application asks for it, at most 64 KiB ahead. If the
+application answers without reading all of it, the connection ends. Otherwise unread bytes of a body
+could be parsed as a request, which would let a client smuggle a request past a proxy.
 """
 
 import asyncio
@@ -39,14 +39,14 @@ from interaction_svc.transports.status import codes_of
 log = structlog.get_logger()
 
 _PIECE_BYTES = 1024
-"""The bytes parsed at once. It bounds the requests that wait for the one in progress."""
+"""The bytes parsed at once. This bounds the number of pipelined requests that wait."""
 _UNPARSED_BYTES = 64 * KIB
-"""The connection is not read while more than this waits to be parsed."""
+"""The connection is not read while more bytes than this wait to be parsed."""
 _END_OF_HEADERS = b"\r\n\r\n"
 _LINGER_SECONDS = 2.0
-"""The time that a connection stays open after its last response if its input was not read.
+"""The time that a connection stays open after its last response if some input was not read.
 
-Closing it at once would reset it, and the client would lose a response that it has not read yet.
+Closing the connection at once would reset it, and the client would lose an unread response.
 """
 _REASON = MalformedRequest.reason_name()
 
@@ -58,11 +58,11 @@ class HttpLimits:
     max_header_bytes: int
     """The largest headers of a request, with its first line and the empty line."""
     max_connections: int
-    """The number of open connections. Further ones are closed."""
+    """The maximum number of open connections. Further connections are closed."""
     header_timeout_seconds: float
     """The time limit of a TLS handshake, and of the headers of a request."""
     connection_idle_seconds: float
-    """A connection is closed after this time without a request, or without reading a response."""
+    """A connection is closed if its client sends no request or reads no response for this time."""
 
 
 RenderError = Callable[[ServiceError, str], Response]
@@ -76,10 +76,10 @@ class StopParsing(Exception):
 class RestProtocol(UvicornProtocol):
     """Serves the requests of one connection, one after the other, within HttpLimits.
 
-    The header timeout starts with the connection, and on a kept connection with the first byte of
-    the next request. No timeout runs while a request is answered. After a response the idle timeout
-    starts. The kernel ends the connection of a client that does not read (listener.py), and
-    uvicorn's flow control bounds the size of unread responses.
+    The header timeout starts with the connection; on a kept-alive connection it starts with the
+    first byte of the next request. No timeout runs while a request is in progress. After a response
+    the idle timeout starts. The kernel ends the connection of a client that does not read
+    (listener.py), and uvicorn's flow control bounds the size of unread responses.
     """
 
     cycle: RequestCycle | None  # type: ignore[assignment]
@@ -90,15 +90,15 @@ class RestProtocol(UvicornProtocol):
         self._limits = limits
         self.render_error = render_error
         self._unparsed = bytearray()
-        self._header_bytes = 0  # of the headers so far, while they are incomplete
-        self._most_header_bytes = 0  # an upper bound for the request being parsed
+        self._header_bytes = 0  # received of incomplete headers
+        self._most_header_bytes = 0  # upper bound for the request being parsed
         self._timer = ConnectionTimer(self.loop)
         self._awaits_headers = False  # whether the timer is the header timeout
         self._read_closed = False  # whether further input is ignored
         self._refusal: MalformedRequest | None = None  # to send after the responses before it
         self._last_bytes = b""  # the last bytes parsed, where _END_OF_HEADERS may begin
         self._in_body = False  # whether the parser is behind headers and before the end of a body
-        self._framing_bytes = 0  # bytes in a body that belong to no part of it, since its last part
+        self._framing_bytes = 0  # bytes of chunked framing since the body's last part
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the header timeout."""
@@ -124,13 +124,13 @@ class RestProtocol(UvicornProtocol):
         self._header_bytes = self._header_bytes or 1  # not 0: the header timeout sends an error
 
     def on_headers_complete(self) -> None:
-        """Pass the request to the application, like uvicorn's method but with fewer features."""
+        """Create the request's cycle. This replaces uvicorn's method, and has fewer features."""
         parser = self.parser
         scope: Scope = self.scope  # type: ignore[assignment]
         method = parser.get_method()
         if (
             self._most_header_bytes > self._limits.max_header_bytes
-        ):  # an upper bound: it may have part of the next request
+        ):  # an upper bound: it may include bytes of the next request
             self._check_size(method)
         url = httptools.parse_url(self.url)
         path = url.path.decode("ascii")
@@ -154,19 +154,19 @@ class RestProtocol(UvicornProtocol):
             has_body=has_body and not is_last,
             expects_continue=self.expect_100_continue,
         )
-        self.pipeline.append(cycle)  # it starts when the parser has accepted the headers
+        self.pipeline.append(cycle)  # started once the parser accepts the headers
         if is_last:
             self._read_closed = True
             raise StopParsing
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Add a header. The fields behind a chunked body are ignored."""
+        """Add a header. The trailer fields after a chunked body are ignored."""
         if not self._in_body:
             super().on_header(name, value)
 
     def on_body(self, body: bytes) -> None:
         """Pass a part of a body to the application."""
-        self._framing_bytes = -_PIECE_BYTES  # of this piece, no byte counts
+        self._framing_bytes = -_PIECE_BYTES  # so the bytes of this piece are not counted
         if self.cycle is not None:
             self.cycle.add_body(body)
 
@@ -201,10 +201,10 @@ class RestProtocol(UvicornProtocol):
             self._parse()
 
     def linger(self) -> None:
-        """Send nothing more, ignore further input, and close after _LINGER_SECONDS."""
+        """Stop sending, ignore further input, and close the connection after _LINGER_SECONDS."""
         if self.transport.is_closing():
             return
-        if self.transport.can_write_eof():  # not with TLS
+        if self.transport.can_write_eof():  # false with TLS
             self.transport.write_eof()
         self.flow.resume_reading()
         self._timer.start(_LINGER_SECONDS, self.transport.close)
@@ -219,9 +219,9 @@ class RestProtocol(UvicornProtocol):
         self._after_parsing()
 
     def _next_piece(self) -> bytes:
-        """Return the next bytes to parse, which end with the headers of a request.
+        """Return the next bytes to parse. They extend at most to the end of a request's headers.
 
-        A body is thus parsed only when the application asks for it.
+        So a body is parsed only when the application asks for it.
         """
         size = _PIECE_BYTES
         if not self._in_body:
@@ -235,7 +235,7 @@ class RestProtocol(UvicornProtocol):
 
     def _after_parsing(self) -> None:
         if self._unparsed and not self._read_closed:
-            if len(self._unparsed) > _UNPARSED_BYTES:  # else two system calls a request with a body
+            if len(self._unparsed) > _UNPARSED_BYTES:  # pausing costs 2 system calls
                 self.flow.pause_reading()
             return
         self._unparsed.clear()
@@ -251,7 +251,7 @@ class RestProtocol(UvicornProtocol):
             self.parser.feed_data(piece)
         except httptools.HttpParserError as error:
             if not self._read_closed:
-                if self.cycle is not cycle:  # the request can't be read, so it is not served
+                if self.cycle is not cycle:  # drop the unreadable request
                     self.pipeline.pop()
                     self.cycle = cycle
                 cause = error.__context__
@@ -268,12 +268,12 @@ class RestProtocol(UvicornProtocol):
     def _count(
         self, size: int, cycle: RequestCycle | None, before: int, *, was_in_body: bool
     ) -> None:
-        """Count the bytes of a piece as those of headers, or of a body's framing."""
+        """Count the bytes of a piece as header bytes, or as framing bytes of a body."""
         if self._in_body:
             self._framing_bytes += size
             if self._framing_bytes > self._limits.max_header_bytes:
                 self._refuse(HeadersTooLarge(self._too_large()))
-        elif was_in_body:  # it has ended in this piece
+        elif was_in_body:  # the body has ended in this piece
             self._header_bytes = size if self._header_bytes else 0
         elif self.cycle is cycle:  # this piece completed no headers
             self._header_bytes = before + size
@@ -309,7 +309,7 @@ class RestProtocol(UvicornProtocol):
             return
         if self._header_bytes:
             self._refuse(HeadersTooSlow("The headers of the request took too long"))
-        else:  # no request: a client would take an error for the response to its next one
+        else:  # no request: a client would match an error to its next request
             self.transport.close()
 
     def _refuse(self, error: MalformedRequest) -> None:
@@ -317,13 +317,13 @@ class RestProtocol(UvicornProtocol):
         self._unparsed.clear()
         self._stop_timeout()
         metrics.errors.labels("http", _REASON).inc()
-        log.debug("request refused", status=codes_of(type(error)).http)  # without any input
+        log.debug("request refused", status=codes_of(type(error)).http)  # never log the input
         cycle = self.cycle
         if cycle is None or cycle.response_complete:
             self._send_refusal(error)
         elif cycle.body_complete or cycle.response_started:
             self._refusal = error
-        else:  # the application waits for a body that can't be read: it gets no response from there
+        else:  # the application waits for the body, so send the refusal in its place
             cycle.disconnected = True
             cycle.message_event.set()
             self._send_refusal(error)
@@ -348,5 +348,5 @@ class RestProtocol(UvicornProtocol):
 
 
 def _decoded(path: str) -> str:
-    """Return a path with its escapes decoded, except %2F, which doesn't separate segments."""
+    """Decode the escapes of a path except %2F, because an escaped slash separates no segments."""
     return "%2F".join(unquote(part) for part in re.split("%2F", path, flags=re.IGNORECASE))

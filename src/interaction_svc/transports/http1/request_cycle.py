@@ -1,11 +1,12 @@
 """One request and its response, which uvicorn calls a cycle.
 
-It sends the headers of a response together with the body, in one system call: two cost 10 % more
-for an empty request. It creates no reference cycles for the garbage collector. A response in
-several parts is sent in chunks, or over HTTP/1.0 until the end of the connection.
+It sends the headers of a response together with the body in one system call. With two system calls
+an empty request costs 10 % more. It creates no reference cycles for the garbage collector. A
+response in several parts is sent with chunked encoding. Over HTTP/1.0 the end of the connection
+ends the response.
 
-A connection whose request body the application has not read ends with the response, so that no part
-of a body can be taken for a request.
+If the application has not read the whole request body, the connection ends with the response. So no
+part of a body can be parsed as a request.
 """
 
 import asyncio
@@ -27,11 +28,11 @@ log = structlog.get_logger()
 _WAITING_BODY_BYTES = 64 * KIB
 """The connection is not read while this many bytes of a body wait for the application."""
 _JOINED_BYTES = 64 * KIB
-"""A body up to this size is copied, to send it with its headers. Above, two sends are cheaper."""
+"""A body up to this size is copied to send it with its headers. Above it two sends are cheaper."""
 
 
 class RequestCycle:
-    """A request that the application answers. uvicorn uses the attributes without a `_`."""
+    """A request that the application answers. uvicorn uses the public attributes."""
 
     __slots__ = (
         "_body",
@@ -63,14 +64,14 @@ class RequestCycle:
     ) -> None:
         self._protocol = protocol
         self._scope = scope
-        self._body = bytearray()  # what has arrived and is not read
+        self._body = bytearray()  # received, but not yet read by the application
         self._body_is_read = not has_body
         self._is_asked = False  # whether the application has asked for the body
-        self._is_told = False  # whether the application has the end of the body
+        self._is_told = False  # whether the application has received the end of the body
         self._expects_continue = expects_continue
         self.body_complete = not has_body
         """Whether all of the request's body has arrived."""
-        self._head = b""  # status line and headers, until they are sent
+        self._head = b""  # status line and headers that are not sent yet
         self._is_chunked = False
         self.keep_alive = keep_alive
         self.disconnected = False
@@ -86,7 +87,7 @@ class RequestCycle:
             await app(self._scope, self.receive, self.send)
         except BaseException as cause:
             if self.response_started and isinstance(cause, ServiceError):
-                return  # the log line of the request has the error
+                return  # the error is in the request's log line
             error = Internal()
             log.error("the application sent no response", reference=error.reference, exc_info=cause)
             if not self.response_started:
@@ -101,7 +102,7 @@ class RequestCycle:
                 self._protocol.tasks.discard(self.task)
 
     async def receive(self) -> Message:
-        """Return the next part of the body, and after the last part wait for the end."""
+        """Return the next part of the body. After the last part, wait for the disconnection."""
         while not (self.disconnected or self.response_complete):
             if self._body or (self.body_complete and not self._is_told):
                 return self._next_part()
@@ -112,12 +113,12 @@ class RequestCycle:
         return {"type": "http.disconnect"}
 
     def add_body(self, part: bytes) -> None:
-        """Add a part of the body, which the application gets from `receive`."""
+        """Add a part of the body. `receive` returns it to the application."""
         self._body += part
         self.message_event.set()
 
     def end_body(self) -> None:
-        """Note that the body is complete."""
+        """Mark the body as complete."""
         self.body_complete = True
         self.message_event.set()
 
@@ -137,15 +138,15 @@ class RequestCycle:
 
     @property
     def wants_body(self) -> bool:
-        """Return whether the application has asked for the body, and more of it may wait."""
+        """Return whether the application has asked for the body, and the buffer has room."""
         return self._is_asked and not self.body_complete and len(self._body) < _WAITING_BODY_BYTES
 
     async def send(self, message: Message) -> None:
-        """Send the start of a response, or its body or a part of it.
+        """Send the start of a response, its whole body, or a part of the body.
 
         A body that is sent as a whole needs a Content-Length among the headers. The method waits
         until uvicorn's flow control permits more. While it waits, the request keeps its place, and
-        its deadline runs. Raises ClientGoneError if the client has gone before the last part.
+        its deadline runs. Raises ClientGoneError if the client disconnects before the last part.
         """
         if message["type"] == "http.response.start":
             if not self.disconnected:
@@ -185,8 +186,8 @@ class RequestCycle:
                 write(head + body)
                 return
             write(head)
-        # asyncio keeps a slice of the data that the kernel does not accept at once. A slice of a
-        # memoryview is no copy.
+        # asyncio keeps a slice of the data that the kernel does not accept at once. Slicing a
+        # memoryview copies nothing.
         write(memoryview(body))
 
     def _write_part(self, part: bytes, *, is_last: bool) -> None:

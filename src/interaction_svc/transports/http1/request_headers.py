@@ -12,7 +12,7 @@ Headers = list[tuple[bytes, bytes]]
 """Pairs of a name in lower case and a value."""
 
 _is_host = re.compile(
-    rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]*)(:[0-9]*)?"  # RFC 3986, without commas
+    rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+;=%-]*)(:[0-9]*)?"  # RFC 3986 without comma
 ).fullmatch
 
 
@@ -27,7 +27,7 @@ def announces_body(headers: Headers) -> bool:
 def check_headers(headers: Headers, version: str) -> None:
     """Raise MalformedRequest if the headers are ambiguous.
 
-    HTTP/1.1 requires a Host header. HTTP/1.0 permits one.
+    HTTP/1.1 requires exactly one Host header. HTTP/1.0 permits at most one.
     """
     host = credentials = None
     for name, value in headers:

@@ -21,8 +21,9 @@ _BACKLOG = 2048
 class HttpServer:
     """Serves an application over HTTP, or with `ssl_context` over HTTPS only.
 
-    `make_app` gets the URL with which the links of responses begin: `base_url`, or the address that
-    the server listens on. With `reuse_port` other sockets of this user may use the same port.
+    `make_app` is called with the base URL of the links in responses: `base_url`, or else the
+    address that the server listens on. With `reuse_port`, other sockets of this user may listen on
+    the same port.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class HttpServer:
         self._listeners: list[LimitedListener] = []
 
     async def start(self) -> Address:
-        """Listen, and return the address with its real port. Raises OSError if that fails."""
+        """Start to listen, and return the address with the actual port. Raises OSError."""
         limits = self._limits
         connections = OpenConnections(limits.max_connections)
         try:
@@ -86,7 +87,7 @@ class HttpServer:
         """Refuse new requests, wait up to `seconds` for those in progress, then cancel them."""
         if self._server is None or self._serving is None:
             return
-        if not self._serving.done():  # done if it has failed
+        if not self._serving.done():  # already done if the listener failed
             self._server.stop(seconds)
             await self._serving
 

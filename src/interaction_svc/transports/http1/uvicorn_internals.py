@@ -23,7 +23,7 @@ PROTOCOL_ATTRIBUTES = frozenset(
 )
 """The attributes of uvicorn's protocol that subclasses of UvicornProtocol and cycles use.
 
-uvicorn sets `url` too, with the first byte of a request.
+uvicorn also sets `url`, at the first byte of a request.
 """
 PROTOCOL_METHODS = frozenset(
     {"connection_made", "connection_lost", "data_received", "on_message_begin", "on_url"}
@@ -40,7 +40,7 @@ SERVER_ATTRIBUTES = frozenset(
 )
 
 UvicornProtocol = HttpToolsProtocol
-"""The base class of the HTTP protocol. Its attributes in use are PROTOCOL_ATTRIBUTES."""
+"""The base class of the HTTP protocol. PROTOCOL_ATTRIBUTES lists its attributes in use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Tls:
     context: ssl.SSLContext
     handshake_timeout_seconds: float
     shutdown_timeout_seconds: float
-    """The time for the client to read the rest of its responses and close its side."""
+    """The time limit for the client to read its responses and close its side."""
 
 
 class UvicornServer(uvicorn.Server):
@@ -67,7 +67,7 @@ class UvicornServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=make_protocol,  # type: ignore[arg-type] # it may be any callable
+                http=make_protocol,  # type: ignore[arg-type] # uvicorn accepts any callable
                 interface="asgi3",
                 ws="none",
                 lifespan="off",

@@ -1,7 +1,7 @@
-"""Distributes the tables over the nodes of Citus by session_sid: a call queries one shard.
+"""Distribution of the tables over Citus nodes by session_sid, so a call queries one shard.
 
-Citus' own catalog says which tables are distributed. The store keeps no record of its own: it would
-be wrong in a database that was restored from a dump.
+Citus' own catalog says which tables are distributed. The store has no record of its own, because
+that would be wrong after a restore from a dump.
 """
 
 from functools import partial
@@ -17,7 +17,7 @@ COLUMN = "session_sid"
 _FIRST = DISTRIBUTED_TABLES[0]
 REFERENCE_TABLES = ("api_keys",)
 """Tables that are copied to every node: small, read by every server, rarely written."""
-# schema_migrations stays on the coordinator: its row 0 is the lock for schema changes, and only the
+# schema_migrations stays on the coordinator. Its row 0 is the lock for schema changes, and only the
 # coordinator can change the schema.
 
 _EXTENSION = "SELECT 1 FROM pg_extension WHERE extname = 'citus'"
@@ -35,8 +35,8 @@ _DISTRIBUTE = (
     "SELECT create_distributed_table($1::text::regclass, $2::text, colocate_with => $3::text)"
 )
 _REPLICATE = "SELECT create_reference_table($1::text::regclass)"
-# Citus copies the rows into the shards and leaves them, invisible, in the local table. That copy
-# would keep deleted data, and new indexes would include it.
+# Citus copies the rows into the shards, and leaves invisible copies in the local table. Those would
+# retain deleted data, and new indexes would include them.
 _DROP_COPY = "SELECT truncate_local_data_after_distributing_table($1::text::regclass)"
 
 
@@ -63,8 +63,8 @@ async def distribute(pool: Pool) -> list[str]:
     """
     await pool.run(_check_extension)
     _check_places(await pool.run(_places))
-    # One transaction for each table: an interrupted run can be continued, and Citus restricts the
-    # transaction in which it has copied rows over several connections.
+    # One transaction for each table, so that an interrupted run can be continued. In addition,
+    # Citus restricts a transaction after it has copied rows over several connections.
     done = [
         table
         for table in (*REFERENCE_TABLES, *DISTRIBUTED_TABLES)
@@ -96,7 +96,7 @@ async def _distribute(db: Connection, table: str) -> bool:
 
 
 async def distribute_by_session(db: Connection, table: str, first: str) -> bool:
-    """Distribute a table, co-located with the table `first`; return False if it already was."""
+    """Distribute a table, co-located with the table `first`. Return False if it already was."""
     if await db.fetch(_IS_DISTRIBUTED, table):
         return False
     # The first table begins a new co-location group, without the tables of other programs.

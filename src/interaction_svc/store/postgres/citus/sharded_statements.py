@@ -1,4 +1,4 @@
-"""The statements of a record for distributed tables: each runs on the shard of one Session.
+"""The statements of a record for distributed tables. Each runs on the shard of one Session.
 
 Rows are inserted with VALUES and not from arrays. Citus' coordinator would collect the rows of an
 INSERT … SELECT first, and distribute them in a second step.
@@ -92,7 +92,7 @@ async def _own(db: Connection, owners: Sequence[Owner]) -> None:
 
 
 def _by_account(keys: Sequence[RowKey]) -> list[tuple[str, str, list[str]]]:
-    """Group keys by Session and account: (session_sid, account_sid, sids), as column values."""
+    """Group keys by Session and account, as column values (session_sid, account_sid, sids)."""
     return [
         (digits(session), digits(account), [digits(key[2]) for key in of_account])
         for (session, account), of_account in groupby(sorted(keys), _session_and_account)

@@ -1,7 +1,7 @@
-"""A read replica: a standby that follows the primary with some lag.
+"""A read replica: a standby that follows the primary with a lag.
 
-The replica is used while it is reachable and a standby of the primary's system. That is checked
-when the store is opened, at each probe, and after a failed read.
+The replica is used while it is reachable and is a standby of the primary's system. This condition
+is checked when the store is opened, at each probe, and after a failed read.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from interaction_svc.store.revision import UNKNOWN_REVISION, Revision
 from interaction_svc.telemetry import metrics
 
 ANSWER_SECONDS = 2.0
-"""The time limit of a read on the replica. After that the read goes to the primary."""
+"""The time limit of a read on the replica. After this time the primary serves the read."""
 _FIRST_PAUSE_SECONDS = 0.002
 _LONGEST_PAUSE_SECONDS = 0.05
 
@@ -39,11 +39,11 @@ log = structlog.get_logger()
 
 
 class ReplicaBehind(Exception):
-    """The replica has not reached the revision within the time that a read waits for it."""
+    """The replica has not reached the revision within the maximum wait of a read."""
 
 
 class OtherTimeline(Exception):
-    """The revision belongs to another system or timeline than the replica."""
+    """The revision belongs to a system or timeline other than the replica's."""
 
 
 class Replica:
@@ -58,7 +58,7 @@ class Replica:
         self._probes = Pool(self._connected, size=1, wait_seconds=ANSWER_SECONDS)
         self._gets = GetBatcher(self._pool)
         # The last known revision of each connection's server. It never decreases. Connections may
-        # lead to different replicas, each at another revision.
+        # lead to different replicas at different revisions.
         self._reached: WeakKeyDictionary[Connection, Revision] = WeakKeyDictionary()
         self._checking: asyncio.Task[None] | None = None
         self._cause: str | None = "it has not been checked"
@@ -99,7 +99,7 @@ class Replica:
         """Run a read on a server that has reached this revision.
 
         Waits for the revision up to `wait_seconds`, without holding a connection. Raises
-        ReplicaBehind after that; OtherTimeline, StoreError, TimeoutError.
+        ReplicaBehind after that time; OtherTimeline, StoreError, TimeoutError.
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + self._wait_seconds
@@ -130,7 +130,8 @@ class Replica:
     def check_soon(self, now: Callable[[], Awaitable[Revision]] | None = None) -> None:
         """Start a check in the background, unless one is running.
 
-        It checks whether the replica is usable, and with `now`, the primary's revision, its lag.
+        It checks whether the replica is usable. With `now`, which returns the primary's revision,
+        it also measures the lag.
         """
         if self._checking is None or self._checking.done():
             self._checking = asyncio.create_task(self._check(now))
@@ -147,7 +148,7 @@ class Replica:
             return
         except StoreError as error:
             self._note(str(error))
-        except Exception:  # otherwise the replica would keep its last state for ever
+        except Exception:  # otherwise the state would never change again
             log.exception("the replica can't be checked", replica=self._dsn.name)
             self._note("it can't be checked")
         else:

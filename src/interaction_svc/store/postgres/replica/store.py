@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class ReplicatedStore(PostgresStore):
-    """A primary and a replica. The primary serves each read that the replica can't serve."""
+    """A primary and a replica. The primary serves the reads that the replica can't serve."""
 
     def __init__(self, dsn: Dsn, limits: PostgresLimits, replica: Replica) -> None:
         super().__init__(dsn, limits)
@@ -50,7 +50,8 @@ class ReplicatedStore(PostgresStore):
         await store._made_ready(dsn, migrate=migrate, on_migration=LoggedProgress())
         try:
             if store._is_distributed:
-                # A revision is a position in one server's log. Distributed rows are in several.
+                # A revision is a position in one server's log. Distributed rows are in several
+                # logs.
                 raise StoreURLError(
                     "its tables are distributed over nodes, and a replica can't be checked for the"
                     " latest writes of all nodes; leave replica_store out"
@@ -62,13 +63,13 @@ class ReplicatedStore(PostgresStore):
         return store
 
     async def get(self, scope: Scope, key: InteractionKey) -> bytes | None:
-        """See Store. The frame may be stale by the lag of the replica."""
+        """See Store. The frame may be as old as the lag of the replica."""
         return await self._read(
             "any", partial(self._replica.get, (scope, key)), partial(super().get, scope, key)
         )
 
     async def page(self, scope: Scope, query: PageQuery) -> StoredPage:
-        """See Store. The page may be stale by the lag of the replica."""
+        """See Store. The page may be as old as the lag of the replica."""
         return await self._read(
             "any",
             partial(self._replica.page, scope, query),
@@ -124,7 +125,7 @@ class ReplicatedStore(PostgresStore):
         return await at_primary()
 
     async def current_revision(self) -> Revision:
-        """See Store. On an error or after 1 s it is UNKNOWN_REVISION, which no replica reaches."""
+        """See Store. Returns UNKNOWN_REVISION, which no replica reaches, on error or after 1 s."""
         try:
             async with asyncio.timeout(MOMENT_SECONDS):
                 return await self._moments.now()
@@ -132,7 +133,7 @@ class ReplicatedStore(PostgresStore):
             return UNKNOWN_REVISION
 
     async def probe(self) -> None:
-        """See Store. An unreachable replica is only logged and counted, and fails no probe."""
+        """See Store. An unreachable replica is logged and counted, but fails no probe."""
         self._replica.check_soon(self.current_revision)
         await super().probe()
 

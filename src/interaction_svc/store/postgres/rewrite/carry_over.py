@@ -1,4 +1,4 @@
-"""One step of the rewrite: copies some keys from the tables of version 1 to those of version 2."""
+"""One step of the rewrite, which copies some keys from the tables of version 1 to version 2."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -46,8 +46,8 @@ _OWN = (
     f"INSERT INTO session_owners{NEW} (session_sid, service_sid, account_sid)"
     " VALUES ($1, $2, $3) ON CONFLICT DO NOTHING RETURNING session_sid"
 )
-# The bounds of the list are conditions as well: a planner that doesn't look up each key of the list
-# then reads only the range between them.
+# The smallest and largest key of the list are conditions as well. If the planner doesn't look up
+# each key, it then reads only the range between them.
 _AMONG = " AND sid = ANY($2::text[]) AND sid >= $3 AND sid <= $4"
 _ROWS = f"SELECT {COLUMNS} FROM {{table}} WHERE session_sid = $1{_AMONG}"
 _TOMBSTONES = f"SELECT session_sid, sid, deleted_us FROM {{table}} WHERE session_sid = $1{_AMONG}"
@@ -74,8 +74,8 @@ class Names(NamedTuple):
 class Entry(NamedTuple):
     """An entry of the queue: a key, or a whole Session if `sid` is None.
 
-    `after_tombstone` and `after_row` are the last sids of a Session that have been copied. An empty
-    text means none yet, and None means all.
+    `after_tombstone` and `after_row` are the last copied sids of a Session. An empty text means
+    that none is copied yet, and None means that all are.
     """
 
     session_sid: str
@@ -90,7 +90,7 @@ class Carried(NamedTuple):
     rest: list[Entry]
     """The entries to put back into the queue."""
     rows: int
-    """The number of rows of whole Sessions that were examined."""
+    """The number of examined rows of whole Sessions."""
 
 
 async def carry_over(db: Connection, old: Names, entries: Sequence[Entry]) -> Carried:
@@ -120,10 +120,10 @@ async def carry_over(db: Connection, old: Names, entries: Sequence[Entry]) -> Ca
 
 
 async def _own(db: Connection, old: Names, sessions: set[str]) -> list[Entry]:
-    """Copy the owners of Sessions; return the other Sessions to copy again.
+    """Copy the owners of Sessions. Return the further Sessions that must be copied again.
 
-    Tombstones of version 1 have no account: each counts for every owner of its Session. A new owner
-    therefore also concerns the same Session under another spelling.
+    A tombstone of version 1 has no account, so it applies to every owner of its Session. So a new
+    owner also affects the same Session in another spelling.
     """
     if not sessions:
         return []
@@ -152,7 +152,7 @@ async def _own(db: Connection, old: Names, sessions: set[str]) -> list[Entry]:
 async def _next_keys(
     db: Connection, table: str, places: Sequence[tuple[str, str | None]]
 ) -> list[list[str]]:
-    """Return the next sids of each Session after a place in it; no sids for the place None."""
+    """Return the next sids of each Session after a sid; none if that sid is None."""
     found: list[list[str]] = [[] for _ in places]
     asked = [
         (session, after, CHUNK, n) for n, (session, after) in enumerate(places) if after is not None
@@ -186,7 +186,7 @@ async def _write(
     rows: Sequence[Row],
     deleted: dict[InteractionKey, int],
 ) -> None:
-    """Replace all that is stored under these keys with these rows and tombstones."""
+    """Replace everything stored under these keys with these rows and tombstones."""
     by_session = _by_session(keys)
     accounts: dict[str, set[str]] = {session: set() for session in by_session}
     sessions = [(digits(session),) for session in by_session]
@@ -210,7 +210,7 @@ async def _write(
         (digits(session), account, digits(sid), us)
         for (session, sid), us in deleted.items()
         for account in owners[session]
-        # A key that has a row under another spelling was not deleted.
+        # A key with a row in another spelling is not deleted.
         if (session, sid, account) not in live
     ]
     for table, values in (

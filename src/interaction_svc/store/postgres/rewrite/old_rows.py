@@ -1,4 +1,4 @@
-"""Converts rows of version 1, whose SIDs are text in upper or lower case, to version 2."""
+"""Conversion of rows of version 1, whose SIDs are text in either case, to version 2."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ log = structlog.get_logger()
 SpelledKey = tuple[str, str]
 """The session_sid and the sid of version 1."""
 InteractionKey = tuple[str, str]
-"""The same, with lower-case digits."""
+"""The same SIDs with lower-case digits."""
 
 
 class OldRow(NamedTuple):
@@ -60,10 +60,10 @@ def check_sid(kind: Sid, sid: str) -> str:
 def merged(rows: Iterable[OldRow]) -> list[Row]:
     """Merge the rows of one key into at most one row for each account.
 
-    Several rows differ only in the case of their digits, and are records of one Interaction.
+    The rows of a key differ in the case of their digits, and are records of one Interaction.
     """
     found: dict[str, Row] = {}
-    # Damaged rows come last: one counts only if the account has no other row.
+    # Damaged rows come last: one is used only if the account has no other row.
     for row in sorted((_converted(row) for row in sorted(rows)), key=is_damaged):
         stored = found.setdefault(row.account_sid, row)
         if stored is row or is_damaged(row):
@@ -76,15 +76,15 @@ def merged(rows: Iterable[OldRow]) -> list[Row]:
 
 
 def is_damaged(row: Row) -> bool:
-    """Return whether a row's checksum is not that of its frame."""
+    """Return whether a row's checksum differs from the checksum of its frame."""
     return row.checksum != checksum_of(row.frame)
 
 
 def _converted(old: OldRow) -> Row:
     """Return the row of version 2. The frame changes only if the spelling of a SID does.
 
-    If the frame can't be decoded, or contradicts the columns, the row keeps its bytes and gets a
-    wrong checksum. So nothing is lost, and every read reports the row as damaged.
+    If the frame can't be decoded, or differs from the columns, the row keeps its bytes and gets a
+    wrong checksum. So no data is lost, and each read reports the row as damaged.
     """
     try:
         interaction = decode(old.frame)
@@ -101,7 +101,7 @@ def _converted(old: OldRow) -> Row:
 
 
 def _make_canonical(interaction: Interaction) -> bool:
-    """Write a message's SIDs in lower case; return whether that changed any."""
+    """Convert a message's SIDs to lower case. Return whether any SID changed."""
     changed = False
     for message, names in (
         (interaction, ("session_sid", "account_sid", "sid", "service_sid")),
@@ -131,7 +131,7 @@ _KINDS = {
 def _canonical_columns(old: OldRow) -> dict[str, Any]:
     """Return the columns of a row without its frame, with SIDs in the spelling of version 2.
 
-    Raises NotAStoreError if the value of a SID's column is not a SID.
+    Raises NotAStoreError if a SID column has a value that is not a SID.
     """
     columns = old._asdict()
     del columns["frame"]

@@ -1,16 +1,16 @@
-"""Rewrites a database from version 1 to version 2 while servers of version 1 keep running.
+"""The rewrite from version 1 to version 2, while servers of version 1 keep running.
 
-New tables are filled beside the old ones. A queue lists the work: at first every Session, and then
-each key that a server changes, which triggers add. Each step takes some entries of the queue and
-copies them in one short transaction under the migration lock. The rewrite can therefore be
-interrupted at any time, continues where it was, and can be run by several processes.
+New tables are filled beside the old ones. A queue lists the work. It begins with every Session, and
+triggers add each key that a server changes. Each step takes some entries from the queue, and copies
+them in one short transaction under the migration lock. So the rewrite can be interrupted at any
+time and continued later, and several processes can run it.
 
 A step copies the current state of a key in the old tables. A later change adds the key to the queue
 again. When the queue is short, one transaction locks the old tables, copies the rest, and swaps the
 names.
 
-Distributed tables can't have triggers. There the old tables are renamed before the first step, so
-that no server can read or write until the new tables have replaced them.
+Distributed tables can't have triggers. In that case the old tables are renamed before the first
+step, so no server can read or write until the new tables have replaced them.
 """
 
 from functools import partial
@@ -36,7 +36,7 @@ from interaction_svc.store.postgres.schema_lock import under_lock
 log = structlog.get_logger()
 
 SIZE_RATIO = 0.8
-"""The size of a row with its indexes in version 2, relative to version 1: measured and rounded up
+"""The size of a row with its indexes in version 2, relative to version 1, measured and rounded up
 (docs/postgresql.md).
 """
 _SHORT = 200
@@ -44,12 +44,12 @@ _SHORT = 200
 _FEWEST, _MOST = 4, 512
 """The minimum and maximum number of entries that a step takes from the queue."""
 _FEW_ROWS, _MANY_ROWS = 1_000, 4_000
-"""After a step with fewer rows the number of entries is doubled; with more rows it is halved."""
+"""After a step with fewer rows the number of entries is doubled; after more rows it is halved."""
 
 _TABLES = (
     # A null `sid` means the whole Session. `after_tombstone` and `after_row` say how far a large
-    # Session has been copied. `is_listed` marks a whole Session: it may take long, so all of them
-    # are copied before the old tables are locked.
+    # Session has been copied. `is_listed` marks a whole Session. Its copy may take long, so all
+    # such entries are copied before the old tables are locked.
     """
     CREATE TABLE rewrite_queue (
         n               bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -79,8 +79,8 @@ _TABLES = (
     )
     """,
 )
-# SECURITY DEFINER: it runs with the permissions of the migrating user; those of servers don't
-# suffice.
+# SECURITY DEFINER: the function runs with the permissions of the migrating user, because the
+# permissions of servers don't suffice.
 _FUNCTION = """
 CREATE FUNCTION rewrite_note() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = {schema}, pg_temp AS $$
@@ -96,8 +96,8 @@ BEGIN
     RETURN NULL;
 END $$
 """
-# CREATE TRIGGER waits for running transactions that write to the table, and new writes wait for it:
-# for a moment.
+# CREATE TRIGGER waits for running transactions that write to the table. New writes briefly wait for
+# CREATE TRIGGER.
 _TRIGGER = (
     "CREATE TRIGGER rewrite_note AFTER INSERT OR UPDATE OR DELETE ON {table}"
     " FOR EACH ROW EXECUTE FUNCTION rewrite_note()"
@@ -191,10 +191,10 @@ async def needed_bytes(db: Connection) -> int:
 
 
 async def rewrite(pool: Pool, on_progress: MigrationProgress) -> None:
-    """Rewrite a database of version 1. Other processes may do so at the same time.
+    """Rewrite a database of version 1. Other processes may run the rewrite at the same time.
 
-    Raises StoreUnavailableError, and NotAStoreError if a row can't be converted to version 2. The
-    data of the old tables is unchanged then.
+    Raises StoreUnavailableError, and NotAStoreError if a row can't be converted to version 2. In
+    that case the data of the old tables is unchanged.
     """
     await pool.run(partial(under_lock, change=_begin))
     for name in DISTRIBUTED_TABLES:
@@ -220,8 +220,8 @@ async def rewrite(pool: Pool, on_progress: MigrationProgress) -> None:
 async def drop_old(pool: Pool) -> None:
     """Drop the old tables, because they have personal data.
 
-    Skips tables of owners whose rights the user doesn't have. A table that can't be dropped is
-    logged, and tried again at the next start.
+    Skips tables whose owner's rights the user doesn't have. A failed drop is logged, and tried
+    again at the next start.
     """
     for name in await pool.run(_left_over):
         try:
@@ -248,7 +248,7 @@ async def _begin(db: Connection) -> None:
     for statement in (*_TABLES, *tables_of_sessions(NEW)):
         await db.execute(statement)
     ((rows,),) = await db.fetch(_ESTIMATED)
-    if not rows:  # never analyzed, or distributed
+    if not rows:  # not analyzed yet, or distributed
         ((rows,),) = await db.fetch("SELECT count(*) FROM interactions")
     await db.execute(
         "INSERT INTO rewrite_state (is_offline, rows_total) VALUES ($1, $2)", is_offline, rows
@@ -264,7 +264,7 @@ async def _begin(db: Connection) -> None:
 
 
 async def _distribute(db: Connection, *, name: str) -> None:
-    """Distribute a new table over as many shards as the old one, if that is distributed."""
+    """Distribute a new table over as many shards as the old one, if the old one is distributed."""
     state = await _state(db)
     if state is None or not state.is_offline:
         return
@@ -320,7 +320,7 @@ async def _exchange(db: Connection) -> bool:
     if not await _is_short(db):
         return False
     if state.is_offline:
-        # Citus changes several distributed tables in one transaction only shard by shard.
+        # Citus changes several distributed tables in one transaction only in this mode.
         await db.execute("SET LOCAL citus.multi_shard_modify_mode = 'sequential'")
     else:
         await db.execute(f"LOCK TABLE {', '.join(DISTRIBUTED_TABLES)} IN ACCESS EXCLUSIVE MODE")

@@ -1,15 +1,15 @@
-"""Overwrites copies of rows that secure_delete leaves in unallocated space.
+"""Overwrites the copies of rows that secure_delete leaves in unallocated space.
 
 When SQLite redistributes rows over neighbouring pages, the bytes of a row that left a page may stay
 in the page's unallocated space as residue. A later delete doesn't erase it, because secure_delete
 overwrites only the current copy of a row. About one insert or delete in 300 leaves residue.
 
-The write-ahead log contains every page that was written. Soon after each commit its pages are
-scanned there, and those with residue are remembered. SQLite can't overwrite unallocated space in
-the inner pages of a table without rowid. So this module writes to the file itself, and SQLite never
-reads that space. It does so under the write lock while the log is empty, so the file has the latest
-version of each page. A commit follows, which makes all connections drop these pages from memory.
-Page format: https://sqlite.org/fileformat2.html.
+The write-ahead log contains every page that was written. Soon after each commit this module scans
+the commit's pages in the log, and remembers the pages with residue. SQLite can't overwrite
+unallocated space in the inner pages of a table without rowid. So this module overwrites it in the
+file directly, which is safe because SQLite never reads that space. It holds the write lock while
+the log is empty, so the file has the latest version of each page. A commit follows, which makes all
+connections drop these pages from memory. Page format: https://sqlite.org/fileformat2.html.
 """
 
 import errno
@@ -38,18 +38,18 @@ _HEADER_BYTES = {0x02: 12, 0x05: 12, 0x0A: 8, 0x0D: 8}
 _MOST_FRAGMENTS = 60
 _FILE_HEADER_BYTES = 100
 _PAGES_OF_A_SPLIT = 3
-"""A commit that redistributed rows wrote at least two neighbouring pages and their parent."""
+"""A commit that redistributes rows writes at least two neighbouring pages and their parent."""
 _MOST_PAGES = 1 << 25
-"""With this many pages (256 GiB) an overflow page may begin like a page of a table."""
+"""From this number of pages (256 GiB) on, an overflow page may look like a page of a table."""
 _READ_BYTES = 4 * MIB
-# SQLite's own residue, pointers of 2 bytes below the page size, never matches.
+# Never matches the 2-byte pointers below the page size that SQLite itself leaves.
 _TEXT = re.compile(rb"[\x20-\xff]{8}")
 
 log = structlog.get_logger()
 
 
 class _Frame(NamedTuple):
-    """A page in the log: its number, and its offset there."""
+    """A page in the log: its page number, and its offset in the log."""
 
     page: int
     offset: int
@@ -92,7 +92,7 @@ class PageWiper:
             pages: dict[int, int] = {}
             for frames in self._commits(wal.fileno(), page_size):
                 if len(frames) >= _PAGES_OF_A_SPLIT:
-                    pages.update(frames)  # the last version of a page counts
+                    pages.update(frames)  # keep the last version of a page
             for number, offset in pages.items():
                 if has_residue(os.pread(wal.fileno(), page_size, offset), number):
                     self._residue.add(number)
@@ -104,7 +104,7 @@ class PageWiper:
         while len(header := os.pread(wal, _FRAME_HEADER.size, at)) == _FRAME_HEADER.size:
             number, size_after_commit, *_ = _FRAME_HEADER.unpack(header)
             if header[8:16] != self._salt:
-                return  # the rest is from before the restart
+                return  # older frames, from before the restart
             frames.append(_Frame(number, at + _FRAME_HEADER.size))
             at += _FRAME_HEADER.size + page_size
             if size_after_commit:
@@ -113,7 +113,7 @@ class PageWiper:
                 frames = []
 
     def scan_file(self) -> None:
-        """Scan the whole file, after a process was killed before it wiped. Raises OSError."""
+        """Scan the whole file, because a killed process may not have wiped it. Raises OSError."""
         descriptor = self._file.descriptor
         page_size = _page_size_of(descriptor)
         pages = os.fstat(descriptor).st_size // page_size
@@ -132,11 +132,11 @@ class PageWiper:
         self._stopped.set()
 
     def close(self) -> None:
-        """Release the file. All connections of its store must be closed."""
+        """Release the file. All connections to its store must be closed."""
         self._file.release()
 
     def wipe(self, db: sqlite3.Connection) -> bool:
-        """Overwrite the residue on the remembered pages. The log must be empty.
+        """Overwrite the residue on the remembered pages. The log must be empty before the call.
 
         Returns False if another process has written meanwhile. Raises sqlite3.Error, OSError.
         """
@@ -180,13 +180,13 @@ def _wipe(descriptor: int, numbers: set[int] | None) -> None:
 
 
 def has_residue(page: bytes, number: int) -> bool:
-    """Return whether the unallocated space of a page contains anything like text."""
+    """Return whether the unallocated space of a page contains bytes that look like text."""
     unallocated = _unallocated(page, number)
     return _TEXT.search(page, unallocated.start, unallocated.stop) is not None
 
 
 def _unallocated(page: bytes, number: int) -> range:
-    """Return the range of a page's unallocated space; an empty one for other page types."""
+    """Return the range of a page's unallocated space; an empty range for other page types."""
     begin = _FILE_HEADER_BYTES if number == 1 else 0
     kind, free, cells, content, fragments = _PAGE_HEADER.unpack_from(page, begin)
     if kind not in _HEADER_BYTES:
@@ -203,7 +203,7 @@ def _page_size_of(descriptor: int) -> int:
 
 
 class _File:
-    """A file with a count of the PageWipers in this process that use it.
+    """A file, with the number of PageWipers in this process that use it.
 
     The last one closes its descriptor. Closing it earlier would release the locks that SQLite's
     connections in this process hold on the file: POSIX locks belong to the process, not to the
@@ -220,7 +220,7 @@ class _File:
 
     @classmethod
     def of(cls, path: Path) -> "_File":
-        """Return the file that a path names, for one more wiper. Raises OSError."""
+        """Return the file at a path, and count one more wiper. Raises OSError."""
         identity = _identity(os.stat(path))
         file = cls._open.setdefault(identity, cls(path, identity))
         file._users += 1
@@ -238,7 +238,7 @@ class _File:
         return self._descriptor
 
     def release(self) -> None:
-        """Close it if this was the last wiper; its store's connections have been closed."""
+        """Close the file after the last wiper. The connections to its store must be closed."""
         self._users -= 1
         if self._users == 0:
             del self._open[self._identity]

@@ -1,8 +1,8 @@
 """Erases deleted content from the files by truncating the write-ahead log.
 
-secure_delete overwrites deleted rows in the pages written from then on. The write-ahead log still
-holds earlier versions of those pages until a checkpoint has copied it into the file and truncated
-it. Then PageWiper overwrites what secure_delete misses.
+secure_delete overwrites deleted rows in the new versions of their pages. The write-ahead log
+contains earlier versions of these pages until a checkpoint copies the log into the file and
+truncates it. Then PageWiper overwrites the copies that secure_delete misses.
 """
 
 import asyncio
@@ -20,13 +20,13 @@ from interaction_svc.store.sqlite.probe import read_something
 from interaction_svc.store.sqlite.transactions import busy_timeout
 
 ERASED_WITHIN_SECONDS = 10.0
-"""Deleted content is erased within this time, unless another process is reading."""
+"""Deleted content is erased within this time unless another process reads the file."""
 CHECKPOINT_BYTES = 16 * MIB
-"""A log of this size is checkpointed. At SQLite's default, 4 MiB, bulk commits cost 10 % more."""
+"""The log is checkpointed at this size. At SQLite's default, 4 MiB, bulk commits cost 10 % more."""
 DELAY_SECONDS = 1.0
 """Deletions within this time share a truncation, which costs one or two flushes."""
 SCAN_DELAY_SECONDS = 0.05
-"""Commits within this time share a scan. Until then no process can truncate the log."""
+"""Commits within this time share a scan. Before the scan no process can truncate the log."""
 _ROWS_PER_SCAN = 500
 """A scan starts after this many rows: about 16 MiB of the log, or less with few Sessions."""
 _LONGEST_PAUSE_SECONDS = 2.0
@@ -47,7 +47,7 @@ class WalTruncator:
         self._requested = 0
         self._done = 0
         self._scans_file = False
-        self._rows = 0  # committed since the last scan; only the connection's thread uses it
+        self._rows = 0  # since the last scan; only for the connection's thread
         self._scanning: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._closed = False
@@ -59,14 +59,14 @@ class WalTruncator:
             self._task = asyncio.create_task(self._erase())
 
     def request_after_crash(self) -> None:
-        """Request a scan of the whole file and a truncation, after a process was killed."""
+        """Request a scan of the whole file and a truncation, because a process was killed."""
         self._scans_file = True
         self.request()
 
     async def erase(self) -> bool:
         """Truncate the log now. Returns False if another process is reading it.
 
-        Raises what Connection.run raises.
+        Raises the errors of Connection.run.
         """
         requested = self._requested
         if not await self._write.run(self._truncate_and_wipe):
@@ -75,11 +75,11 @@ class WalTruncator:
         return True
 
     def hold_wal(self) -> None:
-        """Keep later commits in the log until they are scanned, by an open read transaction.
+        """Open a read transaction, which keeps later commits in the log until they are scanned.
 
         Otherwise another process could truncate or restart the log right after a commit, and the
-        scan would miss its pages. Both need a checkpoint of the whole log, which a read transaction
-        from before the commit prevents. Raises sqlite3.Error.
+        scan would miss the commit's pages. Both require a checkpoint of the whole log. A read
+        transaction that began before the commit prevents such a checkpoint. Raises sqlite3.Error.
         """
         if self._wal_reader is None:
             self._wal_reader = connect(self._path, read_only=True)
@@ -88,7 +88,7 @@ class WalTruncator:
             read_something(self._wal_reader)
 
     def note_rows(self, db: sqlite3.Connection, rows: int) -> None:
-        """Count committed rows; scan at once after 500."""
+        """Count committed rows. After 500 rows, scan at once."""
         self._rows += rows
         if self._rows >= _ROWS_PER_SCAN:
             self._scan(db)
@@ -114,10 +114,10 @@ class WalTruncator:
                 self._wal_reader = None
 
     def _scan(self, db: sqlite3.Connection) -> None:
-        """Scan the pages that were written, release the log, and checkpoint it above 16 MiB.
+        """Scan the written pages, release the log, and checkpoint a log above 16 MiB.
 
-        SQLite's own checkpoints run in commits, while the log is held. They would never reach its
-        end, and it would grow without bound.
+        SQLite's own checkpoints run in commits, while hold_wal keeps the log. They would never
+        reach the end of the log, and the log would grow without bound.
         """
         self._rows = 0
         try:

@@ -1,4 +1,4 @@
-"""Files of a rewrite: its lock, and operations on whole files."""
+"""The lock of a rewrite, and operations on whole files."""
 
 import fcntl
 import os
@@ -25,7 +25,7 @@ def exclusive_rewrite(path: Path) -> Iterator[None]:
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # its previous holder has removed it
+        os.close(descriptor)  # the previous holder removed it
     try:
         yield
     finally:

@@ -51,10 +51,10 @@ class OldRow:
         return canonical_sid(session_sid), canonical_sid(account_sid), canonical_sid(sid)
 
     def row(self) -> tuple[Row, bool]:
-        """Return the row in the current layout, and whether it is intact.
+        """Convert the row to the current layout. Return it, and whether it is intact.
 
         A row that can't be decoded, or whose columns differ from its frame, gets a wrong checksum,
-        which marks it as damaged. Raises StoreDamagedError as `key`.
+        which marks it as damaged. Raises StoreDamagedError like `key`.
         """
         key = self.key
         canonical = tuple(
@@ -72,7 +72,7 @@ class OldRow:
             return Row._make((*columns, None, None, wrong, self.frame)), False
         if canonical != self._values:
             return row_of(_canonical(interaction)), True
-        # The bytes stay unchanged: another version of protobuf may have encoded them.
+        # The bytes stay unchanged, because another version of protobuf may have encoded them.
         return row._replace(frame=self.frame, checksum=checksum_of(self.frame)), True
 
 

@@ -3,12 +3,12 @@
 Version 4 has another page size and another order of rows, which SQLite can't change in place. The
 rewrite has two phases:
 
-1. Copy. Rows are copied in batches into FILE.rewrite. Each batch is one transaction, together with
-   the position that it reached. Other processes may use the old file meanwhile. An interrupted copy
+1. Copy. Rows are copied in batches into FILE.rewrite. Each batch is one transaction, which also
+   stores the position reached. Other processes may use the old file meanwhile. An interrupted copy
    resumes from its position.
-2. Switch. This process locks the old file exclusively, which requires that all others have closed
-   it. It compares every row with the copy, corrects differences, and renames the new file over the
-   old one.
+2. Switch. This process locks the old file exclusively. The lock requires that no other process has
+   the file open. The process compares every row with the copy, corrects differences, and renames
+   the new file over the old one.
 
 The old file stays complete until the rename, so the rewrite can be interrupted at any time.
 """
@@ -91,7 +91,7 @@ _STORED = (
     "SELECT checksum, frame FROM interactions WHERE session_sid = ? AND account_sid = ? AND sid = ?"
 )
 _MOVED_VERSION = 2**31 - 1
-"""Schema version that the old file gets after the switch, so that no process uses it any more."""
+"""Schema version of the old file after the switch. It prevents further use of the file."""
 
 
 class Rewritten(NamedTuple):
@@ -100,7 +100,7 @@ class Rewritten(NamedTuple):
     rows: int
     """Number of Interactions in the new file."""
     damaged: int
-    """Number of damaged Interactions among them, which are kept but never returned."""
+    """Number of damaged Interactions among them. They are copied, but reads never return them."""
 
 
 class _Position(NamedTuple):
@@ -115,7 +115,7 @@ class _Position(NamedTuple):
     rows: int
     """Number of rows of the old file that have been copied."""
     merged: int
-    """Number of rows merged into another one, whose SIDs differ only in the case of digits."""
+    """Number of rows merged into a row whose SIDs differ only in the case of digits."""
 
     @property
     def after(self) -> tuple[str, int, str]:
@@ -123,7 +123,7 @@ class _Position(NamedTuple):
 
 
 class _ChangedError(Exception):
-    """The copy has rows that the old file lacks: it was made of an earlier state of the file."""
+    """The copy has rows that the old file lacks, so it is a copy of an earlier state."""
 
 
 def needed_bytes(path: Path) -> int:
@@ -137,10 +137,10 @@ def rewrite(
     """Rewrite a store of an earlier layout; return None if it has the current one.
 
     Blocks until the rewrite is finished. Raises StoreClosedError soon after `stop` is set; the next
-    call continues then. Raises StoreUnavailableError if other processes keep the file open,
+    call continues the rewrite. Raises StoreUnavailableError if other processes keep the file open,
     StoreFullError if the disk has too little space, NotAStoreError, SchemaTooNewError.
     """
-    path = path.resolve()  # a symlink stays: the new file replaces its target
+    path = path.resolve()  # the new file replaces a symlink's target
     if not _is_old(path):
         return None
     with exclusive_rewrite(path):
@@ -201,7 +201,7 @@ class _Rewrite:
 
     @contextmanager
     def _opened_copy(self, old: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-        """Open the copy. Replaces a copy of another file."""
+        """Open the copy. A copy of another file is replaced by a new one."""
         source = _source_of(self._path, old)
         if self._new_path.exists() and _source_of_copy(self._new_path) != source:
             remove_store(self._new_path)
@@ -254,7 +254,8 @@ class _Rewrite:
             deadline = time.monotonic() + _SWITCH_SECONDS
             while True:
                 try:
-                    # MEMORY: SQLite would apply a journal file of the old file to the new one.
+                    # MEMORY, because SQLite would apply a journal file of the old file to the new
+                    # file.
                     old.execute("PRAGMA journal_mode = DELETE")
                     old.execute("PRAGMA journal_mode = MEMORY")
                     old.execute("BEGIN EXCLUSIVE")
@@ -285,7 +286,7 @@ class _Rewrite:
             new.execute("DROP TABLE rewrite_progress")
             if new.execute("PRAGMA journal_mode = DELETE").fetchone()[0] != "delete":
                 raise StoreUnavailableError(f"{self._new_path.name} is open in another process")
-        wipe_file(self._new_path)  # filling it has left residue
+        wipe_file(self._new_path)  # filling the copy has left residue
         sync(self._new_path)
         self._new_path.rename(self._path)
         sync(self._path.parent)
@@ -305,7 +306,7 @@ class _Rewrite:
         after = old_layout.BEGINNING
         done = 0
         has_merged = _position_of(new).merged > 0
-        self._damaged = 0  # another process may have made the copy
+        self._damaged = 0  # another process may have copied rows
         while True:
             self._check_stop()
             found = old_layout.read(old, after, ROWS_PER_BATCH)
@@ -337,7 +338,7 @@ class _Rewrite:
 
 
 def _source_of(path: Path, old: sqlite3.Connection) -> str:
-    """Return a text that identifies a file among others with its name."""
+    """Return a text that distinguishes a file from other files of the same name."""
     (made,) = old.execute("SELECT min(applied_at) FROM schema_migrations").fetchone()
     return f"{path.stat().st_ino} {made}"
 
