@@ -146,6 +146,8 @@ class RestProtocol(UvicornProtocol):
         is_last = parser.should_upgrade()
         keep_alive = not is_last and version != "1.0" and parser.should_keep_alive()
         self._in_body = has_body = announces_body(self.headers)
+        if has_body:
+            self.headers = []  # for the fields behind the body, which are ignored
         self._framing_bytes = 0
         cycle = self.cycle = RequestCycle(
             self,
@@ -158,11 +160,6 @@ class RestProtocol(UvicornProtocol):
         if is_last:
             self._read_closed = True
             raise StopParsing
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Add a header. The trailer fields after a chunked body are ignored."""
-        if not self._in_body:
-            super().on_header(name, value)
 
     def on_body(self, body: bytes) -> None:
         """Pass a part of a body to the application."""
@@ -225,12 +222,16 @@ class RestProtocol(UvicornProtocol):
         """
         size = _PIECE_BYTES
         if not self._in_body:
-            end = (self._last_bytes + self._unparsed[:size]).find(_END_OF_HEADERS)
-            if end >= 0:
-                size = end + len(_END_OF_HEADERS) - len(self._last_bytes)
+            before = self._last_bytes
+            begin = before + self._unparsed[:size]
+            end = begin.find(_END_OF_HEADERS)
+            if end < 0:
+                self._last_bytes = bytes(begin[1 - len(_END_OF_HEADERS) :])
+            else:
+                self._last_bytes = b""
+                size = end + len(_END_OF_HEADERS) - len(before)
         piece = bytes(self._unparsed[:size])
         del self._unparsed[:size]
-        self._last_bytes = (self._last_bytes + piece)[1 - len(_END_OF_HEADERS) :]
         return piece
 
     def _after_parsing(self) -> None:
