@@ -61,6 +61,11 @@ class Authenticator:
         self._checking: dict[bytes, asyncio.Task[Principal]] = {}
         self._open_until = 0.0
 
+    def cached(self, authorization: str | None) -> Principal | None:
+        """Return the principal if these credentials were accepted in the last 2 s, else None."""
+        known = self._known.get(self._digest_of(authorization))
+        return known.principal if known is not None and known.until > self._clock() else None
+
     async def authenticate(self, authorization: str | None, peer: str) -> Principal:
         """Return the principal. Raises Unauthenticated, RateLimited, Unavailable."""
         digest = self._digest_of(authorization)

@@ -31,6 +31,8 @@ class Authentication:
         request = current_request()
         # Without the header the credentials are empty, which is malformed. None would be accepted
         # while the store has no key.
-        await self._pipeline.authenticate(request, request.authorization or "")
+        credentials = request.authorization or ""
+        if not self._pipeline.authenticate_cached(request, credentials):
+            await self._pipeline.authenticate(request, credentials)
         with self._pipeline.authorize(operation, request.principal):
             await self._app(scope, receive, send)

@@ -133,7 +133,8 @@ class RpcApp:
         """Authenticate and authorize the caller, read the request, and call the method."""
         if call.bad_authorization:
             raise Unauthenticated(call.bad_authorization)
-        await self._pipeline.authenticate(call, call.authorization)
+        if not self._pipeline.authenticate_cached(call, call.authorization):
+            await self._pipeline.authenticate(call, call.authorization)
         with self._pipeline.authorize(request.operation, call.principal):
             return await method.call(await self._message(request, protocol, method))
 

@@ -262,24 +262,18 @@ class RestProtocol(UvicornProtocol):
                     else MalformedRequest("This is not an HTTP request")
                 )
         else:
-            self._count(len(piece), cycle, before, was_in_body=was_in_body)
+            if self._in_body:
+                self._framing_bytes += len(piece)
+                if self._framing_bytes > self._limits.max_header_bytes:
+                    self._refuse(HeadersTooLarge(self._too_large()))
+            elif was_in_body:  # the body has ended in this piece
+                self._header_bytes = len(piece) if self._header_bytes else 0
+            elif self.cycle is cycle:  # this piece completed no headers
+                self._header_bytes = before + len(piece)
+                if self._header_bytes > self._limits.max_header_bytes:
+                    self._refuse(HeadersTooLarge(self._too_large()))
         if self.pipeline and not was_answering:
             self._run(self.pipeline.popleft())
-
-    def _count(
-        self, size: int, cycle: RequestCycle | None, before: int, *, was_in_body: bool
-    ) -> None:
-        """Count the bytes of a piece as header bytes, or as framing bytes of a body."""
-        if self._in_body:
-            self._framing_bytes += size
-            if self._framing_bytes > self._limits.max_header_bytes:
-                self._refuse(HeadersTooLarge(self._too_large()))
-        elif was_in_body:  # the body has ended in this piece
-            self._header_bytes = size if self._header_bytes else 0
-        elif self.cycle is cycle:  # this piece completed no headers
-            self._header_bytes = before + size
-            if self._header_bytes > self._limits.max_header_bytes:
-                self._refuse(HeadersTooLarge(self._too_large()))
 
     def _check_size(self, method: bytes) -> None:
         line = len(method) + len(self.url) + len("  HTTP/1.1\r\n")
@@ -288,7 +282,8 @@ class RestProtocol(UvicornProtocol):
             raise HeadersTooLarge(self._too_large())
 
     def _can_parse(self) -> bool:
-        return not self._is_answering() or (self.cycle is not None and self.cycle.wants_body)
+        cycle = self.cycle
+        return cycle is None or cycle.response_complete or cycle.wants_body
 
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete

@@ -53,6 +53,18 @@ class Pipeline:
         """Hold a place within the concurrency limit. Raises Overloaded if there is none."""
         return self._concurrency.slot()
 
+    def authenticate_cached(self, request: RequestContext, credentials: str | None) -> bool:
+        """Do what `authenticate` does if no look-up is needed, else return False.
+
+        It is not a coroutine: two more coroutines cost a REST Get 3 %. Raises RateLimited.
+        """
+        principal = self._authenticator.cached(credentials)
+        if principal is None:
+            return False
+        request.principal = principal
+        self._request_rate.count(principal)
+        return True
+
     async def authenticate(self, request: RequestContext, credentials: str | None) -> None:
         """Set the request's principal, and count the request against its rate.
 

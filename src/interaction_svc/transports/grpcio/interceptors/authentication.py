@@ -44,7 +44,8 @@ class Authentication(Interceptor):
                 raise PermissionDenied("The client certificate's names are not among those allowed")
             if call.bad_authorization:
                 raise Unauthenticated(call.bad_authorization)
-            await pipeline.authenticate(call, call.authorization)
+            if not pipeline.authenticate_cached(call, call.authorization):
+                await pipeline.authenticate(call, call.authorization)
             if not has_permission:
                 return await behavior(request, context)
             with pipeline.authorize(operation, call.principal):
