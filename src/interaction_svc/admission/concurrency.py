@@ -15,7 +15,7 @@ class Share:
         self._held: dict[str, int] = {}
 
     def take(self, name: str) -> bool:
-        """Take a place for this name. Return False if the name already holds all of its places."""
+        """Hold a place for this name. Return False if the name already holds all of its places."""
         held = self._held.get(name, 0)
         if held >= self.most:
             return False
