@@ -19,6 +19,7 @@ from testing.http1 import (
     statuses,
 )
 from testing.process import Served, served
+from testing.wait import wait_until
 
 limited = pytest.fixture(scope="module")(limited_server)
 PATH = "/interaction_svc.v1.InteractionService/ListInteractions"
@@ -162,8 +163,7 @@ def test_a_client_that_leaves_within_a_body_frees_its_place(impatient: Served) -
     for _ in range(20):
         with connected(impatient) as opened:
             opened.sendall(post("Content-Length: 100\r\n", b"{"))
-    while statuses(impatient, LAST) != [200]:
-        pass
+    wait_until(lambda: statuses(impatient, LAST) == [200])
 
 
 def test_a_rest_request_with_a_body_is_answered_and_the_connection_ends(limited: Served) -> None:
