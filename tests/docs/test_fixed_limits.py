@@ -25,11 +25,14 @@ LIMITS = [
     ("admission/token_bucket:KeyedTokenBucket.MAX_NAMES",),
     ("transports/tls:_POLL_SECONDS",),
     (
-        "transports/grpcio/limits:_KEEPALIVE_TIMEOUT_SECONDS",
-        "transports/grpcio/limits:_CLIENT_PING_SECONDS",
-        "transports/grpcio/limits:_AGE_GRACE_SECONDS",
+        "transports/grpcio/channel_options:_KEEPALIVE_TIMEOUT_SECONDS",
+        "transports/grpcio/channel_options:_CLIENT_PING_SECONDS",
+        "transports/grpcio/channel_options:_AGE_GRACE_SECONDS",
     ),
-    ("transports/grpcio/limits:_WAITING_CALLS", "transports/grpcio/limits:_MAX_WAITING_CALLS"),
+    (
+        "transports/grpcio/channel_options:_WAITING_CALLS",
+        "transports/grpcio/channel_options:_MAX_WAITING_CALLS",
+    ),
     ("transports/http1/protocol:_LINGER_SECONDS",),
     ("cli/interactions:_DEADLINE_SECONDS",),
     ("store/write_queue:MAX_WAITING_ROWS", "store/write_queue:MAX_WAITING_BYTES"),

@@ -93,6 +93,11 @@ rows_erased = Counter(
     "Interactions that were deleted permanently, by a call or by retention.",
     ["cause"],
 )
+listener_restarts = Counter(
+    "interaction_svc_listener_restarts",
+    "Times that a listener failed and was started again.",
+    ["listener"],
+)
 serving = Gauge(
     "interaction_svc_serving",
     "1 while health says SERVING, else 0.",

@@ -1,21 +1,17 @@
-"""The gRPC server: its services, start, failure detection and drain."""
+"""The gRPC server: its start, failure detection and drain."""
 
 import asyncio
 import errno
 import os
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
-from typing import Any
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import SERVICE_NAME as HEALTH_SERVICE
 
-from interaction_svc.app.ingest import Ingest
-from interaction_svc.app.interactions import Interactions
 from interaction_svc.transports.address import Address
-from interaction_svc.transports.grpcio import reflection
+from interaction_svc.transports.grpcio.channel_options import channel_options
 from interaction_svc.transports.grpcio.credentials import server_credentials, subject_names
-from interaction_svc.transports.grpcio.health import HealthServicer
 from interaction_svc.transports.grpcio.interceptors import (
     Admission,
     Authentication,
@@ -24,12 +20,12 @@ from interaction_svc.transports.grpcio.interceptors import (
     InFlight,
     Telemetry,
 )
-from interaction_svc.transports.grpcio.interceptors.chain import Behavior, Context
-from interaction_svc.transports.grpcio.limits import GrpcLimits, channel_options
+from interaction_svc.transports.grpcio.interceptors.chain import Context
 from interaction_svc.transports.grpcio.self_probe import SelfProbe, is_probe_call
-from interaction_svc.transports.operations import REFLECTION
+from interaction_svc.transports.operations import Operation
 from interaction_svc.transports.pipeline import Pipeline, StreamTimes
-from interaction_svc.transports.rpc.methods import SERVICES, stream_methods, unary_methods
+from interaction_svc.transports.rpc.limits import GrpcLimits
+from interaction_svc.transports.rpc.method import Method
 from interaction_svc.transports.sockets import (
     CHECK_SECONDS,
     Listener,
@@ -40,7 +36,6 @@ from interaction_svc.transports.sockets import (
 )
 from interaction_svc.transports.tls import Certificates
 
-_HEALTH_OF = ("", *SERVICES)
 _WITHOUT_END_SECONDS = 7 * 24 * 3600.0
 """The grace period for grpc's `stop`, longer than any drain; `drain` has its own timer.
 
@@ -51,25 +46,26 @@ _LAST_CALLS_SECONDS = 1.0
 
 
 class GrpcServer:
-    """Serves the API, health, and reflection (v1 and v1alpha)."""
+    """Serves methods over gRPC with grpc.aio."""
 
     def __init__(
         self,
-        interactions: Interactions,
-        ingest: Ingest,
+        methods: Mapping[Operation, Method],
         pipeline: Pipeline,
+        times: StreamTimes,
         address: Address,
         limits: GrpcLimits,
         *,
+        open_to_all: Collection[Operation] = (),
         certificates: Certificates | None = None,
         allowed_names: Collection[str] = (),
         reuse_port: bool = False,
     ) -> None:
         """Build a server, which listens once it is started.
 
-        With `certificates` it serves TLS only. With `allowed_names` it serves only clients whose
-        certificate has one of these names. With `reuse_port` other processes of this user may
-        listen on the same port.
+        The methods in `open_to_all` need no credentials. With `certificates` it serves TLS only.
+        With `allowed_names` it serves only clients whose certificate has one of these names. With
+        `reuse_port` other processes of this user may listen on the same port.
         """
         self._address = address
         self._certificates = certificates
@@ -77,12 +73,9 @@ class GrpcServer:
         self._listeners: list[Listener] = []
         self._allowed_names = frozenset(allowed_names)
         self._in_flight = InFlight()
-        self._health = HealthServicer(_HEALTH_OF)
-        times = StreamTimes(limits.stream_idle_seconds, limits.stream_seconds)
         authentication = Authentication(
             pipeline,
-            # On loopback reflection needs no key.
-            open_to_all=REFLECTION if address.is_loopback else (),
+            open_to_all=open_to_all,
             is_peer_allowed=self._is_peer_allowed,
         )
         chain = Chain(
@@ -93,22 +86,20 @@ class GrpcServer:
                 Admission(pipeline, times),
                 authentication,
             ],
+            methods,
             refuses=pipeline.refuses,
         )
-        chain.add_generic_rpc_handlers(_handlers(interactions, ingest))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, chain)
-        reflection.add_reflection(chain, SERVICES)
         self._probe = SelfProbe()
         self._server = grpc.aio.server(
             handlers=[self._probe, chain], options=channel_options(limits, reuse_port=reuse_port)
         )
-        for service, handlers in chain.registered.items():  # so that health has its own queue
-            self._server.add_registered_method_handlers(service, handlers)
+        # A service with registered methods has its own queue in grpc's core.
+        self._server.add_registered_method_handlers(
+            HEALTH_SERVICE, chain.handlers_of(HEALTH_SERVICE)
+        )
 
     async def start(self) -> Address:
         """Listen, and return the address with its real port. Raises OSError if that fails."""
-        # The library's servicer is SERVING at first.
-        await self.set_serving(False)
         try:
             address = self._address if self._reuses_port else _with_free_port(self._address)
             for one in addresses_of(address):
@@ -130,14 +121,6 @@ class GrpcServer:
                 self._server.add_secure_port(str(address), credentials)
         except RuntimeError as error:  # the port was free a moment ago; grpc gives no reason
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE)) from error
-
-    async def set_serving(self, is_serving: bool) -> None:
-        """Set the health of the services to SERVING or NOT_SERVING."""
-        statuses = health_pb2.HealthCheckResponse
-        for service in _HEALTH_OF:
-            await self._health.set(
-                service, statuses.SERVING if is_serving else statuses.NOT_SERVING
-            )
 
     async def failure(self) -> str:
         """Wait until the listener fails, and return the cause."""
@@ -183,32 +166,3 @@ def _with_free_port(address: Address) -> Address:
     for one in bound:
         one.close()
     return address._replace(port=port)
-
-
-def _handlers(interactions: Interactions, ingest: Ingest) -> list[grpc.GenericRpcHandler]:
-    """Return the handlers of the two services. They have no serializers: bytes pass through."""
-    unary: Any = grpc.unary_unary_rpc_method_handler
-    streamed: Any = grpc.stream_unary_rpc_method_handler
-    handlers: dict[str, Any] = {
-        operation.rpc: unary(_behavior(method.call))
-        for operation, method in unary_methods(interactions, ingest).items()
-    } | {
-        operation.rpc: streamed(_behavior(call))
-        for operation, call in stream_methods(ingest).items()
-    }
-    return [
-        grpc.method_handlers_generic_handler(
-            service,
-            {
-                rpc.rpartition("/")[2]: handler
-                for rpc, handler in handlers.items()
-                if rpc.startswith(f"/{service}/")
-            },
-        )
-        for service in SERVICES
-    ]
-
-
-def _behavior(method: Callable[[Any], Awaitable[bytes]]) -> Behavior:
-    """Return a grpc behavior that calls a method of a service without the context."""
-    return lambda request, _: method(request)
