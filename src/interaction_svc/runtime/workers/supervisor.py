@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 import sys
 from asyncio.subprocess import PIPE, Process
 from contextlib import AsyncExitStack, suppress
@@ -15,13 +14,13 @@ import structlog
 from interaction_svc.runtime.listen_policy import check_listen_policy
 from interaction_svc.runtime.liveness import Liveness
 from interaction_svc.runtime.metrics_server import MetricsServer
-from interaction_svc.runtime.settings import Settings, SettingsError
+from interaction_svc.runtime.settings import Settings
 from interaction_svc.runtime.workers.control_messages import StartupReport, settings_line
+from interaction_svc.runtime.workers.shared_port import ReservedPort
 from interaction_svc.runtime.workers.worker_metrics import FOLDER_VARIABLE, AggregatedMetrics
 from interaction_svc.store.factory import open_store
 from interaction_svc.telemetry.task_failure import failure_of
 from interaction_svc.transports.address import Address
-from interaction_svc.transports.reserved_port import ReservedPort
 from interaction_svc.transports.sockets import cannot_listen
 
 FIRST_PAUSE_SECONDS = 0.1
@@ -110,9 +109,7 @@ class Supervisor:
             await store.close()
 
     def _reserve(self, what: str, text: str, cleanups: AsyncExitStack) -> Address:
-        """Reserve a port for the workers, and return its address. Raises SettingsError, OSError."""
-        if not hasattr(socket, "SO_REUSEPORT"):
-            raise SettingsError("workers: this system can't share a port; serve with one")
+        """Reserve a port for the workers, and return its address."""
         address = Address.parse(text)
         try:
             held = ReservedPort(address)

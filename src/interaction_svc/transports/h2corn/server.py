@@ -14,7 +14,6 @@ from interaction_svc.telemetry.task_failure import failure_of
 from interaction_svc.transports.address import Address
 from interaction_svc.transports.h2corn.config import config_of
 from interaction_svc.transports.h2corn.pem_files import readable
-from interaction_svc.transports.reserved_port import ReservedPort
 from interaction_svc.transports.rpc.limits import GrpcLimits
 from interaction_svc.transports.sockets import CHECK_SECONDS, bind, cannot_listen
 from interaction_svc.transports.tls import Certificates, PemFiles
@@ -39,7 +38,7 @@ class H2cornServer:
     An error of `accept`, such as no free file descriptor, ends h2corn. It is started again on the
     same sockets, so that new connections wait in the kernel meanwhile. The calls in progress are
     lost. h2corn reads its certificate once. When the files change, a second one starts with the
-    new certificate on sockets of its own on the same port, and then the first one drains.
+    new certificate on the same sockets, and the first one drains.
     """
 
     def __init__(
@@ -61,26 +60,23 @@ class H2cornServer:
         self._limits = limits
         self._certificates = certificates
         self._reuses_port = reuse_port
-        self._reserved: ReservedPort | None = None
-        self._current: _Listener | None = None
+        self._max_connections = _max_connections(limits.max_connections)
+        self._sockets: list[socket.socket] = []
+        self._current: _Running | None = None
         self._serving: asyncio.Task[None] | None = None
         self._draining: set[asyncio.Task[None]] = set()
-        self._max_connections = _max_connections(limits.max_connections)
 
     async def start(self) -> Address:
         """Listen, and return the address with its real port. Raises OSError if that fails."""
         try:
-            if self._certificates is not None and not self._reuses_port:
-                self._reserved = ReservedPort(self._address)  # a reload shares the port
-                self._address = self._reserved.address
-            self._current = self._listen()
+            self._sockets = bind(self._address, reuse_port=self._reuses_port)
+            for one in self._sockets:
+                one.listen(_BACKLOG)
         except OSError as error:
             raise cannot_listen("gRPC", self._address, error) from error
-        port = self._current.sockets[0].getsockname()[1]
-        self._address = self._address._replace(port=port)
-        await self._current.start()
-        self._serving = asyncio.create_task(self._serve())
-        return self._address
+        self._current = await self._run()
+        self._serving = asyncio.create_task(self._serve(self._current))
+        return self._address._replace(port=self._sockets[0].getsockname()[1])
 
     async def failure(self) -> str:
         """Wait until the listener fails for good, and return the cause."""
@@ -88,111 +84,101 @@ class H2cornServer:
             return "it was not started"
         return await failure_of(self._serving)
 
-    async def drain(self, seconds: float) -> None:
-        """Refuse new calls, wait up to `seconds` for those in progress, then cancel them.
+    async def drain(self, _: float) -> None:
+        """Refuse new calls, wait for those in progress, and cancel them at the end of the time.
 
-        `seconds` is at most the drain time of the limits.
+        The time is that of the limits, because h2corn can't change it.
         """
         if self._serving is not None:
             self._serving.cancel()
             await asyncio.wait([self._serving])
         if self._current is not None:
             self._retire(self._current)
+            await asyncio.sleep(_STOP_ACCEPTING_SECONDS)
+        for one in self._sockets:
+            # h2corn has a duplicate of the descriptor, so that `close` would leave it listening.
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
         if self._draining:
-            await asyncio.wait(self._draining, timeout=seconds + 2)
-        if self._reserved is not None:
-            self._reserved.close()
+            await asyncio.wait(self._draining)
 
-    def _listen(self) -> "_Listener":
-        shares = self._reuses_port or self._reserved is not None
-        sockets = bind(self._address, reuse_port=shares)
-        for one in sockets:
-            one.listen(_BACKLOG)
+    async def _run(self) -> "_Running":
+        """Start h2corn with the current certificate. Raises OSError, ValueError."""
         pem = None if self._certificates is None else self._certificates.pem
-        return _Listener(self._app, self._limits, sockets, pem, self._max_connections)
+        with readable(pem) as paths:
+            descriptors = [one.fileno() for one in self._sockets]
+            config = config_of(
+                self._limits, descriptors, paths, max_connections=self._max_connections
+            )
+            running = _Running(h2corn.Server(self._app, config), pem)
+            await running.started()
+        return running
 
-    async def _serve(self) -> None:
+    async def _serve(self, current: "_Running") -> None:
         """Serve until this task is cancelled. Raises OSError after too many errors in a row."""
         loop = asyncio.get_running_loop()
         errors, started_at = 0, loop.time()
         while True:
-            assert self._current is not None  # noqa: S101 `start` has set it
-            error = await self._current.error_within(CHECK_SECONDS)
+            error = await current.error_within(CHECK_SECONDS)
             if error is None:
-                await self._reload_if_changed()
+                self._current = current = await self._with_current_certificate(current)
                 continue
-            errors = 1 if loop.time() - started_at > _STEADY_SECONDS else errors + 1
-            if errors > _MAX_ERRORS_IN_A_ROW:
-                raise error
-            log.error("the gRPC listener is started again", cause=error.strerror, errors=errors)
-            metrics.listener_restarts.labels("grpc").inc()
-            pause = min(_FIRST_PAUSE_SECONDS * 2 ** (errors - 1), _LONGEST_PAUSE_SECONDS)
-            await asyncio.sleep(pause)
-            started_at = loop.time()
-            with suppress(OSError):  # then `error_within` returns the error
-                await self._current.start()
+            while error is not None:
+                errors = 1 if loop.time() - started_at > _STEADY_SECONDS else errors + 1
+                if errors > _MAX_ERRORS_IN_A_ROW:
+                    raise error
+                log.error("the gRPC listener is started again", cause=error.strerror)
+                metrics.listener_restarts.labels("grpc").inc()
+                pause = min(_FIRST_PAUSE_SECONDS * 2 ** (errors - 1), _LONGEST_PAUSE_SECONDS)
+                await asyncio.sleep(pause)
+                started_at, error = loop.time(), None
+                try:
+                    self._current = current = await self._run()
+                except OSError as again:
+                    error = again
 
-    async def _reload_if_changed(self) -> None:
-        current, certificates = self._current, self._certificates
-        if current is None or certificates is None or current.pem is certificates.pem:
-            return
+    async def _with_current_certificate(self, current: "_Running") -> "_Running":
+        """Return a new h2corn if the certificate has changed, else the one that runs."""
+        if self._certificates is None or self._certificates.pem is current.pem:
+            return current
         try:
-            listener = self._listen()
-            await listener.start()
-        except (OSError, ValueError) as error:
+            renewed = await self._run()
+        except (OSError, ValueError) as error:  # tried again at the next check
             log.error("the new certificate can't be served", problem=type(error).__name__)
-            return
-        self._current = listener
+            return current
         self._retire(current)
+        return renewed
 
-    def _retire(self, listener: "_Listener") -> None:
-        """Drain a listener in the background."""
-        task = asyncio.create_task(listener.drain())
+    def _retire(self, running: "_Running") -> None:
+        """Drain a running h2corn in the background."""
+        task = asyncio.create_task(running.drain())
         self._draining.add(task)
         task.add_done_callback(self._draining.discard)
 
 
-class _Listener:
-    """h2corn on open sockets, with one certificate."""
+class _Running:
+    """h2corn from its start to its end, with one certificate."""
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        limits: GrpcLimits,
-        sockets: list[socket.socket],
-        pem: PemFiles | None,
-        max_connections: int,
-    ) -> None:
-        self.sockets = sockets
+    def __init__(self, server: h2corn.Server, pem: PemFiles | None) -> None:
         self.pem = pem
-        self._app = app
-        self._limits = limits
-        self._max_connections = max_connections
-        self._server: h2corn.Server | None = None
-        self._serving: asyncio.Task[None] | None = None
+        self._server = server
+        self._serving = asyncio.create_task(server.serve())
 
-    async def start(self) -> None:
-        """Start h2corn on the sockets, and return when it accepts connections. Raises OSError."""
-        with readable(self.pem) as paths:
-            descriptors = [one.fileno() for one in self.sockets]
-            config = config_of(
-                self._limits, descriptors, paths, max_connections=self._max_connections
-            )
-            self._server = h2corn.Server(self._app, config)
-            self._serving = asyncio.create_task(self._server.serve())
-            started = asyncio.ensure_future(self._server.wait_started())
-            await asyncio.wait([self._serving, started], return_when=asyncio.FIRST_COMPLETED)
-            if self._serving.done():
-                started.cancel()
-                self._serving.result()
-            await started
+    async def started(self) -> None:
+        """Return when it accepts connections. Raises OSError, ValueError if it can't start."""
+        started = asyncio.ensure_future(self._server.wait_started())
+        await asyncio.wait([self._serving, started], return_when=asyncio.FIRST_COMPLETED)
+        if self._serving.done():
+            started.cancel()
+            self._serving.result()
+        await started
 
     async def error_within(self, seconds: float) -> OSError | None:
         """Wait for an error of `accept` and return it; None if there is none within `seconds`.
 
         Raises any other error of h2corn.
         """
-        assert self._serving is not None  # noqa: S101 `start` has set it
         done, _ = await asyncio.wait([self._serving], timeout=seconds)
         if not done:
             return None
@@ -203,16 +189,8 @@ class _Listener:
         raise RuntimeError("h2corn has ended")
 
     async def drain(self) -> None:
-        """Refuse new calls, wait for those in progress, cancel them at the end of the time."""
-        assert self._server is not None  # noqa: S101 `start` has set it
-        assert self._serving is not None  # noqa: S101 `start` has set it
+        """Refuse new calls, wait for those in progress, and cancel them at the end of the time."""
         self._server.shutdown()
-        await asyncio.sleep(_STOP_ACCEPTING_SECONDS)
-        for one in self.sockets:
-            # h2corn has a duplicate of the descriptor, so that `close` would leave it listening.
-            with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
         with suppress(OSError, RuntimeError):  # calls that ignored their cancellation
             await self._serving
 

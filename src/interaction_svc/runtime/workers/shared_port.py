@@ -1,13 +1,14 @@
-"""A port that several sockets of one user listen on."""
+"""A port that several processes of one user listen on."""
 
 import socket
 
+from interaction_svc.runtime.settings import SettingsError
 from interaction_svc.transports.address import Address
 from interaction_svc.transports.sockets import bind
 
 
 class ReservedPort:
-    """A port reserved for sockets that share it, so that no other program takes it.
+    """A port reserved for the workers, so that no other program takes it while they restart.
 
     Sockets with SO_REUSEPORT share a port, and the system distributes connections to those that
     listen. The sockets of this class are bound but do not listen, so they get no connections.
@@ -16,8 +17,10 @@ class ReservedPort:
     def __init__(self, address: Address) -> None:
         """Reserve the port; 0 is any free one.
 
-        Raises OSError if it is in use. The system must have SO_REUSEPORT.
+        Raises OSError if it is in use, SettingsError if this system can't share ports.
         """
+        if not hasattr(socket, "SO_REUSEPORT"):
+            raise SettingsError("workers: this system can't share a port; serve with one")
         # Bind without SO_REUSEPORT first, so that binding fails if another program, or another
         # supervisor, uses the port.
         self._sockets = bind(address)
