@@ -25,7 +25,8 @@ from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceSt
 
 AT_ONCE = 20
 LIMITS = (
-    "--max-concurrent-calls", str(AT_ONCE), "--calls-per-second", "0", "--account-call-share", "1",
+    "--max-concurrent-calls", str(AT_ONCE), "--max-waiting-calls", "0",
+    "--calls-per-second", "0", "--account-call-share", "1",
 )  # fmt: skip
 GROWTH_MIB = 120
 """The permitted growth of the server's memory: 2,000 waiting calls with their responses, at about

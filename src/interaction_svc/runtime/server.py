@@ -111,6 +111,7 @@ class Server:
             admission = AdmissionControl(
                 ConcurrencyLimit(
                     settings.max_concurrent_calls,
+                    most_waiting=settings.max_waiting_calls,
                     call_share=settings.account_call_share,
                     stream_share=settings.account_stream_share,
                     streams_per_key=settings.max_streams_per_key,

@@ -5,7 +5,8 @@ request is read. The deadline includes the arrival of the body and the sending o
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 
 from starlette.types import Receive, Scope, Send
 
@@ -21,7 +22,7 @@ from interaction_svc.domain.errors import (
 from interaction_svc.domain.units import KIB
 from interaction_svc.telemetry.request_context import RequestContext
 from interaction_svc.telemetry.request_scope import request_scope
-from interaction_svc.transports.asgi.client_gone import ClientGoneError
+from interaction_svc.transports.asgi.client_gone import ClientGoneError, unless_gone
 from interaction_svc.transports.asgi.compression import MIN_BYTES, Compressor, accepts_gzip
 from interaction_svc.transports.asgi.telemetry import NO_STORE
 from interaction_svc.transports.connect.protocols import Connect, Protocol, Protocols, Response
@@ -111,21 +112,26 @@ class RpcApp:
             return
         backlog = self._pipeline.response_backlog
         backlog.check(call)
-        with self._pipeline.place(), self._pipeline.deadline:
+        pipeline = self._pipeline
+        with pipeline.deadline:
             seconds = protocol.timeout(request.headers)
-            if seconds is None:
-                answer = await self._answer(request, protocol, method, call)
-            else:
-                try:
-                    async with asyncio.timeout(seconds):
+            end = None if seconds is None else asyncio.get_running_loop().time() + seconds
+            place = pipeline.place()
+            if place is None:
+                async with _client_deadline(end):
+                    waiting = pipeline.wait_for_place(operation, call.authorization)
+                    place = await unless_gone(request.scope, waiting)
+            with place:
+                if end is None:
+                    answer = await self._answer(request, protocol, method, call)
+                else:
+                    async with _client_deadline(end):
                         answer = await self._answer(request, protocol, method, call)
-                except TimeoutError as expired:
-                    raise DeadlineExceeded("The client's own deadline has passed") from expired
-            if operation.changes_nothing:  # a write is done already, so its response is sent
-                backlog.check(call, len(answer))
-            response = protocol.response(method, call, answer)
-            with backlog.holding(call, len(response.body)):
-                await sender.send(response)
+                if operation.changes_nothing:  # a write is done already, so its response is sent
+                    backlog.check(call, len(answer))
+                response = protocol.response(method, call, answer)
+                with backlog.holding(call, len(response.body)):
+                    await sender.send(response)
 
     async def _answer(
         self, request: Request, protocol: Protocol, method: UnaryMethod, call: RequestContext
@@ -135,7 +141,10 @@ class RpcApp:
             raise Unauthenticated(call.bad_authorization)
         if not self._pipeline.authenticate_cached(call, call.authorization):
             await self._pipeline.authenticate(call, call.authorization)
-        with self._pipeline.authorize(request.operation, call.principal):
+        share = self._pipeline.authorize(request.operation, call.principal)
+        if share is None:
+            share = await unless_gone(request.scope, self._pipeline.wait_for_share(call))
+        with share:
             return await method.call(await self._message(request, protocol, method))
 
     async def _message(self, request: Request, protocol: Protocol, method: UnaryMethod) -> bytes:
@@ -145,6 +154,16 @@ class RpcApp:
             return protocol.request_of_query(method, request.query, max_bytes)
         body = await request.body(self._pipeline.request_bytes, max_bytes)
         return protocol.request(method, request.headers, body, max_bytes)
+
+
+@asynccontextmanager
+async def _client_deadline(end: float | None) -> AsyncIterator[None]:
+    """Raise DeadlineExceeded if the block takes longer than until `end`; None: no limit."""
+    try:
+        async with asyncio.timeout_at(end):
+            yield
+    except TimeoutError as expired:
+        raise DeadlineExceeded("The client's own deadline has passed") from expired
 
 
 class _Sender:
