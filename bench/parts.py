@@ -40,6 +40,8 @@ _PARTS = {
     "app/credentials": "pipeline: limits, deadline, authentication, errors",
     "app/authentication": "pipeline: limits, deadline, authentication, errors",
     "admission/concurrency": "pipeline: limits, deadline, authentication, errors",
+    "admission/share": "pipeline: limits, deadline, authentication, errors",
+    "admission/wait_queue": "pipeline: limits, deadline, authentication, errors",
     "admission/deadline": "pipeline: limits, deadline, authentication, errors",
     "domain/principals": "pipeline: limits, deadline, authentication, errors",
     "app/ingest": "request: parsing, validation, page tokens",

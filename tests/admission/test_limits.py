@@ -132,10 +132,9 @@ def caller_of(account_sid: str | None, key: str = "SK") -> Principal:
 def begun(concurrency: ConcurrencyLimit, caller: Principal, *, is_stream: bool = False) -> bool:
     """Begin a request, and return whether the limits allowed it."""
     try:
-        concurrency.begin(caller, is_stream=is_stream)
+        return concurrency.begin(caller, is_stream=is_stream)
     except Overloaded:
         return False
-    return True
 
 
 def test_an_account_is_limited_to_its_share_of_the_places() -> None:
@@ -148,7 +147,7 @@ def test_an_account_is_limited_to_its_share_of_the_places() -> None:
     concurrency.end(callers[0])
     assert [begun(concurrency, caller) for caller in callers[:2]] == [True, False]
     with pytest.raises(Overloaded) as refused:
-        concurrency.begin(callers[0])
+        concurrency.begin(callers[0], is_stream=True)
     assert refused.value.metadata == {"scope": "account", "limit": "8"}
     # Callers without a key have no share: they may take every place.
     assert all(begun(concurrency, ANONYMOUS) for _ in range(100))
@@ -179,15 +178,19 @@ def test_a_share_is_at_least_one_place() -> None:
 def test_places_are_released() -> None:
     concurrency = ConcurrencyLimit(2)
 
+    def taken() -> ConcurrencyLimit:
+        place = concurrency.place()
+        assert place is not None
+        return place
+
     def fail() -> None:
-        with concurrency.slot():
+        with taken():
             assert concurrency.is_full
-            with pytest.raises(Overloaded), concurrency.slot():
-                pass
+            assert concurrency.place() is None
             raise ZeroDivisionError
 
     for _ in range(3):
-        with concurrency.slot(), pytest.raises(ZeroDivisionError):
+        with taken(), pytest.raises(ZeroDivisionError):
             fail()
     assert not concurrency.is_full
 
@@ -195,7 +198,10 @@ def test_places_are_released() -> None:
 async def test_calls_above_the_limit_are_refused_except_health(
     tmp_path: Path, parents: Parents
 ) -> None:
-    with served(tmp_path, "--max-concurrent-calls", "3", "--calls-per-second", "0") as server:
+    limits = (
+        "--max-concurrent-calls", "3", "--max-waiting-calls", "0", "--calls-per-second", "0",
+    )  # fmt: skip
+    with served(tmp_path, *limits) as server:
         async with (
             grpc.aio.insecure_channel(server.grpc_address) as channel,
             httpx.AsyncClient(
@@ -268,7 +274,9 @@ async def test_silent_streams_of_an_account_leave_places_to_others(
 async def test_http_requests_count_against_the_account_s_share(
     tmp_path: Path, parents: Parents
 ) -> None:
-    limits = ("--max-concurrent-calls", "4", "--account-call-share", "0.5")
+    limits = (
+        "--max-concurrent-calls", "4", "--max-waiting-calls", "0", "--account-call-share", "0.5",
+    )  # fmt: skip
     with served(tmp_path, *limits) as server:
         async with httpx.AsyncClient(base_url=server.base_url, trust_env=False, timeout=30) as http:
             mine, other = (parents.account_sid, "x"), (new_sid("AC"), "x")

@@ -24,8 +24,11 @@ from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
 
 AT_ONCE = 20
+WAITING = 10
+SERVED = AT_ONCE + WAITING
 LIMITS = (
-    "--max-concurrent-calls", str(AT_ONCE), "--calls-per-second", "0", "--account-call-share", "1",
+    "--max-concurrent-calls", str(AT_ONCE), "--max-waiting-calls", str(WAITING),
+    "--calls-per-second", "0", "--account-call-share", "1",
 )  # fmt: skip
 GROWTH_MIB = 120
 """The permitted growth of the server's memory: 2,000 waiting calls with their responses, at about
@@ -83,13 +86,13 @@ async def test_under_overload_calls_succeed_or_get_retry_info(
 
             with write_lock(server):
                 recording = [asyncio.ensure_future(record(number)) for number in range(many)]
-                await refused(server, "grpc", many - AT_ONCE)
+                await refused(server, "grpc", many - SERVED)
                 assert await is_serving(channels[0])
             assert Counter(await asyncio.gather(*recording)) == {
-                Code.OK: AT_ONCE,
-                Code.RESOURCE_EXHAUSTED: many - AT_ONCE,
+                Code.OK: SERVED,
+                Code.RESOURCE_EXHAUSTED: many - SERVED,
             }
-            for number in range(AT_ONCE):  # succeeds only if all places are free again
+            for number in range(SERVED):  # succeeds only if all places are free again
                 assert await record(number) is Code.OK
 
 
@@ -144,11 +147,11 @@ async def test_http_requests_above_the_limit_get_retry_after(
             with write_lock(server):
                 paths = [f"{parents.path}/{new_sid('KI')}" for _ in range(many)]
                 deleting = [asyncio.ensure_future(http.delete(path)) for path in paths]
-                await refused(server, "http", many - AT_ONCE)
+                await refused(server, "http", many - SERVED)
                 assert (await http.get("/readyz")).status_code == 200
             responses: list[Any] = await asyncio.gather(*deleting)
             statuses = Counter(response.status_code for response in responses)
-            assert statuses == {404: AT_ONCE, 429: many - AT_ONCE}
+            assert statuses == {404: SERVED, 429: many - SERVED}
             for response in responses:
                 if response.status_code == 429:
                     assert response.json()["code"] == 20429

@@ -1,5 +1,6 @@
 """The code, metadata and details of each reason, compared with the protos and docs/grpc.md."""
 
+import asyncio
 import json
 import re
 from collections.abc import Callable
@@ -53,12 +54,18 @@ def beyond_attempts() -> ServiceError:
 
 
 def beyond_places() -> ServiceError:
-    return raised(ConcurrencyLimit(0).slot)
+    return raised(lambda: asyncio.run(ConcurrencyLimit(0).wait_for_place()))
 
 
 def beyond_share(caller: Principal, **limits: Any) -> ServiceError:
     concurrency = ConcurrencyLimit(2, **limits)
     return raised(*[lambda: concurrency.begin(caller, is_stream=True)] * 2)
+
+
+def beyond_waiting(caller: Principal) -> ServiceError:
+    concurrency = ConcurrencyLimit(2, call_share=0.5)
+    assert [concurrency.begin(caller) for _ in range(2)] == [True, False]
+    return raised(lambda: asyncio.run(concurrency.wait_for_share(caller)))
 
 
 def beyond_unsent(
@@ -104,6 +111,7 @@ CASES: dict[str, list[Case]] = {
         Case(lambda: beyond_share(ACCOUNT, streams_per_key=1), {"scope": "key", "limit": "1"}),
         Case(lambda: beyond_share(ACCOUNT, stream_share=0.5), {"scope": "account", "limit": "1"}),
         Case(lambda: beyond_share(ADMIN, call_share=0.5), {"scope": "key", "limit": "1"}),
+        Case(lambda: beyond_waiting(ACCOUNT), {"scope": "account", "limit": "1"}),
         Case(
             lambda: beyond_share(ANONYMOUS, stream_share=0.5), {"scope": "anonymous", "limit": "1"}
         ),

@@ -119,6 +119,7 @@ class Server:
             admission = AdmissionControl(
                 ConcurrencyLimit(
                     settings.max_concurrent_calls,
+                    most_waiting=settings.max_waiting_calls,
                     call_share=settings.account_call_share,
                     stream_share=settings.account_stream_share,
                     streams_per_key=settings.max_streams_per_key,
@@ -197,7 +198,7 @@ class Server:
             header_timeout_seconds=settings.header_timeout_seconds,
             connection_idle_seconds=settings.connection_idle_seconds,
             connection_age_seconds=settings.connection_age_seconds,
-            max_calls=settings.max_concurrent_calls,
+            max_calls=settings.max_concurrent_calls + settings.max_waiting_calls,
             drain_seconds=settings.drain_seconds,
             keepalive_seconds=settings.keepalive_seconds,
         )

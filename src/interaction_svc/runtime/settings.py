@@ -173,6 +173,12 @@ class Settings(BaseSettings):
         le=1_000_000,
         description="Maximum number of concurrent calls, without health checks.",
     )
+    max_waiting_calls: int = Field(
+        512,
+        ge=0,
+        le=100_000,
+        description="Maximum number of calls that wait until other calls end; 0: none waits.",
+    )
     calls_per_second: int = Field(
         10_000,
         ge=0,
@@ -183,7 +189,7 @@ class Settings(BaseSettings):
         0.75,
         gt=0,
         le=1,
-        description="Share of max_concurrent_calls that the calls of one account may take.",
+        description="Share of max_concurrent_calls, and of max_waiting_calls, for one account.",
     )
     account_stream_share: float = Field(
         0.5,

@@ -44,6 +44,16 @@ calls_in_flight = Gauge(
     ["transport"],
     multiprocess_mode="livesum",
 )
+waiting_calls = Gauge(
+    "interaction_svc_waiting_calls",
+    "Calls that wait for a place or for the share of their account.",
+    multiprocess_mode="livesum",
+)
+call_wait_seconds = Histogram(
+    "interaction_svc_call_wait_seconds",
+    "Time that a call waited for a place or for the share of its account, if it waited.",
+    buckets=_SECONDS,
+)
 errors = Counter(
     "interaction_svc_errors",
     "Calls that ended in an error, by its reason: a value of ErrorReason.",

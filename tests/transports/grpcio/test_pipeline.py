@@ -241,7 +241,7 @@ async def test_a_call_of_an_unknown_method_needs_a_place_and_no_key(tmp_path: Pa
         code, reason, _ = await failure(call(b"", metadata=[("authorization", "Bearer wrong")]))
         assert (code, reason) == (Code.UNIMPLEMENTED, "ERROR_REASON_METHOD_NOT_ALLOWED")
         with ExitStack() as places:
-            for _ in range(PLACES):
-                places.enter_context(pipeline.concurrency.slot())
+            while (place := pipeline.concurrency.place()) is not None:
+                places.enter_context(place)
             code, reason, _ = await failure(call(b""))
             assert (code, reason) == (Code.RESOURCE_EXHAUSTED, "ERROR_REASON_OVERLOADED")

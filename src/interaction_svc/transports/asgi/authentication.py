@@ -3,6 +3,7 @@
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from interaction_svc.telemetry.request_context import current_request
+from interaction_svc.transports.asgi.client_gone import unless_gone
 from interaction_svc.transports.operations import Operation
 from interaction_svc.transports.pipeline import Pipeline
 
@@ -22,7 +23,8 @@ class Authentication:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request.
 
-        Raises Unauthenticated, RateLimited, PermissionDenied, Overloaded, Unavailable.
+        Raises Unauthenticated, RateLimited, PermissionDenied, Overloaded, Unavailable,
+        ClientGoneError.
         """
         operation: Operation = scope["operation"]
         if not operation.needs_credentials:
@@ -34,5 +36,8 @@ class Authentication:
         credentials = request.authorization or ""
         if not self._pipeline.authenticate_cached(request, credentials):
             await self._pipeline.authenticate(request, credentials)
-        with self._pipeline.authorize(operation, request.principal):
+        share = self._pipeline.authorize(operation, request.principal)
+        if share is None:
+            share = await unless_gone(scope, self._pipeline.wait_for_share(request))
+        with share:
             await self._app(scope, receive, send)

@@ -6,7 +6,13 @@ request is read. The deadline includes the arrival of the body and the sending o
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, nullcontext
+from contextlib import (
+    AbstractContextManager,
+    AsyncExitStack,
+    aclosing,
+    asynccontextmanager,
+    nullcontext,
+)
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
@@ -23,7 +29,7 @@ from interaction_svc.domain.errors import (
 from interaction_svc.domain.units import KIB
 from interaction_svc.telemetry.request_context import RequestContext
 from interaction_svc.telemetry.request_scope import request_scope
-from interaction_svc.transports.asgi.client_gone import ClientGoneError
+from interaction_svc.transports.asgi.client_gone import ClientGoneError, unless_gone
 from interaction_svc.transports.connect.client_names import AllowedNames
 from interaction_svc.transports.connect.protocols import (
     Connect,
@@ -140,7 +146,9 @@ class RpcApp:
             raise UnsupportedMediaType("The content-type is none of those in accept-post")
         if operation.is_streaming:
             assert isinstance(protocol, StreamProtocol)  # noqa: S101 it serves streams
-            async with self._client_deadline(protocol, request):
+            seconds = protocol.timeout(request.headers)
+            end = None if seconds is None else asyncio.get_running_loop().time() + seconds
+            async with _client_deadline(end):
                 await self._stream(request, protocol, method, call, sender)
             return
         if not operation.is_limited:
@@ -150,17 +158,31 @@ class RpcApp:
             return
         backlog = self._pipeline.response_backlog
         backlog.check(call)
-        with self._pipeline.place(), self._pipeline.deadline:
-            if protocol.timeout(request.headers) is None:
-                answer = await self._answer(request, protocol, method, call)
-            else:
-                async with self._client_deadline(protocol, request):
+        pipeline = self._pipeline
+        with pipeline.deadline:
+            seconds = protocol.timeout(request.headers)
+            end = None if seconds is None else asyncio.get_running_loop().time() + seconds
+            place = pipeline.place()
+            if place is None:
+                async with _client_deadline(end):
+                    place = await self._wait_for_place(request, call)
+            with place:
+                if end is None:
                     answer = await self._answer(request, protocol, method, call)
-            if operation.changes_nothing:  # a write is done already, so its response is sent
-                backlog.check(call, len(answer))
-            response = protocol.response(method, call, answer)
-            with backlog.holding(call, len(response.body)):
-                await sender.send(response)
+                else:
+                    async with _client_deadline(end):
+                        answer = await self._answer(request, protocol, method, call)
+                if operation.changes_nothing:  # a write is done already, so its response is sent
+                    backlog.check(call, len(answer))
+                response = protocol.response(method, call, answer)
+                with backlog.holding(call, len(response.body)):
+                    await sender.send(response)
+
+    async def _wait_for_place(
+        self, request: Request, call: RequestContext
+    ) -> AbstractContextManager[None]:
+        waiting = self._pipeline.wait_for_place(request.operation, call.authorization)
+        return await unless_gone(request.scope, waiting)
 
     async def _answer(
         self, request: Request, protocol: Protocol, method: Method, call: RequestContext
@@ -170,7 +192,10 @@ class RpcApp:
             self._check_caller(request, call)
         if not self._pipeline.authenticate_cached(call, call.authorization):
             await self._pipeline.authenticate(call, call.authorization)
-        with self._pipeline.authorize(request.operation, call.principal):
+        share = self._pipeline.authorize(request.operation, call.principal)
+        if share is None:
+            share = await unless_gone(request.scope, self._pipeline.wait_for_share(call))
+        with share:
             answer: bytes = await method.call(await self._message(request, protocol, method))
             return answer
 
@@ -195,15 +220,6 @@ class RpcApp:
     def _needs_credentials(self, operation: Operation) -> bool:
         return operation.needs_credentials and operation not in self._open_to_all
 
-    @asynccontextmanager
-    async def _client_deadline(self, protocol: Protocol, request: Request) -> AsyncIterator[None]:
-        """End the block at the client's own deadline, if it has one. Raises DeadlineExceeded."""
-        try:
-            async with asyncio.timeout(protocol.timeout(request.headers)):
-                yield
-        except TimeoutError as expired:
-            raise DeadlineExceeded("The client's own deadline has passed") from expired
-
     async def _stream(
         self,
         request: Request,
@@ -218,14 +234,18 @@ class RpcApp:
         async with AsyncExitStack() as stages:
             if operation.is_limited:
                 backlog.check(call)
-                stages.enter_context(self._pipeline.place())
+                stages.enter_context(
+                    self._pipeline.place() or await self._wait_for_place(request, call)
+                )
             watch: KeyWatch | None = None
             if self._needs_credentials(operation):
                 self._check_caller(request, call)
                 if not self._pipeline.authenticate_cached(call, call.authorization):
                     await self._pipeline.authenticate(call, call.authorization)
                 if operation.permission is not None:
-                    stages.enter_context(self._pipeline.authorize(operation, call.principal))
+                    share = self._pipeline.authorize(operation, call.principal)
+                    assert share is not None  # noqa: S101 a stream does not wait for a share
+                    stages.enter_context(share)
                     watch = stages.enter_context(self._pipeline.watch_key(call))
             argument: Any
             if operation.kind.streams_requests:
@@ -274,3 +294,13 @@ class RpcApp:
         if watch is not None:
             requests = await stages.enter_async_context(aclosing(watch.interrupt_between(requests)))
         return requests
+
+
+@asynccontextmanager
+async def _client_deadline(end: float | None) -> AsyncIterator[None]:
+    """Raise DeadlineExceeded if the block takes longer than until `end`; None: no limit."""
+    try:
+        async with asyncio.timeout_at(end):
+            yield
+    except TimeoutError as expired:
+        raise DeadlineExceeded("The client's own deadline has passed") from expired

@@ -29,6 +29,7 @@ from interaction_svc.domain.errors import (
 from interaction_svc.domain.units import KIB
 from interaction_svc.telemetry import metrics
 from interaction_svc.telemetry.request_context import new_request_id
+from interaction_svc.transports.asgi.client_gone import ON_DISCONNECT
 from interaction_svc.transports.asgi.telemetry import NO_STORE
 from interaction_svc.transports.http1.connection_timer import ConnectionTimer
 from interaction_svc.transports.http1.request_cycle import RequestCycle
@@ -99,6 +100,9 @@ class RestProtocol(UvicornProtocol):
         self._last_bytes = b""  # the last bytes parsed, where _END_OF_HEADERS may begin
         self._in_body = False  # whether the parser is behind headers and before the end of a body
         self._framing_bytes = 0  # bytes of chunked framing since the body's last part
+        self._is_lost = False
+        self._leave: Callable[[], None] | None = None  # called if the client disconnects
+        self._extensions = {ON_DISCONNECT: self._on_disconnect}
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the header timeout."""
@@ -108,8 +112,16 @@ class RestProtocol(UvicornProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Release the connection."""
         super().connection_lost(exc)
+        self._is_lost = True
+        if self._leave is not None:
+            self._leave()
         self._unparsed.clear()
         self._timer.close()
+
+    def _on_disconnect(self, leave: Callable[[], None] | None) -> None:
+        self._leave = leave
+        if leave is not None and self._is_lost:
+            leave()
 
     def data_received(self, data: bytes) -> None:
         """Parse the input, or keep it until the request in progress is answered."""
@@ -141,6 +153,7 @@ class RestProtocol(UvicornProtocol):
         scope["path"] = _decoded(path) if "%" in path else path
         scope["raw_path"] = url.path
         scope["query_string"] = url.query or b""
+        scope["extensions"] = self._extensions
         self._header_bytes = 0
         self._stop_timeout()
         is_last = parser.should_upgrade()

@@ -4,8 +4,8 @@ From the outside in:
 
 1. telemetry: `telemetry.request_scope` logs and counts how the request ended;
 2. errors: `ErrorBoundary` turns an exception into the error that the caller gets;
-3. admission: `Pipeline.place` limits the requests in progress. `Pipeline.deadline` limits the time
-   of a request without streams, `StreamTimes` that of a stream of requests;
+3. admission: `Pipeline.deadline` limits the time of a request without streams, `StreamTimes` that
+   of a stream of requests. `Pipeline.place` limits the requests in progress;
 4. authentication: `Pipeline.authenticate` identifies the caller and counts its rate. `KeyWatch`
    checks the key of a stream until it ends;
 5. authorization: `Pipeline.authorize` checks the permission, and counts the request against the
@@ -14,20 +14,23 @@ From the outside in:
 The transports convert a request into an Operation and a RequestContext, and render its error.
 
 The order ensures that refused requests are logged and counted, that a look-up of credentials takes
-a place and has a deadline, and that a request without permission is refused before it is parsed.
+a place and has a deadline, that the deadline includes the wait for a place, and that a request
+without permission is refused before it is parsed.
 """
 
 from contextlib import AbstractContextManager
 
-from interaction_svc.admission.concurrency import ConcurrencyLimit
+from interaction_svc.admission.concurrency import UNKNOWN, ConcurrencyLimit
 from interaction_svc.admission.control import AdmissionControl
 from interaction_svc.admission.deadline import SharedDeadline
 from interaction_svc.app.authentication import Authenticator
+from interaction_svc.domain.errors import Overloaded
 from interaction_svc.domain.principals import Principal
 from interaction_svc.telemetry.request_context import RequestContext
 from interaction_svc.transports.operations import Operation
 from interaction_svc.transports.pipeline.errors import ErrorBoundary
-from interaction_svc.transports.pipeline.key_watch import Interruptible, KeyWatch
+from interaction_svc.transports.pipeline.interruptible import Interruptible
+from interaction_svc.transports.pipeline.key_watch import KeyWatch
 from interaction_svc.transports.pipeline.stream_times import StreamTimes
 
 __all__ = ["ErrorBoundary", "Interruptible", "KeyWatch", "Pipeline", "StreamTimes"]
@@ -46,12 +49,35 @@ class Pipeline:
         self._request_rate = admission.request_rate
 
     def refuses(self, operation: Operation) -> bool:
-        """Return whether a request of this operation would be refused now for lack of a place."""
-        return operation.is_limited and self._concurrency.is_full
+        """Return whether a request of this operation would get no place now and could not wait."""
+        return operation.is_limited and self._concurrency.refuses
 
-    def place(self) -> AbstractContextManager[None]:
-        """Hold a place within the concurrency limit. Raises Overloaded if there is none."""
-        return self._concurrency.slot()
+    def place(self) -> AbstractContextManager[None] | None:
+        """Take a place within the concurrency limit, and return a context manager that holds it.
+
+        Return None if there is none: then use `wait_for_place`. Two methods, because a coroutine
+        for each request costs more than the rest of this stage.
+        """
+        return self._concurrency.place()
+
+    async def wait_for_place(
+        self, operation: Operation, authorization: str | None
+    ) -> AbstractContextManager[None]:
+        """Wait for a place, and return a context manager that holds it.
+
+        The wait of a stream, which has no deadline, ends at the deadline of other requests. The
+        caller is not authenticated yet. If its credentials were accepted in the last 2 s, it counts
+        under its account among the waiting requests. All others count together. Unknown methods do
+        not wait. Raises Overloaded, DeadlineExceeded.
+        """
+        if not operation.needs_credentials:
+            raise Overloaded
+        principal = self._authenticator.cached(authorization)
+        name = UNKNOWN if principal is None else principal.quota_key
+        if operation.has_deadline:
+            return await self._concurrency.wait_for_place(name)
+        with self.deadline:
+            return await self._concurrency.wait_for_place(name)
 
     def authenticate_cached(self, request: RequestContext, credentials: str | None) -> bool:
         """Do what `authenticate` does if no look-up is needed, else return False.
@@ -77,19 +103,38 @@ class Pipeline:
         """Return a context manager that checks the key of a stream until the stream ends."""
         return KeyWatch(self._authenticator, request)
 
-    def authorize(self, operation: Operation, principal: Principal) -> "_Share":
-        """Return a context manager that counts the request against the principal's share.
+    def authorize(self, operation: Operation, principal: Principal) -> "_Share | None":
+        """Count the request against the principal's share, until the returned block ends.
 
-        Raises PermissionDenied if the principal lacks the operation's permission, and on entry
-        Overloaded.
+        Return None if the account has its whole share: then use `wait_for_share`. Raises
+        PermissionDenied if the principal lacks the operation's permission, and Overloaded for a
+        stream.
         """
         if operation.permission is not None:
             principal.require(operation.permission)
-        return _Share(self._concurrency, principal, operation.is_streaming)
+        is_stream = operation.is_streaming
+        if not self._concurrency.begin(principal, is_stream=is_stream):
+            return None
+        return _Share(self._concurrency, principal, is_stream)
+
+    async def wait_for_share(self, request: RequestContext) -> "_Share":
+        """Do what `authorize` does after a wait. Meanwhile the request does not hold its place.
+
+        The key may have been revoked during the wait, so it is checked again. Raises Overloaded,
+        Unauthenticated, Unavailable.
+        """
+        await self._concurrency.wait_for_share(request.principal)
+        share = _Share(self._concurrency, request.principal, is_stream=False)
+        try:
+            await self._authenticator.check_again(request.authorization)
+        except BaseException:
+            share.__exit__()
+            raise
+        return share
 
 
 class _Share:
-    """Context manager that counts one request against its principal's share of the places."""
+    """Context manager that ends the count of one request against its principal's share."""
 
     __slots__ = ("_concurrency", "_is_stream", "_principal")
 
@@ -101,7 +146,7 @@ class _Share:
         self._is_stream = is_stream
 
     def __enter__(self) -> None:
-        self._concurrency.begin(self._principal, is_stream=self._is_stream)
+        return None
 
     def __exit__(self, *_: object) -> None:
         self._concurrency.end(self._principal, is_stream=self._is_stream)

@@ -2,12 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from types import TracebackType
 from typing import Self, TypeVar
 
 from interaction_svc.app.authentication import Authenticator
 from interaction_svc.domain.errors import ServiceError, Unauthenticated
 from interaction_svc.telemetry.request_context import RequestContext
+from interaction_svc.transports.pipeline.interruptible import Interruptible
 
 T = TypeVar("T")
 
@@ -58,35 +58,3 @@ class KeyWatch:
                 return
             except ServiceError:
                 continue
-
-
-class Interruptible:
-    """A block in which a task can be interrupted with an error; one task at a time."""
-
-    def __init__(self) -> None:
-        self._error: Exception | None = None
-        self._task: asyncio.Task[object] | None = None
-
-    def interrupt(self, error: Exception) -> None:
-        """Raise the error in the task that is in the block, or in the next that enters it."""
-        self._error = error
-        if self._task is not None:
-            self._task.cancel()
-
-    def __enter__(self) -> None:
-        if self._error is not None:
-            raise self._error
-        self._task = asyncio.current_task()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        task, self._task = self._task, None
-        if self._error is None or task is None:
-            return
-        # As in asyncio.timeout: if something else has cancelled the task too, it stays cancelled.
-        if task.uncancel() == 0 and kind is asyncio.CancelledError:
-            raise self._error from None

@@ -29,17 +29,24 @@ class Admission(Interceptor):
         if not operation.is_limited:
             return behavior
         if operation.kind.streams_responses:
-            return self._around_responses(behavior)
+            return self._around_responses(operation, behavior)
+        pipeline = self._pipeline
         changes_nothing, has_deadline = operation.changes_nothing, operation.has_deadline
 
         async def admitted(request: Any, context: Context) -> Any:
             call = current_request()
             self._backlog.check(call)
-            with self._pipeline.place():
-                if has_deadline:
-                    with self._pipeline.deadline:
-                        response = await behavior(request, context)
-                else:
+            if has_deadline:
+                with (
+                    pipeline.deadline,
+                    pipeline.place()
+                    or await pipeline.wait_for_place(operation, call.authorization),
+                ):
+                    response = await behavior(request, context)
+            else:
+                with pipeline.place() or await pipeline.wait_for_place(
+                    operation, call.authorization
+                ):
                     response = await behavior(self._times.limit(request), context)
             if changes_nothing:  # a write has happened, so its response is always sent
                 self._backlog.check(call, len(response))
@@ -50,11 +57,13 @@ class Admission(Interceptor):
 
         return admitted
 
-    def _around_responses(self, behavior: Behavior) -> Behavior:
+    def _around_responses(self, operation: Operation, behavior: Behavior) -> Behavior:
+        pipeline = self._pipeline
+
         async def admitted(request: Any, context: Context) -> None:
             call = current_request()
             self._backlog.check(call)
-            with self._pipeline.place():
+            with pipeline.place() or await pipeline.wait_for_place(operation, call.authorization):
                 counted: Any = _CountedResponses(context, call, self._backlog)
                 await behavior(request, counted)
 

@@ -48,7 +48,8 @@ class Authentication(Interceptor):
                 await pipeline.authenticate(call, call.authorization)
             if not has_permission:
                 return await behavior(request, context)
-            with pipeline.authorize(operation, call.principal):
+            share = pipeline.authorize(operation, call.principal)
+            with share or await pipeline.wait_for_share(call):
                 return await behavior(request, context)
 
         return authenticated
