@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import grpc
 import httpx
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from structlog.testing import capture_logs
 from testing import http2
@@ -26,6 +27,8 @@ from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
 from tests.store.sqlite import files
+
+pytestmark = pytest.mark.each_engine
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import httpx
+import pytest
 from bench.load import Load, Request, run
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
@@ -22,6 +23,8 @@ from testing.store_lock import write_lock
 from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
+
+pytestmark = pytest.mark.each_engine
 
 AT_ONCE = 20
 WAITING = 10

@@ -22,6 +22,8 @@ from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
 
+pytestmark = pytest.mark.each_engine
+
 CALLERS = 512
 TIMES = {"store.sqlite.transactions.BUSY_TIMEOUT_SECONDS": 60}
 RECORD = "/interaction_svc.v1.IngestService/RecordInteraction"

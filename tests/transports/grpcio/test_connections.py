@@ -7,12 +7,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
+import pytest
 from testing.build import Parents
 from testing.log_lines import logged
 from testing.process import Served, served
 from testing.requests import list_request
 
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
+
+pytestmark = pytest.mark.each_engine
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 NO_SETTINGS = bytes(3) + b"\x04" + bytes(5)

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
+import pytest
 from testing.build import NOON_US, SECOND_US, Parents, new_interaction, new_leg, new_sid
 from testing.requests import basic, failure, get_request, record
 from testing.stubs import Ingest, Reading
@@ -19,6 +20,8 @@ from interaction_svc.v1.interaction_service_pb2 import (
     DeleteInteractionRequest,
     ListInteractionsRequest,
 )
+
+pytestmark = pytest.mark.each_engine
 
 Order = ListInteractionsRequest.Order
 

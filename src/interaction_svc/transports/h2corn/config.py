@@ -12,6 +12,10 @@ _STREAM_WINDOW_BYTES = 256 * KIB
 _CONNECTION_WINDOW_BYTES = MIB
 """The most bytes of requests that a connection can hold before the application reads them."""
 _FRAME_BYTES = 16 * KIB
+_BLOCKS_A_LIST = 4
+"""The size of an encoded header block, in sizes of its headers. A larger block ends the connection,
+too large headers only their call.
+"""
 MAX_HEADER_FIELDS = 100
 """The most headers of a request."""
 UNREAD_SECONDS = 30.0
@@ -56,7 +60,7 @@ def config_of(
         limit_concurrency=limits.max_calls + _REFUSED_CALLS,
         limit_request_fields=MAX_HEADER_FIELDS,
         h2_max_header_list_size=limits.max_header_bytes,
-        h2_max_header_block_size=limits.max_header_bytes,
+        h2_max_header_block_size=_BLOCKS_A_LIST * limits.max_header_bytes,
         h2_max_inbound_frame_size=_FRAME_BYTES,
         h2_initial_stream_window_size=_STREAM_WINDOW_BYTES,
         h2_initial_connection_window_size=_CONNECTION_WINDOW_BYTES,
