@@ -34,6 +34,7 @@ LIMITS = [
         "transports/grpcio/channel_options:_MAX_WAITING_CALLS",
     ),
     ("transports/http1/protocol:_LINGER_SECONDS",),
+    ("transports/http1/listener:_PAUSE_SECONDS",),
     ("cli/interactions:_DEADLINE_SECONDS",),
     ("store/write_queue:MAX_WAITING_ROWS", "store/write_queue:MAX_WAITING_BYTES"),
     (

@@ -8,7 +8,7 @@ import typer
 
 from interaction_svc.cli.examples import print_examples
 from interaction_svc.cli.options import takes_settings
-from interaction_svc.runtime import process_tuning
+from interaction_svc.runtime import event_loop, process_tuning
 from interaction_svc.runtime.server import Server, log_settings, wait_for_signal
 from interaction_svc.runtime.settings import CLIENT_SETTINGS, Settings, SettingsError
 from interaction_svc.runtime.workers.supervisor import Supervisor
@@ -43,7 +43,7 @@ def serve(
     log_settings(settings)
     for warning in store_warnings(settings.store):
         log.warning(warning)
-    asyncio.run(_serve(settings, examples=examples))
+    event_loop.run(_serve(settings, examples=examples))
 
 
 async def _serve(settings: Settings, *, examples: bool) -> None:

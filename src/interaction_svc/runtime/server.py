@@ -19,6 +19,7 @@ from interaction_svc.app.authentication import Authenticator
 from interaction_svc.app.ingest import Ingest
 from interaction_svc.app.interactions import Interactions
 from interaction_svc.app.retention import Retention
+from interaction_svc.runtime import event_loop
 from interaction_svc.runtime.certificates import certificates_of
 from interaction_svc.runtime.health import Health
 from interaction_svc.runtime.http_app import http_app
@@ -296,8 +297,8 @@ async def wait_for_signal(end_at_once: Callable[[int], object] = os._exit) -> No
 
 
 def log_settings(settings: Settings) -> None:
-    """Log the settings, and a warning for each unknown setting in the environment."""
-    log.info("settings", **settings.redacted())
+    """Log the settings and the event loop, and warn of unknown settings in the environment."""
+    log.info("settings", **settings.redacted(), event_loop=event_loop.NAME)
     known = {f"{ENV_PREFIX}{name.upper()}" for name in (*Settings.model_fields, "config")}
     for name in sorted(os.environ):
         if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:

@@ -9,7 +9,7 @@ import sys
 import threading
 from typing import Any
 
-from interaction_svc.runtime import process_tuning
+from interaction_svc.runtime import event_loop, process_tuning
 from interaction_svc.runtime.server import Server
 from interaction_svc.runtime.settings import Settings
 from interaction_svc.runtime.workers.control_messages import FAILURES, StartupReport, read_settings
@@ -27,7 +27,7 @@ def main(number: int) -> None:
     settings = read_settings(line)
     configure_logs(settings.log_level, worker=number)
     try:
-        asyncio.run(_serve(settings, number))
+        event_loop.run(_serve(settings, number))
     except FAILURES as error:
         _report(StartupReport(error))
         sys.exit(1)
