@@ -4,6 +4,7 @@ Headers are not compressed: they are sent as literals. The settings request the 
 that its trailers contain the status as plain text.
 """
 
+import re
 import struct
 from collections.abc import Iterator, Sequence
 
@@ -64,14 +65,14 @@ def _string(text: bytes) -> bytes:
     return bytes(length) + text
 
 
-def call_headers(method: str, metadata: Pairs = ()) -> bytes:
+def call_headers(method: str, metadata: Pairs = (), authority: str | None = "localhost") -> bytes:
     """Return the header block of a gRPC call."""
     return header_block(
         [
             (":method", "POST"),
             (":scheme", "http"),
             (":path", method),
-            (":authority", "localhost"),
+            *([] if authority is None else [(":authority", authority)]),
             ("te", "trailers"),
             ("content-type", "application/grpc"),
             *metadata,
@@ -87,6 +88,16 @@ def message(data: bytes) -> bytes:
 def call(stream: int, headers: bytes, data: bytes) -> bytes:
     """Return a call with one request, from the payloads of its frames."""
     return frame(HEADERS, END_HEADERS, stream, headers) + frame(DATA, END_STREAM, stream, data)
+
+
+_STATUS = re.compile(rb"(?:grpc-status|\x9a\xca\xc8\xb2\x12\x34\xda\x8f)[\x01\x02](\d+)")
+"""The status after its name, which may be Huffman-coded. The value is plain text."""
+
+
+def status_in(block: bytes) -> str | None:
+    """Return the gRPC status in a header block, which has no indexed fields; None without one."""
+    found = _STATUS.search(block)
+    return None if found is None else found[1].decode()
 
 
 def frames(received: bytearray) -> Iterator[tuple[int, int, int, bytes]]:
