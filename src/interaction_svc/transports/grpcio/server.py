@@ -1,8 +1,6 @@
-"""The gRPC server: its services, start, failure detection and drain."""
+"""The gRPC server: its services, start and drain."""
 
 import asyncio
-import errno
-import os
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from typing import Any
@@ -14,7 +12,7 @@ from interaction_svc.app.ingest import Ingest
 from interaction_svc.app.interactions import Interactions
 from interaction_svc.transports.address import Address
 from interaction_svc.transports.grpcio import reflection
-from interaction_svc.transports.grpcio.credentials import server_credentials, subject_names
+from interaction_svc.transports.grpcio.credentials import subject_names
 from interaction_svc.transports.grpcio.health import HealthServicer
 from interaction_svc.transports.grpcio.interceptors import (
     Admission,
@@ -26,27 +24,15 @@ from interaction_svc.transports.grpcio.interceptors import (
 )
 from interaction_svc.transports.grpcio.interceptors.chain import Behavior, Context
 from interaction_svc.transports.grpcio.limits import GrpcLimits, channel_options
-from interaction_svc.transports.grpcio.self_probe import SelfProbe, is_probe_call
+from interaction_svc.transports.grpcio.listener import GrpcListener
+from interaction_svc.transports.grpcio.self_probe import is_probe_call
 from interaction_svc.transports.operations import REFLECTION
 from interaction_svc.transports.pipeline import Pipeline, StreamTimes
 from interaction_svc.transports.rpc.methods import SERVICES, stream_methods, unary_methods
-from interaction_svc.transports.sockets import (
-    CHECK_SECONDS,
-    Listener,
-    addresses_of,
-    bind,
-    cannot_listen,
-    listeners_on,
-)
+from interaction_svc.transports.sockets import bind, cannot_listen
 from interaction_svc.transports.tls import Certificates
 
 _HEALTH_OF = ("", *SERVICES)
-_WITHOUT_END_SECONDS = 7 * 24 * 3600.0
-"""The grace period for grpc's `stop`, longer than any drain; `drain` has its own timer.
-
-If grpc's grace period ended while `drain` cancels calls, grpc would cancel calls of a server that
-no longer exists, and crash.
-"""
 _LAST_CALLS_SECONDS = 1.0
 
 
@@ -72,9 +58,7 @@ class GrpcServer:
         listen on the same port.
         """
         self._address = address
-        self._certificates = certificates
         self._reuses_port = reuse_port
-        self._listeners: list[Listener] = []
         self._allowed_names = frozenset(allowed_names)
         self._in_flight = InFlight()
         self._health = HealthServicer(_HEALTH_OF)
@@ -98,12 +82,12 @@ class GrpcServer:
         chain.add_generic_rpc_handlers(_handlers(interactions, ingest))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, chain)
         reflection.add_reflection(chain, SERVICES)
-        self._probe = SelfProbe()
-        self._server = grpc.aio.server(
-            handlers=[self._probe, chain], options=channel_options(limits, reuse_port=reuse_port)
+        self._listener = GrpcListener(
+            chain,
+            channel_options(limits, reuse_port=reuse_port),
+            certificates,
+            on_restart=self._health.end_watches,
         )
-        for service, handlers in chain.registered.items():  # so that health has its own queue
-            self._server.add_registered_method_handlers(service, handlers)
 
     async def start(self) -> Address:
         """Listen, and return the address with its real port. Raises OSError if that fails."""
@@ -111,25 +95,10 @@ class GrpcServer:
         await self.set_serving(False)
         try:
             address = self._address if self._reuses_port else _with_free_port(self._address)
-            for one in addresses_of(address):
-                self._add_port(one)
+            await self._listener.start(address)
         except OSError as error:
             raise cannot_listen("gRPC", self._address, error) from error
-        self._probe.listen(self._server)
-        await self._server.start()
-        self._listeners = listeners_on(address.port)
-        await self._probe.is_unresponsive()  # connects the probe before any client
         return address
-
-    def _add_port(self, address: Address) -> None:
-        try:
-            if self._certificates is None:
-                self._server.add_insecure_port(str(address))
-            else:
-                credentials = server_credentials(self._certificates)
-                self._server.add_secure_port(str(address), credentials)
-        except RuntimeError as error:  # the port was free a moment ago; grpc gives no reason
-            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE)) from error
 
     async def set_serving(self, is_serving: bool) -> None:
         """Set the health of the services to SERVING or NOT_SERVING."""
@@ -140,33 +109,21 @@ class GrpcServer:
             )
 
     async def failure(self) -> str:
-        """Wait until the listener fails, and return the cause."""
-        while True:
-            try:
-                # Raises the error that ended grpc's accept loop, which grpc itself only logs.
-                is_running = await self._server.wait_for_termination(CHECK_SECONDS)
-            except Exception as error:
-                return f"{type(error).__name__} in grpc's accept loop"
-            if not is_running:
-                return "grpc has stopped it"
-            if not all(listener.listens() for listener in self._listeners):
-                return "its socket is closed"
-            if await self._probe.is_unresponsive():
-                return "it answers no calls"
+        """Wait until the listener fails and can't be opened again, and return the cause."""
+        return await self._listener.failure()
 
     async def drain(self, seconds: float) -> None:
         """Refuse new calls, wait up to `seconds` for those in progress, then cancel them."""
-        stopping = asyncio.create_task(self._server.stop(_WITHOUT_END_SECONDS))
+        stopping = asyncio.create_task(self._listener.stop(cancels=False))
         await asyncio.sleep(0)  # lets `stop` begin to refuse calls
         with suppress(TimeoutError):
             await asyncio.wait_for(self._in_flight.idle(), seconds)
         # `stop` also waits for calls that grpc has accepted and that have not reached their
         # handlers. The timeout is for streams that never end, such as health's Watch.
         await asyncio.wait([stopping], timeout=min(seconds, _LAST_CALLS_SECONDS))
-        await self._server.stop(None)
-        await asyncio.wait([stopping])  # `await` would raise the error that ended the accept loop
+        await self._listener.stop(cancels=True)
+        await stopping
         await self._in_flight.idle()
-        await self._probe.close()
 
     def _is_peer_allowed(self, context: Context) -> bool:
         if is_probe_call(context):
