@@ -13,6 +13,7 @@ from interaction_svc.runtime.server import Server, log_settings, wait_for_signal
 from interaction_svc.runtime.settings import CLIENT_SETTINGS, Settings, SettingsError
 from interaction_svc.runtime.workers.supervisor import Supervisor
 from interaction_svc.store.factory import open_store, store_warnings
+from interaction_svc.telemetry.library_logs import log_stray_errors
 from interaction_svc.telemetry.logs import configure_logs
 
 log = structlog.get_logger()
@@ -39,6 +40,7 @@ def serve(
     if not (settings.grpc or settings.http):
         raise SettingsError("with neither gRPC nor HTTP there is nothing to serve")
     configure_logs(settings.log_level)
+    log_stray_errors()
     process_tuning.allow_open_files()
     log_settings(settings)
     for warning in store_warnings(settings.store):

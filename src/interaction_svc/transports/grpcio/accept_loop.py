@@ -13,10 +13,15 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import grpc
-from grpc._cython import cygrpc 
+from grpc._cython import cygrpc
 from grpc.aio._server import Server
 
+from interaction_svc.telemetry.library_logs import silenced
 from interaction_svc.transports.grpcio.interceptors.chain import Handler
+
+# grpc prints some exceptions to standard error, whose texts may have bytes of a request. It logs
+# them too.
+cygrpc.traceback = silenced(cygrpc.traceback)
 
 Find = Callable[[grpc.HandlerCallDetails], Handler | None]
 _UNKNOWN = ""
