@@ -76,9 +76,6 @@ class LibraryHandler(logging.Handler):
         level = min(max(record.levelno // 10 * 10, logging.DEBUG), logging.CRITICAL)
         structlog.get_logger().log(level, _text_of(record, template), **about)
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 logging's name
-        """Do nothing. logging would print the record and its arguments to standard error."""
-
 
 def log_stray_errors() -> None:
     """Log errors that Python would print to standard error with their texts.
@@ -111,5 +108,8 @@ def _error_of(given: Any) -> BaseException | None:
 
 def _text_of(record: logging.LogRecord, template: str) -> str:
     if record.name.partition(".")[0] not in _QUOTING:
-        return record.getMessage()
+        try:
+            return record.getMessage()
+        except Exception:  # its arguments do not fit; logging would print them to standard error
+            return UNKNOWN
     return next((known for known in _KNOWN if template.startswith(known)), UNKNOWN)

@@ -10,6 +10,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from interaction_svc.domain.errors import MalformedRequest, Overloaded, UnknownMethod
+from interaction_svc.transports.grpcio.interceptors.request_reader import RequestReader
 from interaction_svc.transports.operations import RPCS, UNKNOWN_RPC, Operation
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Chain(grpc.GenericRpcHandler):
         """
         self._interceptors = interceptors
         self._refuses = refuses
+        self._reader = RequestReader()
         self._operations = operations
         self._handlers: list[grpc.GenericRpcHandler] = []
         self._wrapped: dict[str, tuple[Handler, Operation]] = {}
@@ -99,8 +101,9 @@ class Chain(grpc.GenericRpcHandler):
             behavior = _parsing(kind.streams_requests, behavior, handler.request_deserializer)
         if kind.streams_responses:
             behavior = _writing(behavior)
-        make: Any = getattr(grpc, f"{kind}_rpc_method_handler")
-        wrapped: Handler = make(
+        if not kind.streams_requests:
+            behavior = self._reader.reads(operation, behavior)
+        wrapped: Handler = _maker(operation)(
             self._around(operation, behavior), None, handler.response_serializer
         )
         return wrapped
@@ -122,6 +125,13 @@ class Chain(grpc.GenericRpcHandler):
         make: Any = grpc.stream_unary_rpc_method_handler
         handler: Handler = make(self._around(UNKNOWN_RPC, refuse))
         return handler
+
+
+def _maker(operation: Operation) -> Any:
+    """Return the function that makes a handler, which grpc calls before it reads a request."""
+    if operation.kind.streams_responses:
+        return grpc.stream_stream_rpc_method_handler
+    return grpc.stream_unary_rpc_method_handler
 
 
 def _parsing(streams_requests: bool, behavior: Any, parse: Callable[[bytes], Any]) -> Behavior:
