@@ -64,7 +64,7 @@ def _string(text: bytes) -> bytes:
     return bytes(length) + text
 
 
-def call_headers(method: str, metadata: Pairs = ()) -> bytes:
+def call_headers(method: str | bytes, metadata: Pairs = ()) -> bytes:
     """Return the header block of a gRPC call."""
     return header_block(
         [

@@ -24,9 +24,7 @@ def attacks(request: bytes) -> dict[str, bytes]:
     greeting = http2.greeting()
 
     def headers(path: bytes, *metadata: tuple[str, str | bytes]) -> bytes:
-        block = http2.call_headers("/~", metadata).replace(b"/~", path)
-        length = block.index(path) - 1
-        return block[:length] + bytes([len(path)]) + block[length + 1 :]
+        return http2.call_headers(path, metadata)
 
     def call(block: bytes) -> bytes:
         return greeting + http2.call(1, block, http2.message(request))

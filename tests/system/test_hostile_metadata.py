@@ -9,6 +9,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from testing import http2
 from testing.api_keys import IssuedKey, new_key
 from testing.build import Parents, new_parents
@@ -19,7 +20,7 @@ from testing.requests import list_request
 
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
 
-OK, DEADLINE_EXCEEDED, INTERNAL, UNAUTHENTICATED = "0", "4", "13", "16"
+OK, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAUTHENTICATED = "0", "4", "12", "13", "16"
 LOG_BYTES_A_CALL = 800
 """The maximum size of the two log lines of a refused call: its audit line and its own."""
 
@@ -51,7 +52,7 @@ class Client:
         self._stream = -1
         self._received = bytearray()
 
-    async def status_of(self, method: str, metadata: http2.Pairs, request: bytes) -> str:
+    async def status_of(self, method: str | bytes, metadata: http2.Pairs, request: bytes) -> str:
         """Make a call, and return its status; an empty string if it ended without one."""
         self._stream += 2
         headers = http2.call_headers(method, metadata)
@@ -113,6 +114,26 @@ async def test_an_authorization_that_is_not_ascii_is_refused_and_not_logged(
     assert SECRET not in text
     assert "Invalid encoding" not in text
     assert server.log.stat().st_size - before < LOG_BYTES_A_CALL * (calls + 10)
+
+
+async def test_paths_that_are_not_utf_8_do_not_affect_other_calls(
+    server: Served, key: IssuedKey, parents: Parents
+) -> None:
+    async with (
+        grpc.aio.insecure_channel(server.grpc_address) as channel,
+        client_of(server) as client,
+    ):
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        for path in (b"/\xff", b"/a/\x80b", b"\xff", f"/{SECRET}".encode() + b"\xc3"):
+            for _ in range(20):
+                assert await client.status_of(path, [], b"") == UNIMPLEMENTED
+            await InteractionServiceStub(channel).ListInteractions(
+                list_request(parents), metadata=[("authorization", key.bearer)]
+            )
+        assert not watch.done()
+    assert not logged(server, "the gRPC listener has been opened again")
+    assert SECRET not in server.log.read_text()
 
 
 @pytest.mark.parametrize("method", [LIST, RECORD_MANY])

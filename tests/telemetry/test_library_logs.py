@@ -6,10 +6,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from testing.hostile_client import SECRET
+from testing.log_lines import logged
+from testing.process import served
 
 from interaction_svc.telemetry.library_logs import LINES_A_SECOND, UNKNOWN, log_stray_errors
 from interaction_svc.telemetry.logs import configure_logs
@@ -116,3 +119,12 @@ def test_errors_of_threads_and_finalizers_are_logged_without_their_texts(
         ("an error could not be raised", "builtins.ValueError"),
         ("a thread has ended unexpectedly", "builtins.ValueError"),
     ]
+
+
+@pytest.mark.parametrize("verbosity", ["NONE", "ERROR"])
+def test_a_set_grpc_verbosity_is_warned_of(tmp_path: Path, verbosity: str) -> None:
+    with served(tmp_path, env={"GRPC_VERBOSITY": verbosity}) as server:
+        lines = logged(
+            server, "GRPC_VERBOSITY is set: grpc writes bytes of requests to the log, keys too"
+        )
+    assert len(lines) == (verbosity != "NONE")

@@ -1,6 +1,7 @@
 """`serve`."""
 
 import asyncio
+import os
 from typing import Annotated, Any
 
 import structlog
@@ -43,6 +44,8 @@ def serve(
     log_stray_errors()
     process_tuning.allow_open_files()
     log_settings(settings)
+    if os.environ.get("GRPC_VERBOSITY", "NONE").upper() != "NONE":
+        log.warning("GRPC_VERBOSITY is set: grpc writes bytes of requests to the log, keys too")
     for warning in store_warnings(settings.store):
         log.warning(warning)
     asyncio.run(_serve(settings, examples=examples))
