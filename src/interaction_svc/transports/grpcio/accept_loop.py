@@ -10,6 +10,7 @@ memory of the requests for further calls, into which grpc's core still writes: t
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any
 
 import grpc
@@ -68,21 +69,28 @@ class _AioServer(cygrpc.AioServer):  # type: ignore[misc] # it has no types
 
     async def _accept(self, method: bytes | None) -> None:
         """Serve calls of a method. Raises grpc's error for a refused request when it stops."""
-        loop = asyncio.get_running_loop()
         name = _UNKNOWN if method is None else method.decode()
         while True:
-            state = await self._next_call(loop, method)
-            call = cygrpc._handle_rpc(name, self, (), state, loop, False)
-            task = loop.create_task(cygrpc._schedule_rpc_coro(call, state, loop, name))
-            self.serving.add(task)
-            task.add_done_callback(self.serving.discard)
+            request = (
+                self._request_call() if method is None else self._request_registered_call(method)
+            )
+            task = asyncio.get_running_loop().create_task(request)
+            try:
+                # Not cancelled with the accept loop: grpc's core writes the call into its memory.
+                state = await asyncio.shield(task)
+            except asyncio.CancelledError:
+                task.add_done_callback(partial(self._serve_last, name))
+                raise
+            self._serve(name, state)
 
-    async def _next_call(self, loop: asyncio.AbstractEventLoop, method: bytes | None) -> Any:
-        request = self._request_call() if method is None else self._request_registered_call(method)
-        task = loop.create_task(request)
-        try:
-            # Not cancelled with the accept loop: grpc's core writes the call into its memory.
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-            raise
+    def _serve_last(self, name: str, request: asyncio.Task[Any]) -> None:
+        """Serve the call of a request that was not cancelled, if there is one."""
+        if not request.cancelled() and request.exception() is None:
+            self._serve(name, request.result())
+
+    def _serve(self, name: str, state: Any) -> None:
+        loop = asyncio.get_running_loop()
+        call = cygrpc._handle_rpc(name, self, (), state, loop, False)
+        task = loop.create_task(cygrpc._schedule_rpc_coro(call, state, loop, name))
+        self.serving.add(task)
+        task.add_done_callback(self.serving.discard)

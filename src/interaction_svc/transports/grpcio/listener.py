@@ -171,7 +171,11 @@ class _Server:
             if getattr(task.get_coro(), "__qualname__", "") == _ACCEPT_LOOP
         ]
         self._sockets = listeners_on(port)
-        await self._probe.is_unresponsive()  # connects the probe before any client
+        # Connects the probe before any client. If the accept loop ends, there will be no answer.
+        probing = asyncio.create_task(self._probe.is_unresponsive())
+        ends: list[asyncio.Task[Any]] = [probing, *self._accept_loop]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        probing.cancel()
 
     async def end(self) -> str | None:
         """Wait until the server fails. Return the cause; None if it listens but does not answer."""
