@@ -51,42 +51,49 @@ class AcceptingServer(Server):
 
 
 class _AioServer(cygrpc.AioServer):  # type: ignore[misc] # it has no types
-    """grpc's server with its accept loop replaced by one task for each method.
+    """grpc's server with its accept loop replaced by a chain of requests for each method.
 
-    grpc starts a task for each method and one for unknown methods, and waits for their ends.
+    grpc makes a future for each method and one for unknown methods, and waits for their ends.
     """
 
     find: Find
     serving: set[asyncio.Task[None]]
-    """The calls in progress. The event loop has only weak references to its tasks."""
+    """The calls in progress, and the requests for calls. The event loop refers to them weakly."""
 
     def resolve_handler(self, details: grpc.HandlerCallDetails) -> Handler | None:
         """Return the handler of a call. grpc calls this."""
         return self.find(details)
 
-    def _make_request_call_future(self, method: bytes | None) -> asyncio.Task[None]:
-        return asyncio.get_running_loop().create_task(self._accept(method))
+    def _make_request_call_future(self, method: bytes | None) -> asyncio.Future[None]:
+        """Serve calls of a method. The result is the error that ends this."""
+        ended = asyncio.get_running_loop().create_future()
+        self._request(method, ended)
+        return ended
 
-    async def _accept(self, method: bytes | None) -> None:
-        """Serve calls of a method. Raises grpc's error for a refused request when it stops."""
-        name = _UNKNOWN if method is None else method.decode()
-        while True:
-            request = (
-                self._request_call() if method is None else self._request_registered_call(method)
-            )
-            task = asyncio.get_running_loop().create_task(request)
+    def _request(self, method: bytes | None, ended: asyncio.Future[None]) -> None:
+        """Request the next call. It is never cancelled: grpc's core writes into its memory."""
+        call = self._request_call() if method is None else self._request_registered_call(method)
+        task = asyncio.get_running_loop().create_task(call)
+        self.serving.add(task)
+        task.add_done_callback(partial(self._accept, method, ended))
+
+    def _accept(
+        self, method: bytes | None, ended: asyncio.Future[None], request: asyncio.Task[Any]
+    ) -> None:
+        self.serving.discard(request)
+        if request.cancelled():  # the event loop is closing
+            ended.cancel()
+            return
+        error: BaseException | None = request.exception()
+        if error is None:
             try:
-                # Not cancelled with the accept loop: grpc's core writes the call into its memory.
-                state = await asyncio.shield(task)
-            except asyncio.CancelledError:
-                task.add_done_callback(partial(self._serve_last, name))
-                raise
-            self._serve(name, state)
-
-    def _serve_last(self, name: str, request: asyncio.Task[Any]) -> None:
-        """Serve the call of a request that was not cancelled, if there is one."""
-        if not request.cancelled() and request.exception() is None:
-            self._serve(name, request.result())
+                if not ended.done():
+                    self._request(method, ended)
+                self._serve(_UNKNOWN if method is None else method.decode(), request.result())
+            except Exception as failure:
+                error = failure
+        if error is not None and not ended.done():
+            ended.set_exception(error)
 
     def _serve(self, name: str, state: Any) -> None:
         loop = asyncio.get_running_loop()
