@@ -3,8 +3,10 @@
 import base64
 import gzip
 import json
+import re
 import struct
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
@@ -140,6 +142,103 @@ async def _call_web(
     assert (code_pb2.Code.Name(status.code), status.message) == (code, text)
     details = [(each.type_url.rpartition("/")[2], each.value) for each in status.details]
     return RpcAnswer(code, text, details, b"", answer, trailers)
+
+
+STREAM_PROTOCOLS = ("stream+json", "stream+proto", "web", "text")
+"""The protocols and encodings of streams; `stream` is Connect."""
+_KINDS = {
+    "stream+json": "application/connect+json",
+    "stream+proto": "application/connect+proto",
+    "web": "application/grpc-web+proto",
+    "text": "application/grpc-web-text",
+}
+
+
+class StreamAnswer(NamedTuple):
+    """The result of a call with a stream."""
+
+    code: str
+    """The gRPC code, such as NOT_FOUND."""
+    text: str
+    details: list[tuple[str, bytes]]
+    messages: list[bytes]
+    """The responses in protobuf's encoding."""
+    metadata: Mapping[str, str]
+
+
+@asynccontextmanager
+async def opened_stream(
+    http: httpx.AsyncClient,
+    protocol: str,
+    method: str,
+    *requests: Message,
+    headers: Mapping[str, str] | None = None,
+    body: AsyncIterator[bytes] | None = None,
+    compress: bool = False,
+) -> AsyncIterator[httpx.Response]:
+    """Call a method with a stream. `body` replaces the frames of `requests`."""
+    sent = {**(headers or {}), "content-type": _KINDS[protocol]}
+    if compress:
+        name = "grpc-encoding" if protocol in ("web", "text") else "connect-content-encoding"
+        sent[name] = "gzip"
+    frames = b"".join(request_frame(protocol, each, compress=compress) for each in requests)
+    content = frames if body is None else body
+    async with http.stream("POST", f"/{method}", content=content, headers=sent) as answer:
+        assert (answer.status_code, answer.headers["content-type"]) == (200, _KINDS[protocol])
+        yield answer
+
+
+def request_frame(protocol: str, request: Message, *, compress: bool = False) -> bytes:
+    """Return a request with its prefix, as it is sent."""
+    message = _encoded(request, protocol == "stream+json")
+    if compress:
+        message = gzip.compress(message)
+    framed = struct.pack(">BI", int(compress), len(message)) + message
+    return base64.b64encode(framed) if protocol == "text" else framed
+
+
+async def call_stream(
+    http: httpx.AsyncClient,
+    protocol: str,
+    method: str,
+    response: type[Message],
+    *requests: Message,
+    **given: Any,
+) -> StreamAnswer:
+    """Call a method with a stream, and return its outcome."""
+    async with opened_stream(http, protocol, method, *requests, **given) as answer:
+        received = await answer.aread()
+    if protocol == "text":
+        parts = re.findall(rb"[^=]+=*", received)
+        received = b"".join(base64.b64decode(part, validate=True) for part in parts)
+    frames = []
+    while received:
+        flags, size = struct.unpack_from(">BI", received)
+        frames.append((flags, received[5 : 5 + size]))
+        received = received[5 + size :]
+    *messages, (flags, last) = frames
+    assert all(not flag for flag, _ in messages)
+    found = [message for _, message in messages]
+    if protocol in ("web", "text"):
+        assert flags == 0x80
+        trailers = dict(line.split(": ", 1) for line in last.decode().splitlines())
+        code = code_pb2.Code.Name(int(trailers["grpc-status"]))
+        packed = trailers.get("grpc-status-details-bin", "")
+        status = status_pb2.Status.FromString(base64.b64decode(packed + "=="))
+        details = [(each.type_url.rpartition("/")[2], each.value) for each in status.details]
+        return StreamAnswer(
+            code, unquote(trailers.get("grpc-message", "")), details, found, trailers
+        )
+    assert flags == 0x02
+    end = json.loads(last)
+    metadata = {name: value for name, (value,) in end["metadata"].items()}
+    if protocol.endswith("json"):
+        found = [json_format.Parse(each, response()).SerializeToString() for each in found]
+    error = end.get("error")
+    if error is None:
+        return StreamAnswer("OK", "", [], found, metadata)
+    details = [(each["type"], base64.b64decode(each["value"] + "==")) for each in error["details"]]
+    return StreamAnswer(error["code"].upper(), error["message"], details, found, metadata)
 
 
 def _encoded(message: Message, is_json: bool) -> bytes:

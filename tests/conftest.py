@@ -1,7 +1,8 @@
 """Fixtures: one running service for the tests of a process; each test has parents of its own."""
 
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
@@ -23,10 +24,43 @@ hypothesis.settings.register_profile("ci", deadline=None, max_examples=60, deran
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 
+ENGINES = ("grpcio", "h2corn")
+"""The engines of the gRPC listener."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the tests with the mark `each_engine` on both engines."""
+    if metafunc.definition.get_closest_marker("each_engine"):
+        metafunc.parametrize("engine", ENGINES, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def engine(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The engine of the servers that a test starts, in this process or in another."""
+    name: str = getattr(request, "param", ENGINES[0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("INTERACTION_SVC_GRPC_ENGINE", name)
+        yield name
+
+
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served(tmp_path_factory.mktemp("served")) as running:
-        yield running
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Served]]:
+    """Return the running service of an engine; it is started once."""
+    running: dict[str, Served] = {}
+    with ExitStack() as stack:
+
+        def server_of(engine: str) -> Served:
+            if engine not in running:
+                folder = tmp_path_factory.mktemp("served")
+                running[engine] = stack.enter_context(served(folder, "--grpc-engine", engine))
+            return running[engine]
+
+        yield server_of
+
+
+@pytest.fixture
+def server(servers: Callable[[str], Served], engine: str) -> Served:
+    return servers(engine)
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,8 @@ from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
 
+pytestmark = pytest.mark.each_engine
+
 
 @given(
     st.integers(1, 50),

@@ -27,6 +27,8 @@ from interaction_svc.v1.interaction_service_pb2 import (
 )
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
 
+pytestmark = pytest.mark.each_engine
+
 OWNER, OTHER = new_sid("AC"), new_sid("AC")
 
 

@@ -24,6 +24,8 @@ from interaction_svc.v1.interaction_service_pb2 import DeleteInteractionRequest
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
 from tests.app.guarded import ROLES, Guarded, calls, serve_with_keys, shown
 
+pytestmark = pytest.mark.each_engine
+
 ALLOWED = {
     "get": {"read", "operate", "admin"},
     "list": {"read", "operate", "admin"},

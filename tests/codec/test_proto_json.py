@@ -15,6 +15,7 @@ from interaction_svc.codec.proto_json import parse_json, print_interaction, prin
 from interaction_svc.domain.errors import InvalidField, MalformedRequest, ServiceError
 from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 from interaction_svc.v1 import interaction_pb2 as pb
+from interaction_svc.v1.ingest_service_pb2 import RecordInteractionsRequest
 from interaction_svc.v1.interaction_service_pb2 import (
     GetInteractionRequest,
     ListInteractionsRequest,
@@ -140,6 +141,35 @@ def test_the_error_of_a_wrong_value_names_its_field_and_what_is_right(
     with pytest.raises(InvalidField) as caught:
         parse_json(ListInteractionsRequest, sent.encode())
     assert (caught.value.field, caught.value.problem) == (field, problem)
+
+
+@pytest.mark.parametrize(
+    ("sent", "field", "problem"),
+    [
+        ('{"sidd": "x"}', "interactions[1].sidd", "is not a field of this message"),
+        ('{"inbound": {"x": 1}}', "interactions[1].inbound.x", "is not a field of this message"),
+        ('{"inbound": []}', "interactions[1].inbound", "must be an object"),
+        ("1", "interactions[1]", "must be an object"),
+        ("null", "interactions[1]", "must be an object"),
+    ],
+)
+def test_the_error_of_an_item_of_a_list_names_its_index(
+    sent: str, field: str, problem: str
+) -> None:
+    text = f'{{"interactions": [{{"sid": "x"}}, {sent}]}}'
+    with pytest.raises(InvalidField) as caught:
+        parse_json(RecordInteractionsRequest, text.encode())
+    assert caught.value.message == f"{field}: {problem}"
+
+
+def test_a_list_of_objects_is_parsed() -> None:
+    text = b'{"interactions": [{"sid": "x"}, {"inbound": {"resourceSid": "y"}}]}'
+    parsed = parse_json(RecordInteractionsRequest, text)
+    assert [each.sid for each in parsed.interactions] == ["x", ""]
+    assert parsed.interactions[1].inbound.resource_sid == "y"
+    for other in ("{}", '"x"', "1"):
+        with pytest.raises(InvalidField, match="interactions: must be a list of objects"):
+            parse_json(RecordInteractionsRequest, b'{"interactions": %b}' % other.encode())
 
 
 @pytest.mark.parametrize(

@@ -25,11 +25,14 @@ LIMITS = [
     ("admission/token_bucket:KeyedTokenBucket.MAX_NAMES",),
     ("transports/tls:_POLL_SECONDS",),
     (
-        "transports/grpcio/limits:_KEEPALIVE_TIMEOUT_SECONDS",
-        "transports/grpcio/limits:_CLIENT_PING_SECONDS",
-        "transports/grpcio/limits:_AGE_GRACE_SECONDS",
+        "transports/grpcio/channel_options:_KEEPALIVE_TIMEOUT_SECONDS",
+        "transports/grpcio/channel_options:_CLIENT_PING_SECONDS",
+        "transports/grpcio/channel_options:_AGE_GRACE_SECONDS",
     ),
-    ("transports/grpcio/limits:_WAITING_CALLS", "transports/grpcio/limits:_MAX_WAITING_CALLS"),
+    (
+        "transports/grpcio/channel_options:_WAITING_CALLS",
+        "transports/grpcio/channel_options:_MAX_WAITING_CALLS",
+    ),
     ("transports/grpcio/listener:MAX_RETIRED", "transports/grpcio/listener:_REOPEN_SECONDS"),
     (
         "transports/grpcio/interceptors/request_reader:MAX_UNLIMITED",

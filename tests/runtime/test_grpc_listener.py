@@ -61,7 +61,9 @@ async def code_of(call: Any) -> grpc.StatusCode:
 async def restarts(server: Served) -> float:
     async with httpx.AsyncClient(trust_env=False) as http:
         text = (await http.get(server.metrics_url)).text
-    found = re.search(r"^interaction_svc_grpc_listener_restarts_total (\S+)", text, re.MULTILINE)
+    found = re.search(
+        r"^interaction_svc_listener_restarts_total\{listener=\"grpc\"\} (\S+)", text, re.MULTILINE
+    )
     assert found is not None
     return float(found[1])
 

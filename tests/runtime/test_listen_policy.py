@@ -18,6 +18,8 @@ from testing.requests import Code, failure, list_request
 from interaction_svc.transports.address import Address
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
 
+pytestmark = pytest.mark.each_engine
+
 ANYWHERE = "0.0.0.0:0"
 
 

@@ -17,6 +17,8 @@ from interaction_svc.transports.address import Address
 from interaction_svc.transports.sockets import addresses_of, cannot_listen
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
 
+pytestmark = pytest.mark.each_engine
+
 LISTENERS = ("gRPC", "HTTP", "metrics")
 COUNTS = ("1", "2")
 

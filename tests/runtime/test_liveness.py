@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from testing import listener_faults
 from testing.build import Parents
 from testing.log_lines import logged
-from testing.pipelines import GRPC_LIMITS, open_pipeline
+from testing.pipelines import GRPC_LIMITS, STREAM_TIMES, methods_of, open_pipeline
 from testing.process import Served, served
 from testing.requests import failure, list_request
 from testing.wait import wait_until
@@ -99,10 +99,8 @@ async def test_a_grpc_server_that_answers_no_calls_is_noticed(
     monkeypatch.setattr(self_probe, "_answer", hang)
     monkeypatch.setattr("interaction_svc.transports.grpcio.listener.CHECK_SECONDS", 0.05)
     store = await open_store(files.url(tmp_path))
-    pipeline = open_pipeline(store)
-    server = GrpcServer(
-        Interactions(store), Ingest(store), pipeline, Address("127.0.0.1", 0), GRPC_LIMITS
-    )
+    methods, pipeline = methods_of(Interactions(store), Ingest(store)), open_pipeline(store)
+    server = GrpcServer(methods, pipeline, STREAM_TIMES, Address("127.0.0.1", 0), GRPC_LIMITS)
     await server.start()
     try:
         async with asyncio.timeout(20):

@@ -32,6 +32,8 @@ from interaction_svc.v1.interaction_service_pb2 import DeleteInteractionRequest
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
 from tests.store.sqlite.files import url
 
+pytestmark = pytest.mark.each_engine
+
 ROUNDS = 10
 BATCH = 20
 

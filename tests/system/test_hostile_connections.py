@@ -22,6 +22,8 @@ from testing.hostile_client import (
     unharmed,
 )
 
+pytestmark = pytest.mark.each_engine
+
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hostile]:

@@ -40,6 +40,8 @@ from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 from interaction_svc.v1 import interaction_pb2 as pb
 from interaction_svc.v1 import interaction_service_pb2 as reading_pb
 
+pytestmark = pytest.mark.each_engine
+
 MAX_MESSAGE = 4 * MIB
 AT_ONCE = 64
 UNARY = (GET, LIST, DELETE, RECORD)

@@ -20,6 +20,8 @@ from testing.requests import list_request
 
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
 
+pytestmark = pytest.mark.each_engine
+
 OK, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAUTHENTICATED = "0", "4", "12", "13", "16"
 LOG_BYTES_A_CALL = 800
 """The maximum size of the two log lines of a refused call: its audit line and its own."""

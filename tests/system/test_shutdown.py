@@ -21,6 +21,8 @@ from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
 from interaction_svc.v1.interaction_service_pb2 import ListInteractionsRequest
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
 
+pytestmark = pytest.mark.each_engine
+
 
 async def is_refused(address: str, parents: Parents) -> bool:
     """Return whether a new call on a new connection is refused."""

@@ -14,6 +14,7 @@ import pytest
 from prometheus_client import REGISTRY
 from testing import rpc_http
 from testing.build import new_interaction, new_parents
+from testing.pipelines import STREAM_TIMES, methods_of
 from testing.requests import failure, get_request
 
 from interaction_svc.admission.concurrency import ConcurrencyLimit
@@ -161,7 +162,11 @@ async def opened(folder: Path, name: str) -> AsyncIterator[Transport]:
     concurrency = ConcurrencyLimit(Rest.places)
     control = AdmissionControl(concurrency, RequestRateLimit(0), 30)
     pipeline = Pipeline(Authenticator(store, allows_anonymous=False), control)
-    app = http_app(Failing(store), Ingest(store), "http://x", pipeline, max_message_bytes=4 * MIB)
+    interactions = Failing(store)
+    methods = methods_of(interactions, Ingest(store))
+    app = http_app(
+        interactions, methods, "http://x", pipeline, STREAM_TIMES, max_message_bytes=4 * MIB
+    )
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
         if name == "rest":

@@ -16,6 +16,8 @@ from interaction_svc.runtime.certificates import certificates_of
 from interaction_svc.runtime.settings import SettingsError, load_settings
 from interaction_svc.transports.tls import Certificates, TlsError
 
+pytestmark = pytest.mark.each_engine
+
 
 async def test_both_listeners_serve_with_tls(authority: Authority) -> None:
     async with listening(authority.issue()) as listeners:

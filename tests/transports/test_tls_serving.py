@@ -21,6 +21,8 @@ from interaction_svc.transports.address import Address
 from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
 
+pytestmark = pytest.mark.each_engine
+
 PARENTS = new_parents()
 REQUEST = (
     f"GET {PARENTS.path} HTTP/1.1\r\nHost: x\r\nAuthorization: {basic(PARENTS.account_sid)}\r\n\r\n"

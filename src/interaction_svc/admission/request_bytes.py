@@ -43,3 +43,8 @@ class RequestBody:
             raise Overloaded("Too many bytes of unfinished requests: send this request again later")
         self._held += size
         self._limit.held += size
+
+    def release(self, size: int) -> None:
+        """Stop counting bytes of a message that is complete."""
+        self._held -= size
+        self._limit.held -= size

@@ -93,9 +93,19 @@ def _check_objects(message: Any, fields: dict[str, Any], path: str) -> None:
         kind = field.message_type
         if value is None or kind is None or kind.full_name == _TIME:
             continue
-        if not isinstance(value, dict):
-            raise InvalidField(f"{path}{name}", "must be an object")
-        _check_objects(kind, value, f"{path}{name}.")
+        if not field.is_repeated:
+            _check_object(kind, value, f"{path}{name}")
+            continue
+        if not isinstance(value, list):
+            raise InvalidField(f"{path}{name}", "must be a list of objects")
+        for index, item in enumerate(value):
+            _check_object(kind, item, f"{path}{name}[{index}]")
+
+
+def _check_object(message: Any, value: Any, path: str) -> None:
+    if not isinstance(value, dict):
+        raise InvalidField(path, "must be an object")
+    _check_objects(message, value, f"{path}.")
 
 
 def _field_error(kind: type[Message], problem: str) -> InvalidField | None:

@@ -18,7 +18,6 @@ ServiceError
 ├── Unauthenticated         the credentials are missing or wrong
 ├── PermissionDenied        the credentials lack the permission
 ├── UnknownMethod           there is no such method (gRPC only)
-│   └── StreamNotServed     the method is a stream, which the protocol does not serve
 ├── MethodNotAllowed        the resource has no such operation (HTTP only)
 ├── Overloaded              too many requests or writes are in progress or waiting
 ├── RateLimited             too many calls of an account, or too many wrong credentials
@@ -214,13 +213,6 @@ class UnknownMethod(ServiceError):
 
     def __init__(self) -> None:
         super().__init__("There is no such method; server reflection lists the methods")
-
-
-class StreamNotServed(UnknownMethod):
-    """The method is a stream, and the protocol of the request does not support streams."""
-
-    def __init__(self) -> None:
-        ServiceError.__init__(self, "The method is a stream; call it over gRPC")
 
 
 class MethodNotAllowed(ServiceError):

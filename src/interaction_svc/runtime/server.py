@@ -3,10 +3,10 @@
 import asyncio
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import structlog
 from starlette.types import ASGIApp
@@ -25,20 +25,28 @@ from interaction_svc.runtime.http_app import http_app
 from interaction_svc.runtime.listen_policy import check_hosted_policy, check_listen_policy
 from interaction_svc.runtime.liveness import Liveness
 from interaction_svc.runtime.metrics_server import MetricsServer
-from interaction_svc.runtime.settings import ENV_PREFIX, Settings
+from interaction_svc.runtime.settings import ENV_PREFIX, Settings, SettingsError
 from interaction_svc.store import Store
 from interaction_svc.store.factory import open_store
 from interaction_svc.store.instrumented import InstrumentedStore
 from interaction_svc.telemetry.logs import buffered_logs
 from interaction_svc.telemetry.metric_buffer import buffered_metrics
 from interaction_svc.transports.address import Address
-from interaction_svc.transports.grpcio.limits import GrpcLimits
+from interaction_svc.transports.connect.app import RpcApp
 from interaction_svc.transports.grpcio.server import GrpcServer
 from interaction_svc.transports.http1.protocol import HttpLimits
 from interaction_svc.transports.http1.server import HttpServer
-from interaction_svc.transports.pipeline import Pipeline
+from interaction_svc.transports.operations import Operation, open_methods
+from interaction_svc.transports.pipeline import Pipeline, StreamTimes
 from interaction_svc.transports.rest.responses import error_response
+from interaction_svc.transports.rpc.health import HealthServicer
+from interaction_svc.transports.rpc.limits import GrpcLimits
+from interaction_svc.transports.rpc.method import Method
+from interaction_svc.transports.rpc.methods import SERVICES, rpc_methods
 from interaction_svc.transports.tls import Certificates
+
+if TYPE_CHECKING:
+    from interaction_svc.transports.h2corn.server import H2cornServer
 
 log = structlog.get_logger()
 
@@ -75,7 +83,7 @@ class Server:
         self._listens = listens
         self._worker = worker
         self._is_worker = worker is not None
-        self._listening: list[GrpcServer | HttpServer] = []
+        self._listening: list[GrpcServer | H2cornServer | HttpServer] = []
         self._has_started = False
         self._liveness = Liveness()
         self.ended = self._liveness.ended
@@ -131,23 +139,31 @@ class Server:
             if self._is_worker:
                 await health.start()  # a shared port receives calls as soon as it listens
             interactions, ingest = Interactions(self.store, reads), Ingest(self.store, reads)
+            health_servicer = HealthServicer(SERVICES)
+            await health.listen(health_servicer.set_serving)
+            methods = rpc_methods(interactions, ingest, health_servicer)
+            times = StreamTimes(settings.stream_idle_seconds, settings.stream_seconds)
+            http_address = Address.parse(settings.http_address)
 
             def make_app(base_url: str) -> ASGIApp:
                 return http_app(
                     interactions,
-                    ingest,
+                    methods,
                     base_url,
                     pipeline,
+                    times,
                     max_message_bytes=settings.max_message_bytes,
                     cors_origins=settings.http_cors_origins,
+                    open_to_all=open_methods(http_address) if self._listens else (),
                     is_ready=lambda: health.is_serving,
                 )
 
             if not self._listens:
-                address = Address.parse(settings.http_address)
-                self.app = make_app(settings.public_url or address.url("http"))
+                self.app = make_app(settings.public_url or http_address.url("http"))
             if self._listens and settings.grpc:
-                await self._start_grpc(interactions, ingest, pipeline, health, certificates)
+                await self._start_grpc(
+                    methods, pipeline, times, certificates, health_servicer.end_watches
+                )
             if self._listens and settings.http:
                 await self._start_http(make_app, certificates)
             await health.start()
@@ -168,38 +184,55 @@ class Server:
 
     async def _start_grpc(
         self,
-        interactions: Interactions,
-        ingest: Ingest,
+        methods: Mapping[Operation, Method],
         pipeline: Pipeline,
-        health: Health,
+        times: StreamTimes,
         certificates: Certificates | None,
+        on_restart: Callable[[], None],
     ) -> None:
         settings = self._settings
-        grpc = GrpcServer(
-            interactions,
-            ingest,
-            pipeline,
-            Address.parse(settings.grpc_address),
-            GrpcLimits(
-                max_message_bytes=settings.max_message_bytes,
-                max_header_bytes=settings.max_header_bytes,
-                max_streams_per_connection=settings.max_streams_per_connection,
-                max_connections=settings.max_connections,
-                header_timeout_seconds=settings.header_timeout_seconds,
-                connection_idle_seconds=settings.connection_idle_seconds,
-                connection_age_seconds=settings.connection_age_seconds,
-                keepalive_seconds=settings.keepalive_seconds,
-                stream_idle_seconds=settings.stream_idle_seconds,
-                stream_seconds=settings.stream_seconds,
-            ),
-            certificates=certificates,
-            allowed_names=settings.tls_client_names,
-            reuse_port=self._is_worker,
+        address = Address.parse(settings.grpc_address)
+        limits = GrpcLimits(
+            max_message_bytes=settings.max_message_bytes,
+            max_header_bytes=settings.max_header_bytes,
+            max_streams_per_connection=settings.max_streams_per_connection,
+            max_connections=settings.max_connections,
+            header_timeout_seconds=settings.header_timeout_seconds,
+            connection_idle_seconds=settings.connection_idle_seconds,
+            connection_age_seconds=settings.connection_age_seconds,
+            max_calls=settings.max_concurrent_calls,
+            drain_seconds=settings.drain_seconds,
+            keepalive_seconds=settings.keepalive_seconds,
         )
+        grpc: GrpcServer | H2cornServer
+        if settings.grpc_engine == "h2corn":
+            app = RpcApp(
+                methods,
+                pipeline,
+                times,
+                max_message_bytes=settings.max_message_bytes,
+                open_to_all=open_methods(address),
+                allowed_names=settings.tls_client_names,
+            )
+            grpc = _h2corn_server()(
+                app, address, limits, certificates=certificates, reuse_port=self._is_worker
+            )
+        else:
+            grpc = GrpcServer(
+                methods,
+                pipeline,
+                times,
+                address,
+                limits,
+                open_to_all=open_methods(address),
+                certificates=certificates,
+                allowed_names=settings.tls_client_names,
+                reuse_port=self._is_worker,
+                on_restart=on_restart,
+            )
         self.grpc_address = await grpc.start()
         self._listening.append(grpc)
         self._liveness.watch("the gRPC listener", grpc.failure())
-        await health.listen(grpc.set_serving)
 
     async def _start_http(
         self, make_app: Callable[[str], ASGIApp], certificates: Certificates | None
@@ -236,6 +269,17 @@ class Server:
         for result in results:  # raised only after both have drained
             if isinstance(result, BaseException):
                 raise result
+
+
+def _h2corn_server() -> "type[H2cornServer]":
+    """Return the server of the engine h2corn. Raises SettingsError if it is not installed."""
+    try:
+        from interaction_svc.transports.h2corn.server import H2cornServer  # noqa: PLC0415 optional
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            "grpc_engine: h2corn is not installed; install interaction-svc[h2corn]"
+        ) from error
+    return H2cornServer
 
 
 async def wait_for_signal(end_at_once: Callable[[int], object] = os._exit) -> None:

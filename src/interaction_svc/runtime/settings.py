@@ -102,6 +102,10 @@ class Settings(BaseSettings):
         "127.0.0.1:50051",
         description="The address of the gRPC listener; port 0 selects a free port.",
     )
+    grpc_engine: Literal["grpcio", "h2corn"] = Field(
+        "grpcio",
+        description="The HTTP/2 server of the gRPC listener; h2corn is an optional package.",
+    )
     http: bool = Field(True, description="Whether to serve the REST API.")
     http_address: AddressText = Field(
         "127.0.0.1:8080",

@@ -93,9 +93,10 @@ rows_erased = Counter(
     "Interactions that were deleted permanently, by a call or by retention.",
     ["cause"],
 )
-grpc_listener_restarts = Counter(
-    "interaction_svc_grpc_listener_restarts",
-    "Times that the gRPC listener was opened again after a failure.",
+listener_restarts = Counter(
+    "interaction_svc_listener_restarts",
+    "Times that a listener failed and was started again.",
+    ["listener"],
 )
 serving = Gauge(
     "interaction_svc_serving",

@@ -4,10 +4,12 @@ A row states the conditions of a request: credentials, a permission, a place wit
 limit. The OpenAPI document is generated from the rows with a route.
 """
 
+from collections.abc import Collection
 from enum import StrEnum
 from typing import NamedTuple
 
 from interaction_svc.domain.principals import Permission
+from interaction_svc.transports.address import Address
 
 API_PREFIX = "/v1/"
 """The prefix of the API's HTTP paths. Requests below it need credentials, even on unknown paths."""
@@ -148,3 +150,8 @@ HTTP = (GET, DELETE, LIST, OPENAPI, HEALTHZ, READYZ)
 """The operations with a route, in the order of the router: the most frequent ones first."""
 RPCS = {operation.rpc: operation for operation in (*API, *HEALTH, *REFLECTION)}
 """The operations by their gRPC method."""
+
+
+def open_methods(address: Address) -> Collection[Operation]:
+    """Return the operations that need no credentials on this address: reflection, on loopback."""
+    return REFLECTION if address.is_loopback else ()

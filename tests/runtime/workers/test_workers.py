@@ -29,6 +29,8 @@ from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceSt
 from tests.system.test_shutdown import exit_status, until_refused
 from tests.telemetry.test_metrics import samples
 
+pytestmark = pytest.mark.each_engine
+
 MANY_CONNECTIONS = 100
 """Connections. The probability that one worker gets none of them is 2^-99."""
 

@@ -12,7 +12,7 @@ from testing.strategies import interactions, texts
 from interaction_svc.codec.encoded import encode
 from interaction_svc.domain.errors import DataLoss
 from interaction_svc.transports.connect.json_messages import JsonMessages
-from interaction_svc.transports.rpc.methods import UnaryMethod
+from interaction_svc.transports.rpc.method import Method
 from interaction_svc.v1 import interaction_pb2 as pb
 from interaction_svc.v1.interaction_service_pb2 import (
     DeleteInteractionRequest,
@@ -28,9 +28,9 @@ async def unused(_: bytes) -> bytes:
     raise AssertionError
 
 
-GET = UnaryMethod(unused, GetInteractionRequest, GetInteractionResponse)
-LIST = UnaryMethod(unused, ListInteractionsRequest, ListInteractionsResponse)
-DELETE = UnaryMethod(unused, DeleteInteractionRequest, DeleteInteractionResponse)
+GET = Method(unused, GetInteractionRequest, GetInteractionResponse)
+LIST = Method(unused, ListInteractionsRequest, ListInteractionsResponse)
+DELETE = Method(unused, DeleteInteractionRequest, DeleteInteractionResponse)
 
 
 @given(st.lists(interactions(), max_size=4), texts, texts)

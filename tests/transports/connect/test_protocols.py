@@ -221,14 +221,8 @@ async def test_a_bad_query_names_its_parameter(
 
 
 @pytest.mark.parametrize("protocol", POSTS)
-async def test_unknown_methods_and_streams_are_unimplemented(
-    http: httpx.AsyncClient, protocol: str
-) -> None:
-    for method in (
-        f"{READING}/Unknown",
-        f"{INGEST}/RecordInteractions",
-        "grpc.health.v1.Health/Watch",
-    ):
+async def test_unknown_methods_are_unimplemented(http: httpx.AsyncClient, protocol: str) -> None:
+    for method in (f"{READING}/Unknown", f"{INGEST}/Unknown", "grpc.health.v1.Health/Unknown"):
         answer = await call(http, protocol, method, GetInteractionRequest(), GetInteractionResponse)
         assert answer.code == "UNIMPLEMENTED"
         if protocol.startswith("connect"):

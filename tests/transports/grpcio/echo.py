@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
+from google.protobuf.empty_pb2 import Empty
 from testing.build import new_sid
 from testing.requests import failure
 
@@ -35,6 +36,7 @@ from interaction_svc.transports.grpcio.interceptors import (
 )
 from interaction_svc.transports.operations import Kind, Operation
 from interaction_svc.transports.pipeline import Pipeline, StreamTimes
+from interaction_svc.transports.rpc.method import Method
 from tests.store.sqlite import files
 
 KINDS = ("unary_unary", "stream_unary", "unary_stream", "stream_stream")
@@ -63,20 +65,20 @@ class Echo:
         self.left = asyncio.Event()
         """Set when a hanging call has ended, by success, error or cancellation."""
 
-    async def unary_unary(self, request: bytes, _: Any) -> bytes:
+    async def unary_unary(self, request: bytes) -> bytes:
         return await self._answer(request)
 
-    async def stream_unary(self, requests: AsyncIterator[bytes], _: Any) -> bytes:
+    async def stream_unary(self, requests: AsyncIterator[bytes]) -> bytes:
         try:
             return b"".join([await self._answer(request) async for request in requests])
         finally:
             self.left.set()
 
-    async def unary_stream(self, request: bytes, _: Any) -> AsyncIterator[bytes]:
+    async def unary_stream(self, request: bytes) -> AsyncIterator[bytes]:
         for part in request.split(b","):
             yield await self._answer(part)
 
-    async def stream_stream(self, requests: AsyncIterator[bytes], _: Any) -> AsyncIterator[bytes]:
+    async def stream_stream(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         try:
             async for request in requests:
                 yield await self._answer(request)
@@ -104,10 +106,6 @@ class EchoServer:
     def __init__(self, store: Store, times: Times, *, cached_forever: bool) -> None:
         self.store = store
         self.echo = Echo()
-        operations = {
-            path_of(kind): Operation(path_of(kind), None, Permission.READ, kind=Kind(kind))
-            for kind in KINDS
-        }
         self.concurrency = ConcurrencyLimit(PLACES, streams_per_key=STREAMS_OF_A_KEY)
         self.admission = AdmissionControl(self.concurrency, RequestRateLimit(0), times.call)
         clock = (lambda: 0.0) if cached_forever else asyncio.get_running_loop().time
@@ -121,15 +119,13 @@ class EchoServer:
                 Admission(stages, StreamTimes(times.idle, times.stream)),
                 Authentication(stages, open_to_all=(), is_peer_allowed=lambda _: True),
             ],
+            {
+                Operation(path_of(kind), None, Permission.READ, kind=Kind(kind)): Method(
+                    getattr(self.echo, kind), Empty, Empty
+                )
+                for kind in KINDS
+            },
             refuses=stages.refuses,
-            operations=operations,
-        )
-        handlers = {
-            kind: getattr(grpc, f"{kind}_rpc_method_handler")(getattr(self.echo, kind))
-            for kind in KINDS
-        }
-        chain.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler("test.Echo", handlers),)
         )
         self.server = grpc.aio.server(handlers=[chain])
         self.port = self.server.add_insecure_port("127.0.0.1:0")

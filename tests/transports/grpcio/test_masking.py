@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 from testing.build import Parents, new_interaction, new_parents
-from testing.pipelines import GRPC_LIMITS, open_pipeline
+from testing.pipelines import GRPC_LIMITS, STREAM_TIMES, methods_of, open_pipeline
 from testing.requests import Code, failure, get_request, list_request
 
 from interaction_svc.app.ingest import Ingest
@@ -46,8 +46,8 @@ class FailingIngest(Ingest):
 
 
 def server_on(interactions: Interactions, ingest: Ingest, store: Store) -> GrpcServer:
-    pipeline = open_pipeline(store)
-    return GrpcServer(interactions, ingest, pipeline, Address("127.0.0.1", 0), GRPC_LIMITS)
+    methods, pipeline = methods_of(interactions, ingest), open_pipeline(store)
+    return GrpcServer(methods, pipeline, STREAM_TIMES, Address("127.0.0.1", 0), GRPC_LIMITS)
 
 
 @pytest.fixture

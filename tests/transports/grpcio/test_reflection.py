@@ -9,6 +9,8 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from interaction_svc.internal.v1 import page_token_pb2
 
+pytestmark = pytest.mark.each_engine
+
 Asked = reflection_pb2.ServerReflectionRequest
 INTERACTIONS = "interaction_svc/v1/interaction.proto"
 READING = "interaction_svc/v1/interaction_service.proto"

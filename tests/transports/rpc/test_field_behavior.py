@@ -17,6 +17,8 @@ from testing.stubs import Ingest, Reading
 from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 from interaction_svc.v1 import interaction_service_pb2 as reading_pb
 
+pytestmark = pytest.mark.each_engine
+
 REQUIRED, OPTIONAL = field_behavior_pb2.REQUIRED, field_behavior_pb2.OPTIONAL
 REQUESTS: tuple[type[Message], ...] = (
     reading_pb.GetInteractionRequest,

@@ -34,6 +34,8 @@ from interaction_svc.v1.interaction_service_pb2 import (
     ListInteractionsResponse,
 )
 
+pytestmark = pytest.mark.each_engine
+
 Order = ListInteractionsRequest.Order
 
 Code = grpc.StatusCode

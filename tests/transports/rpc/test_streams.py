@@ -26,6 +26,8 @@ from interaction_svc.v1.ingest_service_pb2 import (
 )
 from tests.store.sqlite import files
 
+pytestmark = pytest.mark.each_engine
+
 Code = grpc.StatusCode
 RECORD_MANY = "/interaction_svc.v1.IngestService/RecordInteractions"
 

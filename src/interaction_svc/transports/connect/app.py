@@ -1,18 +1,20 @@
-"""The ASGI application of the unary RPC methods: Connect, gRPC-Web and gRPC.
+"""The ASGI application of the RPC methods: Connect, gRPC-Web and gRPC.
 
 A call passes the stages of transports/pipeline. The caller is authenticated before the body of the
 request is read. The deadline includes the arrival of the body and the sending of the response.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, nullcontext
+from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
 from interaction_svc.domain.errors import (
     DeadlineExceeded,
     MethodNotAllowed,
-    StreamNotServed,
+    PermissionDenied,
     Unauthenticated,
     Unavailable,
     UnknownMethod,
@@ -22,13 +24,24 @@ from interaction_svc.domain.units import KIB
 from interaction_svc.telemetry.request_context import RequestContext
 from interaction_svc.telemetry.request_scope import request_scope
 from interaction_svc.transports.asgi.client_gone import ClientGoneError
-from interaction_svc.transports.asgi.compression import MIN_BYTES, Compressor, accepts_gzip
-from interaction_svc.transports.asgi.telemetry import NO_STORE
-from interaction_svc.transports.connect.protocols import Connect, Protocol, Protocols, Response
+from interaction_svc.transports.connect.client_names import AllowedNames
+from interaction_svc.transports.connect.protocols import (
+    Connect,
+    Protocol,
+    Protocols,
+    StreamProtocol,
+)
 from interaction_svc.transports.connect.request import Request
-from interaction_svc.transports.operations import UNKNOWN_RPC, Operation
-from interaction_svc.transports.pipeline import ErrorBoundary, Pipeline
-from interaction_svc.transports.rpc.methods import UnaryMethod
+from interaction_svc.transports.connect.sender import Sender
+from interaction_svc.transports.operations import Operation
+from interaction_svc.transports.pipeline import (
+    ErrorBoundary,
+    Interruptible,
+    KeyWatch,
+    Pipeline,
+    StreamTimes,
+)
+from interaction_svc.transports.rpc.method import Method
 from interaction_svc.transports.status import codes_of
 
 _ANONYMOUS_BYTES = 4 * KIB
@@ -36,29 +49,44 @@ _ANONYMOUS_BYTES = 4 * KIB
 
 
 class RpcApp:
-    """Serves the methods that have one request and one response."""
+    """Serves RPC methods of all four kinds.
+
+    Operations that need no credentials, and those in `open_to_all`, are not authenticated. With
+    `allowed_names` the others need a client certificate with one of these names.
+    """
 
     def __init__(
         self,
-        methods: Mapping[Operation, UnaryMethod],
+        methods: Mapping[Operation, Method],
         pipeline: Pipeline,
+        times: StreamTimes,
         *,
         max_message_bytes: int,
+        open_to_all: Collection[Operation] = (),
+        allowed_names: Collection[str] = (),
     ) -> None:
         self._methods = methods
         self._pipeline = pipeline
+        self._times = times
         self._max_bytes = max_message_bytes
+        self._open_to_all = frozenset(open_to_all)
+        self._is_peer_allowed = AllowedNames(allowed_names) if allowed_names else None
         self._protocols = Protocols()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request. Raises an error only if the response has already begun."""
+        """Serve a request.
+
+        Raises an error only if a response has begun that can't end with an error.
+        """
         request = Request(scope, receive)
         served = self._protocols.posted(with_trailers=request.server_sends_trailers)
         protocol = served.get(request.content_type)
+        if protocol is not None and not protocol.serves(request.operation):
+            protocol = None
         rendering = protocol or self._protocols.json
         call = request.context(rendering.name)
         with request_scope(call):
-            sender = _Sender(request, send)
+            sender = Sender(scope, send)
             try:
                 with ErrorBoundary(call, passes=ClientGoneError):
                     await self._serve(request, protocol, call, sender)
@@ -66,36 +94,42 @@ class RpcApp:
             except ClientGoneError:
                 call.code = "CANCELLED"
                 return
-            except asyncio.CancelledError:  # at the end of a drain
+            except asyncio.CancelledError:
+                # At the end of a drain. Some servers also cancel if the client is gone: then
+                # sending raises ClientGoneError.
                 call.error = Unavailable("The service is shutting down")
             error = call.error
             assert error is not None  # noqa: S101 ErrorBoundary or the branch above has set it
             call.code = codes_of(type(error)).grpc_name
-            if sender.has_begun:
+            if sender.has_begun and not sender.is_stream:
                 call.about["cut_off"] = error.reason_name()
                 raise error
-            response = rendering.error(call, error)
-            if isinstance(error, MethodNotAllowed):
-                response.headers.append((b"allow", ", ".join(error.allowed).encode()))
-                response = response._replace(status=405)
-            elif isinstance(error, UnsupportedMediaType):
-                response.headers.append((b"accept-post", b", ".join(served)))
-                response = response._replace(status=415)
-            await sender.send(response)
+            try:
+                if sender.is_stream:
+                    assert isinstance(rendering, StreamProtocol)  # noqa: S101 it has begun one
+                    await sender.end(rendering, call, error)
+                    return
+                response = rendering.error(call, error)
+                if isinstance(error, MethodNotAllowed):
+                    response.headers.append((b"allow", ", ".join(error.allowed).encode()))
+                    response = response._replace(status=405)
+                elif isinstance(error, UnsupportedMediaType):
+                    kinds = [k for k, one in served.items() if one.serves(request.operation)]
+                    response.headers.append((b"accept-post", b", ".join(kinds)))
+                    response = response._replace(status=415)
+                await sender.send(response)
+            except ClientGoneError:
+                call.code, call.error = "CANCELLED", None
 
     async def _serve(
-        self,
-        request: Request,
-        protocol: Protocol | None,
-        call: RequestContext,
-        sender: "_Sender",
+        self, request: Request, protocol: Protocol | None, call: RequestContext, sender: Sender
     ) -> None:
         """Serve a call. Raises ServiceError, ClientGoneError."""
         operation = request.operation
         method = self._methods.get(operation)
         if method is None:
-            raise StreamNotServed if operation is not UNKNOWN_RPC else UnknownMethod
-        if request.method == "GET" and operation.changes_nothing:
+            raise UnknownMethod
+        if request.method == "GET" and operation.changes_nothing and not operation.is_streaming:
             protocol = self._protocols.of_query(request.query)
         elif request.method != "POST":
             allowed = ["GET", "POST"] if operation.changes_nothing else ["POST"]
@@ -104,6 +138,11 @@ class RpcApp:
             )
         if protocol is None:
             raise UnsupportedMediaType("The content-type is none of those in accept-post")
+        if operation.is_streaming:
+            assert isinstance(protocol, StreamProtocol)  # noqa: S101 it serves streams
+            async with self._client_deadline(protocol, request):
+                await self._stream(request, protocol, method, call, sender)
+            return
         if not operation.is_limited:
             with self._pipeline.deadline:
                 message = await self._message(request, protocol, method)
@@ -112,15 +151,11 @@ class RpcApp:
         backlog = self._pipeline.response_backlog
         backlog.check(call)
         with self._pipeline.place(), self._pipeline.deadline:
-            seconds = protocol.timeout(request.headers)
-            if seconds is None:
+            if protocol.timeout(request.headers) is None:
                 answer = await self._answer(request, protocol, method, call)
             else:
-                try:
-                    async with asyncio.timeout(seconds):
-                        answer = await self._answer(request, protocol, method, call)
-                except TimeoutError as expired:
-                    raise DeadlineExceeded("The client's own deadline has passed") from expired
+                async with self._client_deadline(protocol, request):
+                    answer = await self._answer(request, protocol, method, call)
             if operation.changes_nothing:  # a write is done already, so its response is sent
                 backlog.check(call, len(answer))
             response = protocol.response(method, call, answer)
@@ -128,45 +163,114 @@ class RpcApp:
                 await sender.send(response)
 
     async def _answer(
-        self, request: Request, protocol: Protocol, method: UnaryMethod, call: RequestContext
+        self, request: Request, protocol: Protocol, method: Method, call: RequestContext
     ) -> bytes:
         """Authenticate and authorize the caller, read the request, and call the method."""
-        if call.bad_authorization:
-            raise Unauthenticated(call.bad_authorization)
+        if call.bad_authorization or self._is_peer_allowed is not None:
+            self._check_caller(request, call)
         if not self._pipeline.authenticate_cached(call, call.authorization):
             await self._pipeline.authenticate(call, call.authorization)
         with self._pipeline.authorize(request.operation, call.principal):
-            return await method.call(await self._message(request, protocol, method))
+            answer: bytes = await method.call(await self._message(request, protocol, method))
+            return answer
 
-    async def _message(self, request: Request, protocol: Protocol, method: UnaryMethod) -> bytes:
-        max_bytes = self._max_bytes if request.operation.needs_credentials else _ANONYMOUS_BYTES
+    def _check_caller(self, request: Request, call: RequestContext) -> None:
+        """Raise an error if the client's certificate or the form of its credentials is bad."""
+        if self._is_peer_allowed is not None and not self._is_peer_allowed(request.scope):
+            raise PermissionDenied("The client certificate's names are not among those allowed")
+        if call.bad_authorization:
+            raise Unauthenticated(call.bad_authorization)
+
+    async def _message(self, request: Request, protocol: Protocol, method: Method) -> bytes:
+        max_bytes = self._max_bytes_of(request.operation)
         if request.method == "GET":
             assert isinstance(protocol, Connect)  # noqa: S101 of_query returns a Connect
             return protocol.request_of_query(method, request.query, max_bytes)
         body = await request.body(self._pipeline.request_bytes, max_bytes)
         return protocol.request(method, request.headers, body, max_bytes)
 
+    def _max_bytes_of(self, operation: Operation) -> int:
+        return self._max_bytes if self._needs_credentials(operation) else _ANONYMOUS_BYTES
 
-class _Sender:
-    """Sends the response of a request."""
+    def _needs_credentials(self, operation: Operation) -> bool:
+        return operation.needs_credentials and operation not in self._open_to_all
 
-    def __init__(self, request: Request, send: Send) -> None:
-        self._scope = request.scope
-        self._send = send
-        self.has_begun = False
+    @asynccontextmanager
+    async def _client_deadline(self, protocol: Protocol, request: Request) -> AsyncIterator[None]:
+        """End the block at the client's own deadline, if it has one. Raises DeadlineExceeded."""
+        try:
+            async with asyncio.timeout(protocol.timeout(request.headers)):
+                yield
+        except TimeoutError as expired:
+            raise DeadlineExceeded("The client's own deadline has passed") from expired
 
-    async def send(self, response: Response) -> None:
-        """Send a response, with gzip if the client accepts it. Return when all of it is sent."""
-        status, headers, body, trailers = response
-        headers.append(NO_STORE)
-        if trailers is None:
-            if len(body) >= MIN_BYTES and accepts_gzip(self._scope):
-                body = await Compressor().compressed(body, is_last=True)
-                headers.append((b"content-encoding", b"gzip"))
-            headers += [(b"vary", b"accept-encoding"), (b"content-length", b"%d" % len(body))]
-        self.has_begun = True
-        start = {"type": "http.response.start", "status": status, "headers": headers}
-        await self._send(start if trailers is None else {**start, "trailers": True})
-        await self._send({"type": "http.response.body", "body": body})
-        if trailers is not None:
-            await self._send({"type": "http.response.trailers", "headers": trailers})
+    async def _stream(
+        self,
+        request: Request,
+        protocol: StreamProtocol,
+        method: Method,
+        call: RequestContext,
+        sender: Sender,
+    ) -> None:
+        """Serve a call with a stream of requests, of responses, or of both."""
+        operation = request.operation
+        backlog = self._pipeline.response_backlog
+        async with AsyncExitStack() as stages:
+            if operation.is_limited:
+                backlog.check(call)
+                stages.enter_context(self._pipeline.place())
+            watch: KeyWatch | None = None
+            if self._needs_credentials(operation):
+                self._check_caller(request, call)
+                if not self._pipeline.authenticate_cached(call, call.authorization):
+                    await self._pipeline.authenticate(call, call.authorization)
+                if operation.permission is not None:
+                    stages.enter_context(self._pipeline.authorize(operation, call.principal))
+                    watch = stages.enter_context(self._pipeline.watch_key(call))
+            argument: Any
+            if operation.kind.streams_requests:
+                argument = await self._requests(request, protocol, method, watch, stages)
+            else:
+                with self._pipeline.deadline:
+                    argument = await self._message(request, protocol, method)
+            if operation.kind.streams_responses:
+                is_limited = operation.is_limited
+                interruptible = Interruptible() if watch is None else watch.interruptible
+                async with (
+                    aclosing(method.call(argument)) as responses,
+                    nullcontext()
+                    if operation.kind.streams_requests  # then reading notices a lost client
+                    else request.interrupted_if_client_leaves(interruptible),
+                ):
+                    async for response in responses:
+                        if is_limited:
+                            backlog.check(call, len(response))
+                        with backlog.holding(call, len(response)):
+                            await sender.send_message(protocol, method, response)
+                await sender.end(protocol, call)
+                return
+            answer = await method.call(argument)
+            if operation.changes_nothing:
+                backlog.check(call, len(answer))
+            with backlog.holding(call, len(answer)):
+                await sender.send(protocol.response(method, call, answer))
+
+    async def _requests(
+        self,
+        request: Request,
+        protocol: StreamProtocol,
+        method: Method,
+        watch: KeyWatch | None,
+        stages: AsyncExitStack,
+    ) -> AsyncGenerator[bytes, None]:
+        """Return the requests of a stream, which end at the time limits or with a revoked key."""
+        held = stages.enter_context(self._pipeline.request_bytes.request())
+        parts = await stages.enter_async_context(aclosing(request.parts()))
+        max_bytes = self._max_bytes_of(request.operation)
+        requests = await stages.enter_async_context(
+            aclosing(protocol.requests(method, request.headers, parts, max_bytes, held))
+        )
+        requests = await stages.enter_async_context(aclosing(self._times.limit(requests)))
+        if watch is not None:
+            requests = await stages.enter_async_context(aclosing(watch.interrupt_between(requests)))
+        return requests

@@ -1,12 +1,14 @@
-"""Length-prefixed messages of gRPC and gRPC-Web, and compressed messages."""
+"""Length-prefixed messages of gRPC, gRPC-Web and Connect, and compressed messages."""
 
 import struct
 import zlib
+from collections.abc import AsyncGenerator, AsyncIterator
 
+from interaction_svc.admission.request_bytes import RequestBody
 from interaction_svc.domain.errors import MalformedRequest, RequestTooLarge
 
 _PREFIX = struct.Struct(">BI")
-_COMPRESSED, _TRAILERS = 0x01, 0x80
+_COMPRESSED, _END, _TRAILERS = 0x01, 0x02, 0x80
 _GZIP = 16 + zlib.MAX_WBITS
 
 
@@ -21,6 +23,11 @@ def trailers_frame(trailers: list[tuple[bytes, bytes]]) -> bytes:
     return _PREFIX.pack(_TRAILERS, len(lines)) + lines
 
 
+def end_frame(end: bytes) -> bytes:
+    """Return the last frame of a Connect stream; `end` is a JSON object."""
+    return _PREFIX.pack(_END, len(end)) + end
+
+
 def only_message(body: bytes, encoding: bytes, max_bytes: int) -> bytes:
     """Return the only message of a body. A body with more or fewer messages is malformed.
 
@@ -29,15 +36,46 @@ def only_message(body: bytes, encoding: bytes, max_bytes: int) -> bytes:
     """
     if len(body) < _PREFIX.size:
         raise MalformedRequest("The request has no message: its prefix has 5 bytes")
-    flags, size = _PREFIX.unpack_from(body)
+    is_compressed, size = _prefix(body, max_bytes)
+    message = body[_PREFIX.size :]
+    if len(message) != size:
+        raise MalformedRequest("The request must have one message, as long as its prefix says")
+    return decompressed(message, encoding, max_bytes) if is_compressed else message
+
+
+async def read_messages(
+    parts: AsyncIterator[bytes], encoding: bytes, max_bytes: int, held: RequestBody
+) -> AsyncGenerator[bytes, None]:
+    """Yield the messages in the parts of a body, each as soon as it is complete.
+
+    `held` counts the bytes of incomplete messages. Raises MalformedRequest, RequestTooLarge,
+    Overloaded.
+    """
+    buffer = bytearray()
+    async for part in parts:
+        held.add(len(part))
+        buffer += part
+        while len(buffer) >= _PREFIX.size:
+            is_compressed, size = _prefix(buffer, max_bytes)
+            end = _PREFIX.size + size
+            if len(buffer) < end:
+                break
+            message = bytes(memoryview(buffer)[_PREFIX.size : end])
+            del buffer[:end]
+            held.release(end)
+            yield decompressed(message, encoding, max_bytes) if is_compressed else message
+    if buffer:
+        raise MalformedRequest("The stream ends within a message")
+
+
+def _prefix(data: bytes | bytearray, max_bytes: int) -> tuple[bool, int]:
+    """Return whether the first message is compressed, and its size."""
+    flags, size = _PREFIX.unpack_from(data)
     if flags & ~_COMPRESSED:
         raise MalformedRequest("The prefix of the message has an unknown flag")
     if size > max_bytes:
         raise RequestTooLarge(max_bytes)
-    message = body[_PREFIX.size :]
-    if len(message) != size:
-        raise MalformedRequest("The request must have one message, as long as its prefix says")
-    return decompressed(message, encoding, max_bytes) if flags & _COMPRESSED else message
+    return bool(flags & _COMPRESSED), size
 
 
 def decompressed(message: bytes, encoding: bytes, max_bytes: int) -> bytes:

@@ -5,7 +5,7 @@ import orjson
 from interaction_svc.codec.encoded import encoded_size
 from interaction_svc.codec.proto_json import parse_json, print_interaction, print_json
 from interaction_svc.transports.asgi.json_cache import JsonCache, split_rows
-from interaction_svc.transports.rpc.methods import UnaryMethod
+from interaction_svc.transports.rpc.method import Method
 from interaction_svc.v1.interaction_service_pb2 import (
     GetInteractionResponse,
     ListInteractionsResponse,
@@ -18,11 +18,11 @@ class JsonMessages:
     def __init__(self) -> None:
         self._cache = JsonCache(print_interaction)
 
-    def request(self, method: UnaryMethod, text: bytes) -> bytes:
+    def request(self, method: Method, text: bytes) -> bytes:
         """Return a request in protobuf's encoding. Raises InvalidField, MalformedRequest."""
         return parse_json(method.request, text).SerializeToString()
 
-    def response(self, method: UnaryMethod, message: bytes) -> bytes:
+    def response(self, method: Method, message: bytes) -> bytes:
         """Return a response as JSON. Raises DataLoss."""
         if method.response is GetInteractionResponse:
             return b'{"interaction":%b}' % self._cache.render_item(message)

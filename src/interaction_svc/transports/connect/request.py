@@ -1,5 +1,9 @@
 """An RPC request over HTTP. Its body is read after its headers are checked."""
 
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+
 from starlette.types import Receive, Scope
 
 from interaction_svc.admission.request_bytes import RequestBytes
@@ -13,6 +17,7 @@ from interaction_svc.telemetry.request_context import (
 from interaction_svc.transports.address import Address
 from interaction_svc.transports.asgi.client_gone import ClientGoneError
 from interaction_svc.transports.operations import RPCS, UNKNOWN_RPC
+from interaction_svc.transports.pipeline import Interruptible
 
 _AUTHORIZATION = b"authorization"
 _REQUEST_ID = REQUEST_ID_HEADER.encode()
@@ -101,6 +106,31 @@ class Request:
         if size > limit:
             raise RequestTooLarge(max_bytes)
         return b"".join(parts)
+
+    async def parts(self) -> AsyncGenerator[bytes, None]:
+        """Yield the parts of the body. Raises ClientGoneError."""
+        more = True
+        while more:
+            part, more = await self._part()
+            yield part
+
+    @asynccontextmanager
+    async def interrupted_if_client_leaves(
+        self, interruptible: Interruptible
+    ) -> AsyncIterator[None]:
+        """Raise ClientGoneError in the block once the client is gone; its body must be read."""
+
+        async def wait() -> None:
+            while (await self._receive())["type"] != "http.disconnect":
+                pass
+            interruptible.interrupt(ClientGoneError())
+
+        waiting = asyncio.create_task(wait())
+        try:
+            with interruptible:
+                yield
+        finally:
+            waiting.cancel()
 
     async def _part(self) -> tuple[bytes, bool]:
         """Return the next part of the body, and whether there is more. Raises ClientGoneError."""

@@ -84,7 +84,7 @@ class GrpcListener:
                 await self._restart()
             except OSError as error:
                 return f"{cause}, and its address can't be opened again: {error.strerror}"
-            metrics.grpc_listener_restarts.inc()
+            metrics.listener_restarts.labels("grpc").inc()
             log.error(
                 "the gRPC listener has been opened again",
                 cause=cause,
@@ -138,14 +138,12 @@ class _Server:
         self._sockets: list[Listener] = []
         self._accept_loop: list[asyncio.Task[Any]] = []
         self._probe = SelfProbe()
-        direct = {self._probe.method: self._probe.handler} | {
-            f"/{service}/{name}": handler
-            for service, handlers in chain.registered.items()
-            for name, handler in handlers.items()
-        }
+        probe = self._probe
         self._server = AcceptingServer(
-            {*direct, *RPCS},
-            lambda details: direct.get(details.method) or chain.service(details),
+            {probe.method, *RPCS},
+            lambda details: (
+                probe.handler if details.method == probe.method else chain.service(details)
+            ),
             options,
         )
 

@@ -1,19 +1,12 @@
-"""The gRPC server: its services, start and drain."""
+"""The gRPC server: its start, failure detection and drain."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from typing import Any
 
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-
-from interaction_svc.app.ingest import Ingest
-from interaction_svc.app.interactions import Interactions
 from interaction_svc.transports.address import Address
-from interaction_svc.transports.grpcio import reflection
+from interaction_svc.transports.grpcio.channel_options import channel_options
 from interaction_svc.transports.grpcio.credentials import subject_names
-from interaction_svc.transports.grpcio.health import HealthServicer
 from interaction_svc.transports.grpcio.interceptors import (
     Admission,
     Authentication,
@@ -22,51 +15,50 @@ from interaction_svc.transports.grpcio.interceptors import (
     InFlight,
     Telemetry,
 )
-from interaction_svc.transports.grpcio.interceptors.chain import Behavior, Context
-from interaction_svc.transports.grpcio.limits import GrpcLimits, channel_options
+from interaction_svc.transports.grpcio.interceptors.chain import Context
 from interaction_svc.transports.grpcio.listener import GrpcListener
 from interaction_svc.transports.grpcio.self_probe import is_probe_call
-from interaction_svc.transports.operations import REFLECTION
+from interaction_svc.transports.operations import Operation
 from interaction_svc.transports.pipeline import Pipeline, StreamTimes
-from interaction_svc.transports.rpc.methods import SERVICES, stream_methods, unary_methods
+from interaction_svc.transports.rpc.limits import GrpcLimits
+from interaction_svc.transports.rpc.method import Method
 from interaction_svc.transports.sockets import bind, cannot_listen
 from interaction_svc.transports.tls import Certificates
 
-_HEALTH_OF = ("", *SERVICES)
 _LAST_CALLS_SECONDS = 1.0
 
 
 class GrpcServer:
-    """Serves the API, health, and reflection (v1 and v1alpha)."""
+    """Serves methods over gRPC with grpc.aio."""
 
     def __init__(
         self,
-        interactions: Interactions,
-        ingest: Ingest,
+        methods: Mapping[Operation, Method],
         pipeline: Pipeline,
+        times: StreamTimes,
         address: Address,
         limits: GrpcLimits,
         *,
+        open_to_all: Collection[Operation] = (),
         certificates: Certificates | None = None,
         allowed_names: Collection[str] = (),
         reuse_port: bool = False,
+        on_restart: Callable[[], None] = lambda: None,
     ) -> None:
         """Build a server, which listens once it is started.
 
-        With `certificates` it serves TLS only. With `allowed_names` it serves only clients whose
-        certificate has one of these names. With `reuse_port` other processes of this user may
-        listen on the same port.
+        The methods in `open_to_all` need no credentials. With `certificates` it serves TLS only.
+        With `allowed_names` it serves only clients whose certificate has one of these names. With
+        `reuse_port` other processes of this user may listen on the same port. It calls `on_restart`
+        when it listens again, so that endless streams end on the old connections.
         """
         self._address = address
         self._reuses_port = reuse_port
         self._allowed_names = frozenset(allowed_names)
         self._in_flight = InFlight()
-        self._health = HealthServicer(_HEALTH_OF)
-        times = StreamTimes(limits.stream_idle_seconds, limits.stream_seconds)
         authentication = Authentication(
             pipeline,
-            # On loopback reflection needs no key.
-            open_to_all=REFLECTION if address.is_loopback else (),
+            open_to_all=open_to_all,
             is_peer_allowed=self._is_peer_allowed,
         )
         chain = Chain(
@@ -77,36 +69,24 @@ class GrpcServer:
                 Admission(pipeline, times),
                 authentication,
             ],
+            methods,
             refuses=pipeline.refuses,
         )
-        chain.add_generic_rpc_handlers(_handlers(interactions, ingest))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, chain)
-        reflection.add_reflection(chain, SERVICES)
         self._listener = GrpcListener(
             chain,
             channel_options(limits, reuse_port=reuse_port),
             certificates,
-            on_restart=self._health.end_watches,
+            on_restart=on_restart,
         )
 
     async def start(self) -> Address:
         """Listen, and return the address with its real port. Raises OSError if that fails."""
-        # The library's servicer is SERVING at first.
-        await self.set_serving(False)
         try:
             address = self._address if self._reuses_port else _with_free_port(self._address)
             await self._listener.start(address)
         except OSError as error:
             raise cannot_listen("gRPC", self._address, error) from error
         return address
-
-    async def set_serving(self, is_serving: bool) -> None:
-        """Set the health of the services to SERVING or NOT_SERVING."""
-        statuses = health_pb2.HealthCheckResponse
-        for service in _HEALTH_OF:
-            await self._health.set(
-                service, statuses.SERVING if is_serving else statuses.NOT_SERVING
-            )
 
     async def failure(self) -> str:
         """Wait until the listener fails and can't be opened again, and return the cause."""
@@ -140,32 +120,3 @@ def _with_free_port(address: Address) -> Address:
     for one in bound:
         one.close()
     return address._replace(port=port)
-
-
-def _handlers(interactions: Interactions, ingest: Ingest) -> list[grpc.GenericRpcHandler]:
-    """Return the handlers of the two services. They have no serializers: bytes pass through."""
-    unary: Any = grpc.unary_unary_rpc_method_handler
-    streamed: Any = grpc.stream_unary_rpc_method_handler
-    handlers: dict[str, Any] = {
-        operation.rpc: unary(_behavior(method.call))
-        for operation, method in unary_methods(interactions, ingest).items()
-    } | {
-        operation.rpc: streamed(_behavior(call))
-        for operation, call in stream_methods(ingest).items()
-    }
-    return [
-        grpc.method_handlers_generic_handler(
-            service,
-            {
-                rpc.rpartition("/")[2]: handler
-                for rpc, handler in handlers.items()
-                if rpc.startswith(f"/{service}/")
-            },
-        )
-        for service in SERVICES
-    ]
-
-
-def _behavior(method: Callable[[Any], Awaitable[bytes]]) -> Behavior:
-    """Return a grpc behavior that calls a method of a service without the context."""
-    return lambda request, _: method(request)

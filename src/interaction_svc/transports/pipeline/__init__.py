@@ -27,10 +27,10 @@ from interaction_svc.domain.principals import Principal
 from interaction_svc.telemetry.request_context import RequestContext
 from interaction_svc.transports.operations import Operation
 from interaction_svc.transports.pipeline.errors import ErrorBoundary
-from interaction_svc.transports.pipeline.key_watch import KeyWatch
+from interaction_svc.transports.pipeline.key_watch import Interruptible, KeyWatch
 from interaction_svc.transports.pipeline.stream_times import StreamTimes
 
-__all__ = ["ErrorBoundary", "KeyWatch", "Pipeline", "StreamTimes"]
+__all__ = ["ErrorBoundary", "Interruptible", "KeyWatch", "Pipeline", "StreamTimes"]
 
 
 class Pipeline:

@@ -1,7 +1,7 @@
 """Interrupts a stream when its key is revoked, even if nothing is sent on the stream."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -35,7 +35,7 @@ class KeyWatch:
     def __exit__(self, *_: object) -> None:
         self._checking.cancel()
 
-    async def interrupt_between(self, requests: AsyncIterator[T]) -> AsyncIterator[T]:
+    async def interrupt_between(self, requests: AsyncIterator[T]) -> AsyncGenerator[T, None]:
         """Yield the requests of a stream, which can be interrupted only between two requests.
 
         Therefore the outcome of each request is known when the stream ends.
@@ -64,10 +64,10 @@ class Interruptible:
     """A block in which a task can be interrupted with an error; one task at a time."""
 
     def __init__(self) -> None:
-        self._error: ServiceError | None = None
+        self._error: Exception | None = None
         self._task: asyncio.Task[object] | None = None
 
-    def interrupt(self, error: ServiceError) -> None:
+    def interrupt(self, error: Exception) -> None:
         """Raise the error in the task that is in the block, or in the next that enters it."""
         self._error = error
         if self._task is not None:

@@ -1,7 +1,7 @@
 """The time limits of a stream of requests."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import NamedTuple, TypeVar
 
 from interaction_svc.domain.errors import DeadlineExceeded, StreamIdle
@@ -16,7 +16,7 @@ class StreamTimes(NamedTuple):
     """The limit of the wait for the next request."""
     total: float
 
-    async def limit(self, requests: AsyncIterator[T]) -> AsyncIterator[T]:
+    async def limit(self, requests: AsyncIterator[T]) -> AsyncGenerator[T, None]:
         """Yield the requests of a stream. Raises StreamIdle, DeadlineExceeded."""
         loop = asyncio.get_running_loop()
         end = loop.time() + self.total

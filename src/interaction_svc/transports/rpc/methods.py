@@ -1,9 +1,4 @@
-"""The methods of the API by operation, for engines that have no generated stubs."""
-
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import NamedTuple
-
-from google.protobuf.message import Message
+"""The table of the RPC methods that every engine serves."""
 
 from interaction_svc.app.ingest import Ingest
 from interaction_svc.app.interactions import Interactions
@@ -15,49 +10,43 @@ from interaction_svc.transports.operations import (
     RECORD_STREAM,
     Operation,
 )
+from interaction_svc.transports.rpc.health import HealthServicer
 from interaction_svc.transports.rpc.ingest_service import IngestServicer
 from interaction_svc.transports.rpc.interaction_service import InteractionServicer
+from interaction_svc.transports.rpc.method import Method
+from interaction_svc.transports.rpc.reflection import reflection_methods
 from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 from interaction_svc.v1 import interaction_service_pb2 as pb
 
 INTERACTION_SERVICE = pb.DESCRIPTOR.services_by_name["InteractionService"]
 INGEST_SERVICE = ingest_pb.DESCRIPTOR.services_by_name["IngestService"]
 SERVICES = (INTERACTION_SERVICE.full_name, INGEST_SERVICE.full_name)
-"""The names of the two services."""
-
-UnaryCall = Callable[[bytes], Awaitable[bytes]]
-StreamCall = Callable[[AsyncIterator[bytes]], Awaitable[bytes]]
+"""The names of the two services of the API."""
 
 
-class UnaryMethod(NamedTuple):
-    """A method with one request and one response, both as bytes."""
-
-    call: UnaryCall
-    request: type[Message]
-    response: type[Message]
-
-
-def unary_methods(interactions: Interactions, ingest: Ingest) -> dict[Operation, UnaryMethod]:
-    """Return the methods of both services with one request and one response."""
+def rpc_methods(
+    interactions: Interactions, ingest: Ingest, health: HealthServicer
+) -> dict[Operation, Method]:
+    """Return all methods: of both services of the API, of health, and of reflection."""
     reading, recording = InteractionServicer(interactions), IngestServicer(ingest)
     return {
-        GET: UnaryMethod(
-            reading.get_interaction, pb.GetInteractionRequest, pb.GetInteractionResponse
-        ),
-        LIST: UnaryMethod(
+        GET: Method(reading.get_interaction, pb.GetInteractionRequest, pb.GetInteractionResponse),
+        LIST: Method(
             reading.list_interactions, pb.ListInteractionsRequest, pb.ListInteractionsResponse
         ),
-        DELETE: UnaryMethod(
+        DELETE: Method(
             reading.delete_interaction, pb.DeleteInteractionRequest, pb.DeleteInteractionResponse
         ),
-        RECORD: UnaryMethod(
+        RECORD: Method(
             recording.record_interaction,
             ingest_pb.RecordInteractionRequest,
             ingest_pb.RecordInteractionResponse,
         ),
+        RECORD_STREAM: Method(
+            recording.record_interactions,
+            ingest_pb.RecordInteractionsRequest,
+            ingest_pb.RecordInteractionsResponse,
+        ),
+        **health.methods(),
+        **reflection_methods(SERVICES),
     }
-
-
-def stream_methods(ingest: Ingest) -> dict[Operation, StreamCall]:
-    """Return the methods of both services with a stream of requests and one response."""
-    return {RECORD_STREAM: IngestServicer(ingest).record_interactions}

@@ -1,6 +1,6 @@
-"""The limits of the gRPC listener, and its channel options."""
+"""The options of grpc's core for the limits of the listener."""
 
-from dataclasses import dataclass
+from interaction_svc.transports.rpc.limits import GrpcLimits
 
 _KEEPALIVE_TIMEOUT_SECONDS = 20
 _CLIENT_PING_SECONDS = 10
@@ -14,31 +14,6 @@ as much as serving it, so that under overload only this queue can refuse calls c
 default length, which is three times as long, calls would wait for seconds (docs/overload.md). Calls
 of the health service have their own queue.
 """
-
-
-@dataclass(frozen=True, slots=True)
-class GrpcLimits:
-    """The limits of the gRPC listener. Sizes are in bytes."""
-
-    max_message_bytes: int
-    max_header_bytes: int
-    """The largest metadata of a call."""
-    max_streams_per_connection: int
-    """The number of calls in progress on a connection. Further ones wait in the client."""
-    max_connections: int
-    """The number of open connections. Further ones are closed."""
-    header_timeout_seconds: float
-    """The time limit of a TLS handshake."""
-    connection_idle_seconds: float
-    """A connection without calls is closed after this time."""
-    connection_age_seconds: float
-    """A connection is replaced after this time; 0: never."""
-    keepalive_seconds: float
-    """A client that sends nothing for this time gets a ping."""
-    stream_idle_seconds: float
-    """The time limit of the wait for the next request of a stream."""
-    stream_seconds: float
-    """The time limit of a whole stream of requests."""
 
 
 def channel_options(limits: GrpcLimits, *, reuse_port: bool) -> list[tuple[str, int]]:

@@ -4,17 +4,19 @@ The library lacks two features that are added here: v1, which has the same messa
 finding methods and enum values by their full names.
 """
 
+from collections.abc import AsyncIterator
 from typing import Any
 
-import grpc
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health, health_pb2
-from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from interaction_svc.transports.grpcio.interceptors import Chain
+from interaction_svc.transports.operations import REFLECTION, Operation
+from interaction_svc.transports.rpc.method import Method
+from interaction_svc.transports.rpc.requests import parse_request
 from interaction_svc.v1 import error_reason_pb2, ingest_service_pb2, interaction_service_pb2
 
 V1 = "grpc.reflection.v1.ServerReflection"
@@ -28,19 +30,21 @@ _FILES = (
 )
 
 
-def add_reflection(chain: Chain, services: tuple[str, ...]) -> None:
-    """Add both reflection services. They list `services`, health, and themselves."""
+def reflection_methods(services: tuple[str, ...]) -> dict[Operation, Method]:
+    """Return the methods of both versions. They list `services`, health, and themselves."""
     names = (*services, health.SERVICE_NAME, reflection.SERVICE_NAME, V1)
     servicer = _Servicer(names, _pool())
-    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, chain)
-    handler: Any = grpc.stream_stream_rpc_method_handler(
-        servicer.ServerReflectionInfo,
-        reflection_pb2.ServerReflectionRequest.FromString,
-        reflection_pb2.ServerReflectionResponse.SerializeToString,
+    asked, answered = (
+        reflection_pb2.ServerReflectionRequest,
+        reflection_pb2.ServerReflectionResponse,
     )
-    chain.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler(V1, {"ServerReflectionInfo": handler}),)
-    )
+
+    async def info(requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        parsed = (parse_request(asked, request) async for request in requests)
+        async for response in servicer.ServerReflectionInfo(parsed, None):
+            yield response.SerializeToString()
+
+    return dict.fromkeys(REFLECTION, Method(info, asked, answered))
 
 
 class _Servicer(reflection.aio.ReflectionServicer):  # type: ignore[misc] # it has no types

@@ -1,0 +1,1 @@
+"""The gRPC listener on h2corn, an HTTP/2 server for ASGI applications (an optional package)."""
