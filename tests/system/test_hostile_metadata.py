@@ -8,6 +8,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from testing import http2
 from testing.api_keys import IssuedKey, new_key
 from testing.build import Parents, new_parents
@@ -20,7 +21,8 @@ from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceSt
 
 pytestmark = pytest.mark.each_engine
 
-OK, INVALID_ARGUMENT, DEADLINE_EXCEEDED, INTERNAL, UNAUTHENTICATED = "0", "3", "4", "13", "16"
+OK, INVALID_ARGUMENT, DEADLINE_EXCEEDED = "0", "3", "4"
+UNIMPLEMENTED, INTERNAL, UNAUTHENTICATED = "12", "13", "16"
 LOG_BYTES_A_CALL = 800
 """The maximum size of the two log lines of a refused call: its audit line and its own."""
 
@@ -56,7 +58,7 @@ class Client:
 
     async def status_of(
         self,
-        method: str,
+        method: str | bytes,
         metadata: http2.Pairs,
         request: bytes,
         authority: str | None = "localhost",
@@ -142,6 +144,26 @@ async def test_a_second_authorization_is_refused(
         for other in ("Bearer x", key.bearer):
             metadata = [("authorization", key.bearer), ("authorization", other)]
             assert await client.status_of(LIST, metadata, request) == UNAUTHENTICATED
+
+
+async def test_paths_that_are_not_utf_8_do_not_affect_other_calls(
+    server: Served, key: IssuedKey, parents: Parents
+) -> None:
+    async with (
+        grpc.aio.insecure_channel(server.grpc_address) as channel,
+        client_of(server) as client,
+    ):
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        for path in (b"/\xff", b"/a/\x80b", b"\xff", f"/{SECRET}".encode() + b"\xc3"):
+            for _ in range(20):
+                assert await client.status_of(path, [], b"") == UNIMPLEMENTED
+            await InteractionServiceStub(channel).ListInteractions(
+                list_request(parents), metadata=[("authorization", key.bearer)]
+            )
+        assert not watch.done()
+    assert not logged(server, "the gRPC listener has been opened again")
+    assert SECRET not in server.log.read_text()
 
 
 @pytest.mark.parametrize("method", [LIST, RECORD_MANY])

@@ -163,7 +163,9 @@ class Server:
             if not self._listens:
                 self.app = make_app(settings.public_url or http_address.url("http"))
             if self._listens and settings.grpc:
-                await self._start_grpc(methods, pipeline, times, certificates)
+                await self._start_grpc(
+                    methods, pipeline, times, certificates, health_servicer.end_watches
+                )
             if self._listens and settings.http:
                 await self._start_http(make_app, certificates)
             await health.start()
@@ -188,6 +190,7 @@ class Server:
         pipeline: Pipeline,
         times: StreamTimes,
         certificates: Certificates | None,
+        on_restart: Callable[[], None],
     ) -> None:
         settings = self._settings
         address = Address.parse(settings.grpc_address)
@@ -227,6 +230,7 @@ class Server:
                 certificates=certificates,
                 allowed_names=settings.tls_client_names,
                 reuse_port=self._is_worker,
+                on_restart=on_restart,
             )
         self.grpc_address = await grpc.start()
         self._listening.append(grpc)

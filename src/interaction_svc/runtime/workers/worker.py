@@ -14,6 +14,7 @@ from interaction_svc.runtime.server import Server
 from interaction_svc.runtime.settings import Settings
 from interaction_svc.runtime.workers.control_messages import FAILURES, StartupReport, read_settings
 from interaction_svc.runtime.workers.worker_metrics import FOLDER_VARIABLE
+from interaction_svc.telemetry.library_logs import log_stray_errors
 from interaction_svc.telemetry.logs import configure_logs
 
 
@@ -26,6 +27,7 @@ def main(number: int) -> None:
     threading.Thread(target=_end_with, args=(group,), daemon=True).start()
     settings = read_settings(line)
     configure_logs(settings.log_level, worker=number)
+    log_stray_errors()
     try:
         event_loop.run(_serve(settings, number))
     except FAILURES as error:
