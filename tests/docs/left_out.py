@@ -33,6 +33,10 @@ LEFT_OUT = {
         "INTERACTION_SVC_STORE=sqlite:///interactions.db hypercorn"
         " 'interaction_svc.asgi:create_app()'",
     ): "tests/system/test_other_asgi_server.py serves so",
+    (
+        "docs/engines.md",
+        "pip install 'interaction-svc[h2corn]'",
+    ): "needs a package index; tests with the mark each_engine serve so",
     ("docs/postgresql.md", "pip install 'interaction-svc[postgres]'"): _OPERATORS,
     (
         "docs/postgresql.md",

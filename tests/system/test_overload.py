@@ -100,7 +100,7 @@ async def test_under_overload_calls_succeed_or_get_retry_info(
 
 
 async def test_a_flood_of_calls_is_partly_served_and_partly_refused_at_once(
-    tmp_path: Path, parents: Parents
+    tmp_path: Path, parents: Parents, engine: str
 ) -> None:
     interaction = new_interaction(parents)
     with served(tmp_path, *LIMITS) as server:
@@ -122,9 +122,9 @@ async def test_a_flood_of_calls_is_partly_served_and_partly_refused_at_once(
             answered = await flood
             assert checks > 1
             # The service refuses with RESOURCE_EXHAUSTED (8). grpc refuses calls that wait for
-            # Python with CANCELLED (1).
-            assert set(answered.refused) <= {"1", "8"}
-            assert "1" in answered.refused
+            # Python with CANCELLED (1). h2corn has no such queue.
+            assert set(answered.refused) <= ({"1", "8"} if engine == "grpcio" else {"8", "reset"})
+            assert ("1" if engine == "grpcio" else "8") in answered.refused
             assert len(answered.ok) >= AT_ONCE
             assert (answered.unanswered, answered.closed) == (0, 0)
             assert resident_mib(server) <= before + GROWTH_MIB

@@ -28,6 +28,7 @@ from interaction_svc.domain.principals import Principal, Role
 from interaction_svc.domain.units import MIB
 from interaction_svc.runtime.http_app import http_app
 from interaction_svc.store.factory import open_store
+from interaction_svc.transports.connect.app import RpcApp
 from interaction_svc.transports.operations import GET
 from interaction_svc.transports.pipeline import Pipeline
 from interaction_svc.v1.interaction_service_pb2 import GetInteractionResponse
@@ -164,9 +165,8 @@ async def opened(folder: Path, name: str) -> AsyncIterator[Transport]:
     pipeline = Pipeline(Authenticator(store, allows_anonymous=False), control)
     interactions = Failing(store)
     methods = methods_of(interactions, Ingest(store))
-    app = http_app(
-        interactions, methods, "http://x", pipeline, STREAM_TIMES, max_message_bytes=4 * MIB
-    )
+    rpc = RpcApp(methods, pipeline, STREAM_TIMES, max_message_bytes=4 * MIB)
+    app = http_app(interactions, rpc, "http://x", pipeline)
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
         if name == "rest":

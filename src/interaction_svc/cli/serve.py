@@ -40,6 +40,7 @@ def serve(
     """
     if not (settings.grpc or settings.http):
         raise SettingsError("with neither gRPC nor HTTP there is nothing to serve")
+    settings.check_engine()
     configure_logs(settings.log_level)
     log_stray_errors()
     process_tuning.allow_open_files()

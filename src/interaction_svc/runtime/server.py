@@ -3,10 +3,10 @@
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import structlog
 from starlette.types import ASGIApp
@@ -37,12 +37,11 @@ from interaction_svc.transports.connect.app import RpcApp
 from interaction_svc.transports.grpcio.server import GrpcServer
 from interaction_svc.transports.http1.protocol import HttpLimits
 from interaction_svc.transports.http1.server import HttpServer
-from interaction_svc.transports.operations import Operation, open_methods
+from interaction_svc.transports.operations import open_methods
 from interaction_svc.transports.pipeline import Pipeline, StreamTimes
 from interaction_svc.transports.rest.responses import error_response
 from interaction_svc.transports.rpc.health import HealthServicer
 from interaction_svc.transports.rpc.limits import GrpcLimits
-from interaction_svc.transports.rpc.method import Method
 from interaction_svc.transports.rpc.methods import SERVICES, rpc_methods
 from interaction_svc.transports.tls import Certificates
 
@@ -85,6 +84,7 @@ class Server:
         self._worker = worker
         self._is_worker = worker is not None
         self._listening: list[GrpcServer | H2cornServer | HttpServer] = []
+        self._rpc_apps: list[RpcApp] = []
         self._has_started = False
         self._liveness = Liveness()
         self.ended = self._liveness.ended
@@ -132,10 +132,7 @@ class Server:
             retention = Retention(self.store, settings.retain_days, settings.retain_days_by_service)
             cleanups.push_async_callback(retention.stop)
             if settings.metrics and not self._is_worker:
-                metrics = MetricsServer(Address.parse(settings.metrics_address))
-                cleanups.push_async_callback(metrics.stop)
-                self.metrics_address = metrics.start()
-                self._liveness.watch("the metrics listener", metrics.failure())
+                self._start_metrics(cleanups)
             cleanups.push_async_callback(self._drain, health)
             cleanups.push_async_callback(self._liveness.stop)
             if self._is_worker:
@@ -147,16 +144,25 @@ class Server:
             times = StreamTimes(settings.stream_idle_seconds, settings.stream_seconds)
             http_address = Address.parse(settings.http_address)
 
-            def make_app(base_url: str) -> ASGIApp:
-                return http_app(
-                    interactions,
+            def make_rpc_app(address: Address | None, names: Collection[str] = ()) -> RpcApp:
+                rpc = RpcApp(
                     methods,
-                    base_url,
                     pipeline,
                     times,
                     max_message_bytes=settings.max_message_bytes,
+                    open_to_all=() if address is None else open_methods(address),
+                    allowed_names=names,
+                )
+                self._rpc_apps.append(rpc)
+                return rpc
+
+            def make_app(base_url: str) -> ASGIApp:
+                return http_app(
+                    interactions,
+                    make_rpc_app(http_address if self._listens else None),
+                    base_url,
+                    pipeline,
                     cors_origins=settings.http_cors_origins,
-                    open_to_all=open_methods(http_address) if self._listens else (),
                     is_ready=lambda: health.is_serving,
                 )
 
@@ -164,7 +170,15 @@ class Server:
                 self.app = make_app(settings.public_url or http_address.url("http"))
             if self._listens and settings.grpc:
                 await self._start_grpc(
-                    methods, pipeline, times, certificates, health_servicer.end_watches
+                    make_rpc_app,
+                    lambda **given: GrpcServer(
+                        methods,
+                        pipeline,
+                        times,
+                        on_restart=health_servicer.end_watches,
+                        **given,
+                    ),
+                    certificates,
                 )
             if self._listens and settings.http:
                 await self._start_http(make_app, certificates)
@@ -184,54 +198,31 @@ class Server:
     ) -> None:
         await self._cleanups.aclose()
 
+    def _start_metrics(self, cleanups: AsyncExitStack) -> None:
+        metrics = MetricsServer(Address.parse(self._settings.metrics_address))
+        cleanups.push_async_callback(metrics.stop)
+        self.metrics_address = metrics.start()
+        self._liveness.watch("the metrics listener", metrics.failure())
+
     async def _start_grpc(
         self,
-        methods: Mapping[Operation, Method],
-        pipeline: Pipeline,
-        times: StreamTimes,
+        make_rpc_app: Callable[[Address, Collection[str]], RpcApp],
+        make_grpcio: Callable[..., GrpcServer],
         certificates: Certificates | None,
-        on_restart: Callable[[], None],
     ) -> None:
         settings = self._settings
-        address = Address.parse(settings.grpc_address)
-        limits = GrpcLimits(
-            max_message_bytes=settings.max_message_bytes,
-            max_header_bytes=settings.max_header_bytes,
-            max_streams_per_connection=settings.max_streams_per_connection,
-            max_connections=settings.max_connections,
-            header_timeout_seconds=settings.header_timeout_seconds,
-            connection_idle_seconds=settings.connection_idle_seconds,
-            connection_age_seconds=settings.connection_age_seconds,
-            max_calls=settings.max_concurrent_calls + settings.max_waiting_calls,
-            drain_seconds=settings.drain_seconds,
-            keepalive_seconds=settings.keepalive_seconds,
-        )
+        address, names = Address.parse(settings.grpc_address), settings.tls_client_names
+        given: dict[str, Any] = {
+            "address": address,
+            "limits": _grpc_limits(settings),
+            "certificates": certificates,
+            "reuse_port": self._is_worker,
+        }
         grpc: GrpcServer | H2cornServer
         if settings.grpc_engine == "h2corn":
-            app = RpcApp(
-                methods,
-                pipeline,
-                times,
-                max_message_bytes=settings.max_message_bytes,
-                open_to_all=open_methods(address),
-                allowed_names=settings.tls_client_names,
-            )
-            grpc = _h2corn_server()(
-                app, address, limits, certificates=certificates, reuse_port=self._is_worker
-            )
+            grpc = _h2corn_server()(make_rpc_app(address, names), **given)
         else:
-            grpc = GrpcServer(
-                methods,
-                pipeline,
-                times,
-                address,
-                limits,
-                open_to_all=open_methods(address),
-                certificates=certificates,
-                allowed_names=settings.tls_client_names,
-                reuse_port=self._is_worker,
-                on_restart=on_restart,
-            )
+            grpc = make_grpcio(open_to_all=open_methods(address), allowed_names=names, **given)
         self.grpc_address = await grpc.start()
         self._listening.append(grpc)
         self._liveness.watch("the gRPC listener", grpc.failure())
@@ -266,11 +257,28 @@ class Server:
         await health.stop()
         if self._has_started:
             await asyncio.sleep(self._settings.drain_delay_seconds)
+        for rpc in self._rpc_apps:
+            rpc.end_streams()
         drains = (server.drain(self._settings.drain_seconds) for server in self._listening)
         results = await asyncio.gather(*drains, return_exceptions=True)
         for result in results:  # raised only after both have drained
             if isinstance(result, BaseException):
                 raise result
+
+
+def _grpc_limits(settings: Settings) -> GrpcLimits:
+    return GrpcLimits(
+        max_message_bytes=settings.max_message_bytes,
+        max_header_bytes=settings.max_header_bytes,
+        max_streams_per_connection=settings.max_streams_per_connection,
+        max_connections=settings.max_connections,
+        header_timeout_seconds=settings.header_timeout_seconds,
+        connection_idle_seconds=settings.connection_idle_seconds,
+        connection_age_seconds=settings.connection_age_seconds,
+        max_calls=settings.max_concurrent_calls + settings.max_waiting_calls,
+        drain_seconds=settings.drain_seconds,
+        keepalive_seconds=settings.keepalive_seconds,
+    )
 
 
 def _h2corn_server() -> "type[H2cornServer]":

@@ -283,6 +283,19 @@ class Settings(BaseSettings):
             for name, value in given.items()
         }
 
+    def check_engine(self) -> None:
+        """Raise SettingsError if a setting is given that the engine does not have."""
+        if self.grpc_engine == "grpcio":
+            return
+        for name, what in (
+            ("connection_age_seconds", "does not limit the age of connections"),
+            ("keepalive_seconds", "sends no pings"),
+        ):
+            if name in self.model_fields_set:
+                raise SettingsError(
+                    f"{name}: the engine h2corn {what}; leave it out, or use grpc_engine grpcio"
+                )
+
     @property
     def postgres_limits(self) -> PostgresLimits:
         """The limits of connections to a PostgreSQL store."""

@@ -74,10 +74,10 @@ async def test_get_returns_the_interaction(
     assert answer.http.headers["cache-control"] == "no-store"
 
 
-@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("compress", ["", "gzip"])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 async def test_list_pages_to_the_end(
-    http: httpx.AsyncClient, ingest: Ingest, parents: Parents, protocol: str, compress: bool
+    http: httpx.AsyncClient, ingest: Ingest, parents: Parents, protocol: str, compress: str
 ) -> None:
     made = new_session(parents, 25)
     await record(ingest, *made)
@@ -220,7 +220,6 @@ async def test_get_is_only_for_methods_without_side_effects(http: httpx.AsyncCli
         ("", "encoding"),
         ("encoding=xml&message={}", "encoding"),
         ("encoding=proto&message=%21&base64=1", "message"),
-        ("encoding=json&message={}&compression=br", "compression"),
     ],
 )
 async def test_a_bad_query_names_its_parameter(

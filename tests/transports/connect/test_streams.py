@@ -124,7 +124,7 @@ async def test_health_is_watched_until_the_client_leaves(tmp_path: Path, protoco
 
 
 async def test_the_end_of_a_watched_server_is_an_error_in_the_stream(tmp_path: Path) -> None:
-    with served(tmp_path, "--drain-seconds", "1") as server:
+    with served(tmp_path, "--drain-seconds", "3600") as server:
         async with client_of(server) as http:
             watching = asyncio.create_task(
                 call_stream(

@@ -55,10 +55,13 @@ class Connection:
 async def connection(server: Served) -> AsyncIterator[Connection]:
     host, _, port = server.grpc_address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
-    yield Connection(reader, writer)
-    writer.close()
+    try:
+        yield Connection(reader, writer)
+    finally:
+        writer.close()
 
 
+@pytest.mark.each_engine("grpcio")  # on h2corn they wait: tests/transports/h2corn
 async def test_connections_are_limited(tmp_path: Path) -> None:
     async def is_served(opened: Connection) -> bool:
         opened.begin()
@@ -105,6 +108,7 @@ async def test_an_idle_connection_is_closed(tmp_path: Path) -> None:
             await opened.until_closed()
 
 
+@pytest.mark.each_engine("grpcio")
 async def test_a_silent_client_gets_a_keepalive_ping(tmp_path: Path) -> None:
     with served(tmp_path, "--keepalive-seconds", "1") as server:
         async with connection(server) as opened:
@@ -112,6 +116,7 @@ async def test_a_silent_client_gets_a_keepalive_ping(tmp_path: Path) -> None:
             await opened.until(PING)
 
 
+@pytest.mark.each_engine("grpcio")
 async def test_an_old_connection_is_replaced_without_failing_its_calls(
     tmp_path: Path, parents: Parents
 ) -> None:

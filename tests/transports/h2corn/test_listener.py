@@ -150,6 +150,24 @@ def test_the_limit_on_connections_is_below_that_on_open_files(
     assert server._max_connections(wanted) == allowed
 
 
+@pytest.mark.parametrize(
+    ("flag", "problem"),
+    [
+        ("--keepalive-seconds", b"keepalive_seconds: the engine h2corn sends no pings"),
+        (
+            "--connection-age-seconds",
+            b"connection_age_seconds: the engine h2corn does not limit the age of connections",
+        ),
+    ],
+)
+def test_settings_that_it_does_not_have_are_refused(
+    tmp_path: Path, flag: str, problem: bytes
+) -> None:
+    ended = run("serve", "--grpc-engine", "h2corn", flag, "60", cwd=tmp_path)
+    assert ended.returncode == 2
+    assert problem in ended.stderr
+
+
 def test_without_the_package_the_error_names_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "h2corn.py").write_text("raise ModuleNotFoundError('h2corn')")
     path = f"{tmp_path}:{Path(server.__file__).parents[3]}"

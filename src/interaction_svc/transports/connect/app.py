@@ -5,12 +5,13 @@ request is read. The deadline includes the arrival of the body and the sending o
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator, Mapping
 from contextlib import (
     AbstractContextManager,
     AsyncExitStack,
     aclosing,
     asynccontextmanager,
+    contextmanager,
     nullcontext,
 )
 from typing import Any
@@ -52,6 +53,7 @@ from interaction_svc.transports.pipeline import (
 from interaction_svc.transports.rpc.method import Method
 from interaction_svc.transports.status import codes_of
 
+_STOPPING = "The service is shutting down"
 _ANONYMOUS_BYTES = 4 * KIB
 """The largest message of an operation that needs no credentials, such as a health check."""
 
@@ -82,6 +84,17 @@ class RpcApp:
         self._open_to_all = frozenset(open_to_all)
         self._is_peer_allowed = AllowedNames(allowed_names) if allowed_names else None
         self._protocols = Protocols()
+        self._without_end: set[asyncio.Task[object]] = set()
+        self._is_ending = False
+
+    def end_streams(self) -> None:
+        """End the streams that need no permission, which can last for ever, for a drain.
+
+        Their clients get UNAVAILABLE. Further ones are refused.
+        """
+        self._is_ending = True
+        for task in self._without_end:
+            task.cancel()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request.
@@ -110,7 +123,7 @@ class RpcApp:
             except asyncio.CancelledError:
                 # At the end of a drain. Some servers also cancel if the client is gone: then
                 # sending raises ClientGoneError.
-                call.error = Unavailable("The service is shutting down")
+                call.error = Unavailable(_STOPPING)
             error = call.error
             assert error is not None  # noqa: S101 ErrorBoundary or the branch above has set it
             call.code = codes_of(type(error)).grpc_name
@@ -161,8 +174,9 @@ class RpcApp:
             assert isinstance(protocol, StreamProtocol)  # noqa: S101 it serves streams
             seconds = protocol.timeout(request.headers)
             end = None if seconds is None else asyncio.get_running_loop().time() + seconds
-            async with _client_deadline(end):
-                await self._stream(request, protocol, method, call, sender)
+            with self._ended_at_drain(operation):
+                async with _client_deadline(end):
+                    await self._stream(request, protocol, method, call, sender)
             return
         if not operation.is_limited:
             with self._pipeline.deadline:
@@ -232,6 +246,21 @@ class RpcApp:
 
     def _needs_credentials(self, operation: Operation) -> bool:
         return operation.needs_credentials and operation not in self._open_to_all
+
+    @contextmanager
+    def _ended_at_drain(self, operation: Operation) -> Iterator[None]:
+        """Cancel the block at `end_streams` if its operation needs no permission."""
+        task = asyncio.current_task()
+        if operation.permission is not None or task is None:
+            yield
+            return
+        if self._is_ending:
+            raise Unavailable(_STOPPING)
+        self._without_end.add(task)
+        try:
+            yield
+        finally:
+            self._without_end.discard(task)
 
     async def _stream(
         self,

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import h2corn
 import structlog
+from h2corn import _lib
 from starlette.types import ASGIApp
 
 from interaction_svc.telemetry import metrics
@@ -19,6 +20,9 @@ from interaction_svc.transports.sockets import CHECK_SECONDS, bind, cannot_liste
 from interaction_svc.transports.tls import Certificates, PemFiles
 
 log = structlog.get_logger()
+
+# h2corn prints it at every start, whatever the level of the log is, and has no option against it.
+_lib.emit_banner = lambda *_: None
 
 _BACKLOG = 2048
 """Connections that the kernel holds until they are accepted."""
