@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from testing.api_keys import IssuedKey
 from testing.process import Served, run, served
@@ -58,8 +58,13 @@ def main() -> None:
         running = [stack.enter_context(_serve(tree, folder, rows, given.engine)) for tree in trees]
         over_grpc = [_grpc_contender(each, rows) for each in running]
         over_rest = [_rest_contender(each, rows) for each in running]
+        over_connect = [_connect_contender(each, rows) for each in running]
         print(machine())
-        for transport, contenders in ((f"gRPC on {given.engine}", over_grpc), ("REST", over_rest)):
+        for transport, contenders in (
+            (f"gRPC on {given.engine}", over_grpc),
+            ("REST", over_rest),
+            ("Connect as JSON", over_connect),
+        ):  # fmt: skip
             costs = _measured(contenders, given.rounds, given.seconds)
             print(f"\n{transport}, server CPU of a request in microseconds:\n")
             print(markdown([("", "base", "here", "here ÷ base", "quartiles", "noise"), *costs]))
@@ -87,16 +92,28 @@ def _new_key(tree: _Tree, folder: Path, role: str, rows: Rows) -> IssuedKey:
 
 def _grpc_contender(running: _Running, rows: Rows) -> Contender:
     tree, server, key = running
-    asked = {GET: [get_request(each) for each in rows.session[:GETS]]} | {
-        case_of(size): [list_request(rows.parents, page_size=size)] for size in _SIZES
-    }
     metadata = (("authorization", key.bearer),)
     address = server.grpc_address
     requests = {
         case: tuple(reading.grpc_request(address, request, metadata) for request in of_case)
-        for case, of_case in asked.items()
+        for case, of_case in _rpc_requests(rows).items()
     }
     return Contender(tree.name, server.process.pid, address, requests)
+
+
+def _connect_contender(running: _Running, rows: Rows) -> Contender:
+    tree, server, key = running
+    address, header = server.base_url.removeprefix("http://"), reading.header_of(key.basic)
+    requests = {
+        case: tuple(reading.connect_request(address, request, header) for request in of_case)
+        for case, of_case in _rpc_requests(rows).items()
+    }
+    return Contender(tree.name, server.process.pid, address, requests)
+
+
+def _rpc_requests(rows: Rows) -> dict[str, list[Any]]:
+    lists = {case_of(size): [list_request(rows.parents, page_size=size)] for size in _SIZES}
+    return {GET: [get_request(each) for each in rows.session[:GETS]]} | lists
 
 
 def _rest_contender(running: _Running, rows: Rows) -> Contender:

@@ -148,7 +148,7 @@ def _of_connections(server: Served, address: str, greeting: bytes) -> float:
             if greeting:
                 connection.settimeout(10)
                 assert connection.recv(1)  # the server's settings: it has accepted the connection
-        return (resident_mib(server.process.pid) - before) * 1024 / CONNECTIONS
+        return (_steady(server) - before) * 1024 / CONNECTIONS
 
 
 def _run(server: Served, requests: tuple[Request, ...], seconds: float) -> None:

@@ -134,24 +134,24 @@ def make_rows() -> Rows:
 
 
 @contextmanager
-def serve_rows(folder: Path) -> Iterator[Stored]:
+def serve_rows(folder: Path, *flags: str) -> Iterator[Stored]:
     """Serve a store with rows until the end of the block."""
     rows = make_rows()
     account_sid = rows.parents.account_sid
     key = new_key(folder / "interactions.db", "read", account_sid)
     writer = new_key(folder / "interactions.db", "ingest", account_sid)
-    with served(folder) as server:
+    with served(folder, *flags) as server:
         record(server.grpc_address, writer, rows.made)
         yield Stored(server, key, rows.parents, rows.session[:GETS], rows.others)
 
 
 @contextmanager
-def serve_same(server: Served, folder: Path, engine: str) -> Iterator[Served]:
+def serve_same(server: Served, folder: Path, engine: str, *flags: str) -> Iterator[Served]:
     """Serve the store of another server from a second process, on an engine of gRPC."""
     own = folder / engine
     own.mkdir()
     store = f"sqlite:///{server.store}"
-    with served(own, "--store", store, "--grpc-engine", engine) as beside:
+    with served(own, "--store", store, "--grpc-engine", engine, *flags) as beside:
         yield beside
 
 

@@ -64,7 +64,8 @@ def main() -> int:
         folder = Path(name)
         made = [new_interaction(new_parents()) for _ in range(_INTERACTIONS)]
         key = new_key(folder / "interactions.db", "admin")
-        with served(folder, "--grpc-engine", given.engine) as server:
+        flags = ("--grpc-engine", given.engine, "--calls-per-second", "0")
+        with served(folder, *flags) as server:
             address = server.grpc_address
             record(address, key, made)
             metadata = (("authorization", key.bearer),)

@@ -7,10 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
-import pytest
-
 from testing.build import new_parents
-from testing.process import Served, served
+from testing.process import Served
 from testing.requests import basic
 from testing.wait import wait_until
 
@@ -129,12 +127,6 @@ def unharmed(server: Served) -> Iterator[None]:
     logged = server.log.read_text()
     assert MARK not in logged
     assert "Traceback" not in logged
-
-
-def limited_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """Serve with low limits. Test modules use this as a fixture."""
-    with served(tmp_path_factory.mktemp("limited"), *LIMITS) as running:
-        yield running
 
 
 def headers_of(size: int, more: bytes = b"Connection: close\r\n") -> bytes:

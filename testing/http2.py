@@ -4,6 +4,7 @@ Headers are not compressed: they are sent as literals. The settings request the 
 that its trailers contain the status as plain text.
 """
 
+import re
 import struct
 from collections.abc import Iterator, Sequence
 
@@ -67,14 +68,16 @@ def _string(text: bytes) -> bytes:
     return bytes(length) + text
 
 
-def call_headers(method: str, metadata: Pairs = ()) -> bytes:
+def call_headers(
+    method: str | bytes, metadata: Pairs = (), authority: str | None = "localhost"
+) -> bytes:
     """Return the header block of a gRPC call."""
     return header_block(
         [
             (":method", "POST"),
             (":scheme", "http"),
             (":path", method),
-            (":authority", "localhost"),
+            *([] if authority is None else [(":authority", authority)]),
             ("te", "trailers"),
             ("content-type", "application/grpc"),
             *metadata,
@@ -92,6 +95,16 @@ def call(stream: int, headers: bytes, data: bytes) -> bytes:
     return frame(HEADERS, END_HEADERS, stream, headers) + frame(DATA, END_STREAM, stream, data)
 
 
+_STATUS = re.compile(rb"(?:grpc-status|\x9a\xca\xc8\xb2\x12\x34\xda\x8f)[\x01\x02](\d+)")
+"""The status after its name, which may be Huffman-coded. The value is plain text."""
+
+
+def status_in(block: bytes) -> str | None:
+    """Return the gRPC status in a header block, which has no indexed fields; None without one."""
+    found = _STATUS.search(block)
+    return None if found is None else found[1].decode()
+
+
 def frames(received: bytearray) -> Iterator[tuple[int, int, int, bytes]]:
     """Remove and yield the complete frames: kind, flags, stream, payload."""
     begin = 0
@@ -104,3 +117,56 @@ def frames(received: bytearray) -> Iterator[tuple[int, int, int, bytes]]:
         yield kind, flags, stream & LARGEST_WINDOW, bytes(received[begin + HEADER_BYTES : end])
         begin = end
     del received[:begin]
+
+
+class Sender:
+    """Sends unfinished messages on streams, within the flow control of the peer."""
+
+    def __init__(self, sizes: dict[int, int]) -> None:
+        self.left = sizes
+        """The bytes that each stream has yet to send. The last byte of a message is never sent."""
+        self._begun: set[int] = set()
+        self._first = FIRST_WINDOW
+        self._window = FIRST_WINDOW
+        self._windows = dict.fromkeys(sizes, FIRST_WINDOW)
+        self._received = bytearray()
+
+    def data(self) -> bytes:
+        """Return the frames that may be sent now."""
+        sent = []
+        for stream in self.left:
+            while size := min(self.left[stream], self._window, self._windows[stream], 16_384):
+                content = bytes(size)
+                if stream not in self._begun:
+                    content = (struct.pack(">BI", 0, self.left[stream]) + content)[:size]
+                    self._begun.add(stream)
+                sent.append(frame(DATA, 0, stream, content))
+                self.left[stream] -= size
+                self._window -= size
+                self._windows[stream] -= size
+        return b"".join(sent)
+
+    def receive(self, received: bytes) -> bytes:
+        """Take bytes of the peer, and return the frames that acknowledge them."""
+        self._received += received
+        answers = []
+        for kind, flags, stream, payload in frames(self._received):
+            if kind == WINDOW_UPDATE and stream == 0:
+                self._window += int.from_bytes(payload)
+            elif kind == WINDOW_UPDATE:
+                self._windows[stream] += int.from_bytes(payload)
+            elif kind == RST_STREAM or (flags & END_STREAM and kind == HEADERS):
+                self.left[stream] = 0
+            elif kind == PING and not flags & ACK:
+                answers.append(frame(PING, ACK, payload=payload))
+            elif kind == SETTINGS and not flags & ACK:
+                self._apply(payload)
+                answers.append(frame(SETTINGS, ACK))
+        return b"".join(answers)
+
+    def _apply(self, payload: bytes) -> None:
+        for name, value in struct.iter_unpack(">HI", payload):
+            if name == INITIAL_WINDOW_SIZE:
+                for stream in self._windows:
+                    self._windows[stream] += value - self._first
+                self._first = value

@@ -1,11 +1,8 @@
 """Faults that end a listener of a server, while its process keeps running."""
 
-import asyncio
 import os
 import signal
 from pathlib import Path
-
-from testing import http2
 
 _SITE = """
 import os, signal, socket
@@ -24,13 +21,38 @@ def shut_down(*_):
             ):
                 own.shutdown(socket.SHUT_RDWR)
 
+def end_accept_loop(*_):
+    from grpc._cython import cygrpc
+
+    handle = cygrpc._handle_rpc
+
+    def fail(*_):
+        cygrpc._handle_rpc = handle
+        raise UnicodeDecodeError("utf-8", b"SecretThatNobodyMayLog", 0, 1, "SecretThatNobodyMayLog")
+
+    cygrpc._handle_rpc = fail
+
+def take_over(*_):
+    global taken
+    shut_down()
+    taken = socket.create_server(("127.0.0.1", int(Path(__file__).with_name("port").read_text())))
+
 signal.signal(signal.SIGUSR1, shut_down)
+signal.signal(signal.SIGWINCH, take_over)
+signal.signal(signal.SIGUSR2, end_accept_loop)
 """
 SHUT_DOWN = signal.SIGUSR1
+END_ACCEPT_LOOP = signal.SIGUSR2
+TAKE_OVER = signal.SIGWINCH
 
 
 def prepared(folder: Path) -> dict[str, str]:
-    """Return the environment of a process that stops listening on a port at SHUT_DOWN."""
+    """Return the environment of a process whose listeners fail at a signal.
+
+    At SHUT_DOWN it stops listening on the chosen port; at TAKE_OVER another socket then listens
+    there. At END_ACCEPT_LOOP the next gRPC call, at the latest that of the server to itself, ends
+    the accept loop with an error.
+    """
     site = folder / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text(_SITE)
@@ -41,19 +63,3 @@ def prepared(folder: Path) -> dict[str, str]:
 def choose(folder: Path, address: str) -> None:
     """Set the port for SHUT_DOWN to that of an address or URL."""
     (folder / "site" / "port").write_text(address.rpartition(":")[2].partition("/")[0])
-
-
-async def send_undecodable_path(address: str) -> None:
-    """Send a gRPC call whose path is not UTF-8, and return when the server accepts no more calls.
-
-    Such a call ends the accept loop of grpc.aio's server.
-    """
-    headers = http2.call_headers("/~").replace(b"/~", b"/\xff")
-    host, _, port = address.rpartition(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(http2.greeting() + http2.frame(http2.HEADERS, http2.END_HEADERS, 1, headers))
-    received = bytearray()
-    async with asyncio.timeout(30):
-        while not any(kind == http2.GOAWAY for kind, *_ in http2.frames(received)):
-            received += await reader.read(65536)
-    writer.close()

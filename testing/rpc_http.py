@@ -5,6 +5,7 @@ import gzip
 import json
 import re
 import struct
+import zlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
@@ -50,7 +51,7 @@ async def call(
     response: type[Message],
     *,
     headers: Mapping[str, str] | None = None,
-    compress: bool = False,
+    compress: str = "",
 ) -> RpcAnswer:
     """Call `package.Service/Method` and return its outcome."""
     sent = {**(headers or {})}
@@ -59,8 +60,8 @@ async def call(
     elif protocol.startswith("connect"):
         body = _encoded(request, protocol.endswith("json"))
         if compress:
-            sent["content-encoding"] = "gzip"
-            body = gzip.compress(body)
+            sent["content-encoding"] = compress
+            body = compressed(body, compress)
         sent["content-type"] = f"application/{protocol.partition('+')[2]}"
         answer = await http.post(f"/{method}", content=body, headers=sent)
     else:
@@ -84,13 +85,13 @@ async def _get(
     method: str,
     request: Message,
     headers: dict[str, str],
-    compress: bool,
+    compress: str,
 ) -> httpx.Response:
     message = _encoded(request, is_json)
     query = {"connect": "v1", "encoding": "json" if is_json else "proto"}
     if compress:
-        query["compression"] = "gzip"
-        message = gzip.compress(message)
+        query["compression"] = compress
+        message = compressed(message, compress)
     if compress or not is_json:
         query["base64"] = "1"
         query["message"] = base64.urlsafe_b64encode(message).rstrip(b"=").decode()
@@ -105,13 +106,13 @@ async def _call_web(
     method: str,
     request: Message,
     headers: dict[str, str],
-    compress: bool,
+    compress: str,
 ) -> RpcAnswer:
     message = request.SerializeToString()
     if compress:
-        headers["grpc-encoding"] = "gzip"
-        message = gzip.compress(message)
-    body = struct.pack(">BI", int(compress), len(message)) + message
+        headers["grpc-encoding"] = compress
+        message = compressed(message, compress)
+    body = struct.pack(">BI", bool(compress), len(message)) + message
     kind = "application/grpc-web-text" if is_text else "application/grpc-web+proto"
     if is_text:
         body = base64.b64encode(body)
@@ -174,13 +175,13 @@ async def opened_stream(
     *requests: Message,
     headers: Mapping[str, str] | None = None,
     body: AsyncIterator[bytes] | None = None,
-    compress: bool = False,
+    compress: str = "",
 ) -> AsyncIterator[httpx.Response]:
     """Call a method with a stream. `body` replaces the frames of `requests`."""
     sent = {**(headers or {}), "content-type": _KINDS[protocol]}
     if compress:
         name = "grpc-encoding" if protocol in ("web", "text") else "connect-content-encoding"
-        sent[name] = "gzip"
+        sent[name] = compress
     frames = b"".join(request_frame(protocol, each, compress=compress) for each in requests)
     content = frames if body is None else body
     async with http.stream("POST", f"/{method}", content=content, headers=sent) as answer:
@@ -188,12 +189,12 @@ async def opened_stream(
         yield answer
 
 
-def request_frame(protocol: str, request: Message, *, compress: bool = False) -> bytes:
+def request_frame(protocol: str, request: Message, *, compress: str = "") -> bytes:
     """Return a request with its prefix, as it is sent."""
     message = _encoded(request, protocol == "stream+json")
     if compress:
-        message = gzip.compress(message)
-    framed = struct.pack(">BI", int(compress), len(message)) + message
+        message = compressed(message, compress)
+    framed = struct.pack(">BI", bool(compress), len(message)) + message
     return base64.b64encode(framed) if protocol == "text" else framed
 
 
@@ -239,6 +240,13 @@ async def call_stream(
         return StreamAnswer("OK", "", [], found, metadata)
     details = [(each["type"], base64.b64decode(each["value"] + "==")) for each in error["details"]]
     return StreamAnswer(error["code"].upper(), error["message"], details, found, metadata)
+
+
+def compressed(message: bytes, encoding: str) -> bytes:
+    """Return a message compressed with gzip or deflate; unchanged for another encoding."""
+    if encoding == "gzip":
+        return gzip.compress(message)
+    return zlib.compress(message) if encoding == "deflate" else message
 
 
 def _encoded(message: Message, is_json: bool) -> bytes:

@@ -1,5 +1,6 @@
 """Fixtures: one running service for the tests of a process; each test has parents of its own."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
@@ -15,6 +16,7 @@ from testing.postgres import Cluster, found_programs, running_cluster
 from testing.process import Served, served
 from testing.stubs import Ingest, Reading
 
+from interaction_svc.runtime import event_loop
 from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
 
@@ -41,6 +43,17 @@ def engine(request: pytest.FixtureRequest) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("INTERACTION_SVC_GRPC_ENGINE", name)
         yield name
+
+
+LoopFactories = dict[str, Callable[[], asyncio.AbstractEventLoop]]
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> LoopFactories:
+    """Run tests on the event loop of a server, and those marked `both_loops` on asyncio's too."""
+    factories = {event_loop.NAME: event_loop.new_event_loop}
+    if item.get_closest_marker("both_loops"):
+        factories["asyncio"] = asyncio.new_event_loop
+    return factories
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The floor of gRPC: an empty RPC with a fixed response, on grpc.aio as in the service.
+"""The floor of gRPC: an empty RPC with a fixed response, on grpc.aio and asyncio's loop.
 
 `python -m bench.rivals.empty_grpc --answers FILE` serves the unary methods of InteractionService
 and IngestService. The response to a request is the bytes that FILE has for the request's bytes.

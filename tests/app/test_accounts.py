@@ -41,7 +41,9 @@ class Keys(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def served_with_keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Keys]]:
+def served_with_keys(
+    tmp_path_factory: pytest.TempPathFactory, engine: str
+) -> Iterator[tuple[Served, Keys]]:
     folder: Path = tmp_path_factory.mktemp("accounts")
     with served(folder) as running:
         yield (

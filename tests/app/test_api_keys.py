@@ -36,12 +36,12 @@ ALLOWED = {
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+def guarded(tmp_path_factory: pytest.TempPathFactory, engine: str) -> Iterator[Guarded]:
     yield from serve_with_keys(tmp_path_factory.mktemp("guarded"))
 
 
 @pytest.fixture(scope="module")
-def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+def attacked(tmp_path_factory: pytest.TempPathFactory, engine: str) -> Iterator[Guarded]:
     """Another server, for tests with more than 10 failed attempts from an address."""
     times = {"admission.rate_limits.WRONG_AT_ONCE": 1000}
     yield from serve_with_keys(tmp_path_factory.mktemp("attacked"), times)

@@ -55,6 +55,7 @@ LEFT_OUT = {
         " --from-file=password=postgres-password",
     ): _CLUSTER,
     ("docs/deployment.md", "kubectl apply -k deploy/kubernetes/migrate"): _CLUSTER,
+    ("docs/performance.md", "cp -r src /tmp/without-uvloop"): "it measures for minutes",
     ("docs/deployment.md", "channel = grpc.aio.secure_channel("): (
         "tests/deploy/test_balancing.py balances so"
     ),

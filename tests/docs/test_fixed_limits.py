@@ -33,7 +33,14 @@ LIMITS = [
         "transports/grpcio/channel_options:_WAITING_CALLS",
         "transports/grpcio/channel_options:_MAX_WAITING_CALLS",
     ),
+    ("transports/grpcio/listener:MAX_RETIRED", "transports/grpcio/listener:_REOPEN_SECONDS"),
+    (
+        "transports/grpcio/interceptors/request_reader:MAX_UNLIMITED",
+        "transports/grpcio/interceptors/request_reader:UNLIMITED_SECONDS",
+    ),
+    ("telemetry/library_logs:LINES_A_SECOND",),
     ("transports/http1/protocol:_LINGER_SECONDS",),
+    ("transports/http1/listener:_PAUSE_SECONDS",),
     ("cli/interactions:_DEADLINE_SECONDS",),
     ("store/write_queue:MAX_WAITING_ROWS", "store/write_queue:MAX_WAITING_BYTES"),
     (

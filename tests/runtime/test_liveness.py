@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import httpx
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from structlog.testing import capture_logs
 from testing import listener_faults
 from testing.build import Parents
@@ -35,35 +33,12 @@ from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceSt
 from tests.runtime.workers.test_workers import workers
 from tests.store.sqlite import files
 
-NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 ENDED = "a part of the server has ended unexpectedly"
 
 LISTENERS: dict[str, Callable[[Served], str]] = {
-    "gRPC": lambda server: server.grpc_address,
     "HTTP": lambda server: server.base_url,
     "metrics": lambda server: server.metrics_url,
 }
-
-
-async def test_a_call_that_ends_the_grpc_listener_ends_the_server(tmp_path: Path) -> None:
-    with served(tmp_path, "--drain-delay-seconds", "2", status=1) as server:
-        async with (
-            grpc.aio.insecure_channel(server.grpc_address) as channel,
-            httpx.AsyncClient(base_url=server.base_url, trust_env=False) as http,
-        ):
-            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
-            assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
-            assert (await http.get("/readyz")).status_code == 200
-            await listener_faults.send_undecodable_path(server.grpc_address)
-            assert (await watch.read()).status == NOT_SERVING
-            assert (await http.get("/readyz")).status_code == 503
-            (line,) = logged(server, ENDED)
-            assert await asyncio.to_thread(server.exit_status) == 1
-    cause = "UnicodeDecodeError in grpc's accept loop"
-    assert (line["part"], line["cause"], line["level"]) == ("the gRPC listener", cause, "error")
-    assert server.log.read_text().endswith(
-        f"\ninteraction-svc: the gRPC listener has ended unexpectedly: {cause}\n"
-    )
 
 
 @pytest.mark.parametrize("listener", LISTENERS)
@@ -84,21 +59,15 @@ async def test_workers_whose_listener_has_died_are_replaced(
     environment = listener_faults.prepared(tmp_path)
     with served(tmp_path, "--workers", "2", env=environment) as group:
         before = workers(group)
-        await listener_faults.send_undecodable_path(group.grpc_address)
+        listener_faults.choose(tmp_path, group.base_url)
+        os.kill(before[1], listener_faults.SHUT_DOWN)
         await asyncio.to_thread(until_replacements, group, 1)
-        for count, address in enumerate((group.grpc_address, group.base_url), 2):
-            listener_faults.choose(tmp_path, address)
-            os.kill(workers(group)[1], listener_faults.SHUT_DOWN)
-            await asyncio.to_thread(until_replacements, group, count)
         assert workers(group)[1] != before[1]
         for _ in range(50):  # connections, which are spread over both workers
             options = [("grpc.use_local_subchannel_pool", 1)]
             async with grpc.aio.insecure_channel(group.grpc_address, options=options) as channel:
                 await InteractionServiceStub(channel).ListInteractions(list_request(parents))
-    assert {line["part"] for line in logged(group, ENDED)} == {
-        "the gRPC listener",
-        "the HTTP listener",
-    }
+    assert [line["part"] for line in logged(group, ENDED)] == ["the HTTP listener"]
     assert {line["how"] for line in logged(group, "a worker has ended")} == {"status 1"}
 
 
@@ -128,7 +97,7 @@ async def test_a_grpc_server_that_answers_no_calls_is_noticed(
 
     monkeypatch.setattr(self_probe, "PROBE_TIMEOUT_SECONDS", 0.2)
     monkeypatch.setattr(self_probe, "_answer", hang)
-    monkeypatch.setattr("interaction_svc.transports.grpcio.server.CHECK_SECONDS", 0.05)
+    monkeypatch.setattr("interaction_svc.transports.grpcio.listener.CHECK_SECONDS", 0.05)
     store = await open_store(files.url(tmp_path))
     methods, pipeline = methods_of(Interactions(store), Ingest(store)), open_pipeline(store)
     server = GrpcServer(methods, pipeline, STREAM_TIMES, Address("127.0.0.1", 0), GRPC_LIMITS)

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.each_engine
 
 
 @pytest.fixture(scope="module")
-def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hostile]:
+def hostile(tmp_path_factory: pytest.TempPathFactory, engine: str) -> Iterator[Hostile]:
     with attacked(tmp_path_factory.mktemp("hostile")) as opened:
         yield opened
 

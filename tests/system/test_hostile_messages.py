@@ -48,7 +48,7 @@ UNARY = (GET, LIST, DELETE, RECORD)
 
 
 @pytest.fixture(scope="module")
-def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hostile]:
+def hostile(tmp_path_factory: pytest.TempPathFactory, engine: str) -> Iterator[Hostile]:
     with attacked(tmp_path_factory.mktemp("hostile")) as opened:
         yield opened
 

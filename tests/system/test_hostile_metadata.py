@@ -1,7 +1,6 @@
 """Metadata that no client library sends: bytes that are not ASCII, and malformed deadlines."""
 
 import asyncio
-import re
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from testing import http2
 from testing.api_keys import IssuedKey, new_key
 from testing.build import Parents, new_parents
@@ -21,7 +21,8 @@ from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceSt
 
 pytestmark = pytest.mark.each_engine
 
-OK, DEADLINE_EXCEEDED, INTERNAL, UNAUTHENTICATED = "0", "4", "13", "16"
+OK, INVALID_ARGUMENT, DEADLINE_EXCEEDED = "0", "3", "4"
+UNIMPLEMENTED, INTERNAL, UNAUTHENTICATED = "12", "13", "16"
 LOG_BYTES_A_CALL = 800
 """The maximum size of the two log lines of a refused call: its audit line and its own."""
 
@@ -39,7 +40,9 @@ def key(tmp_path_factory: pytest.TempPathFactory, parents: Parents) -> IssuedKey
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, key: IssuedKey) -> Iterator[Served]:
+def server(
+    tmp_path_factory: pytest.TempPathFactory, key: IssuedKey, engine: str
+) -> Iterator[Served]:
     with served(tmp_path_factory.getbasetemp() / "metadata") as running:
         yield running
 
@@ -53,10 +56,16 @@ class Client:
         self._stream = -1
         self._received = bytearray()
 
-    async def status_of(self, method: str, metadata: http2.Pairs, request: bytes) -> str:
+    async def status_of(
+        self,
+        method: str | bytes,
+        metadata: http2.Pairs,
+        request: bytes,
+        authority: str | None = "localhost",
+    ) -> str:
         """Make a call, and return its status; an empty string if it ended without one."""
         self._stream += 2
-        headers = http2.call_headers(method, metadata)
+        headers = http2.call_headers(method, metadata, authority)
         self._writer.write(http2.call(self._stream, headers, http2.message(request)))
         async with asyncio.timeout(20):
             while True:
@@ -71,8 +80,7 @@ class Client:
                     if kind == http2.RST_STREAM:
                         return ""
                     if flags & http2.END_STREAM:
-                        found = re.search(rb"grpc-status[\x01\x02](\d+)", payload)
-                        return found[1].decode() if found else ""
+                        return http2.status_in(payload) or ""
 
 
 @asynccontextmanager
@@ -117,22 +125,64 @@ async def test_an_authorization_that_is_not_ascii_is_refused_and_not_logged(
     assert server.log.stat().st_size - before < LOG_BYTES_A_CALL * (calls + 10)
 
 
+async def test_a_request_without_a_host_is_refused(
+    server: Served, key: IssuedKey, parents: Parents, engine: str
+) -> None:
+    request = list_request(parents).SerializeToString()
+    async with client_of(server) as client:
+        metadata = [("authorization", key.bearer)]
+        refused = {"grpcio": "", "h2corn": "3"}  # grpc's core resets the stream
+        assert await client.status_of(LIST, metadata, request, authority=None) == refused[engine]
+        assert await client.status_of(LIST, metadata, request) == OK
+
+
+async def test_a_second_authorization_is_refused(
+    server: Served, key: IssuedKey, parents: Parents
+) -> None:
+    request = list_request(parents).SerializeToString()
+    async with client_of(server) as client:
+        for other in ("Bearer x", key.bearer):
+            metadata = [("authorization", key.bearer), ("authorization", other)]
+            assert await client.status_of(LIST, metadata, request) == UNAUTHENTICATED
+
+
+async def test_paths_that_are_not_utf_8_do_not_affect_other_calls(
+    server: Served, key: IssuedKey, parents: Parents
+) -> None:
+    async with (
+        grpc.aio.insecure_channel(server.grpc_address) as channel,
+        client_of(server) as client,
+    ):
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
+        for path in (b"/\xff", b"/a/\x80b", b"\xff", f"/{SECRET}".encode() + b"\xc3"):
+            for _ in range(20):
+                assert await client.status_of(path, [], b"") == UNIMPLEMENTED
+            await InteractionServiceStub(channel).ListInteractions(
+                list_request(parents), metadata=[("authorization", key.bearer)]
+            )
+        assert not watch.done()
+    assert not logged(server, "the gRPC listener has been opened again")
+    assert SECRET not in server.log.read_text()
+
+
 @pytest.mark.parametrize("method", [LIST, RECORD_MANY])
 async def test_any_grpc_timeout_header_gets_a_response(
-    server: Served, key: IssuedKey, parents: Parents, method: str
+    server: Served, key: IssuedKey, parents: Parents, method: str, engine: str
 ) -> None:
     request = list_request(parents).SerializeToString()
     # The key lacks the permission to record, so that both methods end in the pipeline.
     good = OK if method == LIST else "7"
+    malformed = {INTERNAL if engine == "grpcio" else INVALID_ARGUMENT}
     expected: Sequence[tuple[str, set[str]]] = [
         ("0n", {DEADLINE_EXCEEDED, ""}),
         ("1n", {DEADLINE_EXCEEDED, good, ""}),
         ("99999999H", {good}),
         ("99999999S", {good}),
-        ("-1S", {INTERNAL}),  # gRPC's own response to a malformed deadline
-        ("1", {INTERNAL}),
-        ("", {INTERNAL}),
-        ("999999999999H", {INTERNAL, good}),
+        ("-1S", malformed),
+        ("1", malformed),
+        ("", malformed),
+        ("999999999999H", {*malformed, good}),
     ]
     async with client_of(server) as client:
         for value, statuses in expected:

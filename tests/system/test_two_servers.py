@@ -67,7 +67,9 @@ def two_servers(url: str, folder: Path) -> Iterator[list[Served]]:
 
 
 @pytest.fixture(scope="module")
-def servers(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Served]]:
+def servers(
+    cluster: Cluster, tmp_path_factory: pytest.TempPathFactory, engine: str
+) -> Iterator[list[Served]]:
     url = cluster.url(cluster.new_database())
     with two_servers(url, tmp_path_factory.mktemp("two")) as running:
         yield running

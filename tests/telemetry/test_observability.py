@@ -43,7 +43,7 @@ class Seen(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
+def seen(tmp_path_factory: pytest.TempPathFactory, engine: str) -> Iterator[Seen]:
     folder = tmp_path_factory.mktemp("seen")
     parents = new_parents()
     admin = new_key(folder / "interactions.db", "admin")

@@ -1,22 +1,41 @@
 """TLS on both listeners: accepted clients and versions, and unusable files."""
 
 import asyncio
+import errno
+import socket
 import ssl
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
 import httpx
 import pytest
 import structlog
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 from testing.certificates import LONG_AGO, Authority, encrypted
-from testing.tls_listeners import REQUEST, call, channel, connection, listening, serial
+from testing.tls_listeners import (
+    LIMITS,
+    REQUEST,
+    SOMEWHERE,
+    call,
+    channel,
+    connection,
+    listening,
+    serial,
+)
 
 from interaction_svc.runtime.certificates import certificates_of
 from interaction_svc.runtime.settings import SettingsError, load_settings
+from interaction_svc.transports.address import Address
+from interaction_svc.transports.http1.server import HttpServer
+from interaction_svc.transports.rest.responses import error_response
 from interaction_svc.transports.tls import Certificates, TlsError
 
-pytestmark = pytest.mark.each_engine
+pytestmark = [pytest.mark.each_engine, pytest.mark.both_loops]
 
 
 async def test_both_listeners_serve_with_tls(authority: Authority) -> None:
@@ -130,6 +149,48 @@ async def test_a_uri_is_a_name_of_a_client(authority: Authority) -> None:
         channel(listeners, authority, client) as opened,
     ):
         assert (await call(opened)).startswith("(['spiffe://example.org/ingest'], ")
+
+
+async def until_refused(address: Address) -> None:
+    while True:
+        with socket.socket() as tried:
+            if tried.connect_ex(address) == errno.ECONNREFUSED:
+                return
+        await asyncio.sleep(0.01)
+
+
+async def test_a_connection_whose_handshake_ends_during_the_drain_is_closed(
+    authority: Authority,
+) -> None:
+    asked, finish = asyncio.Event(), asyncio.Event()
+
+    async def answer(_: Request) -> PlainTextResponse:
+        asked.set()
+        await finish.wait()
+        return PlainTextResponse("finished")
+
+    files = authority.issue()
+    server = HttpServer(
+        lambda _: Starlette(routes=[Route("/", answer)]),
+        SOMEWHERE,
+        base_url=None,
+        limits=replace(LIMITS, header_timeout_seconds=600),
+        render_error=error_response,
+        ssl_context=Certificates(files.certificate, files.key).ssl_context,
+    )
+    address = await server.start()
+    async with asyncio.timeout(30), connection(address, authority.context()) as (reader, writer):
+        late, late_writer = await asyncio.open_connection(*address)
+        writer.write(REQUEST)
+        await asked.wait()
+        drain = asyncio.create_task(server.drain(600))
+        await until_refused(address)
+        await late_writer.start_tls(authority.context(), server_hostname=address.host)
+        assert await late.read() == b""
+        late_writer.transport.abort()
+        finish.set()
+        assert (await reader.read()).endswith(b"finished")
+        await drain
 
 
 def test_an_expired_certificate_is_logged_as_a_warning(authority: Authority) -> None:

@@ -15,7 +15,7 @@ from testing.tls_listeners import REQUEST, Listeners, call, channel, connection,
 
 from interaction_svc.transports import tls
 
-pytestmark = pytest.mark.usefixtures("looks")
+pytestmark = [pytest.mark.usefixtures("looks"), pytest.mark.both_loops]
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import httpx
 import pytest
 from testing.build import new_interaction, new_parents
 from testing.certificates import Authority, Files
+from testing.event_loops import LOOPS, on_loop
 from testing.process import Served, run, served
 from testing.requests import basic, get_request, record
 from testing.wait import wait_until
@@ -142,15 +143,20 @@ def test_a_slow_handshake_is_ended(authority: Authority, tmp_path: Path) -> None
                     _read_all(plain)
 
 
+@pytest.mark.parametrize("loop", LOOPS)
 def test_connections_count_before_their_handshake_ends(
-    authority: Authority, tmp_path: Path
+    authority: Authority, tmp_path: Path, loop: str
 ) -> None:
     flags = (
         *authority.issue().flags(),
         *("--max-connections", "3", "--header-timeout-seconds", "600", "--no-grpc"),
     )
-    with served(tmp_path, *flags) as server:
+    with served(tmp_path, *flags, env=on_loop(loop, tmp_path)) as server:
         (address,) = addresses(server)
+        for _ in range(10):  # failed handshakes don't count
+            with socket.create_connection(address, timeout=30) as plain:
+                plain.sendall(REQUEST)
+                assert b"HTTP/" not in _read_all(plain)
         with ExitStack() as held:
             for _ in range(3):
                 held.enter_context(socket.create_connection(address, timeout=30))
@@ -166,6 +172,11 @@ def test_connections_count_before_their_handshake_ends(
             return True
 
         wait_until(is_served)
+        for _ in range(10):  # established connections that ended don't count
+            wait_until(is_served)
+    log = server.log.read_text()
+    assert "Traceback" not in log
+    assert not [line for line in log.splitlines() if json.loads(line)["level"] == "error"]
 
 
 def test_unusable_files_end_the_service_at_start(authority: Authority, tmp_path: Path) -> None:

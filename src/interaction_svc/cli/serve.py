@@ -1,6 +1,7 @@
 """`serve`."""
 
 import asyncio
+import os
 from typing import Annotated, Any
 
 import structlog
@@ -8,11 +9,12 @@ import typer
 
 from interaction_svc.cli.examples import print_examples
 from interaction_svc.cli.options import takes_settings
-from interaction_svc.runtime import process_tuning
+from interaction_svc.runtime import event_loop, process_tuning
 from interaction_svc.runtime.server import Server, log_settings, wait_for_signal
 from interaction_svc.runtime.settings import CLIENT_SETTINGS, Settings, SettingsError
 from interaction_svc.runtime.workers.supervisor import Supervisor
 from interaction_svc.store.factory import open_store, store_warnings
+from interaction_svc.telemetry.library_logs import log_stray_errors
 from interaction_svc.telemetry.logs import configure_logs
 
 log = structlog.get_logger()
@@ -39,11 +41,14 @@ def serve(
     if not (settings.grpc or settings.http):
         raise SettingsError("with neither gRPC nor HTTP there is nothing to serve")
     configure_logs(settings.log_level)
+    log_stray_errors()
     process_tuning.allow_open_files()
     log_settings(settings)
+    if os.environ.get("GRPC_VERBOSITY", "NONE").upper() != "NONE":
+        log.warning("GRPC_VERBOSITY is set: grpc writes bytes of requests to the log, keys too")
     for warning in store_warnings(settings.store):
         log.warning(warning)
-    asyncio.run(_serve(settings, examples=examples))
+    event_loop.run(_serve(settings, examples=examples))
 
 
 async def _serve(settings: Settings, *, examples: bool) -> None:

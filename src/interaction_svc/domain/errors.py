@@ -9,6 +9,7 @@ ServiceError
 │   ├── HeadersTooLarge     the headers of an HTTP request exceed their limit
 │   ├── HeadersTooSlow      the headers of an HTTP request did not arrive in time
 │   ├── RequestTooLarge     the message of a request exceeds its limit
+│   ├── UnsupportedCompression  the request is compressed with an unknown algorithm
 │   └── UnsupportedMediaType  a request over HTTP has another content type
 ├── InteractionNotFound     the Interaction doesn't exist, or the caller may not see it
 ├── UnknownPath             nothing is served under the path (HTTP only)
@@ -116,6 +117,13 @@ class MalformedRequest(ServiceError):
     """The bytes of a request are not a message of the method's type, or not HTTP."""
 
     reason = reasons.ERROR_REASON_MALFORMED_REQUEST
+
+
+class UnsupportedCompression(MalformedRequest):
+    """The request is compressed with an algorithm that the service doesn't have."""
+
+    def __init__(self) -> None:
+        super().__init__("The compression of the request is unknown; use gzip, deflate or identity")
 
 
 class HeadersTooLarge(MalformedRequest):

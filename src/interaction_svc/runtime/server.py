@@ -19,6 +19,7 @@ from interaction_svc.app.authentication import Authenticator
 from interaction_svc.app.ingest import Ingest
 from interaction_svc.app.interactions import Interactions
 from interaction_svc.app.retention import Retention
+from interaction_svc.runtime import event_loop
 from interaction_svc.runtime.certificates import certificates_of
 from interaction_svc.runtime.health import Health
 from interaction_svc.runtime.http_app import http_app
@@ -162,7 +163,9 @@ class Server:
             if not self._listens:
                 self.app = make_app(settings.public_url or http_address.url("http"))
             if self._listens and settings.grpc:
-                await self._start_grpc(methods, pipeline, times, certificates)
+                await self._start_grpc(
+                    methods, pipeline, times, certificates, health_servicer.end_watches
+                )
             if self._listens and settings.http:
                 await self._start_http(make_app, certificates)
             await health.start()
@@ -187,6 +190,7 @@ class Server:
         pipeline: Pipeline,
         times: StreamTimes,
         certificates: Certificates | None,
+        on_restart: Callable[[], None],
     ) -> None:
         settings = self._settings
         address = Address.parse(settings.grpc_address)
@@ -226,6 +230,7 @@ class Server:
                 certificates=certificates,
                 allowed_names=settings.tls_client_names,
                 reuse_port=self._is_worker,
+                on_restart=on_restart,
             )
         self.grpc_address = await grpc.start()
         self._listening.append(grpc)
@@ -296,8 +301,8 @@ async def wait_for_signal(end_at_once: Callable[[int], object] = os._exit) -> No
 
 
 def log_settings(settings: Settings) -> None:
-    """Log the settings, and a warning for each unknown setting in the environment."""
-    log.info("settings", **settings.redacted())
+    """Log the settings and the event loop, and warn of unknown settings in the environment."""
+    log.info("settings", **settings.redacted(), event_loop=event_loop.NAME)
     known = {f"{ENV_PREFIX}{name.upper()}" for name in (*Settings.model_fields, "config")}
     for name in sorted(os.environ):
         if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:

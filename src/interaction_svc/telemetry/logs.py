@@ -24,18 +24,13 @@ import structlog
 
 from interaction_svc.domain.errors import OperatorError
 from interaction_svc.domain.timestamps import text_of_seconds
+from interaction_svc.telemetry.library_logs import LibraryHandler
 from interaction_svc.telemetry.request_context import RequestContext, current_request_or_none
 
 FLUSH_SECONDS = 0.02
 """The longest time that a request's log line is buffered. Other lines are written at once."""
 
 _LOGGABLE_TEXTS = (OperatorError, OSError, sqlite3.Error)
-_CLIENTS_FAULTS = ("ExecuteBatchError raised in core", "Invalid encoding on ")
-"""Prefixes of grpc's messages that are not logged, because a client caused them.
-
-The first is about a client that disconnects early. The second is about metadata that is not UTF-8.
-It quotes the metadata, possibly with an API key.
-"""
 _UNFILTERED = structlog.make_filtering_bound_logger(0)
 
 
@@ -183,16 +178,7 @@ def configure_logs(level: str = "info", *, worker: int | None = None) -> None:
         logger_factory=lambda *_: _Printer(),
         cache_logger_on_first_use=False,  # loggers may be in use already
     )
-    handler = logging.StreamHandler()
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=about,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _Form.render],
-        )
-    )
-    # The filter is on the handler, because grpc logs some of these messages to the root logger.
-    handler.addFilter(lambda record: not str(record.msg).startswith(_CLIENTS_FAULTS))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.basicConfig(level=logging.WARNING, handlers=[LibraryHandler()], force=True)
 
 
 def _naming(worker: int, render: structlog.typing.Processor) -> structlog.typing.Processor:

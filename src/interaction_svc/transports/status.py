@@ -52,6 +52,7 @@ _CONNECT_HTTP = {
 _CODES: dict[type[ServiceError], Codes] = {
     errors.InvalidField: Codes(code_pb2.INVALID_ARGUMENT, 400, 20001),
     errors.MalformedRequest: Codes(code_pb2.INVALID_ARGUMENT, 400, 20001),
+    errors.UnsupportedCompression: Codes(code_pb2.UNIMPLEMENTED, 415, 20001),
     errors.HeadersTooLarge: Codes(code_pb2.INVALID_ARGUMENT, 431, 20001),
     errors.HeadersTooSlow: Codes(code_pb2.INVALID_ARGUMENT, 408, 20001),
     errors.RequestTooLarge: Codes(code_pb2.RESOURCE_EXHAUSTED, 413, 20001),

@@ -50,7 +50,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     "metadata": {"field": "order"}}`
     """
     ERROR_REASON_MALFORMED_REQUEST: _ErrorReason.ValueType  # 5
-    """INVALID_ARGUMENT: the request is not a message of this API.
+    """INVALID_ARGUMENT: the request is not a message of this API. UNIMPLEMENTED: it is compressed with
+    an algorithm that the service doesn't have.
 
     Example: `{"reason": "ERROR_REASON_MALFORMED_REQUEST", "domain": "interaction-svc"}`
     """
@@ -172,7 +173,8 @@ Example: `{"reason": "ERROR_REASON_PAGE_TOKEN_MISMATCH", "domain": "interaction-
 "metadata": {"field": "order"}}`
 """
 ERROR_REASON_MALFORMED_REQUEST: ErrorReason.ValueType  # 5
-"""INVALID_ARGUMENT: the request is not a message of this API.
+"""INVALID_ARGUMENT: the request is not a message of this API. UNIMPLEMENTED: it is compressed with
+an algorithm that the service doesn't have.
 
 Example: `{"reason": "ERROR_REASON_MALFORMED_REQUEST", "domain": "interaction-svc"}`
 """

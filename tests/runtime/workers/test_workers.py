@@ -36,7 +36,7 @@ MANY_CONNECTIONS = 100
 
 
 @pytest.fixture(scope="module")
-def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def group(tmp_path_factory: pytest.TempPathFactory, engine: str) -> Iterator[Served]:
     with served(
         tmp_path_factory.mktemp("workers"), "--workers", "2", "--retain-days", "5000"
     ) as running:

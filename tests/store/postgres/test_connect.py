@@ -23,6 +23,9 @@ from tests.store.postgres.databases import database, opened_store
 
 __all__ = ["database"]
 
+# asyncpg does not wait until TLS of a refused connection has ended.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed resource <TCPTransport:ResourceWarning")
+
 OTHER_HOST = "127.0.0.2"
 
 

@@ -85,10 +85,10 @@ async def test_rows_that_are_not_requested_leave_the_cache(
 ) -> None:
     due: list[Callable[[], None]] = []
 
-    def call_later(seconds: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
+    def call_later(seconds: float, callback: Callable[[], None]) -> asyncio.Handle:
         assert seconds == json_cache.SECONDS_KEPT
         due.append(callback)
-        return asyncio.TimerHandle(0, callback, (), asyncio.get_running_loop())
+        return asyncio.Handle(callback, (), asyncio.get_running_loop())
 
     monkeypatch.setattr(asyncio.get_running_loop(), "call_later", call_later)
     (asked_again, left), cache = some_rows(2), JsonCache(render)

@@ -150,6 +150,17 @@ async def test_errors_are_those_of_grpc(
     ]
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_an_unknown_compression_is_refused_with_those_that_are_known(
+    http: httpx.AsyncClient, parents: Parents, protocol: str
+) -> None:
+    answer = await list_(http, protocol, list_request(parents), compress="snappy")
+    assert answer.code == "UNIMPLEMENTED"
+    assert "gzip, deflate or identity" in answer.text
+    name = "accept-encoding" if protocol.startswith("connect") else "grpc-accept-encoding"
+    assert answer.http.headers[name] == "gzip,deflate,identity"
+
+
 @pytest.mark.parametrize("protocol", POSTS)
 async def test_malformed_messages_are_refused(http: httpx.AsyncClient, protocol: str) -> None:
     kind = {"web": "grpc-web", "text": "grpc-web-text"}.get(protocol) or protocol.partition("+")[2]
@@ -291,7 +302,7 @@ async def test_messages_above_the_limit_are_refused(tmp_path: Path, protocol: st
     with served(tmp_path, "--max-message-bytes", "65536") as server:
         async with httpx.AsyncClient(base_url=server.base_url, trust_env=False) as http:
             request = GetInteractionRequest(service_sid="x" * 70_000)
-            for compress in (False, True):
+            for compress in ("", "gzip", "deflate"):
                 answer = await get(http, protocol, request, compress=compress)
                 assert answer.code == "RESOURCE_EXHAUSTED"
                 assert "65,536 bytes" in answer.text

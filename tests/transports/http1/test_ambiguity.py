@@ -11,13 +11,10 @@ from testing.http1 import (
     MARK,
     PARENTS,
     exchange,
-    limited_server,
     statuses,
     unharmed,
 )
 from testing.process import Served
-
-limited = pytest.fixture(scope="module")(limited_server)
 
 
 def good(host: str) -> str:

@@ -14,14 +14,12 @@ from testing.http1 import (
     PARENTS,
     connected,
     exchange,
-    limited_server,
     send_for_ever,
     statuses,
 )
 from testing.process import Served, served
 from testing.wait import wait_until
 
-limited = pytest.fixture(scope="module")(limited_server)
 PATH = "/interaction_svc.v1.InteractionService/ListInteractions"
 LIST = json.dumps({"serviceSid": PARENTS.service_sid, "sessionSid": PARENTS.session_sid}).encode()
 

@@ -1,9 +1,10 @@
 """Limits of HTTP connections: their number, and timeouts of slow and idle ones."""
 
 import asyncio
+import resource
 import socket
 import threading
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -11,29 +12,32 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from testing.event_loops import LOOPS, on_loop
 from testing.http1 import (
     GOOD,
     LAST,
     answers,
     connected,
+    descriptors,
     exchange,
     headers_of,
-    limited_server,
     read_all,
     read_one,
     send_for_ever,
     statuses,
     unharmed,
 )
+from testing.log_lines import logged
 from testing.process import Served, served
 from testing.wait import wait_until
 
 from interaction_svc.transports.address import Address
+from interaction_svc.transports.http1.connection_timer import ConnectionTimer
+from interaction_svc.transports.http1.listener import LimitedListener, OpenConnections
 from interaction_svc.transports.http1.protocol import HttpLimits, RestProtocol
 from interaction_svc.transports.http1.server import HttpServer
 from interaction_svc.transports.rest.responses import error_response
-
-limited = pytest.fixture(scope="module")(limited_server)
+from interaction_svc.transports.sockets import bind
 
 
 @pytest.mark.parametrize(
@@ -87,6 +91,7 @@ def test_an_idle_connection_is_closed(tmp_path: Path) -> None:
         assert statuses(server, GOOD) == [200]
 
 
+@pytest.mark.both_loops
 async def test_no_timeout_runs_while_a_request_is_answered() -> None:
     finish = asyncio.Event()
 
@@ -123,6 +128,17 @@ async def test_no_timeout_runs_while_a_request_is_answered() -> None:
     await server.drain(0)
 
 
+@pytest.mark.both_loops
+async def test_a_timer_that_is_due_is_started_again() -> None:
+    timer, fired = ConnectionTimer(asyncio.get_running_loop()), asyncio.Event()
+    timer.start(0, pytest.fail)
+    timer.start(0.01, fired.set)
+    async with asyncio.timeout(30):
+        await fired.wait()
+    timer.close()
+
+
+@pytest.mark.both_loops
 async def test_responses_are_sent_without_delay(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[asyncio.Transport] = []
     connection_made = RestProtocol.connection_made
@@ -149,9 +165,30 @@ async def test_responses_are_sent_without_delay(monkeypatch: pytest.MonkeyPatch)
     await server.drain(0)
 
 
-def test_connections_beyond_the_limit_are_closed_and_those_within_it_served(tmp_path: Path) -> None:
+@pytest.mark.both_loops
+async def test_a_connection_that_can_not_be_served_is_closed_and_does_not_count() -> None:
+    async def connect(_: socket.socket) -> None:
+        raise OSError
+
+    (bound,) = bind(Address("127.0.0.1", 0))
+    connections = OpenConnections(1)
+    listener = LimitedListener(bound, connections, unread_seconds=1)
+    listener.start(connect)
+    for _ in range(3):
+        reader, writer = await asyncio.open_connection(*bound.getsockname())
+        assert await reader.read() == b""
+        writer.close()
+    assert connections.count == 0
+    listener.close()
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_connections_beyond_the_limit_are_closed_and_those_within_it_served(
+    tmp_path: Path, loop: str
+) -> None:
     # The timeout is so long that open connections stay open during the test.
-    with served(tmp_path, "--max-connections", "3", "--header-timeout-seconds", "600") as server:
+    flags = ("--max-connections", "3", "--header-timeout-seconds", "600")
+    with served(tmp_path, *flags, env=on_loop(loop, tmp_path)) as server:
         with connected(server) as first, connected(server), connected(server):
             first.sendall(GOOD)
             assert read_one(first).status == 200
@@ -162,8 +199,30 @@ def test_connections_beyond_the_limit_are_closed_and_those_within_it_served(tmp_
         wait_until(lambda: statuses(server, LAST) == [200])
 
 
-def test_a_connection_whose_client_reads_nothing_is_closed(tmp_path: Path) -> None:
-    with served(tmp_path, "--connection-idle-seconds", "1") as server, unharmed(server):
+@pytest.mark.parametrize("loop", LOOPS)
+def test_connections_are_accepted_again_after_too_many_files_were_open(
+    tmp_path: Path, loop: str
+) -> None:
+    message = "HTTP connections can't be accepted for a second"
+    flags = ("--no-grpc", "--no-metrics", "--header-timeout-seconds", "600")
+    with served(tmp_path, *flags, env=on_loop(loop, tmp_path)) as server:
+        process, limit = server.process.pid, resource.RLIMIT_NOFILE
+        before = resource.prlimit(process, limit)
+        resource.prlimit(process, limit, (descriptors(server) + 3, before[1]))
+        with ExitStack() as opened:
+            for _ in range(10):
+                opened.enter_context(connected(server))
+            wait_until(lambda: bool(logged(server, message)))
+        assert statuses(server, LAST) == [200]
+        lines = logged(server, message)
+        assert {line["problem"] for line in lines} == {"Too many open files"}
+        assert len(lines) < 50  # it pauses between its attempts
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_connection_whose_client_reads_nothing_is_closed(tmp_path: Path, loop: str) -> None:
+    env = on_loop(loop, tmp_path)
+    with served(tmp_path, "--connection-idle-seconds", "1", env=env) as server, unharmed(server):
         with connected(server) as opened:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             send_for_ever(opened, GOOD * 100)

@@ -16,7 +16,6 @@ from testing.http1 import (
     connected,
     exchange,
     headers_of,
-    limited_server,
     read_all,
     read_one,
     send_for_ever,
@@ -24,8 +23,6 @@ from testing.http1 import (
     unharmed,
 )
 from testing.process import Served
-
-limited = pytest.fixture(scope="module")(limited_server)
 
 GET, POST = b"GET /v1/x HTTP/1.1\r\nHost: x\r\n", b"POST /v1/x HTTP/1.1\r\nHost: x\r\n"
 END = b"Connection: close\r\n\r\n"

@@ -19,6 +19,7 @@ from uvicorn.protocols.http import flow_control
 from uvicorn.server import ServerState
 
 from interaction_svc.transports.http1 import uvicorn_internals
+from interaction_svc.transports.http1.listener import LimitedListener
 from interaction_svc.transports.http1.protocol import RestProtocol
 from interaction_svc.transports.http1.request_cycle import RequestCycle
 from interaction_svc.transports.http1.uvicorn_internals import UvicornProtocol, UvicornServer
@@ -87,7 +88,9 @@ def test_the_server_has_the_used_attributes() -> None:
         assert [*inspect.signature(theirs).parameters] == [*inspect.signature(ours).parameters], (
             ADVICE
         )
-    assert "self.servers" in inspect.getsource(uvicorn.Server.shutdown), ADVICE
+    assert "for server in self.servers" in inspect.getsource(uvicorn.Server.shutdown), ADVICE
+    called = set(re.findall(r"\bserver\.(\w+)\(", inspect.getsource(uvicorn.Server)))
+    assert not missing(frozenset(called), LimitedListener), ADVICE
     assert "config.timeout_graceful_shutdown" in inspect.getsource(uvicorn.Server.shutdown), ADVICE
 
 

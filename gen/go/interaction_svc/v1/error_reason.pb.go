@@ -49,7 +49,8 @@ const (
 	// Example: `{"reason": "ERROR_REASON_PAGE_TOKEN_MISMATCH", "domain": "interaction-svc",
 	// "metadata": {"field": "order"}}`
 	ErrorReason_ERROR_REASON_PAGE_TOKEN_MISMATCH ErrorReason = 4
-	// INVALID_ARGUMENT: the request is not a message of this API.
+	// INVALID_ARGUMENT: the request is not a message of this API. UNIMPLEMENTED: it is compressed with
+	// an algorithm that the service doesn't have.
 	//
 	// Example: `{"reason": "ERROR_REASON_MALFORMED_REQUEST", "domain": "interaction-svc"}`
 	ErrorReason_ERROR_REASON_MALFORMED_REQUEST ErrorReason = 5

@@ -9,11 +9,12 @@ import sys
 import threading
 from typing import Any
 
-from interaction_svc.runtime import process_tuning
+from interaction_svc.runtime import event_loop, process_tuning
 from interaction_svc.runtime.server import Server
 from interaction_svc.runtime.settings import Settings
 from interaction_svc.runtime.workers.control_messages import FAILURES, StartupReport, read_settings
 from interaction_svc.runtime.workers.worker_metrics import FOLDER_VARIABLE
+from interaction_svc.telemetry.library_logs import log_stray_errors
 from interaction_svc.telemetry.logs import configure_logs
 
 
@@ -26,8 +27,9 @@ def main(number: int) -> None:
     threading.Thread(target=_end_with, args=(group,), daemon=True).start()
     settings = read_settings(line)
     configure_logs(settings.log_level, worker=number)
+    log_stray_errors()
     try:
-        asyncio.run(_serve(settings, number))
+        event_loop.run(_serve(settings, number))
     except FAILURES as error:
         _report(StartupReport(error))
         sys.exit(1)

@@ -19,11 +19,13 @@ from starlette.types import Receive, Scope, Send
 
 from interaction_svc.domain.errors import (
     DeadlineExceeded,
+    MalformedRequest,
     MethodNotAllowed,
     PermissionDenied,
     Unauthenticated,
     Unavailable,
     UnknownMethod,
+    UnsupportedCompression,
     UnsupportedMediaType,
 )
 from interaction_svc.domain.units import KIB
@@ -123,6 +125,8 @@ class RpcApp:
                     kinds = [k for k, one in served.items() if one.serves(request.operation)]
                     response.headers.append((b"accept-post", b", ".join(kinds)))
                     response = response._replace(status=415)
+                elif isinstance(error, UnsupportedCompression):
+                    response.headers.append((rendering.accept_header, b"gzip,deflate,identity"))
                 await sender.send(response)
             except ClientGoneError:
                 call.code, call.error = "CANCELLED", None
@@ -135,6 +139,8 @@ class RpcApp:
         method = self._methods.get(operation)
         if method is None:
             raise UnknownMethod
+        if b"host" not in request.headers:
+            raise MalformedRequest("The request names no host: send `:authority` or `Host`")
         if request.method == "GET" and operation.changes_nothing and not operation.is_streaming:
             protocol = self._protocols.of_query(request.query)
         elif request.method != "POST":
@@ -298,9 +304,15 @@ class RpcApp:
 
 @asynccontextmanager
 async def _client_deadline(end: float | None) -> AsyncIterator[None]:
-    """Raise DeadlineExceeded if the block takes longer than until `end`; None: no limit."""
+    """Raise DeadlineExceeded if the block takes longer than until `end`; None: no limit.
+
+    If `end` has passed already, the block does not begin.
+    """
+    expired_text = "The client's own deadline has passed"
+    if end is not None and end <= asyncio.get_running_loop().time():
+        raise DeadlineExceeded(expired_text)
     try:
         async with asyncio.timeout_at(end):
             yield
     except TimeoutError as expired:
-        raise DeadlineExceeded("The client's own deadline has passed") from expired
+        raise DeadlineExceeded(expired_text) from expired

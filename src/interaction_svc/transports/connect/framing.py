@@ -5,11 +5,16 @@ import zlib
 from collections.abc import AsyncGenerator, AsyncIterator
 
 from interaction_svc.admission.request_bytes import RequestBody
-from interaction_svc.domain.errors import MalformedRequest, RequestTooLarge
+from interaction_svc.domain.errors import (
+    MalformedRequest,
+    RequestTooLarge,
+    UnsupportedCompression,
+)
 
 _PREFIX = struct.Struct(">BI")
 _COMPRESSED, _END, _TRAILERS = 0x01, 0x02, 0x80
-_GZIP = 16 + zlib.MAX_WBITS
+_WINDOW_BITS = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
+"""The argument of zlib for each compression; deflate is zlib's format, as in HTTP."""
 
 
 def frame(message: bytes) -> bytes:
@@ -79,23 +84,24 @@ def _prefix(data: bytes | bytearray, max_bytes: int) -> tuple[bool, int]:
 
 
 def decompressed(message: bytes, encoding: bytes, max_bytes: int) -> bytes:
-    """Decompress a message. `encoding` is gzip or identity.
+    """Decompress a message. `encoding` is gzip, deflate or identity.
 
-    Raises MalformedRequest, RequestTooLarge.
+    Raises MalformedRequest, UnsupportedCompression, RequestTooLarge.
     """
     if len(message) > max_bytes:
         raise RequestTooLarge(max_bytes)
     if encoding in (b"", b"identity"):
         return message
-    if encoding != b"gzip":
-        raise MalformedRequest("The compression of the request is unknown; use gzip or identity")
-    decompressor = zlib.decompressobj(_GZIP)
+    window_bits = _WINDOW_BITS.get(encoding)
+    if window_bits is None:
+        raise UnsupportedCompression
+    decompressor = zlib.decompressobj(window_bits)
     try:
         plain = decompressor.decompress(message, max_bytes + 1)
     except zlib.error as error:
-        raise MalformedRequest("The request can't be decompressed with gzip") from error
+        raise MalformedRequest("The request can't be decompressed") from error
     if len(plain) > max_bytes:
         raise RequestTooLarge(max_bytes)
     if not decompressor.eof or decompressor.unused_data:
-        raise MalformedRequest("The request must be one gzip stream, and nothing behind it")
+        raise MalformedRequest("A compressed request must be one complete stream")
     return plain

@@ -55,6 +55,8 @@ class Protocol(ABC):
 
     name: str
     """The name of the protocol in log lines and metrics."""
+    accept_header: bytes
+    """The response header with the compressions that are supported."""
 
     @abstractmethod
     def serves(self, operation: Operation) -> bool:
@@ -147,6 +149,7 @@ class Connect(Protocol):
     """Connect for unary methods, with messages as JSON or in protobuf's encoding."""
 
     name = "connect"
+    accept_header = b"accept-encoding"
 
     def __init__(self, content_type: bytes, json: JsonMessages | None = None) -> None:
         """Create the protocol. Without `json`, messages are in protobuf's encoding."""
@@ -206,6 +209,7 @@ class ConnectStream(StreamProtocol):
     """Connect for streams. The last frame of a response has the error and the trailers, as JSON."""
 
     name = "connect"
+    accept_header = b"connect-accept-encoding"
     encoding_header = b"connect-content-encoding"
 
     def __init__(self, content_type: bytes, json: JsonMessages | None = None) -> None:
@@ -261,6 +265,7 @@ class Grpc(StreamProtocol):
 
     name = "grpc"
     has_trailers = True
+    accept_header = b"grpc-accept-encoding"
     encoding_header = b"grpc-encoding"
 
     def serves(self, operation: Operation) -> bool:

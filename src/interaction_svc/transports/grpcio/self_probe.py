@@ -1,7 +1,7 @@
 """A call of the gRPC server to itself, which checks that the server still answers calls.
 
-The call passes the same queue and the same accept loop as calls of the API. It uses an abstract
-Unix socket, which reaches this process and no other worker on the port, needs no client
+The call passes grpc's core and the event loop as calls of the API do. It uses an abstract Unix
+socket, which reaches this process and no other worker on the port, needs no client
 certificate, does not count against the connection limit, and creates no file.
 """
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 
+from interaction_svc.transports.grpcio.accept_loop import AcceptingServer
 from interaction_svc.transports.grpcio.interceptors.chain import Context, Handler
 
 PROBE_TIMEOUT_SECONDS = 5.0
@@ -18,24 +19,24 @@ MAX_SILENT_PROBES = 3
 """Consecutive unanswered probes that count as a failure. A suspend of the machine can cause one."""
 
 
-class SelfProbe(grpc.GenericRpcHandler):
+class SelfProbe:
     """The handler of the probe and its client."""
+
+    method: str
+    """The full name of the method that is called."""
+    handler: Handler
 
     def __init__(self) -> None:
         name = secrets.token_hex(16)
         self._address = f"unix-abstract:interaction-svc-{name}"
         # The random name keeps other programs from calling the method.
-        self._method = f"/interaction_svc.SelfProbe/{name}"
+        self.method = f"/interaction_svc.SelfProbe/{name}"
         make: Any = grpc.unary_unary_rpc_method_handler
-        self._handler: Handler = make(_answer)
+        self.handler = make(_answer)
         self._channel: grpc.aio.Channel | None = None
         self._silent = 0
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
-        """Return the handler for the probe's method, and None for any other."""
-        return self._handler if handler_call_details.method == self._method else None
-
-    def listen(self, server: grpc.aio.Server) -> None:
+    def listen(self, server: AcceptingServer) -> None:
         """Make the server listen for probes, on systems with abstract sockets."""
         if sys.platform == "linux":
             server.add_insecure_port(self._address)
@@ -48,7 +49,7 @@ class SelfProbe(grpc.GenericRpcHandler):
         """
         if self._channel is None:
             return False
-        call: Any = self._channel.unary_unary(self._method)
+        call: Any = self._channel.unary_unary(self.method)
         try:
             await call(b"", timeout=PROBE_TIMEOUT_SECONDS)
             self._silent = 0

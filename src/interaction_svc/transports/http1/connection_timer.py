@@ -16,13 +16,14 @@ class ConnectionTimer:
         self._loop = loop
         self._until = 0.0
         self._then: Callable[[], None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._fires_at = 0.0  # uvloop's handle of a timer that is due at once has no `when`
 
     def start(self, seconds: float, then: Callable[[], None]) -> None:
         """Call `then` after `seconds`. This replaces the call of an earlier start."""
         self._until, self._then = self._loop.time() + seconds, then
         if self._timer is not None:
-            if self._timer.when() <= self._until:
+            if self._fires_at <= self._until:
                 return
             self._timer.cancel()
         self._schedule()
@@ -39,6 +40,7 @@ class ConnectionTimer:
             self._timer = None
 
     def _schedule(self) -> None:
+        self._fires_at = self._until
         self._timer = self._loop.call_at(self._until, self._fire)
 
     def _fire(self) -> None:

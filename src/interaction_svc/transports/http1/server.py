@@ -14,9 +14,6 @@ from interaction_svc.transports.http1.protocol import HttpLimits, RenderError, R
 from interaction_svc.transports.http1.uvicorn_internals import Tls, UvicornServer
 from interaction_svc.transports.sockets import CHECK_SECONDS, bind, cannot_listen, listens
 
-_BACKLOG = 2048
-"""Connections that the kernel holds until they are accepted."""
-
 
 class HttpServer:
     """Serves an application over HTTP, or with `ssl_context` over HTTPS only.
@@ -57,19 +54,17 @@ class HttpServer:
                 LimitedListener(one, connections, unread_seconds=limits.connection_idle_seconds)
                 for one in bind(self._address, reuse_port=self._reuses_port)
             ]
-            for listener in self._listeners:
-                listener.listen(_BACKLOG)
         except OSError as error:
             raise cannot_listen("HTTP", self._address, error) from error
-        address = self._address._replace(port=self._listeners[0].getsockname()[1])
+        address = self._address._replace(port=self._listeners[0].socket.getsockname()[1])
         scheme = "http" if self._ssl_context is None else "https"
         self._server = UvicornServer(
             self._make_app(self._base_url or address.url(scheme)),
             partial(RestProtocol, limits, self._render_error),
-            backlog=_BACKLOG,
+            self._listeners,
             tls=self._tls(),
         )
-        self._serving = asyncio.create_task(self._server.serve(sockets=[*self._listeners]))
+        self._serving = asyncio.create_task(self._server.serve())
         return address
 
     async def failure(self) -> str:
@@ -80,7 +75,7 @@ class HttpServer:
             done, _ = await asyncio.wait([self._serving], timeout=CHECK_SECONDS)
             if done:
                 return await failure_of(self._serving)
-            if not all(map(listens, self._listeners)):
+            if not all(listens(listener.socket) for listener in self._listeners):
                 return "its socket is closed"
 
     async def drain(self, seconds: float) -> None:

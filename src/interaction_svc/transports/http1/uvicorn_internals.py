@@ -6,7 +6,7 @@ tests/transports/http1/test_uvicorn_internals.py fails if an update of uvicorn c
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,8 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from interaction_svc.transports.http1.listener import LimitedListener
 
 __all__ = ["STATUS_LINE", "Tls", "UvicornProtocol", "UvicornServer"]
 
@@ -59,9 +61,9 @@ class UvicornServer(uvicorn.Server):
     def __init__(
         self,
         app: ASGIApp,
-        make_protocol: Callable[..., asyncio.Protocol],
+        make_protocol: Callable[..., UvicornProtocol],
+        listeners: Sequence[LimitedListener],
         *,
-        backlog: int,
         tls: Tls | None,
     ) -> None:
         super().__init__(
@@ -71,32 +73,26 @@ class UvicornServer(uvicorn.Server):
                 interface="asgi3",
                 ws="none",
                 lifespan="off",
-                loop="asyncio",
-                backlog=backlog,
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
             )
         )
-        self._tls = tls
+        self._listeners = listeners
+        self._tls_options: dict[str, Any] = {}
+        if tls is not None:
+            self._tls_options = {
+                "ssl": tls.context,
+                "ssl_handshake_timeout": tls.handshake_timeout_seconds,
+                "ssl_shutdown_timeout": tls.shutdown_timeout_seconds,
+            }
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen on the sockets. uvicorn's method can't set the timeouts of TLS."""
-        options: dict[str, Any] = {}
-        if self._tls is not None:
-            options = {
-                "ssl": self._tls.context,
-                "ssl_handshake_timeout": self._tls.handshake_timeout_seconds,
-                "ssl_shutdown_timeout": self._tls.shutdown_timeout_seconds,
-            }
-        loop = asyncio.get_running_loop()
-        self.servers = [
-            await loop.create_server(
-                self._make_protocol, sock=listener, backlog=self.config.backlog, **options
-            )
-            for listener in sockets or []
-        ]
+        """Accept connections. uvicorn's method can't limit them or set the timeouts of TLS."""
+        for listener in self._listeners:
+            listener.start(self._connect)
+        self.servers = [*self._listeners]  # type: ignore[list-item] # to be closed at the drain
         self.started = True
 
     def stop(self, seconds: float) -> None:
@@ -104,10 +100,16 @@ class UvicornServer(uvicorn.Server):
         self.config.timeout_graceful_shutdown = seconds  # type: ignore[assignment]
         self.should_exit = True
 
-    def _make_protocol(self) -> asyncio.Protocol:
-        return self.config.http_protocol_class(  # type: ignore[call-arg]
+    async def _connect(self, connection: socket.socket) -> None:
+        """Serve a connection. Return once TLS is established. Raises OSError."""
+        protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
+        await asyncio.get_running_loop().connect_accepted_socket(
+            lambda: protocol, connection, **self._tls_options
+        )
+        if self.should_exit and protocol in self.server_state.connections:
+            protocol.shutdown()  # uvicorn has told only the connections before this one
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

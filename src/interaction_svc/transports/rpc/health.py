@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Collection
 
 from grpc_health.v1 import health_pb2
 
-from interaction_svc.domain.errors import UnknownPath
+from interaction_svc.domain.errors import Unavailable, UnknownPath
 from interaction_svc.transports.operations import HEALTH, Operation
 from interaction_svc.transports.rpc.method import Method
 from interaction_svc.transports.rpc.requests import parse_request
@@ -22,10 +22,19 @@ class HealthServicer:
         self._services = ("", *services)
         self._status = _STATUSES.NOT_SERVING
         self._changed = asyncio.Event()
+        self._generation = 0
 
     async def set_serving(self, is_serving: bool) -> None:
         """Set the status to SERVING or NOT_SERVING, and wake the watchers."""
         self._status = _STATUSES.SERVING if is_serving else _STATUSES.NOT_SERVING
+        self._wake()
+
+    def end_watches(self) -> None:
+        """End every Watch that is in progress, so that its client connects again."""
+        self._generation += 1
+        self._wake()
+
+    def _wake(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
@@ -43,10 +52,13 @@ class HealthServicer:
         return bytes(response.SerializeToString())
 
     async def watch(self, request: bytes) -> AsyncIterator[bytes]:
-        """Serve Watch: yield the status of a service now and at each change."""
+        """Serve Watch: yield the status of a service now and at each change.
+
+        Raises Unavailable at `end_watches`.
+        """
         service = parse_request(health_pb2.HealthCheckRequest, request).service
-        last = None
-        while True:
+        last, generation = None, self._generation
+        while generation == self._generation:
             changed = self._changed
             is_known = service in self._services
             status = self._status if is_known else _STATUSES.SERVICE_UNKNOWN
@@ -54,6 +66,7 @@ class HealthServicer:
                 yield self._response(status)
                 last = status
             await changed.wait()
+        raise Unavailable("The listener has been opened again; connect again")
 
     def methods(self) -> dict[Operation, Method]:
         """Return the methods by operation."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import grpc
 
 from interaction_svc.domain.errors import Overloaded, UnknownMethod
+from interaction_svc.transports.grpcio.interceptors.request_reader import RequestReader
 from interaction_svc.transports.operations import UNKNOWN_RPC, Operation
 from interaction_svc.transports.rpc.method import Method
 
@@ -54,20 +55,13 @@ class Chain(grpc.GenericRpcHandler):
         """
         self._interceptors = interceptors
         self._refuses = refuses
+        self._reader = RequestReader()
         self._handlers = {
             operation.rpc: (self._handler(operation, _behavior(operation, method)), operation)
             for operation, method in methods.items()
         }
         self._unknown = self._raising(UnknownMethod)
         self._overloaded = self._raising(Overloaded)
-
-    def handlers_of(self, service: str) -> dict[str, Handler]:
-        """Return the handlers of a service by the names of its methods."""
-        return {
-            rpc.rpartition("/")[2]: handler
-            for rpc, (handler, _) in self._handlers.items()
-            if rpc.startswith(f"/{service}/")
-        }
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
         """Return the handler of a method."""
@@ -78,18 +72,24 @@ class Chain(grpc.GenericRpcHandler):
         return self._overloaded if self._refuses(operation) else handler
 
     def _handler(self, operation: Operation, behavior: Behavior) -> Handler:
-        """Return a handler without serializers, because requests and responses are bytes."""
+        """Return a handler without serializers, because requests and responses are bytes.
+
+        It has the type of a stream of requests, so that grpc calls it before it reads one.
+        """
+        if not operation.kind.streams_requests:
+            behavior = self._reader.reads(operation, behavior)
         for interceptor in reversed(self._interceptors):
             behavior = interceptor.around(operation, behavior)
-        make: Any = getattr(grpc, f"{operation.kind}_rpc_method_handler")
+        make: Any = (
+            grpc.stream_stream_rpc_method_handler
+            if operation.kind.streams_responses
+            else grpc.stream_unary_rpc_method_handler
+        )
         handler: Handler = make(behavior)
         return handler
 
     def _raising(self, error: Callable[[], Exception]) -> Handler:
-        """Return a handler that raises `error()`.
-
-        UNKNOWN_RPC is a stream of requests, so that grpc calls the handler before it reads one.
-        """
+        """Return a handler that raises `error()`."""
 
         async def refuse(_: Any, __: Context) -> bytes:
             raise error()
