@@ -9,10 +9,10 @@ $(TOOLS)/rival-go: $(wildcard bench/rivals/go/*.go bench/rivals/go/go.*) $(GO_ST
 	cd bench/rivals/go && CGO_ENABLED=1 go vet . && CGO_ENABLED=1 go build -o "$(CURDIR)/$@" .
 
 .PHONY: bench bench-quick
-bench: $(VENV)/.dev $(GO_RIVAL) ## measure the cost of requests against an empty RPC and other services; 12 minutes, into docs/bench
+bench: $(VENV)/.dev $(GO_RIVAL) ## measure the cost of requests against an empty RPC and other services; 15 minutes, into docs/bench
 	$(BIN)/python -m bench.speed --into docs/bench
 
-bench-quick: $(VENV)/.dev $(GO_RIVAL) ## measure the same in under 2 minutes, less exactly, into .build/bench
+bench-quick: $(VENV)/.dev $(GO_RIVAL) ## measure the same in some 3 minutes, less exactly, into .build/bench
 	$(BIN)/python -m bench.speed --quick --into .build/bench
 
 .PHONY: bench-soak

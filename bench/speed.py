@@ -57,7 +57,7 @@ _SLOW_WRITE_TARGETS = {GRPCIO: (6, 10), H2CORN: (6, 10)}
 def main() -> None:
     """Run all benchmarks, print the report, and write it into a folder."""
     parser = argparse.ArgumentParser(prog="python -m bench.speed", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="in under 2 minutes, less exact")
+    parser.add_argument("--quick", action="store_true", help="in some 3 minutes, less exact")
     parser.add_argument("--into", type=Path, required=True, help="the folder to write to")
     given = parser.parse_args()
     given.into.mkdir(parents=True, exist_ok=True)
