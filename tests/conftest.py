@@ -31,9 +31,10 @@ ENGINES = ("grpcio", "h2corn")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run the tests with the mark `each_engine` on both engines."""
-    if metafunc.definition.get_closest_marker("each_engine"):
-        metafunc.parametrize("engine", ENGINES, indirect=True, scope="module")
+    """Run the tests with the mark `each_engine` on both engines, or on those that it names."""
+    mark = metafunc.definition.get_closest_marker("each_engine")
+    if mark is not None:
+        metafunc.parametrize("engine", mark.args or ENGINES, indirect=True, scope="module")
 
 
 @pytest.fixture(scope="module", autouse=True)

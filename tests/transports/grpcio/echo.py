@@ -5,6 +5,7 @@ what a method does.
 """
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 import grpc
 from google.protobuf.empty_pb2 import Empty
 from testing.build import new_sid
+from testing.engines import grpc_listener
 from testing.requests import failure
 
 from interaction_svc.admission.concurrency import ConcurrencyLimit
@@ -26,14 +28,6 @@ from interaction_svc.domain.units import MIB
 from interaction_svc.store import Store
 from interaction_svc.store.factory import open_store
 from interaction_svc.telemetry.request_context import current_request
-from interaction_svc.transports.grpcio.interceptors import (
-    Admission,
-    Authentication,
-    Chain,
-    Errors,
-    InFlight,
-    Telemetry,
-)
 from interaction_svc.transports.operations import Kind, Operation
 from interaction_svc.transports.pipeline import Pipeline, StreamTimes
 from interaction_svc.transports.rpc.method import Method
@@ -101,34 +95,28 @@ class Echo:
 
 
 class EchoServer:
-    """The served chain and its parts."""
+    """The served methods and their limits."""
 
-    def __init__(self, store: Store, times: Times, *, cached_forever: bool) -> None:
+    port: int
+
+    def __init__(self, engine: str, store: Store, times: Times, *, cached_forever: bool) -> None:
         self.store = store
         self.echo = Echo()
         self.concurrency = ConcurrencyLimit(PLACES, streams_per_key=STREAMS_OF_A_KEY)
         self.admission = AdmissionControl(self.concurrency, RequestRateLimit(0), times.call)
         clock = (lambda: 0.0) if cached_forever else asyncio.get_running_loop().time
-        self.in_flight = InFlight()
         stages = Pipeline(Authenticator(store, allows_anonymous=False, clock=clock), self.admission)
-        chain = Chain(
-            [
-                self.in_flight,
-                Telemetry(),
-                Errors(),
-                Admission(stages, StreamTimes(times.idle, times.stream)),
-                Authentication(stages, open_to_all=(), is_peer_allowed=lambda _: True),
-            ],
+        self.listener = grpc_listener(
+            engine,
             {
                 Operation(path_of(kind), None, Permission.READ, kind=Kind(kind)): Method(
                     getattr(self.echo, kind), Empty, Empty
                 )
                 for kind in KINDS
             },
-            refuses=stages.refuses,
+            stages,
+            times=StreamTimes(times.idle, times.stream),
         )
-        self.server = grpc.aio.server(handlers=[chain])
-        self.port = self.server.add_insecure_port("127.0.0.1:0")
 
     @property
     def places(self) -> int:
@@ -159,11 +147,11 @@ async def opened(
     async with AsyncExitStack() as stack:
         store = await open_store(files.url(folder))
         stack.push_async_callback(store.close)
-        pipeline = EchoServer(store, times, cached_forever=cached_forever)
-        await pipeline.server.start()
-        stack.push_async_callback(pipeline.server.stop, None)
-        address = f"127.0.0.1:{pipeline.port}"
-        channel = await stack.enter_async_context(grpc.aio.insecure_channel(address))
+        engine = os.environ["INTERACTION_SVC_GRPC_ENGINE"]
+        pipeline = EchoServer(engine, store, times, cached_forever=cached_forever)
+        pipeline.port = (address := await pipeline.listener.start()).port
+        stack.push_async_callback(pipeline.listener.drain, 0)
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(str(address)))
         await stack.enter_async_context(asyncio.timeout(30))
         yield pipeline, channel
 

@@ -10,19 +10,19 @@ from typing import Any
 import grpc
 import pytest
 from testing.build import Parents, new_interaction, new_parents
-from testing.pipelines import GRPC_LIMITS, STREAM_TIMES, methods_of, open_pipeline
+from testing.engines import grpc_listener
+from testing.pipelines import methods_of, open_pipeline
 from testing.requests import Code, failure, get_request, list_request
 
 from interaction_svc.app.ingest import Ingest
 from interaction_svc.app.interactions import Interactions
-from interaction_svc.store import Store
 from interaction_svc.store.factory import open_store
-from interaction_svc.transports.address import Address
-from interaction_svc.transports.grpcio.server import GrpcServer
 from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
 from tests.store.sqlite import files
+
+pytestmark = pytest.mark.each_engine
 
 INTERNALS = "SELECT body FROM somewhere"
 
@@ -45,15 +45,11 @@ class FailingIngest(Ingest):
     prepare: Any = record
 
 
-def server_on(interactions: Interactions, ingest: Ingest, store: Store) -> GrpcServer:
-    methods, pipeline = methods_of(interactions, ingest), open_pipeline(store)
-    return GrpcServer(methods, pipeline, STREAM_TIMES, Address("127.0.0.1", 0), GRPC_LIMITS)
-
-
 @pytest.fixture
-async def channel(tmp_path: Path) -> AsyncIterator[grpc.aio.Channel]:
+async def channel(tmp_path: Path, engine: str) -> AsyncIterator[grpc.aio.Channel]:
     store = await open_store(files.url(tmp_path))
-    server = server_on(Failing(store), FailingIngest(store), store)
+    methods = methods_of(Failing(store), FailingIngest(store))
+    server = grpc_listener(engine, methods, open_pipeline(store))
     address = await server.start()
     async with grpc.aio.insecure_channel(str(address)) as opened:
         yield opened
@@ -87,11 +83,12 @@ async def test_unexpected_errors_are_masked(
     assert all(reference in logged for reference in references)
 
 
-async def test_a_drain_of_zero_seconds_always_ends(tmp_path: Path) -> None:
-    """The drain calls grpc's stop twice. The second one must not free the server too early."""
+async def test_a_drain_of_zero_seconds_always_ends(tmp_path: Path, engine: str) -> None:
+    """With grpcio it calls grpc's stop twice, and the second must not free the server too early."""
     store = await open_store(files.url(tmp_path))
     for _ in range(15):
-        server = server_on(Failing(store), FailingIngest(store), store)
+        methods = methods_of(Failing(store), FailingIngest(store))
+        server = grpc_listener(engine, methods, open_pipeline(store))
         address = await server.start()
         async with grpc.aio.insecure_channel(str(address)) as channel:
             with pytest.raises(grpc.aio.AioRpcError):

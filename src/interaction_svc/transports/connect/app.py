@@ -41,7 +41,7 @@ from interaction_svc.transports.connect.protocols import (
 )
 from interaction_svc.transports.connect.request import Request
 from interaction_svc.transports.connect.sender import Sender
-from interaction_svc.transports.operations import Operation
+from interaction_svc.transports.operations import UNKNOWN_RPC, Operation
 from interaction_svc.transports.pipeline import (
     ErrorBoundary,
     Interruptible,
@@ -73,7 +73,9 @@ class RpcApp:
         open_to_all: Collection[Operation] = (),
         allowed_names: Collection[str] = (),
     ) -> None:
-        self._methods = methods
+        self._methods = {
+            operation.rpc: (operation, method) for operation, method in methods.items()
+        }
         self._pipeline = pipeline
         self._times = times
         self._max_bytes = max_message_bytes
@@ -86,10 +88,11 @@ class RpcApp:
 
         Raises an error only if a response has begun that can't end with an error.
         """
-        request = Request(scope, receive)
+        operation, method = self._methods.get(scope["path"], (UNKNOWN_RPC, None))
+        request = Request(operation, scope, receive)
         served = self._protocols.posted(with_trailers=request.server_sends_trailers)
         protocol = served.get(request.content_type)
-        if protocol is not None and not protocol.serves(request.operation):
+        if protocol is not None and not protocol.serves(operation):
             protocol = None
         rendering = protocol or self._protocols.json
         call = request.context(rendering.name)
@@ -97,7 +100,9 @@ class RpcApp:
             sender = Sender(scope, send)
             try:
                 with ErrorBoundary(call, passes=ClientGoneError):
-                    await self._serve(request, protocol, call, sender)
+                    if method is None:
+                        raise UnknownMethod
+                    await self._serve(request, protocol, method, call, sender)
                     return
             except ClientGoneError:
                 call.code = "CANCELLED"
@@ -122,7 +127,7 @@ class RpcApp:
                     response.headers.append((b"allow", ", ".join(error.allowed).encode()))
                     response = response._replace(status=405)
                 elif isinstance(error, UnsupportedMediaType):
-                    kinds = [k for k, one in served.items() if one.serves(request.operation)]
+                    kinds = [k for k, one in served.items() if one.serves(operation)]
                     response.headers.append((b"accept-post", b", ".join(kinds)))
                     response = response._replace(status=415)
                 elif isinstance(error, UnsupportedCompression):
@@ -132,13 +137,15 @@ class RpcApp:
                 call.code, call.error = "CANCELLED", None
 
     async def _serve(
-        self, request: Request, protocol: Protocol | None, call: RequestContext, sender: Sender
+        self,
+        request: Request,
+        protocol: Protocol | None,
+        method: Method,
+        call: RequestContext,
+        sender: Sender,
     ) -> None:
         """Serve a call. Raises ServiceError, ClientGoneError."""
         operation = request.operation
-        method = self._methods.get(operation)
-        if method is None:
-            raise UnknownMethod
         if b"host" not in request.headers:
             raise MalformedRequest("The request names no host: send `:authority` or `Host`")
         if request.method == "GET" and operation.changes_nothing and not operation.is_streaming:
@@ -289,14 +296,18 @@ class RpcApp:
         watch: KeyWatch | None,
         stages: AsyncExitStack,
     ) -> AsyncGenerator[bytes, None]:
-        """Return the requests of a stream, which end at the time limits or with a revoked key."""
+        """Return the requests of a stream, which end with a revoked key.
+
+        A stream with one response also ends at the time limits.
+        """
         held = stages.enter_context(self._pipeline.request_bytes.request())
         parts = await stages.enter_async_context(aclosing(request.parts()))
         max_bytes = self._max_bytes_of(request.operation)
         requests = await stages.enter_async_context(
             aclosing(protocol.requests(method, request.headers, parts, max_bytes, held))
         )
-        requests = await stages.enter_async_context(aclosing(self._times.limit(requests)))
+        if not request.operation.kind.streams_responses:
+            requests = await stages.enter_async_context(aclosing(self._times.limit(requests)))
         if watch is not None:
             requests = await stages.enter_async_context(aclosing(watch.interrupt_between(requests)))
         return requests

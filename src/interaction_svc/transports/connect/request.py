@@ -16,7 +16,7 @@ from interaction_svc.telemetry.request_context import (
 )
 from interaction_svc.transports.address import Address
 from interaction_svc.transports.asgi.client_gone import ClientGoneError
-from interaction_svc.transports.operations import RPCS, UNKNOWN_RPC
+from interaction_svc.transports.operations import Operation
 from interaction_svc.transports.pipeline import Interruptible
 
 _AUTHORIZATION = b"authorization"
@@ -27,11 +27,11 @@ _CONSISTENCY = CONSISTENCY_HEADER.encode()
 class Request:
     """The headers of a request, its operation, and its body once it is read."""
 
-    def __init__(self, scope: Scope, receive: Receive) -> None:
+    def __init__(self, operation: Operation, scope: Scope, receive: Receive) -> None:
+        self.operation = operation
         self.scope = scope
         self.headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
         """The headers by name. Of a repeated header the first value is used."""
-        self.operation = RPCS.get(scope["path"], UNKNOWN_RPC)
         self._receive = receive
 
     @property

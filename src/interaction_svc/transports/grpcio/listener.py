@@ -19,7 +19,6 @@ from interaction_svc.transports.grpcio.accept_loop import AcceptingServer
 from interaction_svc.transports.grpcio.credentials import server_credentials
 from interaction_svc.transports.grpcio.interceptors import Chain
 from interaction_svc.transports.grpcio.self_probe import SelfProbe
-from interaction_svc.transports.operations import RPCS
 from interaction_svc.transports.sockets import CHECK_SECONDS, Listener, addresses_of, listeners_on
 from interaction_svc.transports.tls import Certificates
 
@@ -140,7 +139,7 @@ class _Server:
         self._probe = SelfProbe()
         probe = self._probe
         self._server = AcceptingServer(
-            {probe.method, *RPCS},
+            {probe.method, *chain.methods},
             lambda details: (
                 probe.handler if details.method == probe.method else chain.service(details)
             ),

@@ -128,7 +128,7 @@ class H2cornServer:
                 errors = 1 if loop.time() - started_at > _STEADY_SECONDS else errors + 1
                 if errors > _MAX_ERRORS_IN_A_ROW:
                     raise error
-                log.error("the gRPC listener is started again", cause=error.strerror)
+                log.error("the gRPC listener is started again", cause=str(error))
                 metrics.listener_restarts.labels("grpc").inc()
                 pause = min(_FIRST_PAUSE_SECONDS * 2 ** (errors - 1), _LONGEST_PAUSE_SECONDS)
                 await asyncio.sleep(pause)
@@ -171,6 +171,9 @@ class _Running:
         await asyncio.wait([self._serving, started], return_when=asyncio.FIRST_COMPLETED)
         if self._serving.done():
             started.cancel()
+            await asyncio.wait([started])
+            if not started.cancelled():
+                started.exception()  # the same error
             self._serving.result()
         await started
 

@@ -1,7 +1,7 @@
 """The chain of interceptors around every gRPC method, and the types that interceptors share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -62,6 +62,11 @@ class Chain(grpc.GenericRpcHandler):
         }
         self._unknown = self._raising(UnknownMethod)
         self._overloaded = self._raising(Overloaded)
+
+    @property
+    def methods(self) -> Collection[str]:
+        """Return the full names of the methods."""
+        return self._handlers.keys()
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
         """Return the handler of a method."""
