@@ -21,6 +21,7 @@ from testing.process import Served, run, served
 from testing.requests import get_request, list_request
 
 from bench import reading
+from bench.processes import ENGINES, GRPCIO
 from bench.reading import GET, GETS, Contender, Rows, case_of
 from bench.report import machine, markdown
 
@@ -44,6 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.compare", description=__doc__)
     parser.add_argument("base", type=Path, help="the other commit's src folder")
     parser.add_argument("--rounds", type=int, default=_ROUNDS)
+    parser.add_argument("--engine", choices=ENGINES, default=GRPCIO, help="of gRPC, in all trees")
     parser.add_argument("--seconds", type=float, default=0.25, help="for each case in a round")
     given = parser.parse_args()
     here = Path("src").resolve()
@@ -53,13 +55,15 @@ def main() -> None:
     rows = reading.make_rows()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        running = [stack.enter_context(_serve(tree, folder, rows)) for tree in trees]
+        running = [stack.enter_context(_serve(tree, folder, rows, given.engine)) for tree in trees]
         over_grpc = [_grpc_contender(each, rows) for each in running]
         over_rest = [_rest_contender(each, rows) for each in running]
         over_connect = [_connect_contender(each, rows) for each in running]
         print(machine())
         for transport, contenders in (
-            ("gRPC", over_grpc), ("REST", over_rest), ("Connect as JSON", over_connect)
+            (f"gRPC on {given.engine}", over_grpc),
+            ("REST", over_rest),
+            ("Connect as JSON", over_connect),
         ):  # fmt: skip
             costs = _measured(contenders, given.rounds, given.seconds)
             print(f"\n{transport}, server CPU of a request in microseconds:\n")
@@ -67,11 +71,12 @@ def main() -> None:
 
 
 @contextmanager
-def _serve(tree: _Tree, folder: Path, rows: Rows) -> Iterator[_Running]:
+def _serve(tree: _Tree, folder: Path, rows: Rows, engine: str) -> Iterator[_Running]:
     own = folder / tree.name.replace(" ", "-")
     own.mkdir()
     read, ingest = (_new_key(tree, own, role, rows) for role in ("read", "ingest"))
-    with served(own, env={"PYTHONPATH": str(tree.source)}) as server:
+    flags = () if engine == GRPCIO else ("--grpc-engine", engine)  # older trees lack the flag
+    with served(own, *flags, env={"PYTHONPATH": str(tree.source)}) as server:
         reading.record(server.grpc_address, ingest, rows.made)
         yield _Running(tree, server, read)
 

@@ -98,6 +98,16 @@ class Connection(asyncio.Protocol):
         self._stream += 2
         return True
 
+    def cancel(self) -> bool:
+        """Reset the stream of the last call. Return False if the call has ended already."""
+        stream = self._stream - 2
+        if self.sent.pop(stream, None) is None or self.transport is None:
+            return False
+        self._missing.pop(stream, None)
+        reset = struct.pack(">I", http2.CANCEL)
+        self.transport.write(http2.frame(http2.RST_STREAM, stream=stream, payload=reset))
+        return True
+
     def data_received(self, data: bytes) -> None:
         self._received += data
         for kind, flags, stream, payload in http2.frames(self._received):

@@ -2,7 +2,7 @@
 
 py-spy samples the stacks of the event loop's and the store's threads 500 times a second. A sample
 is attributed to the innermost module on its stack that belongs to the service or the transport.
-grpc's core has other threads, which are not included.
+The threads of grpc's core and of h2corn are not included.
 """
 
 import re
@@ -16,19 +16,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from testing import http2
+from testing.process import Served
 from testing.requests import get_request, list_request
 
 from bench import http_load, load, reading
+from bench.processes import GRPCIO, H2CORN
 from bench.reading import AT_ONCE, GET, case_of
 
 _SAMPLES_PER_SECOND = 500
 _FRAME = re.compile(
-    r"\((?:(?:asyncio|uvicorn|starlette|grpc)/[^)]*|interaction_svc/([^:)]+?)(?:\.py)?(?::\d+)?)\)"
+    r"\((?:(?:asyncio|uvicorn|h2corn|starlette|grpc)/[^)]*|interaction_svc/([^:)]+?)(?:\.py)?(?::\d+)?)\)"
 )
 """A stack frame of the service or the transport; the group is empty for the transport."""
 _PARTS = {
-    "": "transport: grpc.aio or uvicorn, asyncio, sockets",
+    "": "transport: grpc.aio or uvicorn, event loop, sockets",
     "transports/grpcio/interceptors/telemetry": "telemetry: request context, log line, metrics",
     "transports/asgi": "ASGI middleware: ids, errors, limits, authentication",
     "telemetry/request_scope": "telemetry: request context, log line, metrics",
@@ -43,6 +44,7 @@ _PARTS = {
     "admission/share": "pipeline: limits, deadline, authentication, errors",
     "admission/wait_queue": "pipeline: limits, deadline, authentication, errors",
     "admission/deadline": "pipeline: limits, deadline, authentication, errors",
+    "admission/response_backlog": "pipeline: limits, deadline, authentication, errors",
     "domain/principals": "pipeline: limits, deadline, authentication, errors",
     "app/ingest": "request: parsing, validation, page tokens",
     "transports/rpc": "request: parsing, validation, page tokens",
@@ -53,6 +55,7 @@ _PARTS = {
     "app/store_calls": "request: parsing, validation, page tokens",
     "transports/rest/resources": "JSON of rows and envelope",
     "codec/twilio_query": "request: parsing, validation, page tokens",
+    "transports/connect": "RPC over ASGI: protocol, body, calls of h2corn",
     "transports/http1": "HTTP protocol",
     "transports/rest/responses": "HTTP protocol",
     "store": "store: SQLite",
@@ -62,8 +65,8 @@ _PARTS = {
 }
 """Parts by module or folder; the longest match applies."""
 OTHER = "other"
-_BEGINNINGS = ("run_forever", "_work_through")
-"""The functions at which the work of the event loop's and the store's threads begins."""
+_BEGINNINGS = ("(asyncio/runners.py", "_work_through")
+"""The frames at which the work of the event loop's and the store's threads begins."""
 
 
 def parts(seconds: float) -> list[tuple[str, ...]] | None:
@@ -72,8 +75,9 @@ def parts(seconds: float) -> list[tuple[str, ...]] | None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stored = stack.enter_context(reading.serve_rows(folder))
-        for name, put_load in _loads(stored, seconds):
-            found = _profiled(stored.server.process.pid, folder / "samples", seconds, put_load)
+        on_h2corn = stack.enter_context(reading.serve_same(stored.server, folder, H2CORN))
+        for name, pid, put_load in _loads(stored, on_h2corn, seconds):
+            found = _profiled(pid, folder / "samples", seconds, put_load)
             if found is None:
                 return None
             columns.append((name, found))
@@ -89,9 +93,11 @@ def _order(part: str) -> int:
     return [*_PARTS.values(), OTHER].index(part)
 
 
-def _loads(stored: reading.Stored, seconds: float) -> list[tuple[str, Callable[[], object]]]:
+def _loads(
+    stored: reading.Stored, on_h2corn: Served, seconds: float
+) -> list[tuple[str, int, Callable[[], object]]]:
+    """Return the name of each case, the process ID of its server, and a function that loads it."""
     metadata = (("authorization", stored.key.bearer),)
-    grpc_address = stored.server.grpc_address
     http_address = stored.server.base_url.removeprefix("http://")
     header = reading.header_of(stored.key.basic)
     wanted: dict[str, tuple[list[Any], list[str]]] = {
@@ -107,18 +113,16 @@ def _loads(stored: reading.Stored, seconds: float) -> list[tuple[str, Callable[[
             for size in (50, 1000)
         },
     }
-    loads: list[tuple[str, Callable[[], object]]] = []
-    for case, (messages, _) in wanted.items():
-        requests = tuple(
-            load.Request(
-                http2.call_headers(reading.method_of(message), metadata),
-                http2.message(message.SerializeToString()),
-                len(reading.grpc_answer(grpc_address, message, metadata)),
+    loads: list[tuple[str, int, Callable[[], object]]] = []
+    for engine, server in ((GRPCIO, stored.server), (H2CORN, on_h2corn)):
+        address, pid = server.grpc_address, server.process.pid
+        for case, (messages, _) in wanted.items():
+            requests = tuple(
+                reading.grpc_request(address, message, metadata) for message in messages
             )
-            for message in messages
-        )
-        of_grpc = load.Load(grpc_address, requests, seconds, 4, at_once=AT_ONCE)
-        loads.append((f"gRPC {case}", partial(load.run, of_grpc)))
+            of_grpc = load.Load(address, requests, seconds, 4, at_once=AT_ONCE)
+            loads.append((f"{engine} {case}", pid, partial(load.run, of_grpc)))
+    pid = stored.server.process.pid
     for case, (_, paths) in wanted.items():
         gets = tuple(
             http_load.HttpRequest(
@@ -127,7 +131,7 @@ def _loads(stored: reading.Stored, seconds: float) -> list[tuple[str, Callable[[
             for path in paths
         )
         of_http = http_load.HttpLoad(http_address, gets, seconds, AT_ONCE)
-        loads.append((f"REST {case}", partial(http_load.run, of_http)))
+        loads.append((f"REST {case}", pid, partial(http_load.run, of_http)))
     return loads
 
 

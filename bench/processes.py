@@ -10,6 +10,8 @@ from pathlib import Path
 _SCHEDULED = 2
 """CPUCLOCK_SCHED of Linux: the clock of the time that a process ran."""
 GO_RIVAL = Path(".build/bin/rival-go")
+GRPCIO, H2CORN = ENGINES = ("grpcio", "h2corn")
+"""The engines of the service's gRPC listener."""
 
 
 def cpu_seconds(pid: int) -> float:
@@ -18,6 +20,12 @@ def cpu_seconds(pid: int) -> float:
     It is read from the process's clock in nanoseconds; /proc has only hundredths of a second.
     """
     return time.clock_gettime(~pid << 3 | _SCHEDULED)
+
+
+def resident_mib(pid: int, name: str = "VmRSS") -> float:
+    """Return the resident memory of a process, or with VmHWM its peak."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition(f"{name}:")[2].split()[0]) / 1024
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """The cost of reads, compared with an empty RPC or route and with rivals in the same run.
 
 Every contender gets the same requests, in alternating rounds. The cost is the processor time of the
-server's process for each request. Before the measurement all contenders must return the same
+server's process for each request. Over gRPC the service runs twice, once on each engine, with one
+store. Before the measurement all contenders must return the same
 responses. During the measurement a response of another length counts as a failure.
 """
 
@@ -21,18 +22,26 @@ from testing.process import Served, served
 from testing.requests import get_request, list_request
 
 from bench import http_load, load
-from bench.processes import GO_RIVAL, cpu_seconds, python, rival
+from bench.processes import GO_RIVAL, H2CORN, cpu_seconds, python, rival
 from bench.rivals import copy_db, fastapi_app
-from bench.rivals.agree import GrpcServer, RestServer, agree_grpc, agree_rest
+from bench.rivals.agree import (
+    DisagreementError,
+    GrpcServer,
+    RestServer,
+    agree_grpc,
+    agree_rest,
+)
 from bench.rivals.answers import write_answers
 from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 from interaction_svc.v1.interaction_pb2 import Interaction
 
 SIZES = (10, 50, 200, 1000)
-"""The page sizes. 50 and 1,000 have targets."""
+"""The page sizes. All but 200 have targets."""
 GET = "Get"
 EMPTY = "empty"
 OURS = "interaction-svc"
+"""The service. Over gRPC it runs on the engine grpcio, the default."""
+ON_H2CORN = "interaction-svc, h2corn"
 PLAIN = "plain Python"
 GO = "plain Go"
 FASTAPI = "FastAPI"
@@ -125,15 +134,25 @@ def make_rows() -> Rows:
 
 
 @contextmanager
-def serve_rows(folder: Path) -> Iterator[Stored]:
+def serve_rows(folder: Path, *flags: str) -> Iterator[Stored]:
     """Serve a store with rows until the end of the block."""
     rows = make_rows()
     account_sid = rows.parents.account_sid
     key = new_key(folder / "interactions.db", "read", account_sid)
     writer = new_key(folder / "interactions.db", "ingest", account_sid)
-    with served(folder) as server:
+    with served(folder, *flags) as server:
         record(server.grpc_address, writer, rows.made)
         yield Stored(server, key, rows.parents, rows.session[:GETS], rows.others)
+
+
+@contextmanager
+def serve_same(server: Served, folder: Path, engine: str, *flags: str) -> Iterator[Served]:
+    """Serve the store of another server from a second process, on an engine of gRPC."""
+    own = folder / engine
+    own.mkdir()
+    store = f"sqlite:///{server.store}"
+    with served(own, "--store", store, "--grpc-engine", engine, *flags) as beside:
+        yield beside
 
 
 def record(address: str, key: IssuedKey, made: Sequence[Interaction]) -> None:
@@ -160,18 +179,21 @@ def _grpc_contenders(
     for size in SIZES:
         asked[case_of(size)] = [list_request(stored.parents, page_size=size)]
     ours = stored.server.grpc_address
+    on_h2corn = stack.enter_context(serve_same(stored.server, folder, H2CORN))
     everything = [request for requests in asked.values() for request in requests]
+    by_request = {
+        request.SerializeToString(): grpc_answer(ours, request, metadata) for request in everything
+    }
+    for request in everything:
+        answer = grpc_answer(on_h2corn.grpc_address, request, metadata)
+        if answer != by_request[request.SerializeToString()]:
+            raise DisagreementError(f"The engines answer a {type(request).__name__} differently")
     answers = folder / "grpc.answers"
-    write_answers(
-        answers,
-        {
-            request.SerializeToString(): grpc_answer(ours, request, metadata)
-            for request in everything
-        },
-    )
+    write_answers(answers, by_request)
     found = [
         (EMPTY, *run("bench.rivals.empty_grpc", "--answers", str(answers))),
         (OURS, stored.server.process.pid, ours),
+        (ON_H2CORN, on_h2corn.process.pid, on_h2corn.grpc_address),
         (PLAIN, *run("bench.rivals.plain_grpc", "--db", str(theirs))),
     ]
     if GO_RIVAL.exists():
@@ -179,7 +201,7 @@ def _grpc_contenders(
         found.append((GO, *stack.enter_context(rival(*command))))
     contenders = []
     for name, pid, address in found:
-        if name != OURS:
+        if name not in (OURS, ON_H2CORN):
             agree_grpc(GrpcServer(ours, metadata), GrpcServer(address), everything)
         requests = {
             case: tuple(grpc_request(address, request, metadata) for request in requests)

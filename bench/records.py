@@ -32,13 +32,15 @@ _ODD = 0x9E3779B1
 
 
 @contextmanager
-def writable(env: dict[str, str] | None = None) -> Iterator[tuple[Served, IssuedKey, str]]:
+def writable(
+    *flags: str, env: dict[str, str] | None = None
+) -> Iterator[tuple[Served, IssuedKey, str]]:
     """Serve, and yield the server, a key of the role ingest, and the key's account."""
     account = new_parents().account_sid
     with tempfile.TemporaryDirectory(dir=_disk()) as name:
         folder = Path(name)
         key = new_key(folder / "interactions.db", "ingest", account)
-        with served(folder, env=env) as server:
+        with served(folder, *flags, env=env) as server:
             yield server, key, account
 
 

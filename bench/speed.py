@@ -10,13 +10,15 @@ import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from bench import memory, parts, reading, scaling, sizes, writing
+from bench import memory, parts, reading, scaling, sizes, throughput, writing
+from bench.processes import ENGINES, GRPCIO, H2CORN
 from bench.reading import (
     CONNECT,
     EMPTY,
     FASTAPI,
     GET,
     GO,
+    ON_H2CORN,
     OURS,
     PLAIN,
     SIZES,
@@ -27,19 +29,35 @@ from bench.reading import (
 from bench.report import Measure, machine, markdown, plot, table_of
 
 Targets = dict[str, tuple[float | None, float | None]]
-_GRPC_TARGETS: Targets = {GET: (1.6, 1.3), case_of(50): (2.4, 1.8), case_of(1000): (9, 7)}
-_REST_TARGETS: Targets = {
-    GET: (1.8, 1.4),
-    case_of(50): (7, 3),
-    case_of(1000): (20, 11),
-    UNSEEN: (None, None),
+_CONTENDERS = {GRPCIO: OURS, H2CORN: ON_H2CORN}
+_GRPC_TARGETS: dict[str, Targets] = {
+    OURS: {
+        GET: (1.45, 1.3),
+        case_of(10): (1.8, 1.6),
+        case_of(50): (1.8, 1.5),
+        case_of(1000): (3.5, 2.5),
+    },
+    ON_H2CORN: {
+        GET: (0.5, 0.35),
+        case_of(10): (0.7, 0.5),
+        case_of(50): (0.7, 0.45),
+        case_of(1000): (3.5, 2),
+    },
 }
+_REST_TARGETS: Targets = {
+    GET: (1.6, 1.3),
+    case_of(50): (4, 2.5),
+    case_of(1000): (10, 6),
+    UNSEEN: (25, 15),
+}
+_WRITE_TARGETS = {GRPCIO: (3, 5), H2CORN: (5, 8)}
+_SLOW_WRITE_TARGETS = {GRPCIO: (6, 10), H2CORN: (6, 10)}
 
 
 def main() -> None:
     """Run all benchmarks, print the report, and write it into a folder."""
     parser = argparse.ArgumentParser(prog="python -m bench.speed", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="in under 2 minutes, less exact")
+    parser.add_argument("--quick", action="store_true", help="in some 3 minutes, less exact")
     parser.add_argument("--into", type=Path, required=True, help="the folder to write to")
     given = parser.parse_args()
     given.into.mkdir(parents=True, exist_ok=True)
@@ -64,10 +82,12 @@ def _measured(folder: Path, *, quick: bool) -> str:
         "## Targets\n",
         table_of(targets),
         "## Server CPU of a request, in microseconds\n",
-        _contenders("gRPC", over_grpc, (EMPTY, OURS, PLAIN, GO)),
+        _contenders("gRPC", over_grpc, (EMPTY, OURS, ON_H2CORN, PLAIN, GO)),
         _contenders("REST", over_rest, (EMPTY, OURS, CONNECT, FASTAPI)),
         "## Where the time goes\n",
         _parts(1.0 if quick else 6.0),
+        f"## Throughput of {throughput.AT_ONCE} callers\n",
+        _throughput(rounds, seconds),
         "## Two workers against one\n",
         _workers(rounds, seconds),
         "## Memory\n",
@@ -79,12 +99,21 @@ def _measured(folder: Path, *, quick: bool) -> str:
 
 
 def _of_reads(over_grpc: Costs, over_rest: Costs) -> Iterable[Measure]:
-    for case, (must, aim) in _GRPC_TARGETS.items():
-        yield Measure(
-            f"{case} ÷ empty Get", _ratios(over_grpc, (case, OURS), (GET, EMPTY)),
-            _us(over_grpc[case, OURS]), _us(over_grpc[GET, EMPTY]), must, aim,
-            floor=statistics.median(_ratios(over_grpc, (case, EMPTY), (GET, EMPTY))),
-        )  # fmt: skip
+    for engine, contender in _CONTENDERS.items():
+        for case, (must, aim) in _GRPC_TARGETS[contender].items():
+            floor = statistics.median(_ratios(over_grpc, (case, EMPTY), (GET, EMPTY)))
+            ratios = _ratios(over_grpc, (case, contender), (GET, EMPTY))
+            yield Measure(
+                f"{engine}: {case} ÷ empty Get", ratios,
+                _us(over_grpc[case, contender]), _us(over_grpc[GET, EMPTY]), must, aim,
+                floor=floor if engine == GRPCIO else None,
+            )  # fmt: skip
+    if (GET, GO) in over_grpc:
+        for case in _GRPC_TARGETS[OURS]:
+            yield Measure(
+                f"{GO}: {case} ÷ empty Get", _ratios(over_grpc, (case, GO), (GET, EMPTY)),
+                _us(over_grpc[case, GO]), _us(over_grpc[GET, EMPTY]),
+            )  # fmt: skip
     for case, (must, aim) in _REST_TARGETS.items():
         yield Measure(
             f"REST {case} ÷ empty route, same bytes",
@@ -113,13 +142,18 @@ def _of_sizes(by_size: dict[int, list[float]], rounds: int, seconds: float) -> I
 
 def _of_writes(rounds: int, seconds: float) -> Iterable[Measure]:
     records = "64 durable records at once ÷ one"
-    yield _of_rounds(
-        records, writing.concurrent_records(rounds, seconds), 6, 10, _per_second, at_least=True
-    )
+    at_once = writing.concurrent_records(rounds, seconds)
     slowly = writing.concurrent_records_flushed_slowly(rounds, seconds)
-    if slowly is not None:
-        longer = f"{records}, each flush {writing.SLOW_FLUSH_MS} ms longer"
-        yield _of_rounds(longer, slowly, 6, 10, _per_second, at_least=True)
+    for engine in ENGINES:
+        yield _of_rounds(
+            f"{engine}: {records}", at_once[engine], *_WRITE_TARGETS[engine], _per_second,
+            at_least=True,
+        )  # fmt: skip
+        if slowly is not None:
+            yield _of_rounds(
+                f"{engine}: {records}, each flush {writing.SLOW_FLUSH_MS} ms longer",
+                slowly[engine], *_SLOW_WRITE_TARGETS[engine], _per_second, at_least=True,
+            )  # fmt: skip
     yield _of_rounds(
         "bulk stream ÷ executemany", writing.streamed_records(rounds, int(seconds * 12) * 1000),
         0.35, 0.5, _per_second, at_least=True,
@@ -152,11 +186,19 @@ def _of_rounds(
     )
 
 
+def _throughput(rounds: int, seconds: float) -> str:
+    rows = [("", "Gets a second", "from, to")]
+    for name, found in throughput.gets_per_second(rounds, seconds).items():
+        low, high = map(_per_second, (min(found), max(found)))
+        rows.append((name, _per_second(statistics.median(found)), f"{low}, {high}"))
+    return markdown(rows)
+
+
 def _workers(rounds: int, seconds: float) -> str:
-    throughput, cpu = scaling.two_workers(rounds, seconds)
+    per_second, cpu = scaling.two_workers(rounds, seconds)
     rows = [("", "median", "from, to", "two", "one")]
     for name, ratios, shown in (
-        ("Gets a second", throughput, _per_second),
+        ("Gets a second", per_second, _per_second),
         ("CPU of a Get", cpu, _microseconds),
     ):
         values = sorted(ratio.value for ratio in ratios)
@@ -196,7 +238,7 @@ def _by_page_size(costs: Costs) -> dict[str, dict[int, float]]:
             size: statistics.median(_ratios(costs, (case, name), (GET, EMPTY)))
             for size, case in of_size.items()
         }
-        for name in (EMPTY, OURS, PLAIN, GO)
+        for name in (EMPTY, OURS, ON_H2CORN, PLAIN, GO)
         if (GET, name) in costs
     }
 

@@ -3,8 +3,8 @@
 `python -m bench.writing` compares, in alternating rounds of one run on servers with default
 settings and keys:
 
-- records of 64 concurrent callers with those of one caller, on this disk and on a slower one; the
-  bound is the throughput of 64 callers of an empty RPC;
+- records of 64 concurrent callers with those of one caller, on both engines of gRPC, on this disk
+  and on a slower one; the bound is the throughput of 64 callers of an empty RPC;
 - the bulk stream with `executemany` of the same rows;
 - a List of 50 during a bulk stream with one on an idle server.
 """
@@ -14,7 +14,7 @@ import os
 import statistics
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ from testing.build import new_interaction, new_parents, new_session
 
 from bench.flushing import slower_by
 from bench.load import Load, run
-from bench.processes import python, rival
+from bench.processes import ENGINES, GRPCIO, H2CORN, python, resident_mib, rival
 from bench.records import (
     BATCH,
     WARM_ROWS,
@@ -91,18 +91,24 @@ class Memory(NamedTuple):
 
 def concurrent_records(
     rounds: int, seconds: float, env: dict[str, str] | None = None
-) -> list[Ratio]:
+) -> dict[str, list[Ratio]]:
     """Measure durable RecordInteraction calls a second, of 64 concurrent callers and of one.
 
-    Also measures 64 callers of an empty RPC; on a fast disk these are hardly faster. `env` is the
-    environment of the service only.
+    Each engine has a server and a store. Also measures 64 callers of an empty RPC on grpcio; on a
+    fast disk these are hardly faster than 64 records. `env` is the environment of the service only.
     """
-    with writable(env) as (server, key, account), _empty(account) as empty_address:
+    with ExitStack() as stack:
+        served = {
+            engine: stack.enter_context(writable("--grpc-engine", engine, env=env))
+            for engine in ENGINES
+        }
+        empty_address = stack.enter_context(_empty(served[GRPCIO][2]))
 
-        def per_second(address: str, at_once: int, seconds: float) -> float:
+        def per_second(engine: str, at_once: int, seconds: float, address: str = "") -> float:
+            server, key, account = served[engine]
             requests = tuple(record_requests(account, key, int(seconds * _MOST_PER_SECOND)))
             load = Load(
-                address,
+                address or server.grpc_address,
                 requests,
                 seconds,
                 min(CONNECTIONS, at_once),
@@ -113,22 +119,26 @@ def concurrent_records(
             answered = run(load)
             assert not answered.refused
             assert answered.offered < len(requests)
-            stored = len(answered.ok) if address == server.grpc_address else 0
-            assert rows_in(server.store) == before + stored
+            assert rows_in(server.store) == before + (0 if address else len(answered.ok))
             return sum(ended <= seconds for ended, _ in answered.ok) / seconds
 
-        def one(seconds: float) -> Ratio:
-            return Ratio(
-                base=per_second(server.grpc_address, 1, seconds),
-                measured=per_second(server.grpc_address, AT_ONCE, seconds),
-                transport=per_second(empty_address, AT_ONCE, seconds),
-            )
+        def one(seconds: float) -> dict[str, Ratio]:
+            transport = per_second(GRPCIO, AT_ONCE, seconds, empty_address)
+            return {
+                engine: Ratio(
+                    base=per_second(engine, 1, seconds),
+                    measured=per_second(engine, AT_ONCE, seconds),
+                    transport=transport if engine == GRPCIO else None,
+                )
+                for engine in ENGINES
+            }
 
         one(WARM_SECONDS)
-        return [one(seconds) for _ in range(rounds)]
+        found = [one(seconds) for _ in range(rounds)]
+    return {engine: [each[engine] for each in found] for engine in ENGINES}
 
 
-def concurrent_records_flushed_slowly(rounds: int, seconds: float) -> list[Ratio] | None:
+def concurrent_records_flushed_slowly(rounds: int, seconds: float) -> dict[str, list[Ratio]] | None:
     """Measure `concurrent_records` with flushes that take SLOW_FLUSH_MS longer.
 
     Return None if there is no C compiler.
@@ -211,14 +221,14 @@ def stream_memory(rows: int) -> Memory:
     """Measure a server's resident memory before and during a bulk stream of `rows` rows."""
     with writable() as (server, key, account):
         assert stream(server.grpc_address, key, batches_of(account, WARM_ROWS // BATCH))
-        process = Path(f"/proc/{server.process.pid}")
-        before = _mib(process, "VmRSS")
+        pid = server.process.pid
+        before = resident_mib(pid)
         quarters = []
         for _ in range(4):
-            (process / "clear_refs").write_text("5")  # resets the peak
+            Path(f"/proc/{pid}/clear_refs").write_text("5")  # resets the peak
             batches = batches_of(account, rows // 4 // BATCH)
             assert stream(server.grpc_address, key, batches) == rows // 4 // BATCH * BATCH
-            quarters.append(_mib(process, "VmHWM"))
+            quarters.append(resident_mib(pid, "VmHWM"))
         return Memory(before, tuple(quarters))
 
 
@@ -236,11 +246,6 @@ def _empty(account: str) -> Iterator[str]:
             yield address
 
 
-def _mib(process: Path, name: str) -> float:
-    status = (process / "status").read_text()
-    return int(status.partition(f"{name}:")[2].split()[0]) / 1024
-
-
 def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(prog="python -m bench.writing", description=__doc__)
@@ -255,11 +260,13 @@ def main() -> None:
     rounds, seconds, rows = (2, 1.0, 10_000) if given.quick else (5, 4.0, 50_000)
     print(f"{os.cpu_count()} cores for server and clients together\n")
     print("| | target | median | from, to | floor | measured | related to |\n" + "|---" * 7 + "|")
-    records = "64 records at once ÷ one"
-    _print_row(records, "≥ 6", concurrent_records(rounds, seconds), "/s")
+    targets = {GRPCIO: "≥ 3", H2CORN: "≥ 5"}
+    for engine, ratios in concurrent_records(rounds, seconds).items():
+        _print_row(f"{engine}: 64 records at once ÷ one", targets[engine], ratios, "/s")
     slowly = concurrent_records_flushed_slowly(rounds, seconds)
-    if slowly is not None:
-        _print_row(f"{records}, a flush {SLOW_FLUSH_MS} ms longer", "≥ 6", slowly, "/s")
+    for engine, ratios in (slowly or {}).items():
+        longer = f"{engine}: 64 records at once ÷ one, a flush {SLOW_FLUSH_MS} ms longer"
+        _print_row(longer, "≥ 6", ratios, "/s")
     _print_row("stream ÷ executemany", "≥ 0.35", streamed_records(rounds, rows), " rows/s")
     ingesting = [
         Ratio(ratio.measured * 1e6, ratio.base * 1e6)

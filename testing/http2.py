@@ -17,6 +17,9 @@ END_STREAM = 0x1
 ACK = 0x1
 END_HEADERS = 0x4
 
+CANCEL = 0x8
+"""The code of a RST_STREAM whose sender no longer needs the response."""
+
 HEADER_TABLE_SIZE, ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE = range(1, 5)
 LARGEST_WINDOW = 2**31 - 1
 FIRST_WINDOW = 65_535

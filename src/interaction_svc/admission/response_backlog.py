@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from interaction_svc.domain.errors import Overloaded
 from interaction_svc.domain.units import KIB, MIB
@@ -10,6 +10,7 @@ from interaction_svc.telemetry.request_context import RequestContext
 
 UNCOUNTED_BYTES = 64 * KIB
 """Responses up to this size are not counted: all in progress together have only a few MiB."""
+_UNCOUNTED = nullcontext()
 
 
 class ResponseBacklog:
@@ -51,12 +52,14 @@ class ResponseBacklog:
         release = self.held(call, answer_bytes)
         until.add_done_callback(lambda _: release())
 
-    @contextmanager
-    def holding(self, call: RequestContext, answer_bytes: int) -> Iterator[None]:
-        """Count a response during the block, unless it is small."""
+    def holding(self, call: RequestContext, answer_bytes: int) -> AbstractContextManager[None]:
+        """Return a context manager that counts a response, unless it is small."""
         if answer_bytes <= UNCOUNTED_BYTES:
-            yield
-            return
+            return _UNCOUNTED
+        return self._holding(call, answer_bytes)
+
+    @contextmanager
+    def _holding(self, call: RequestContext, answer_bytes: int) -> Iterator[None]:
         release = self.held(call, answer_bytes)
         try:
             yield

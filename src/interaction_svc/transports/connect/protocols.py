@@ -32,6 +32,7 @@ from interaction_svc.transports.rpc.method import Method
 from interaction_svc.transports.status import codes_of
 
 Pairs = list[tuple[bytes, bytes]]
+_REQUEST_ID = REQUEST_ID_HEADER.encode()
 _CONNECT_TIMEOUT = re.compile(rb"[0-9]{1,10}")
 _GRPC_TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _GRPC_UNITS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
@@ -378,7 +379,7 @@ def _connect_error(error: ServiceError) -> dict[str, object]:
 
 def _metadata(call: RequestContext) -> Iterable[tuple[bytes, bytes]]:
     """Return the metadata of a response: the request id, and the consistency token of a write."""
-    yield REQUEST_ID_HEADER.encode(), call.request_id.encode()
+    yield _REQUEST_ID, call.request_id.encode()
     if call.written is not None:
         yield CONSISTENCY_HEADER.encode(), call.written.encode()
 

@@ -76,7 +76,10 @@ class Request:
         """Return the error text for credentials that no key can match; an empty text for others."""
         if not authorization.isascii():
             return "The `authorization` has characters that are not ASCII; a key has none"
-        if sum(name == _AUTHORIZATION for name, _ in self.scope["headers"]) > 1:
+        sent = self.scope["headers"]
+        if len(sent) > len(self.headers) and (  # a header is repeated
+            sum(name == _AUTHORIZATION for name, _ in sent) > 1
+        ):
             return "The request has more than one `authorization`; send exactly one"
         return ""
 
@@ -91,7 +94,11 @@ class Request:
         announced = self.headers.get(b"content-length", b"")
         if announced.isdigit() and int(announced) > limit:
             raise RequestTooLarge(max_bytes)
-        body, more = await self._part()
+        event = await self._receive()  # not `_part`: a further coroutine for each request
+        if event["type"] == "http.disconnect":
+            raise ClientGoneError
+        body: bytes = event.get("body", b"")
+        more: bool = event.get("more_body", False)
         if not more and len(body) <= limit:
             return body
         with all_requests.request() as counted:

@@ -37,8 +37,22 @@ class Sender:
                 body = await Compressor().compressed(body, is_last=True)
                 headers.append((b"content-encoding", b"gzip"))
             headers += [(b"vary", b"accept-encoding"), (b"content-length", b"%d" % len(body))]
-        await self._begin(status, headers, has_trailers=trailers is not None)
-        await self._finish(body, trailers)
+            await self._begin(status, headers, has_trailers=False)
+            await self._send({"type": "http.response.body", "body": body})
+            return
+        # Sent from this coroutine. Several more for each event would cost a Get 3 %.
+        self.has_begun = True
+        send = self._send_event
+        start = {"type": "http.response.start", "status": status, "headers": headers}
+        try:
+            await send({**start, "trailers": True})
+            if len(body) > _PART_BYTES:
+                await self._send_parts(body, more_body=False)
+            else:
+                await send({"type": "http.response.body", "body": body})
+            await send({"type": "http.response.trailers", "headers": trailers})
+        except OSError as error:  # as the ASGI specification defines it
+            raise ClientGoneError from error
 
     async def send_message(self, protocol: StreamProtocol, method: Method, message: bytes) -> None:
         """Send a message of a stream, after the start of the response. Raises ClientGoneError."""
@@ -51,7 +65,9 @@ class Sender:
         """Send the end of a stream, with an error if it has failed. Raises ClientGoneError."""
         await self._begin_stream(protocol)
         last, trailers = protocol.end(call, error)
-        await self._finish(protocol.in_body(last), trailers)
+        await self._send_parts(protocol.in_body(last), more_body=False)
+        if trailers is not None:
+            await self._send({"type": "http.response.trailers", "headers": trailers})
 
     async def _begin_stream(self, protocol: StreamProtocol) -> None:
         if not self.is_stream:
@@ -63,14 +79,6 @@ class Sender:
         self.has_begun = True
         start = {"type": "http.response.start", "status": status, "headers": headers}
         await self._send(start if not has_trailers else {**start, "trailers": True})
-
-    async def _finish(self, body: bytes, trailers: Pairs | None) -> None:
-        if self.is_stream or trailers is not None:
-            await self._send_parts(body, more_body=False)
-        else:  # it has a Content-Length
-            await self._send({"type": "http.response.body", "body": body})
-        if trailers is not None:
-            await self._send({"type": "http.response.trailers", "headers": trailers})
 
     async def _send_parts(self, body: bytes, *, more_body: bool) -> None:
         last = 0
