@@ -182,6 +182,16 @@ async def test_a_stream_that_its_client_gives_up_is_not_logged_as_ok(
     assert line["code"] in ("CANCELLED", "DEADLINE_EXCEEDED")
 
 
+async def test_a_call_whose_client_gives_up_before_its_request_is_logged_as_such(
+    seen: Seen, channel: grpc.aio.Channel
+) -> None:
+    raw: Any = channel.stream_unary(f"/{SERVICE}/GetInteraction")
+    call = raw(metadata=[*seen.shown(), ("x-request-id", "no-request-1")], timeout=1)
+    assert await call.code() is Code.DEADLINE_EXCEEDED
+    line = await until_logged(seen, "call", request_id="no-request-1")
+    assert line["code"] in ("CANCELLED", "DEADLINE_EXCEEDED")
+
+
 async def test_health_is_logged_at_debug(
     seen: Seen, channel: grpc.aio.Channel, http: httpx.AsyncClient
 ) -> None:
