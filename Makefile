@@ -84,8 +84,10 @@ $(TOOLS)/protoc-gen-go: clients/go/go.mod clients/go/go.sum
 
 pytest: $(VENV)/.dev $(TOOLS)/grpcurl $(TOOLS)/kustomize $(NODE_MODULES) ## run only the tests; PYTEST='-k paging'
 	PATH="$(CURDIR)/$(TOOLS):$$PATH" $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST)
-	@command -v go >/dev/null || echo "LEFT OUT: the tests with grpcurl and kustomize, which need Go"
-	@command -v node >/dev/null || echo "LEFT OUT: the tests with Twilio's Node SDK, which need Node.js"
+	@command -v go >/dev/null || echo "LEFT OUT: the tests with grpcurl, grpc-go and kustomize, which need Go"
+	@command -v node >/dev/null || echo "LEFT OUT: the tests with Twilio's Node SDK and grpc-js, which need Node.js"
+	@{ command -v protoc && command -v javac && command -v mvn; } >/dev/null \
+	  || echo "LEFT OUT: the tests with grpc-java, which need protoc, a JDK and Maven"
 	@{ command -v node && command -v chromium; } >/dev/null \
 	  || echo "LEFT OUT: the tests with a page in a browser, which need Node.js and Chromium"
 	@{ command -v curl && command -v sqlite3; } >/dev/null \
@@ -117,7 +119,7 @@ format: $(VENV)/.dev ## format the code and the protos
 	$(BIN)/buf format -w
 
 clean: ## remove all build output, but not the database
-	rm -rf .venv .build .mypy_cache .pytest_cache .ruff_cache .hypothesis tests/node/node_modules tests/browser/node_modules clients/node/node_modules clients/node/gen
+	rm -rf .venv .build .mypy_cache .pytest_cache .ruff_cache .hypothesis tests/node/node_modules tests/browser/node_modules clients/conformance/node/node_modules clients/node/node_modules clients/node/gen
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -20,6 +20,7 @@ from testing.log_lines import logged
 from testing.process import COMMAND, Served, run, served
 from testing.requests import Code, failure, get_request, list_request
 from testing.store_lock import write_lock
+from testing.stubs import Reading
 
 from interaction_svc.telemetry.logs import configure_logs
 from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
@@ -159,6 +160,36 @@ async def test_a_call_cancelled_by_its_client_is_logged(
     stream.cancel()
     line = await until_logged(seen, "call", request_id="gone-1")
     assert line["code"] == "CANCELLED"
+
+
+@pytest.mark.parametrize("seconds", [None, 1])
+async def test_a_stream_that_its_client_gives_up_is_not_logged_as_ok(
+    seen: Seen, channel: grpc.aio.Channel, reading: Reading, seconds: float | None
+) -> None:
+    interaction = new_interaction(seen.parents)
+    stream = IngestServiceStub(channel).RecordInteractions(
+        metadata=[*seen.shown(), ("x-request-id", f"given-up-{seconds}")], timeout=seconds
+    )
+    await stream.write(ingest_pb.RecordInteractionsRequest(interactions=[interaction]))
+    while True:  # then the server waits for the next request
+        get = reading.GetInteraction(get_request(interaction), metadata=seen.shown())
+        if await get.code() is Code.OK:
+            break
+    if seconds is None:
+        stream.cancel()
+    assert await stream.code() in (Code.CANCELLED, Code.DEADLINE_EXCEEDED)
+    line = await until_logged(seen, "call", request_id=f"given-up-{seconds}")
+    assert line["code"] in ("CANCELLED", "DEADLINE_EXCEEDED")
+
+
+async def test_a_call_whose_client_gives_up_before_its_request_is_logged_as_such(
+    seen: Seen, channel: grpc.aio.Channel
+) -> None:
+    raw: Any = channel.stream_unary(f"/{SERVICE}/GetInteraction")
+    call = raw(metadata=[*seen.shown(), ("x-request-id", "no-request-1")], timeout=1)
+    assert await call.code() is Code.DEADLINE_EXCEEDED
+    line = await until_logged(seen, "call", request_id="no-request-1")
+    assert line["code"] in ("CANCELLED", "DEADLINE_EXCEEDED")
 
 
 async def test_health_is_logged_at_debug(

@@ -8,7 +8,7 @@ import pytest
 from google.api import field_behavior_pb2
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
-from google.rpc import error_details_pb2
+from google.rpc import error_details_pb2, status_pb2
 from testing.build import Parents, new_interaction, new_leg
 from testing.paths import ROOT
 from testing.requests import Code, failure, record
@@ -138,7 +138,7 @@ async def test_a_request_without_an_optional_field_is_answered(
     await call(without(request, path))
 
 
-@pytest.mark.parametrize("module", [field_behavior_pb2, error_details_pb2])
+@pytest.mark.parametrize("module", [field_behavior_pb2, error_details_pb2, status_pb2])
 def test_the_copied_protos_of_google_are_those_of_the_installed_package(module: Any) -> None:
     name = module.DESCRIPTOR.name
     installed = Path(module.__file__).with_name(Path(name).name)

@@ -27,6 +27,9 @@ def channel_options(limits: GrpcLimits, *, reuse_port: bool) -> list[tuple[str, 
         ("grpc.max_metadata_size", limits.max_header_bytes),
         ("grpc.absolute_max_metadata_size", limits.max_header_bytes),
         ("grpc.max_concurrent_streams", limits.max_streams_per_connection),
+        # It counts calls that have ended until Python frees them, and refuses calls of clients that
+        # keep to the limit. The queue of waiting calls bounds what a client can open and reset.
+        ("grpc.http.overload_protection", 0),
         ("grpc.max_allowed_incoming_connections", limits.max_connections),
         ("grpc.server.max_pending_requests", _WAITING_CALLS),
         ("grpc.server.max_pending_requests_hard_limit", _MAX_WAITING_CALLS),

@@ -4,6 +4,7 @@ grpc itself enforces the deadline of the client. The earlier of both deadlines e
 """
 
 import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from interaction_svc.admission.response_backlog import ResponseBacklog
@@ -47,7 +48,8 @@ class Admission(Interceptor):
                 with pipeline.place() or await pipeline.wait_for_place(
                     operation, call.authorization
                 ):
-                    response = await behavior(self._times.limit(request), context)
+                    requests = self._times.limit(_to_their_end(request, context))
+                    response = await behavior(requests, context)
             if changes_nothing:  # a write has happened, so its response is always sent
                 self._backlog.check(call, len(response))
             task = asyncio.current_task()
@@ -68,6 +70,19 @@ class Admission(Interceptor):
                 await behavior(request, counted)
 
         return admitted
+
+
+async def _to_their_end(
+    requests: AsyncIterator[bytes], context: Context
+) -> AsyncGenerator[bytes, None]:
+    """Yield the requests of a stream. Raises grpc.aio.BaseError if the call was cancelled.
+
+    grpc ends the requests without an error if the client cancels the call or its deadline passes.
+    Only then nothing can be sent.
+    """
+    async for request in requests:
+        yield request
+    await context.send_initial_metadata(())
 
 
 class _CountedResponses:

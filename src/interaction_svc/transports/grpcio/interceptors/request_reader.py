@@ -32,10 +32,10 @@ class RequestReader:
         """Return a behavior that reads the request of a call. Its own argument is ignored."""
 
         async def limited(_: Any, context: "Context") -> Any:
-            return await behavior(_checked(await context.read()), context)
+            return await behavior(await _checked(await context.read(), context), context)
 
         async def unlimited(_: Any, context: "Context") -> Any:
-            return await behavior(_checked(await self._read(context)), context)
+            return await behavior(await _checked(await self._read(context), context), context)
 
         return limited if operation.is_limited else unlimited
 
@@ -55,8 +55,10 @@ class RequestReader:
             raise DeadlineExceeded("The request did not arrive in time") from error
 
 
-def _checked(request: Any) -> bytes:
+async def _checked(request: Any, context: "Context") -> bytes:
     if request is grpc.aio.EOF:
+        # It is the end of a cancelled call, too. Then this raises, for nothing can be sent.
+        await context.send_initial_metadata(())
         raise MalformedRequest("The call has no request message")
     message: bytes = request
     return message
