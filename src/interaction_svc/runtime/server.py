@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -144,14 +144,14 @@ class Server:
             times = StreamTimes(settings.stream_idle_seconds, settings.stream_seconds)
             http_address = Address.parse(settings.http_address)
 
-            def make_rpc_app(address: Address | None, names: Collection[str] = ()) -> RpcApp:
+            def make_rpc_app(address: Address | None, **options: Any) -> RpcApp:
                 rpc = RpcApp(
                     methods,
                     pipeline,
                     times,
                     max_message_bytes=settings.max_message_bytes,
                     open_to_all=() if address is None else open_methods(address),
-                    allowed_names=names,
+                    **options,
                 )
                 self._rpc_apps.append(rpc)
                 return rpc
@@ -206,7 +206,7 @@ class Server:
 
     async def _start_grpc(
         self,
-        make_rpc_app: Callable[[Address, Collection[str]], RpcApp],
+        make_rpc_app: Callable[..., RpcApp],
         make_grpcio: Callable[..., GrpcServer],
         certificates: Certificates | None,
     ) -> None:
@@ -220,7 +220,8 @@ class Server:
         }
         grpc: GrpcServer | H2cornServer
         if settings.grpc_engine == "h2corn":
-            grpc = _h2corn_server()(make_rpc_app(address, names), **given)
+            app = make_rpc_app(address, allowed_names=names, trailers_only=True)
+            grpc = _h2corn_server()(app, **given)
         else:
             grpc = make_grpcio(open_to_all=open_methods(address), allowed_names=names, **given)
         self.grpc_address = await grpc.start()

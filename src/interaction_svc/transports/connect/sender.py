@@ -18,9 +18,15 @@ _PART_BYTES = 256 * KIB
 class Sender:
     """Sends the response of a request: a whole one, or a stream of messages."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
+    def __init__(self, scope: Scope, send: Send, *, trailers_only: bool) -> None:
+        """Create the sender.
+
+        With `trailers_only`, an error over gRPC is one block of headers, as grpc's core sends it.
+        The server must send a response without a body as one frame, or clients miss the status.
+        """
         self._scope = scope
         self._send_event = send
+        self._trailers_only = trailers_only
         self.has_begun = False
         self.is_stream = False
         """Whether a response has begun that is a stream of messages."""
@@ -31,8 +37,8 @@ class Sender:
         Raises ClientGoneError.
         """
         status, headers, body, trailers = response
-        headers.append(NO_STORE)
         if trailers is None:
+            headers.append(NO_STORE)
             if len(body) >= MIN_BYTES and accepts_gzip(self._scope):
                 body = await Compressor().compressed(body, is_last=True)
                 headers.append((b"content-encoding", b"gzip"))
@@ -43,9 +49,19 @@ class Sender:
         # Sent from this coroutine. Several more for each event would cost a Get 3 %.
         self.has_begun = True
         send = self._send_event
-        start = {"type": "http.response.start", "status": status, "headers": headers}
+        if not body and self._trailers_only:
+            await self._begin(status, headers + trailers, has_trailers=False)
+            await self._send({"type": "http.response.body", "body": b""})
+            return
         try:
-            await send({**start, "trailers": True})
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": status,
+                    "headers": headers,
+                    "trailers": True,
+                }
+            )
             if len(body) > _PART_BYTES:
                 await self._send_parts(body, more_body=False)
             else:
@@ -72,7 +88,9 @@ class Sender:
     async def _begin_stream(self, protocol: StreamProtocol) -> None:
         if not self.is_stream:
             self.is_stream = True
-            headers = [*protocol.headers(), NO_STORE]
+            headers = protocol.headers()
+            if not protocol.has_trailers:
+                headers.append(NO_STORE)
             await self._begin(200, headers, has_trailers=protocol.has_trailers)
 
     async def _begin(self, status: int, headers: Pairs, *, has_trailers: bool) -> None:
