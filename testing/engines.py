@@ -33,6 +33,5 @@ def grpc_listener(
         times,
         max_message_bytes=limits.max_message_bytes,
         allowed_names=allowed_names,
-        trailers_only=True,
     )
     return H2cornServer(app, LOOPBACK, limits)

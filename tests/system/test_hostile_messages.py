@@ -256,7 +256,7 @@ def test_data_beyond_its_limit_is_refused(hostile: Hostile, size: int) -> None:
 
 
 def test_any_credentials_get_a_response_and_are_not_logged(
-    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path_factory: pytest.TempPathFactory, engine: str
 ) -> None:
     folder = tmp_path_factory.mktemp("keyed")
     interaction = new_interaction(new_parents(), data=MARKER)
@@ -280,6 +280,8 @@ def test_any_credentials_get_a_response_and_are_not_logged(
             request = get_request(interaction).SerializeToString()
             calls = [call.future(request, timeout=CALL_SECONDS, metadata=m) for m in shapes * 2]
             refused = {Code.UNAUTHENTICATED, Code.RESOURCE_EXHAUSTED}
+            if engine == "h2corn":  # it resets a call with a value of blanks
+                refused.add(Code.INTERNAL)
             assert {properly_ended(one) for one in calls} == refused
         logged = server.log.read_text()
     assert SECRET not in logged

@@ -24,9 +24,10 @@ HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 @pytest.mark.parametrize("method", [RECORD, HEALTH_CHECK])
 async def test_unfinished_messages_use_bounded_memory(tmp_path: Path, method: str) -> None:
     places, connections, streams, size = 16, 8, 64, 2 * MIB
-    limits = ("--max-concurrent-calls", str(places), "--calls-per-second", "0")
+    # A waiting call may hold a message too.
+    limits = ("--max-concurrent-calls", str(places), "--max-waiting-calls", "0")
     times = {"transports.grpcio.interceptors.request_reader.MAX_UNLIMITED": places}
-    with served(tmp_path, *limits, times=times) as server:
+    with served(tmp_path, *limits, "--calls-per-second", "0", times=times) as server:
         before = resident_mib(server)
         opened = await asyncio.gather(
             *(
@@ -34,13 +35,15 @@ async def test_unfinished_messages_use_bounded_memory(tmp_path: Path, method: st
                 for _ in range(connections)
             )
         )
-        # Without the limits it would be a GiB.
-        assert resident_mib(server) - before < 400
-        async with grpc.aio.insecure_channel(server.grpc_address) as channel:
-            health = health_pb2_grpc.HealthStub(channel)
-            await health.Check(health_pb2.HealthCheckRequest(), timeout=20)
-        for writer in opened:
-            writer.close()
+        try:
+            # Without the limits it would be a GiB.
+            assert resident_mib(server) - before < 400
+            async with grpc.aio.insecure_channel(server.grpc_address) as channel:
+                health = health_pb2_grpc.HealthStub(channel)
+                await health.Check(health_pb2.HealthCheckRequest(), timeout=20)
+        finally:
+            for writer in opened:
+                writer.close()
 
 
 async def send_unfinished(

@@ -220,7 +220,7 @@ class Server:
         }
         grpc: GrpcServer | H2cornServer
         if settings.grpc_engine == "h2corn":
-            app = make_rpc_app(address, allowed_names=names, trailers_only=True)
+            app = make_rpc_app(address, allowed_names=names)
             grpc = _h2corn_server()(app, **given)
         else:
             grpc = make_grpcio(open_to_all=open_methods(address), allowed_names=names, **given)

@@ -62,8 +62,7 @@ class RpcApp:
     """Serves RPC methods of all four kinds.
 
     Operations that need no credentials, and those in `open_to_all`, are not authenticated. With
-    `allowed_names` the others need a client certificate with one of these names. `trailers_only` is
-    explained at Sender.
+    `allowed_names` the others need a client certificate with one of these names.
     """
 
     def __init__(
@@ -75,7 +74,6 @@ class RpcApp:
         max_message_bytes: int,
         open_to_all: Collection[Operation] = (),
         allowed_names: Collection[str] = (),
-        trailers_only: bool = False,
     ) -> None:
         self._methods = {
             operation.rpc: (operation, method) for operation, method in methods.items()
@@ -85,7 +83,6 @@ class RpcApp:
         self._max_bytes = max_message_bytes
         self._open_to_all = frozenset(open_to_all)
         self._is_peer_allowed = AllowedNames(allowed_names) if allowed_names else None
-        self._trailers_only = trailers_only
         self._protocols = Protocols()
         self._without_end: set[asyncio.Task[object]] = set()
         self._is_ending = False
@@ -113,7 +110,7 @@ class RpcApp:
         rendering = protocol or self._protocols.json
         call = request.context(rendering.name)
         with request_scope(call):
-            sender = Sender(scope, send, trailers_only=self._trailers_only)
+            sender = Sender(scope, send)
             try:
                 with ErrorBoundary(call, passes=ClientGoneError):
                     if method is None:

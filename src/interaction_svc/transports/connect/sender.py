@@ -18,15 +18,9 @@ _PART_BYTES = 256 * KIB
 class Sender:
     """Sends the response of a request: a whole one, or a stream of messages."""
 
-    def __init__(self, scope: Scope, send: Send, *, trailers_only: bool) -> None:
-        """Create the sender.
-
-        With `trailers_only`, an error over gRPC is one block of headers, as grpc's core sends it.
-        The server must send a response without a body as one frame, or clients miss the status.
-        """
+    def __init__(self, scope: Scope, send: Send) -> None:
         self._scope = scope
         self._send_event = send
-        self._trailers_only = trailers_only
         self.has_begun = False
         self.is_stream = False
         """Whether a response has begun that is a stream of messages."""
@@ -49,10 +43,6 @@ class Sender:
         # Sent from this coroutine. Several more for each event would cost a Get 3 %.
         self.has_begun = True
         send = self._send_event
-        if not body and self._trailers_only:
-            await self._begin(status, headers + trailers, has_trailers=False)
-            await self._send({"type": "http.response.body", "body": b""})
-            return
         try:
             await send(
                 {
