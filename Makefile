@@ -83,7 +83,7 @@ $(TOOLS)/protoc-gen-go: clients/go/go.mod clients/go/go.sum
 	@touch $@
 
 pytest: $(VENV)/.dev $(TOOLS)/grpcurl $(TOOLS)/kustomize $(NODE_MODULES) ## run only the tests; PYTEST='-k paging'
-	PATH="$(CURDIR)/$(TOOLS):$$PATH" $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST)
+	PATH="$(CURDIR)/$(TOOLS):$$PATH" $(BIN)/python -m pytest -n 4 --dist worksteal $(PYTEST)
 	@command -v go >/dev/null || echo "LEFT OUT: the tests with grpcurl, grpc-go and kustomize, which need Go"
 	@command -v node >/dev/null || echo "LEFT OUT: the tests with Twilio's Node SDK and grpc-js, which need Node.js"
 	@{ command -v protoc && command -v javac && command -v mvn; } >/dev/null \

@@ -1,10 +1,11 @@
 """The listener on h2corn: errors of accept, the limit on connections, and a missing package."""
 
 import asyncio
+import os
 import resource
 import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,16 +59,32 @@ def restarts() -> float:
     return REGISTRY.get_sample_value(name, labels) or 0
 
 
-@contextmanager
-def no_free_descriptors() -> Iterator[None]:
-    """Let every call that opens a file fail within the block."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with socket.socket() as lowest:  # all lower descriptors are in use
-        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest.fileno(), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+class Descriptors:
+    """Takes all free file descriptors of the process within a block."""
+
+    def __enter__(self) -> "Descriptors":
+        self._taken: list[int] = []
+        self._limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with socket.socket() as lowest:  # nearly all lower descriptors are in use
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest.fileno() + 1, self._limits[1]))
+        self.take()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, self._limits)
+        for descriptor in self._taken:
+            os.close(descriptor)
+
+    def take(self) -> None:
+        """Take the descriptors that are free now."""
+        with suppress(OSError):
+            while True:
+                self._taken.append(os.dup(0))
+
+
+async def connect(client: socket.socket, address: Address) -> None:
+    client.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(client, (address.host, address.port))
 
 
 async def test_it_serves_again_after_the_file_descriptors_were_exhausted(
@@ -79,12 +96,12 @@ async def test_it_serves_again_after_the_file_descriptors_were_exhausted(
     assert await code_of_get(address, parents) is Code.NOT_FOUND
     before = restarts()
     client = socket.socket()
-    client.setblocking(False)
     try:
-        with no_free_descriptors():
-            await asyncio.get_running_loop().sock_connect(client, (address.host, address.port))
+        with Descriptors() as descriptors:
+            await connect(client, address)
             async with asyncio.timeout(20):
                 while restarts() == before:
+                    descriptors.take()
                     await asyncio.sleep(0.01)
         assert await code_of_get(address, parents) is Code.NOT_FOUND
         assert not failing.done()
@@ -113,10 +130,9 @@ async def test_it_fails_for_good_after_too_many_errors_in_a_row(
     listener = listener_on(store)
     address = await listener.start()
     client = socket.socket()
-    client.setblocking(False)
     try:
-        with no_free_descriptors():
-            await asyncio.get_running_loop().sock_connect(client, (address.host, address.port))
+        with Descriptors():
+            await connect(client, address)
             async with asyncio.timeout(20):
                 assert await listener.failure() == "OSError"
     finally:
