@@ -22,8 +22,6 @@ from interaction_svc.runtime.settings import Settings, SettingsError, load_setti
 from interaction_svc.store.sqlite.migrations import LATEST
 from interaction_svc.v1 import interaction_pb2 as pb
 
-pytestmark = pytest.mark.each_engine
-
 
 @pytest.fixture
 async def interactions(ingest: Ingest, parents: Parents) -> list[pb.Interaction]:

@@ -22,8 +22,6 @@ from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
 from interaction_svc.v1.interaction_service_pb2 import DeleteInteractionRequest
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
 
-pytestmark = pytest.mark.each_engine
-
 CREATED, UNCHANGED, DELETED = (
     ingest_pb.RECORD_OUTCOME_CREATED,
     ingest_pb.RECORD_OUTCOME_UNCHANGED,

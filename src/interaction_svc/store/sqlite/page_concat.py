@@ -1,6 +1,6 @@
 """Pages whose frames SQLite concatenates, so that Python reads one row per page.
 
-Two statements find the first and the last row of the page. One more concatenates the frames between
+One statement finds the first and the last row of the page. Another concatenates the frames between
 them. A page of 50 or 1,000 rows costs half as much as reading it row by row. The reading thread
 releases the interpreter lock once per page instead of once per row.
 
@@ -18,8 +18,9 @@ from interaction_svc.store.interface import PageQuery, StoredPage
 from interaction_svc.store.page_bounds import bounds
 from interaction_svc.store.sqlite.row_format import pack, unpack
 
+_OF_SESSION = "session_sid = ? AND account_sid = ? AND service_sid = ?"
 _BETWEEN = (
-    "FROM interactions WHERE session_sid = ? AND account_sid = ? AND service_sid = ?"
+    f"FROM interactions WHERE {_OF_SESSION}"
     " AND (created_us, sid) >= (?, ?) AND (created_us, sid) <= (?, ?)"
 )
 _SELECT_CONCAT = "SELECT CAST(group_concat(frame, '') AS BLOB), count(*)"
@@ -28,6 +29,13 @@ _SELECT_CONCAT = "SELECT CAST(group_concat(frame, '') AS BLOB), count(*)"
 _CONCAT = f"{_SELECT_CONCAT} {_BETWEEN}"
 _CONCAT_DESCENDING = (
     f"{_SELECT_CONCAT} FROM (SELECT frame {_BETWEEN} ORDER BY created_us DESC, sid DESC)"
+)
+# The table of owners comes first, so that a list of another Service's Session reads no row of it.
+_OWNED = (
+    "session_owners AS owner CROSS JOIN interactions AS item"
+    " ON item.session_sid = owner.session_sid AND item.account_sid = owner.account_sid"
+    " AND item.service_sid = owner.service_sid"
+    " WHERE owner.session_sid = ? AND owner.account_sid = ? AND owner.service_sid = ?"
 )
 _MAX_SIZE_FACTOR = 4
 """A page is read row by row if `limit` times its first row's size exceeds 4 * `max_bytes`.
@@ -64,22 +72,26 @@ def page(
     backward = query.edge is not None and query.edge.backward
     ascending = query.descending == backward
     condition, values = within(account_sid, scope, query, ascending=ascending)
+    bounds_ = condition.removeprefix(_OF_SESSION)
     order, reverse = ("", " DESC") if ascending else (" DESC", "")
     positions = (
-        f"SELECT created_us, sid%s FROM interactions WHERE {condition}"
-        " ORDER BY created_us%s, sid%s LIMIT %s"
+        f"SELECT created_us, sid, %s FROM {_OWNED}{bounds_} ORDER BY created_us%s, sid%s LIMIT %s"
     )
-    sized = db.execute(positions % (", length(frame)", order, order, "1"), values).fetchone()
-    if sized is None:
+    # One statement, because each costs 5 µs before its first row.
+    near_and_ends = (
+        f"SELECT * FROM ({positions % ('length(frame)', order, order, '1')}) UNION ALL"
+        f" SELECT * FROM ({positions % ('-1', order, order, '2 OFFSET ?')})"
+    )
+    found = db.execute(near_and_ends, [*values, *values, query.limit - 1]).fetchall()
+    if not found:
         return StoredPage(b"", 0, None, None, more=False)
-    *near, size = sized
-    if size * query.limit > _MAX_SIZE_FACTOR * query.max_bytes:
+    (*near, size), *ends = found
+    if size < 0 or size * query.limit > _MAX_SIZE_FACTOR * query.max_bytes:
         return None
-    ends = db.execute(
-        positions % ("", order, order, "2 OFFSET ?"), [*values, query.limit - 1]
-    ).fetchall()
     far = (
-        ends[0] if ends else db.execute(positions % ("", reverse, reverse, "1"), values).fetchone()
+        ends[0][:2]
+        if ends
+        else db.execute(positions % ("-1", reverse, reverse, "1"), values).fetchone()[:2]
     )
     first, last = (far, near) if backward else (near, far)
     lowest, highest = (last, first) if query.descending else (first, last)
@@ -118,7 +130,7 @@ def within(
     account_sid: bytes, scope: Scope, query: PageQuery, *, ascending: bool
 ) -> tuple[str, list[object]]:
     """Return the condition for an account's rows from the start of the page on, and its values."""
-    condition = "session_sid = ? AND account_sid = ? AND service_sid = ?"
+    condition = _OF_SESSION
     values: list[object] = [pack(query.session_sid), account_sid, pack(query.service_sid)]
     equal = "=" if _has_edge(account_sid, scope, query, ascending=ascending) else ""
     low, high = bounds(query, ascending=ascending)

@@ -42,6 +42,8 @@ def page_by_concat(db: sqlite3.Connection, scope: Scope, query: PageQuery) -> St
     Requires supports_blob_concat and a filter of times only. Returns None if the page must be read
     row by row.
     """
+    if scope.account_sid is not None:
+        return page_concat.page(db, scope, query, pack(scope.account_sid))
     accounts = _accounts(db, scope, query)
     if not accounts:
         return _NO_ROWS
