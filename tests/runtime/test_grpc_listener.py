@@ -110,15 +110,22 @@ async def test_a_drain_waits_for_calls_on_an_old_server(tmp_path: Path, parents:
                     pb.RecordInteractionsRequest(interactions=[new_interaction(parents)])
                 )
                 streams.append(stream)
+                await until_in_flight(server, len(streams))
                 if channel is old:
                     await break_listener(server, "accept loop")
             server.terminate()
-            await asyncio.to_thread(
-                wait_until, lambda: bool(logged(server, "not serving: stopping"))
-            )
+            await asyncio.to_thread(until_stopping, server)
             for stream in streams:
                 await stream.done_writing()
                 assert (await stream).created == 1
+
+
+async def until_in_flight(server: Served, count: int) -> None:
+    """Wait until the server has accepted the calls. A drain refuses those that it has not."""
+    wanted = f'interaction_svc_calls_in_flight{{transport="grpc"}} {count}.0'
+    async with httpx.AsyncClient(trust_env=False) as http, asyncio.timeout(30):
+        while wanted not in (await http.get(server.metrics_url)).text:
+            await asyncio.sleep(0.02)
 
 
 def until_stopping(server: Served) -> None:

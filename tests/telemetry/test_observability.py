@@ -25,6 +25,7 @@ from testing.stubs import Reading
 from interaction_svc.telemetry.logs import configure_logs
 from interaction_svc.v1 import ingest_service_pb2 as ingest_pb
 from interaction_svc.v1.ingest_service_pb2_grpc import IngestServiceStub
+from interaction_svc.v1.interaction_pb2 import Interaction
 from interaction_svc.v1.interaction_service_pb2 import DeleteInteractionRequest
 from interaction_svc.v1.interaction_service_pb2_grpc import InteractionServiceStub
 
@@ -148,15 +149,22 @@ async def test_unknown_methods_are_logged_under_one_name(
     assert (line["method"], line["code"]) == ("unknown", "UNIMPLEMENTED")
 
 
+async def until_recorded(seen: Seen, reading: Reading, interaction: Interaction) -> None:
+    while True:  # a call that is cancelled before it reaches the service is not logged
+        get = reading.GetInteraction(get_request(interaction), metadata=seen.shown())
+        if await get.code() is Code.OK:
+            return
+
+
 async def test_a_call_cancelled_by_its_client_is_logged(
-    seen: Seen, channel: grpc.aio.Channel
+    seen: Seen, channel: grpc.aio.Channel, reading: Reading
 ) -> None:
+    interaction = new_interaction(seen.parents)
     stream = IngestServiceStub(channel).RecordInteractions(
         metadata=[*seen.shown(), ("x-request-id", "gone-1")]
     )
-    await stream.write(
-        ingest_pb.RecordInteractionsRequest(interactions=[new_interaction(seen.parents)])
-    )
+    await stream.write(ingest_pb.RecordInteractionsRequest(interactions=[interaction]))
+    await until_recorded(seen, reading, interaction)
     stream.cancel()
     line = await until_logged(seen, "call", request_id="gone-1")
     assert line["code"] == "CANCELLED"
@@ -171,10 +179,7 @@ async def test_a_stream_that_its_client_gives_up_is_not_logged_as_ok(
         metadata=[*seen.shown(), ("x-request-id", f"given-up-{seconds}")], timeout=seconds
     )
     await stream.write(ingest_pb.RecordInteractionsRequest(interactions=[interaction]))
-    while True:  # then the server waits for the next request
-        get = reading.GetInteraction(get_request(interaction), metadata=seen.shown())
-        if await get.code() is Code.OK:
-            break
+    await until_recorded(seen, reading, interaction)  # then it waits for the next request
     if seconds is None:
         stream.cancel()
     assert await stream.code() in (Code.CANCELLED, Code.DEADLINE_EXCEEDED)
