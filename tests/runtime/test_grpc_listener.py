@@ -144,6 +144,7 @@ async def test_calls_of_a_bounded_number_of_old_servers_continue(
                 pb.RecordInteractionsRequest(interactions=[new_interaction(parents)])
             )
             streams.append(stream)
+            await until_in_flight(server, count)
             await break_listener(server, "accept loop", count)
         assert await code_of(streams[0]) in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
         for stream in streams[1:]:
