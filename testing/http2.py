@@ -147,7 +147,7 @@ class Sender:
         return b"".join(sent)
 
     def receive(self, received: bytes) -> bytes:
-        """Take bytes of the peer, and return the frames that acknowledge them."""
+        """Return the frames that acknowledge bytes of the peer."""
         self._received += received
         answers = []
         for kind, flags, stream, payload in frames(self._received):

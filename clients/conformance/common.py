@@ -162,7 +162,7 @@ def report(case: str, error: BaseException | None) -> None:
 
 
 def await_restart() -> None:
-    """Ask for a restart of the server, and return after it."""
+    """Request a restart of the server, and return after it."""
     print("restart", flush=True)
     expect("the answer", sys.stdin.readline(), "restarted\n")
 

@@ -134,7 +134,7 @@ class Client:
                 raise CaseError("a call without a right key succeeded")
 
     async def deadline(self) -> None:
-        """Let a stream reach the client's deadline."""
+        """Check that a stream ends at the client's deadline."""
         try:
             await self._ingest.RecordInteractions(
                 _without_end(),

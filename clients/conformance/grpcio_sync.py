@@ -131,7 +131,7 @@ class Client:
                 raise CaseError("a call without a right key succeeded")
 
     def deadline(self) -> None:
-        """Let a stream reach the client's deadline."""
+        """Check that a stream ends at the client's deadline."""
         requests: SimpleQueue[ingest_pb.RecordInteractionsRequest | None] = SimpleQueue()
         try:
             self._ingest.RecordInteractions(

@@ -178,7 +178,7 @@ class Client:
             expect("has the reason", "ERROR_REASON_UNAUTHENTICATED" in printed, expected=True)
 
     def deadline(self) -> None:
-        """Let a watch reach the client's deadline."""
+        """Check that a watch ends at the client's deadline."""
         flags = (
             *("-max-time", str(SHORT_DEADLINE_SECONDS)),
             *("-rpc-header", f"x-request-id: {self._options.name}-deadline"),

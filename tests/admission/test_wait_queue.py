@@ -114,7 +114,7 @@ class Schedule:
                 call.task.cancel()
 
     async def turn(self) -> None:
-        """Let the event loop run once, and check the invariants."""
+        """Run the event loop once, and check the invariants."""
         await asyncio.sleep(0)
         running, waiting = self.of("runs"), self.of("waits")
         assert len(running) <= self.limits.most
@@ -126,7 +126,7 @@ class Schedule:
             assert count <= self.limits.waiting_of_account
 
     async def settle(self) -> None:
-        """Let the event loop run until nothing changes, and check that no call waits needlessly."""
+        """Run the event loop until nothing changes, and check that no call waits needlessly."""
         before = None
         while before != (before := [call.state for call in self.calls]):
             for _ in range(4):
@@ -137,7 +137,7 @@ class Schedule:
             assert len(running) == self.limits.most or of_caller == self.limits.of_account
 
     async def finish(self) -> None:
-        """Let all calls run to their ends, and check that everything is free afterwards."""
+        """Run all calls to their ends, and check that everything is free afterwards."""
         while [call for call in self.calls if not call.task.done()]:
             await self.settle()
             for call in self.of("runs"):

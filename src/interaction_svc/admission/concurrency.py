@@ -60,7 +60,7 @@ class ConcurrencyLimit:
         return self._count >= self._most and self._waiting.is_full
 
     def place(self) -> Self | None:
-        """Take a place. Return the context manager that releases it, or None if all are taken."""
+        """Return a context manager that releases a place, which is taken now; None if all are."""
         if self._count >= self._most:
             return None
         self._count += 1

@@ -76,7 +76,7 @@ class Descriptors:
             os.close(descriptor)
 
     def take(self) -> None:
-        """Take the descriptors that are free now."""
+        """Open files until no descriptor is free."""
         with suppress(OSError):
             while True:
                 self._taken.append(os.dup(0))

@@ -20,8 +20,12 @@ MAX_HEADER_FIELDS = 100
 """The most headers of a request."""
 UNREAD_SECONDS = 30.0
 """A call ends, and with it a connection, whose client reads no bytes of a response for so long."""
-_REFUSED_CALLS = 1024
-"""The places for health checks, and for calls that are being refused."""
+_REFUSED_CALLS = 8192
+"""The places for health checks, and for calls that wait until they are refused.
+
+Above it h2corn refuses every call with the HTTP status 503, health checks too. A call takes a few
+KiB until the event loop comes to it.
+"""
 
 
 class PemPaths(NamedTuple):

@@ -53,7 +53,7 @@ class Pipeline:
         return operation.is_limited and self._concurrency.refuses
 
     def place(self) -> AbstractContextManager[None] | None:
-        """Take a place within the concurrency limit, and return a context manager that holds it.
+        """Return a context manager that holds a place within the concurrency limit.
 
         Return None if there is none: then use `wait_for_place`. Two methods, because a coroutine
         for each request costs more than the rest of this stage.
