@@ -82,9 +82,15 @@ class Descriptors:
                 self._taken.append(os.dup(0))
 
 
-async def connect(client: socket.socket, address: Address) -> None:
-    client.setblocking(False)
-    await asyncio.get_running_loop().sock_connect(client, (address.host, address.port))
+async def connect_each(
+    clients: list[socket.socket], address: Address, descriptors: Descriptors
+) -> None:
+    """Connect, so that `accept` fails. One client may get a descriptor that has become free."""
+    for client in clients:
+        descriptors.take()
+        client.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(client, (address.host, address.port))
+        await asyncio.sleep(0.01)
 
 
 async def test_it_serves_again_after_the_file_descriptors_were_exhausted(
@@ -95,18 +101,18 @@ async def test_it_serves_again_after_the_file_descriptors_were_exhausted(
     failing = asyncio.create_task(listener.failure())
     assert await code_of_get(address, parents) is Code.NOT_FOUND
     before = restarts()
-    client = socket.socket()
+    clients = [socket.socket() for _ in range(20)]
     try:
         with Descriptors() as descriptors:
-            await connect(client, address)
+            await connect_each(clients, address, descriptors)
             async with asyncio.timeout(20):
                 while restarts() == before:
-                    descriptors.take()
                     await asyncio.sleep(0.01)
         assert await code_of_get(address, parents) is Code.NOT_FOUND
         assert not failing.done()
     finally:
-        client.close()
+        for client in clients:
+            client.close()
         failing.cancel()
         await listener.drain(0)
 
@@ -124,19 +130,20 @@ async def test_it_fails_for_good_if_its_sockets_no_longer_listen(store: Store) -
 
 
 async def test_it_fails_for_good_after_too_many_errors_in_a_row(
-    store: Store, parents: Parents, monkeypatch: pytest.MonkeyPatch
+    store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "_MAX_ERRORS_IN_A_ROW", 0)
     listener = listener_on(store)
     address = await listener.start()
-    client = socket.socket()
+    clients = [socket.socket() for _ in range(20)]
     try:
-        with Descriptors():
-            await connect(client, address)
+        with Descriptors() as descriptors:
+            await connect_each(clients, address, descriptors)
             async with asyncio.timeout(20):
                 assert await listener.failure() == "OSError"
     finally:
-        client.close()
+        for client in clients:
+            client.close()
         await listener.drain(0)
 
 
@@ -187,6 +194,7 @@ def test_settings_that_it_does_not_have_are_refused(
 def test_without_the_package_the_error_names_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "h2corn.py").write_text("raise ModuleNotFoundError('h2corn')")
     path = f"{tmp_path}:{Path(server.__file__).parents[3]}"
-    ended = run("serve", "--grpc-engine", "h2corn", cwd=tmp_path, PYTHONPATH=path)
+    flags = ("--no-metrics", "--no-http", "--grpc-address", "127.0.0.1:0")
+    ended = run("serve", "--grpc-engine", "h2corn", *flags, cwd=tmp_path, PYTHONPATH=path)
     assert ended.returncode == 2
     assert b"grpc_engine: h2corn is not installed; install interaction-svc[h2corn]" in ended.stderr

@@ -34,12 +34,9 @@ from interaction_svc.telemetry.request_context import RequestContext
 from interaction_svc.telemetry.request_scope import request_scope
 from interaction_svc.transports.asgi.client_gone import ClientGoneError, unless_gone
 from interaction_svc.transports.connect.client_names import AllowedNames
-from interaction_svc.transports.connect.protocols import (
-    Connect,
-    Protocol,
-    Protocols,
-    StreamProtocol,
-)
+from interaction_svc.transports.connect.connect_protocol import Connect
+from interaction_svc.transports.connect.protocol import Protocol, StreamProtocol
+from interaction_svc.transports.connect.protocols import Protocols
 from interaction_svc.transports.connect.request import Request
 from interaction_svc.transports.connect.sender import Sender
 from interaction_svc.transports.operations import UNKNOWN_RPC, Operation

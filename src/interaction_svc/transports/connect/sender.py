@@ -8,7 +8,7 @@ from interaction_svc.telemetry.request_context import RequestContext
 from interaction_svc.transports.asgi.client_gone import ClientGoneError
 from interaction_svc.transports.asgi.compression import MIN_BYTES, Compressor, accepts_gzip
 from interaction_svc.transports.asgi.telemetry import NO_STORE
-from interaction_svc.transports.connect.protocols import Pairs, Response, StreamProtocol
+from interaction_svc.transports.connect.protocol import Pairs, Response, StreamProtocol
 from interaction_svc.transports.rpc.method import Method
 
 _PART_BYTES = 256 * KIB
